@@ -1,0 +1,10 @@
+"""Datasets, answer formats and grading.
+
+rows      the row type that everything else speaks
+relay     the relay task: generated questions that one agent cannot answer alone
+grading   a `Task`: how an answer is read from text and scored
+builders  TFDS builders (relay, and JSON or JSONL files), prepared once and cached
+sources   a dataset by name or path -> random-access rows per split
+files     a user's own JSON or JSONL file -> rows
+pipeline  rows -> shuffled, sharded, resumable batches (Grain)
+"""
