@@ -1,0 +1,183 @@
+"""A user's own JSON or JSONL file -> rows, with every fault told by place.
+
+Our own form of a row; `id`, `texts` and `meta` may be absent, a single text serves all rounds:
+
+    {"id": "a1", "question": "...", "answer": "...", "meta": {"level": 2},
+     "texts": {"planner": ["round 1", "round 2"], "solver": "all rounds"}}
+
+The flat columns of the sequential training sets; any other column goes into `meta`:
+
+    {"question": "...", "plan": "...", "refined_plan": "...", "answer": "..."}
+
+A JSON file holds a list of rows, at the top level or under a field (`data`, unless named).
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rmas.errors import InputError
+from rmas.tasks.rows import Row
+
+# Column of the flat form -> the role whose teacher text it holds.
+FLAT_ROLES = {"plan": "planner", "refined_plan": "critic", "answer": "solver"}
+_OWN_FIELDS = ("id", "question", "answer", "texts", "meta")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def parse_rows(content: bytes, path: str | Path, field: str | None = None) -> list[Row]:
+    """Rows of a file's bytes; the suffix of `path` (.json or .jsonl) tells the form.
+
+    Args:
+        field: the top-level field that holds the rows of a JSON file; None takes `data` where the
+            top level is an object.
+
+    Raises:
+        InputError: names the file, the line (JSONL) or index (JSON), the field and what is wrong.
+    """
+    path = Path(path)
+    if path.suffix not in (".json", ".jsonl"):
+        raise InputError(f"{path}: rows are read from .json or .jsonl files, not {path.suffix!r}")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from None
+    if not text.strip():
+        raise InputError(f"empty dataset: {path} has no text; it needs at least one row")
+    if path.suffix == ".jsonl":
+        if field is not None:
+            raise InputError(f"{path}: a .jsonl file has no top-level field {field!r}; drop it")
+        located = [
+            (f"{path}, line {number}", _load(line, f"{path}, line {number}"))
+            for number, line in enumerate(text.split("\n"), start=1)
+            if line.strip()
+        ]
+    else:
+        items = _unwrap(_load(text, str(path)), path, field)
+        located = [(f"{path}, index {index}", item) for index, item in enumerate(items)]
+    if not located:
+        raise InputError(f"empty dataset: {path} holds no rows; it needs at least one")
+    rows, places = [], {}
+    for index, (place, item) in enumerate(located):
+        row = _parse_row(item, place, default_id=f"{path.stem}-{index:06d}")
+        if row.id in places:
+            raise InputError(
+                f"{place}: field 'id' {row.id!r} is taken by {places[row.id]}; ids must differ"
+            )
+        places[row.id] = place
+        rows.append(row)
+    return rows
+
+
+def _load(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"column {error.colno}"
+        if not re.search(r", line \d+$", place):
+            where = f"line {error.lineno}, {where}"
+        raise InputError(
+            f"{place}, {where}: not valid JSON ({error.msg}); a .json file is one list of rows, "
+            f"a .jsonl file one row a line"
+        ) from None
+    except (ValueError, RecursionError) as error:  # digits beyond Python's limit; deep nesting
+        reason = str(error).split(";")[0]
+        raise InputError(f"{place}: JSON that cannot be read ({reason})") from None
+
+
+def _unwrap(value: Any, path: Path, field: str | None) -> list[Any]:
+    if isinstance(value, list):
+        if field is not None:
+            raise InputError(f"{path}: the top level is a list, not an object with field {field!r}")
+        return value
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: the top level is {_kind(value)}; it must be a list of rows")
+    name = "data" if field is None else field
+    if not isinstance(value.get(name), list):
+        lists = [repr(key) for key, item in value.items() if isinstance(item, list)]
+        raise InputError(
+            f"{path}: top-level field {name!r} holds no list of rows; "
+            f"fields that hold lists: {', '.join(lists) or 'none'}"
+        )
+    return value[name]
+
+
+def _parse_row(item: Any, place: str, default_id: str) -> Row:
+    if not isinstance(item, dict):
+        raise InputError(f"{place}: {_kind(item)}; a row is an object with question and answer")
+    flat = [name for name in ("plan", "refined_plan") if name in item]
+    if flat and "texts" in item:
+        raise InputError(f"{place}: fields 'texts' and {flat[0]!r} exclude each other; keep one")
+    if flat:
+        texts = {role: (_text(item, name, place),) for name, role in FLAT_ROLES.items()}
+        known = {"id", "question", *FLAT_ROLES}
+        meta = {key: value for key, value in item.items() if key not in known}
+    else:
+        unknown = sorted(set(item) - set(_OWN_FIELDS))
+        if unknown:
+            raise InputError(
+                f"{place}: unknown field {unknown[0]!r}; a row has {', '.join(_OWN_FIELDS)}, or "
+                f"the columns question, plan, refined_plan, answer (put extra facts into meta)"
+            )
+        texts, meta = _texts(item.get("texts", {}), place), item.get("meta", {})
+    if not isinstance(meta, dict):
+        raise InputError(f"{place}: field 'meta' is {_kind(meta)}; it must be an object")
+    return Row(
+        id=_text(item, "id", place, number=True) if "id" in item else default_id,
+        question=_text(item, "question", place),
+        answer=_text(item, "answer", place, number=True),
+        texts=texts,
+        meta=meta,
+    )
+
+
+def _texts(value: Any, place: str) -> dict[str, tuple[str, ...]]:
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{place}: field 'texts' is {_kind(value)}; it must map a role to its text or texts"
+        )
+    texts = {}
+    for role, items in value.items():
+        listed = {"": items} if isinstance(items, str) else None
+        if isinstance(items, list) and items:
+            listed = {f"[{index}]": item for index, item in enumerate(items)}
+        if listed is None:
+            raise InputError(
+                f"{place}: field {f'texts.{role}'!r} is {_kind(items)}; "
+                f"it must be a text, or a list of texts, one per round"
+            )
+        named = {f"texts.{role}{suffix}": item for suffix, item in listed.items()}
+        texts[_clean(role, f"{place}: the role name")] = tuple(
+            _text(named, name, place) for name in named
+        )
+    return texts
+
+
+def _text(item: Mapping[str, Any], name: str, place: str, number: bool = False) -> str:
+    if name not in item:
+        raise InputError(f"{place}: field {name!r} is missing; it must be a text")
+    value = item[name]
+    if number and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        also = " or a whole number" if number else ""
+        raise InputError(f"{place}: field {name!r} is {_kind(value)}; it must be a text{also}")
+    return _clean(value, f"{place}: field {name!r}")
+
+
+def _clean(value: str, place: str) -> str:
+    """A text without blanks at its ends; never empty, always encodable as UTF-8."""
+    if not value.strip():
+        raise InputError(f"{place} is empty; it must be a text")
+    if _SURROGATE.search(value):
+        raise InputError(f"{place} holds half of a surrogate pair; write whole characters")
+    return value.strip()
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    kinds = {dict: "an object", str: "a text", bool: "a truth value", type(None): "null"}
+    return kinds.get(type(value), "a number")
