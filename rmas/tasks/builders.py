@@ -1,0 +1,173 @@
+"""TFDS builders: a dataset is written once as array_record files and read back at random.
+
+The name of a builder's config carries a hash of everything that decides its rows, so that other
+settings, an edited source file or a changed generator never meet old files. No TensorFlow.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from rmas.errors import InputError
+from rmas.tasks import relay
+from rmas.tasks.files import parse_rows
+from rmas.tasks.rows import Row, to_record
+
+FIELDS = ("id", "question", "answer", "texts", "meta")
+
+
+class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Writes splits of `Row`s in their order. A final class says in `read_splits` what they are."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    # Nothing is downloaded: no checksums to look for beside the code. (The look-up imports
+    # importlib_resources, which TFDS does not declare.)
+    code_path = None
+
+    def read_splits(self) -> Mapping[str, Sequence[Row]]:
+        """The rows of every split; raises InputError where the source is at fault."""
+        raise NotImplementedError(f"{type(self).__name__} must say what its splits are")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features.FeaturesDict({name: tfds.features.Text() for name in FIELDS})
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        return {name: self._generate_examples(rows) for name, rows in self.read_splits().items()}
+
+    def _generate_examples(self, rows):
+        for index, row in enumerate(rows):
+            yield index, to_record(row)
+
+    def _log_download_bytes(self):
+        """TFDS would print here that it downloads a dataset of unknown size."""
+
+    def _log_download_done(self):
+        """And here that it did."""
+
+
+@dataclass(eq=False, kw_only=True)
+class RelayConfig(tfds.core.BuilderConfig):
+    """Made by `relay_config`, which names it."""
+
+    seed: int
+    sizes: Mapping[str, int]
+
+
+class Relay(RowBuilder, skip_registration=True):
+    """The relay task; its splits share no question and no id."""
+
+    builder_config: RelayConfig
+
+    def read_splits(self) -> dict[str, list[Row]]:
+        sizes = self.builder_config.sizes
+        rows = relay.make_rows(sum(sizes.values()), self.builder_config.seed)
+        # The test rows come first: they stay the same when the other sizes change.
+        splits, start = {}, 0
+        for name in ("test", "validation", "train"):
+            splits[name] = rows[start : start + sizes[name]]
+            start += sizes[name]
+        return splits
+
+
+def relay_config(seed: int, train: int, validation: int, test: int) -> RelayConfig:
+    """Settings of `Relay`, named after them and after a sample of what the generator makes."""
+    sizes = {"train": train, "validation": validation, "test": test}
+    for name, size in sizes.items():
+        if size < 1:
+            raise InputError(f"empty dataset: relay split {name!r} has size {size}; use 1 or more")
+    if seed < 0:
+        raise InputError(f"relay seed is {seed}; it must be 0 or more")
+    probe = [to_record(row) for row in relay.make_rows(32, seed)]
+    digest = _digest(relay.MIX.tolist(), probe, sizes, seed)
+    name = f"seed{seed}-{train}-{validation}-{test}-{digest}"
+    return RelayConfig(name=name, seed=seed, sizes=sizes)
+
+
+@dataclass(eq=False, kw_only=True)
+class RowFileConfig(tfds.core.BuilderConfig):
+    """Made by `row_file_config`, which names it."""
+
+    path: Path
+    field: str | None
+    sha256: str
+
+
+class RowFile(RowBuilder, skip_registration=True):
+    """The rows of a JSON or JSONL file (`rmas/tasks/files.py`) as the split `train`."""
+
+    builder_config: RowFileConfig
+
+    def read_splits(self) -> dict[str, list[Row]]:
+        config = self.builder_config
+        content = read_file(config.path)
+        if hashlib.sha256(content).hexdigest() != config.sha256:
+            raise InputError(f"{config.path}: the file changed while it was read; start again")
+        return {"train": parse_rows(content, config.path, config.field)}
+
+
+def row_file_config(path: str | Path, field: str | None = None) -> RowFileConfig:
+    """Settings of `RowFile`, named after the file and its content."""
+    path = Path(path)
+    sha256 = hashlib.sha256(read_file(path)).hexdigest()
+    stem = re.sub(r"[^A-Za-z0-9]+", "_", path.stem)[:40]
+    digest = _digest(sha256, path.name, field)
+    return RowFileConfig(name=f"{stem}-{digest}", path=path, field=field, sha256=sha256)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file of rows; InputError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); name a .json or .jsonl file of rows"
+        ) from None
+
+
+def prepare(builder: RowBuilder) -> None:
+    """Write the builder's files unless they are there; a half-written set never counts."""
+    builder.read_splits()  # the reader's own one-line errors, before TFDS wraps them
+    try:
+        with _quiet():
+            builder.download_and_prepare()
+    except OSError as error:
+        if builder.data_path.exists():  # another run wrote the same files first
+            return
+        raise InputError(
+            f"data_dir: {builder.data_path} cannot be written ({error}); name a writable folder"
+        ) from None
+
+
+def open_builder(kind: type[RowBuilder], config, data_dir: str | Path) -> RowBuilder:
+    """A builder whose files lie, or will lie, under `data_dir`."""
+    with _quiet():
+        return kind(data_dir=str(data_dir), config=config, file_format="array_record")
+
+
+def _digest(*parts) -> str:
+    text = json.dumps([str(RowBuilder.VERSION), *parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without TFDS's warning that a config is not built in, and without its progress bars."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "custom data configuration" not in str(record.msg)
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(keep)
+    tfds.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)

@@ -1,0 +1,102 @@
+"""A dataset by name or path -> random-access rows per split, prepared on first use."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+
+from rmas.errors import InputError
+from rmas.tasks.builders import (
+    Relay,
+    RowBuilder,
+    RowFile,
+    open_builder,
+    prepare,
+    relay_config,
+    row_file_config,
+)
+from rmas.tasks.rows import Row, from_record
+
+RELAY_DEFAULTS = {"seed": 0, "train": 8000, "validation": 500, "test": 1000}
+
+
+class RowSource(Sequence[Row]):
+    """Rows of one split, read and decoded when asked for; a slice gives a list of rows."""
+
+    def __init__(self, records: Sequence[dict[str, bytes]], name: str):
+        self._records = records
+        self._name = name
+        if len(records) == 0:
+            raise InputError(f"empty dataset: {name} holds no rows; it needs at least one")
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {self._name}, which has {len(self)} rows")
+        return from_record(self._records[int(index) % len(self)])
+
+    def __repr__(self) -> str:
+        return f"RowSource({self._name}, {len(self)} rows)"
+
+
+def load_rows_source(
+    name: str | Path = "relay",
+    *,
+    data_dir: str | Path,
+    seed: int | None = None,
+    train: int | None = None,
+    validation: int | None = None,
+    test: int | None = None,
+    field: str | None = None,
+) -> dict[str, RowSource]:
+    """Rows of every split of a dataset, written under `data_dir` if they are not there yet.
+
+    Only process 0 writes; the others wait for it, so `data_dir` must be shared by all processes.
+
+    Args:
+        name: `relay` (splits train, validation, test), or the path of a .json or .jsonl file
+            (split train).
+        seed, train, validation, test: the relay task's seed and sizes (`RELAY_DEFAULTS`).
+        field: the top-level field that holds the rows of a JSON file.
+
+    Raises:
+        InputError: an unknown name, a malformed file, an empty split, settings of the other kind
+            of dataset, or a `data_dir` that cannot be written or is not shared.
+    """
+    given = {"seed": seed, "train": train, "validation": validation, "test": test}
+    given = {key: value for key, value in given.items() if value is not None}
+    if str(name) == "relay":
+        if field is not None:
+            raise InputError(f"dataset relay has no field {field!r}; a field belongs to a file")
+        return _load(Relay, relay_config(**{**RELAY_DEFAULTS, **given}), data_dir)
+    if Path(name).suffix not in (".json", ".jsonl"):
+        raise InputError(f"dataset {str(name)!r} is unknown; use relay, or a .json or .jsonl file")
+    if given:
+        raise InputError(f"dataset {name}: {', '.join(given)} belongs to relay, not to a file")
+    return _load(RowFile, row_file_config(name, field), data_dir)
+
+
+def _load(kind: type[RowBuilder], config, data_dir: str | Path) -> dict[str, RowSource]:
+    builder = open_builder(kind, config, data_dir)
+    if not builder.data_path.exists():
+        if jax.process_index() == 0:
+            prepare(builder)
+        else:
+            builder.read_splits()  # a faulty source ends every process, not only the first
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"prepared {config.name}")
+    if not builder.data_path.exists():
+        raise InputError(
+            f"data_dir: {builder.data_path} is not seen by process {jax.process_index()}; "
+            f"name a folder that all processes share"
+        )
+    builder = open_builder(kind, config, data_dir)  # reads the facts of the files now there
+    return {
+        split: RowSource(builder.as_data_source(split), f"{builder.info.full_name} {split}")
+        for split in builder.info.splits
+    }
