@@ -1,0 +1,69 @@
+"""The layer loop: one `lax.scan` over the repetitions of the layer pattern's period.
+
+Layers of the period are unrolled inside the body, so that patterns (sliding and global
+attention, recurrent and attention layers) scan as well as uniform stacks do; layers after
+the last whole period follow unrolled.
+"""
+
+import jax
+from jax import lax
+
+from rmas.models.cache import Entries, Segment
+from rmas.models.mixers import Block, Context, make_context
+from rmas.models.spec import LayerSpec, ModelSpec
+from rmas.shapes import Array, Params
+
+
+def run_layers(
+    spec: ModelSpec,
+    params: Params,
+    x_BTD: Array,
+    valid_BT: Array,
+    pos_BT: Array,
+    past: tuple[Segment, ...],
+) -> tuple[Array, Entries]:
+    """All decoder layers over T new positions; returns their output and the new cache entries."""
+    contexts: dict[LayerSpec, Context] = {
+        layer: make_context(spec, layer, pos_BT, valid_BT, past, x_BTD.dtype)
+        for layer in dict.fromkeys(spec.layers)
+    }
+    block = Block(spec)
+
+    def apply(layers, x_BTD, params, entries):
+        new = []
+        for j, layer in enumerate(layers):
+            seen = tuple(segment[j] for segment in entries)
+            x_BTD, entry = block.apply({"params": params[str(j)]}, x_BTD, contexts[layer], seen)
+            new.append(entry)
+        return x_BTD, tuple(new)
+
+    def body(x_BTD, xs):
+        return apply(spec.period, x_BTD, *xs)
+
+    stacked = (params["period"], tuple(s.entries.period for s in past))
+    x_BTD, period = lax.scan(body, x_BTD, stacked, length=spec.n_periods)
+    x_BTD, rest = apply(spec.rest, x_BTD, params["rest"], tuple(s.entries.rest for s in past))
+    return x_BTD, Entries(period, rest)
+
+
+def init_layers(spec: ModelSpec, key: Array) -> Params:
+    """Random layer parameters in the stacked layout of `run_layers`, float32."""
+    x_BTD = jax.numpy.zeros((1, 1, spec.d_model))
+    valid_BT = jax.numpy.ones((1, 1), bool)
+    pos_BT = jax.numpy.zeros((1, 1), jax.numpy.int32)
+
+    def init(layer: LayerSpec, key: Array) -> Params:
+        context = make_context(spec, layer, pos_BT, valid_BT, (), x_BTD.dtype)
+        return Block(spec).init(key, x_BTD, context, ())["params"]
+
+    def stacked(j: int, layer: LayerSpec) -> Params:
+        keys = jax.random.split(jax.random.fold_in(key, j), spec.n_periods)
+        return jax.vmap(lambda k: init(layer, k))(keys)
+
+    n = len(spec.period)
+    return {
+        "period": {str(j): stacked(j, layer) for j, layer in enumerate(spec.period)},
+        "rest": {
+            str(j): init(layer, jax.random.fold_in(key, n + j)) for j, layer in enumerate(spec.rest)
+        },
+    }
