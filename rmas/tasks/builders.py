@@ -4,12 +4,10 @@ The name of a builder's config carries a hash of everything that decides its row
 settings, an edited source file or a changed generator never meet old files. No TensorFlow.
 """
 
-import contextlib
 import hashlib
 import json
-import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,11 +44,17 @@ class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for index, row in enumerate(rows):
             yield index, to_record(row)
 
+    # TFDS's own versions warn that the config is not a built-in one, and print that a dataset of
+    # unknown size is downloaded.
+
+    def _create_builder_config(self, builder_config, version):
+        return builder_config
+
     def _log_download_bytes(self):
-        """TFDS would print here that it downloads a dataset of unknown size."""
+        pass
 
     def _log_download_done(self):
-        """And here that it did."""
+        pass
 
 
 @dataclass(eq=False, kw_only=True)
@@ -136,8 +140,8 @@ def prepare(builder: RowBuilder) -> None:
     """Write the builder's files unless they are there; a half-written set never counts."""
     builder.read_splits()  # the reader's own one-line errors, before TFDS wraps them
     try:
-        with _quiet():
-            builder.download_and_prepare()
+        tfds.disable_progress_bar()
+        builder.download_and_prepare()
     except OSError as error:
         if builder.data_path.exists():  # another run wrote the same files first
             return
@@ -148,26 +152,9 @@ def prepare(builder: RowBuilder) -> None:
 
 def open_builder(kind: type[RowBuilder], config, data_dir: str | Path) -> RowBuilder:
     """A builder whose files lie, or will lie, under `data_dir`."""
-    with _quiet():
-        return kind(data_dir=str(data_dir), config=config, file_format="array_record")
+    return kind(data_dir=str(data_dir), config=config, file_format="array_record")
 
 
 def _digest(*parts) -> str:
     text = json.dumps([str(RowBuilder.VERSION), *parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without TFDS's warning that a config is not built in, and without its progress bars."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "custom data configuration" not in str(record.msg)
-
-    logger = logging.getLogger("absl")
-    logger.addFilter(keep)
-    tfds.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)

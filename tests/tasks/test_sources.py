@@ -1,4 +1,5 @@
 import json
+import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -180,6 +181,14 @@ def test_a_file_that_changes_under_way_is_noticed(tmp_path):
     path.write_text('[{"question": "q", "answer": "2"}]')
     with pytest.raises(InputError, match="changed while it was read"):
         builder.read_splits()
+
+
+def test_preparation_and_copies_are_silent(tmp_path, capfd, caplog):
+    settings = {"data_dir": tmp_path, "seed": 1, "train": 2, "validation": 1, "test": 1}
+    source = load_rows_source(**settings)["train"]
+    assert list(pickle.loads(pickle.dumps(source))) == list(source)
+    assert capfd.readouterr() == ("", "")
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []
 
 
 def test_nothing_needs_tensorflow(splits):

@@ -1,0 +1,32 @@
+"""A task: how an answer is read from a text, and how it is scored against the gold answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rmas.tasks import relay
+
+Scores = dict[str, float]
+"""`exact` is the honest score; `release_compatible` grades as the public release does."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of question. Both functions are pure; `score` takes None where no answer was found."""
+
+    name: str
+    extract: Callable[[str], str | None]
+    score: Callable[[str | None, str], Scores]
+
+    def grade(self, text: str, gold: str) -> tuple[str | None, Scores]:
+        """The answer in a text (None where there is none) and its scores, each from 0 to 1."""
+        answer = self.extract(text)
+        return answer, self.score(answer, gold)
+
+
+def exact_match(answer: str | None, gold: str) -> Scores:
+    """1 where the answer is the gold text itself; no answer scores 0. Both scores are the same."""
+    hit = float(answer == gold)
+    return {"exact": hit, "release_compatible": hit}
+
+
+RELAY = Task("relay", extract=relay.extract_answer, score=exact_match)

@@ -1,0 +1,50 @@
+"""Rows -> shuffled, sharded, resumable batches (Grain)."""
+
+from collections.abc import Sequence
+
+import grain
+
+from rmas.errors import InputError
+from rmas.tasks.rows import Row
+
+
+def batches(
+    source: Sequence[Row],
+    *,
+    seed: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.IterDataset[list[Row]]:
+    """An endless stream of this process's share of each global batch, as lists of rows.
+
+    Rows are shuffled anew each epoch. The global stream is cut after shuffling and repeating: a
+    global batch holds the same rows for every process count (row i of the batch goes to process
+    i % process_count), and may span epochs, so that `batch_size` may exceed the dataset. An
+    iterator has `get_state()` and `set_state()`; its `next_index` is the number of batches taken.
+
+    Args:
+        source: rows by index, such as a `RowSource`.
+        seed: 0 to 2**32 - 1.
+        batch_size: rows of a global batch, a multiple of `process_count`.
+
+    Raises:
+        InputError: an empty source, or a setting out of its range.
+    """
+    if len(source) == 0:
+        raise InputError("empty dataset: no rows to make batches of; it needs at least one")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"data seed is {seed}; it must lie in 0 .. 2**32 - 1")
+    if not 0 <= process_index < process_count:
+        raise InputError(f"process_index is {process_index} of {process_count} processes")
+    if batch_size < 1 or batch_size % process_count:
+        raise InputError(
+            f"batch_size is {batch_size}; it must be a positive multiple of the {process_count} "
+            f"process(es) that share a batch"
+        )
+    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    mine = stream[process_index::process_count]
+    share = batch_size // process_count
+    # Rows are small: a few batches read ahead hide the disk (Grain's own default is 500).
+    ahead = grain.ReadOptions(num_threads=4, prefetch_buffer_size=16)
+    return mine.batch(share, drop_remainder=True, batch_fn=list).to_iter_dataset(ahead)

@@ -1,0 +1,32 @@
+import subprocess
+import sys
+
+import pytest
+
+from rmas.tasks import relay
+from rmas.tasks.grading import RELAY, exact_match
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "score"), [("3", "3", 1.0), ("3", "13", 0.0), (None, "3", 0.0)]
+)
+def test_exact_match(answer, gold, score):
+    assert exact_match(answer, gold) == {"exact": score, "release_compatible": score}
+
+
+def test_relay_grades_its_own_teacher_texts():
+    for row in relay.make_rows(50, seed=2):
+        answer, scores = RELAY.grade(row.text("solver", 2), row.answer)
+        assert (answer, scores["exact"]) == (row.answer, 1.0)
+        assert RELAY.grade("no number", row.answer) == (None, exact_match(None, row.answer))
+        first, scores = RELAY.grade(row.text("solver", 0), row.answer)
+        assert scores["exact"] == float(first == row.answer)
+        assert first == str(relay.value_after(row, 1))
+
+
+def test_grading_imports_no_input_pipeline():
+    code = (
+        "import sys, rmas.tasks.grading; print({'grain', 'tensorflow_datasets'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
