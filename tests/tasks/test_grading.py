@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -26,7 +27,8 @@ def test_relay_grades_its_own_teacher_texts():
 
 def test_grading_imports_no_input_pipeline():
     code = (
-        "import sys, rmas.tasks.grading; print({'grain', 'tensorflow_datasets'} & set(sys.modules))"
+        "import sys, rmas.tasks.grading; print({'grain', 'tensorflow_datasets'} & {*sys.modules})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout.strip()) == (0, "set()"), done.stderr

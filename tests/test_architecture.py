@@ -1,0 +1,149 @@
+"""The house rules that a reader relies on: imports go one way, files are short."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# A room imports itself and the rooms before it.
+ROOMS = (
+    *("errors", "shapes", "parallel", "models", "links", "weights", "tools", "system"),
+    *("tasks", "training", "evaluation"),
+)
+FOR_EXPERIMENTS_ONLY = ("experiments", "absl.flags", "absl.app", "ml_collections")
+MAX_LINES = 400
+CODE = ("rmas", "experiments", "launch", "tests")
+
+
+def imported_names(path: Path, root: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import in a file, wherever it stands.
+
+    `from a import b` counts as `a.b`; relative imports are resolved; so are calls of
+    `import_module` and `__import__` with a literal.
+    """
+    package = path.relative_to(root).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = [*base, *([node.module] if node.module else [])]
+            yield from ((node.lineno, ".".join([*module, alias.name])) for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                yield node.lineno, node.args[0].value
+
+
+def room_of(parts: tuple[str, ...]) -> str:
+    """The room of a dotted name below `rmas`; the package's own `__init__` has none."""
+    return parts[0] if parts and parts[0] != "__init__" else ""
+
+
+def import_violations(root: Path) -> list[str]:
+    """Imports of `rmas/` under `root` that break the order of rooms, one line each."""
+    found = []
+    for path in sorted((root / "rmas").rglob("*.py")):
+        place = path.relative_to(root)
+        room = room_of(place.with_suffix("").parts[1:])
+        if room and room not in ROOMS:
+            found.append(f"{place}: {room!r} is no room; give it a place in ROOMS")
+            continue
+        rank = ROOMS.index(room) if room else -1
+        for line, name in imported_names(path, root):
+            if any(name == top or name.startswith(f"{top}.") for top in FOR_EXPERIMENTS_ONLY):
+                found.append(f"{place}:{line}: {name} belongs to experiments/")
+            parts = tuple(name.split("."))
+            if parts[0] != "rmas" or len(parts) == 1:
+                continue
+            target = room_of(parts[1:])
+            if target in ROOMS and ROOMS.index(target) > rank:
+                found.append(f"{place}:{line}: {room or 'rmas'} imports the later room {target}")
+    return found
+
+
+def file_violations(root: Path) -> list[str]:
+    """Python files under `root` that are too long, or drawers."""
+    found = []
+    files = [*root.glob("*.py"), *(path for top in CODE for path in (root / top).rglob("*.py"))]
+    for path in sorted(files):
+        place, lines = path.relative_to(root), len(path.read_text().splitlines())
+        if lines > MAX_LINES:
+            found.append(f"{place}: {lines} lines; at most {MAX_LINES}")
+        if path.name == "utils.py":
+            found.append(f"{place}: a drawer; name the file after what it holds")
+    return found
+
+
+def test_imports_go_one_way():
+    assert import_violations(ROOT) == []
+
+
+def test_files_are_short_and_named():
+    assert file_violations(ROOT) == []
+
+
+def test_the_checks_look_at_this_repository():
+    names = {name for _, name in imported_names(ROOT / "rmas" / "tasks" / "relay.py", ROOT)}
+    assert {"rmas.errors.InputError", "rmas.tasks.rows.Row", "numpy"} <= names
+
+
+@pytest.mark.parametrize(
+    ("place", "code", "told"),
+    [
+        ("links.py", "import rmas.system.run", "links imports the later room system"),
+        ("links.py", "from rmas import system", "links imports the later room system"),
+        ("links.py", "def f():\n    from rmas.tasks import x", "rmas/links.py:2: links imports"),
+        ("models/ops.py", "from ..links import x", "models imports the later room links"),
+        ("models/ops.py", "from .. import links", "models imports the later room links"),
+        ("models/deep/ops.py", "from ...links import x", "models imports the later room links"),
+        ("models/__init__.py", "from ..links import x", "models imports the later room links"),
+        ("links.py", "import importlib as i; i.import_module('rmas.tasks')", "later room tasks"),
+        ("errors.py", "from rmas.shapes import Array", "errors imports the later room shapes"),
+        ("__init__.py", "from rmas.links import x", "rmas imports the later room links"),
+        ("tasks/a.py", "from absl import flags", "absl.flags belongs to experiments/"),
+        ("tasks/a.py", "import ml_collections as m", "ml_collections belongs to experiments/"),
+        ("tasks/a.py", "from ml_collections import x", "ml_collections.x belongs to"),
+        ("tasks/a.py", "import experiments.app", "experiments.app belongs to experiments/"),
+        ("misc/a.py", "", "'misc' is no room"),
+    ],
+)
+def test_planted_imports_are_found(place, code, told, tmp_path):
+    path = tmp_path / "rmas" / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(code)
+    found = import_violations(tmp_path)
+    assert len(found) == 1
+    assert told in found[0]
+
+
+@pytest.mark.parametrize(
+    ("place", "code"),
+    [
+        (
+            "tasks/a.py",
+            "from rmas.system import run\nfrom rmas import links, __version__\nimport rmas",
+        ),
+        ("tasks/a.py", "from .rows import Row\nfrom ..errors import InputError"),
+        ("tasks/a.py", "from absl import logging\nimport absl_flags, experiments_of_mine"),
+        ("shapes.py", "import jax"),
+    ],
+)
+def test_allowed_imports_are_not(place, code, tmp_path):
+    path = tmp_path / "rmas" / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(code)
+    assert import_violations(tmp_path) == []
+
+
+def test_planted_files_are_found(tmp_path):
+    (tmp_path / "tests" / "a").mkdir(parents=True)
+    (tmp_path / "tests" / "a" / "utils.py").write_text("")
+    (tmp_path / "tests" / "long.py").write_text("x = 1\n" * 401)
+    (tmp_path / "tests" / "full.py").write_text("x = 1\n" * 400)
+    assert file_violations(tmp_path) == [
+        "tests/a/utils.py: a drawer; name the file after what it holds",
+        "tests/long.py: 401 lines; at most 400",
+    ]
