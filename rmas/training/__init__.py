@@ -1,0 +1,1 @@
+"""Training: objectives, optimizer, train state, steps, checkpoints, metrics, run folders."""

@@ -1,0 +1,94 @@
+"""A run's folder, which remembers what made it, so that no run resumes another's work."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rmas.errors import InputError
+from rmas.training.files import atomic_write_json
+
+_SHOWN = 6  # differing keys that one message names
+
+
+def open_workdir(
+    path: str | os.PathLike, identity: Mapping[str, Any], name: str = "config.json"
+) -> Path:
+    """Makes the folder, or opens it if the same `identity` made it; returns it as a Path.
+
+    `identity` is what must be equal for a run to be resumed: JSON values in nested dicts (tuples
+    count as lists). It is written to `name` in the folder, at once or not at all.
+
+    Raises InputError where the folder cannot be made or written, and where another identity made
+    it, naming the keys that differ with both values.
+    """
+    path = Path(path).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"workdir {path} is a file or lies in one; name a folder") from None
+    except OSError as error:
+        raise InputError(f"workdir {path} cannot be made: {error.strerror}") from None
+    file = path / name
+    here = json.loads(json.dumps(identity))
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        _write(path, file, here)
+        return path
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"workdir {path}: {name} cannot be read: {error}") from None
+    try:
+        there = json.loads(text)
+    except json.JSONDecodeError:
+        there = None
+    if not isinstance(there, dict):
+        raise InputError(
+            f"workdir {path}: {name} is not a JSON object, so what made the folder is unknown; "
+            "use another --workdir"
+        )
+    differences = _differences(_flat(there), _flat(here))
+    if differences:
+        more = len(differences) - _SHOWN
+        listed = ", ".join(differences[:_SHOWN]) + (f", and {more} more" if more > 0 else "")
+        raise InputError(
+            f"workdir {path} was made by another config: {listed}; "
+            "use another --workdir or the same config"
+        )
+    if not os.access(path, os.W_OK):
+        raise InputError(f"workdir {path} cannot be written: Permission denied")
+    return path
+
+
+def _write(path: Path, file: Path, identity: dict) -> None:
+    try:
+        atomic_write_json(file, identity)
+    except OSError as error:
+        raise InputError(f"workdir {path} cannot be written: {error.strerror}") from None
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys to values; an empty dict is a value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    missing = object()
+    lines = []
+    for key in [*here, *(k for k in there if k not in here)]:
+        old, new = there.get(key, missing), here.get(key, missing)
+        # As JSON text, so that true is not 1 and NaN equals itself; yet 1 equals 1.0.
+        same = json.dumps(old) == json.dumps(new) if missing not in (old, new) else False
+        numbers = type(old) in (int, float) and type(new) in (int, float)
+        if same or (numbers and old == new):
+            continue
+        shown = ["absent" if v is missing else json.dumps(v) for v in (old, new)]
+        lines.append(f"{key} is {shown[0]} there and {shown[1]} here")
+    return lines

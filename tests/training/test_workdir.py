@@ -1,0 +1,98 @@
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from rmas.errors import InputError
+from rmas.training.workdir import open_workdir
+
+ROOT = Path(__file__).parents[2]
+IDENTITY = {"optim": {"lr": 1e-4, "warmup": 10}, "agents": ("planner", "critic"), "clip": 1}
+
+
+def test_first_start_writes_and_second_start_opens(tmp_path):
+    path = open_workdir(tmp_path / "runs" / "a", IDENTITY)
+    assert path == tmp_path / "runs" / "a"
+    assert json.loads((path / "config.json").read_text())["agents"] == ["planner", "critic"]
+    before = (path / "config.json").stat().st_mtime_ns
+    assert open_workdir(path, {**IDENTITY, "clip": 1.0}) == path
+    assert (path / "config.json").stat().st_mtime_ns == before
+    open_workdir(path, {"other": 1}, name="evaluation.json")
+    assert [p.name for p in sorted(path.iterdir())] == ["config.json", "evaluation.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optim": {"lr": 5e-4, "warmup": 10}}, "optim.lr is 0.0001 there and 0.0005 here"),
+        ({"optim": {"warmup": 10}}, "optim.lr is 0.0001 there and absent here"),
+        ({"seed": None}, "seed is absent there and null here"),
+        ({"clip": True}, "clip is 1 there and true here"),
+        ({"agents": ("critic",)}, r'agents is \["planner", "critic"\] there and \["critic"\] here'),
+    ],
+)
+def test_another_config_is_refused_by_key(tmp_path, change, message):
+    open_workdir(tmp_path, IDENTITY)
+    with pytest.raises(InputError, match=message) as error:
+        open_workdir(tmp_path, {**IDENTITY, **change})
+    assert "use another --workdir or the same config" in str(error.value)
+    assert "warmup" not in str(error.value)
+
+
+def test_many_differences_are_counted(tmp_path):
+    open_workdir(tmp_path, {f"k{i}": 0 for i in range(20)})
+    with pytest.raises(InputError, match="and 14 more"):
+        open_workdir(tmp_path, {f"k{i}": 1 for i in range(20)})
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_workdir_that_is_a_file(tmp_path, name):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="is a file or lies in one; name a folder"):
+        open_workdir(tmp_path / name, IDENTITY)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", ""])
+def test_broken_identity_file(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match="is not a JSON object"):
+        open_workdir(tmp_path, IDENTITY)
+    assert (tmp_path / "config.json").read_text() == text
+
+
+def test_folder_that_cannot_be_written():
+    """In a process without root's rights, since root may write anywhere."""
+    code = (
+        "import os, sys\n"
+        "from rmas.training.workdir import open_workdir\n"
+        "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: open_workdir(path, {'a': 1})\n"
+        "    except ValueError as e: print(e)\n"
+    )
+    # Not pytest's tmp_path, which lies in a folder that only its owner may enter.
+    with tempfile.TemporaryDirectory() as top:
+        locked, made = Path(top) / "locked", Path(top) / "made"
+        locked.mkdir()
+        open_workdir(made, {"a": 1})
+        for folder in (locked, made):
+            folder.chmod(0o555)
+        Path(top).chmod(0o755)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(locked), str(locked / "below"), str(made)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            timeout=60,
+        )
+        for folder in (locked, made):
+            folder.chmod(0o755)
+    assert done.stdout.splitlines() == [
+        f"workdir {locked} cannot be written: Permission denied",
+        f"workdir {locked / 'below'} cannot be made: Permission denied",
+        f"workdir {made} cannot be written: Permission denied",
+    ], done.stderr
