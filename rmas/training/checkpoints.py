@@ -1,0 +1,248 @@
+"""Checkpoints of a run: one module over Orbax's CheckpointManager.
+
+A step holds the state (any pytree of arrays: links, optimizer, step), the state of the data
+iterator, and a JSON dict that names what we did not train. A step is committed by one rename: a
+kill in the middle of a save leaves the steps before it as they were. Beside the arrays lies a
+list of every leaf's dtype, shape and checksum; a step that does not match its own list, or
+cannot be read, is put aside with a warning, and the step before it is used.
+"""
+
+import base64
+import logging
+import os
+import shutil
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from rmas.errors import InputError
+
+_log = logging.getLogger(__name__)
+_ASIDE = "damaged-"
+_OLD = "deleting"  # old steps are renamed into here first: a kill leaves no half-deleted step
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one folder; the newest `keep` steps stay.
+
+    Raises InputError where the folder cannot be made.
+    """
+
+    def __init__(self, folder: str | os.PathLike, keep: int = 2) -> None:
+        self.folder = Path(folder).expanduser().absolute()
+        _quiet()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=True,
+            todelete_subdir=_OLD,
+        )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        except OSError as error:
+            raise InputError(
+                f"checkpoint folder {self.folder} cannot be used: {error.strerror or error}"
+            ) from None
+        self._delete_old()
+
+    def save(
+        self, step: int, state: Any, data_state: dict | bytes | None, meta: dict[str, Any]
+    ) -> None:
+        """Saves one step, and returns when it is on disk under its final name.
+
+        `data_state` is what Grain's `get_state()` gave (bytes, or a dict that JSON can hold);
+        `meta` is a dict that JSON can hold. Raises ValueError for a step that is not newer than
+        the latest, and for a leaf that is no array.
+        """
+        latest = self.latest_step()
+        if latest is not None and step <= latest:
+            raise ValueError(f"step {step} is not newer than the latest checkpoint, {latest}")
+        leaves = _leaves(state)
+        for name, leaf in leaves.items():
+            if not isinstance(leaf, jax.Array | np.ndarray):
+                raise ValueError(f"{name} is {type(leaf).__name__}; a state holds arrays alone")
+        info = {
+            "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
+            "data": _data_to_json(data_state),
+            "meta": meta,
+        }
+        saved = self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(leaves), info=ocp.args.JsonSave(info)
+            ),
+            force=True,
+        )
+        if not saved:
+            raise RuntimeError(f"the checkpoint of step {step} was refused by Orbax")
+        self._delete_old()
+
+    def latest_step(self) -> int | None:
+        """The newest committed step, or None."""
+        return self._manager.latest_step()
+
+    def restore(self, template: Any) -> tuple[int, Any, dict | bytes | None, dict[str, Any]]:
+        """The newest readable step, as (step, state, data_state, meta).
+
+        `template` is a pytree of the same structure (arrays, or ShapeDtypeStructs with a
+        sharding); every restored leaf is a jax.Array with its template's dtype, shape and
+        sharding, bit for bit as saved. Restored leaves are committed to their sharding: a fresh
+        state that is to enter the same executable must be put there by `jax.device_put`, too.
+
+        Raises InputError where no step can be read, and where a step's leaves, dtypes or shapes
+        are not the template's, naming the leaf.
+        """
+        wanted = _leaves(template)
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
+            raise InputError(f"no checkpoint in {self.folder}")
+        damaged = []
+        _hush_closed_loops()
+        for step in steps:
+            try:
+                info = self._info(step)
+                _compare(f"checkpoint {self.folder / str(step)}", info["leaves"], wanted)
+                arrays = self._arrays(step, info["leaves"], wanted)
+            except InputError:
+                raise  # a sound checkpoint of something else: older ones are no answer
+            except Exception as error:  # whatever reading a damaged step may raise
+                damaged.append(step)
+                _log.warning("checkpoint step %d cannot be read (%s)", step, _one_line(error))
+                continue
+            self._put_aside(damaged, step)
+            structure = jax.tree.structure(template)
+            state = jax.tree.unflatten(structure, [arrays[name] for name in wanted])
+            return step, state, _data_from_json(info["data"]), info["meta"]
+        raise InputError(
+            f"no checkpoint in {self.folder} can be read (tried steps "
+            f"{', '.join(map(str, steps))}); use another --workdir, or delete the folder"
+        )
+
+    def close(self) -> None:
+        """Releases Orbax's threads; a closed object is of no further use."""
+        self._manager.close()
+
+    def _delete_old(self) -> None:
+        if jax.process_index() == 0:
+            shutil.rmtree(self.folder / _OLD, ignore_errors=True)
+
+    def _info(self, step: int) -> dict[str, Any]:
+        found = self._manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))
+        return {key: found.info[key] for key in ("leaves", "data", "meta")}
+
+    def _arrays(
+        self, step: int, saved: dict[str, dict], wanted: dict[str, Any]
+    ) -> dict[str, jax.Array]:
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        templates = {
+            name: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here
+            )
+            for name, leaf in wanted.items()
+        }
+        found = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(templates))
+        )
+        for name, leaf in found.state.items():
+            # Orbax casts silently, and what lies on disk may differ from what was listed.
+            if _describe(leaf) != saved[name]:
+                raise ValueError(f"{name} is not what was saved")
+        return found.state
+
+    def _put_aside(self, damaged: list[int], used: int) -> None:
+        """Renames unreadable newer steps, so that the resumed run can save these steps again."""
+        if not damaged:
+            return
+        for step in damaged:
+            target = self.folder / f"{_ASIDE}{step}"
+            count = 1
+            while target.exists():
+                count += 1
+                target = self.folder / f"{_ASIDE}{step}-{count}"
+            if jax.process_index() == 0:
+                (self.folder / str(step)).rename(target)
+            _log.warning("checkpoint step %d is used; step %d is now %s", used, step, target.name)
+        self._manager.reload()
+
+
+def _quiet() -> None:
+    """Orbax reports every file that it touches at INFO; its warnings stay."""
+    logging.getLogger("orbax").setLevel(logging.WARNING)
+    absl_logger = logging.getLogger("absl")
+    if absl_logger.getEffectiveLevel() < logging.WARNING:
+        absl_logger.setLevel(logging.WARNING)
+
+
+def _hush_closed_loops() -> None:
+    """Keeps the traces of a damaged step's other reads off the terminal.
+
+    Orbax closes its event loop at the first read that fails; each other read that then ends
+    finds it closed, in a thread where nobody can catch that.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            before(unraisable)
+
+    if getattr(before, "__qualname__", "") != hook.__qualname__:
+        sys.unraisablehook = hook
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Leaf path -> leaf, as in `links/outer/planner->critic/kernel`, in the tree's own order."""
+    named = [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    leaves = dict(named)
+    if not leaves or len(leaves) < len(named):
+        raise ValueError("a state needs leaves, and their paths must differ")
+    return leaves
+
+
+def _describe(leaf: Any) -> dict[str, Any]:
+    """dtype, shape, and a checksum of the bytes (None for arrays spread over processes)."""
+    whole = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+    checksum = zlib.crc32(np.ascontiguousarray(leaf).tobytes()) if whole else None
+    return {"dtype": np.dtype(leaf.dtype).name, "shape": list(leaf.shape), "crc32": checksum}
+
+
+def _compare(where: str, saved: dict[str, dict], wanted: dict[str, Any]) -> None:
+    for name in wanted:
+        if name not in saved:
+            raise InputError(f"{where} has no {name}; it was made by another config or version")
+    for name, facts in saved.items():
+        if name not in wanted:
+            raise InputError(f"{where} has {name}, which this config does not train")
+        leaf = wanted[name]
+        there = (facts["dtype"], tuple(facts["shape"]))
+        here = (np.dtype(leaf.dtype).name, tuple(leaf.shape))
+        if there != here:
+            raise InputError(
+                f"{where}: {name} is {there[0]}{list(there[1])}, wanted {here[0]}{list(here[1])}"
+            )
+
+
+def _data_to_json(data_state: dict | bytes | None) -> dict | None:
+    if isinstance(data_state, bytes):
+        return {"bytes": base64.b64encode(data_state).decode("ascii")}
+    return None if data_state is None else {"json": data_state}
+
+
+def _data_from_json(stored: dict | None) -> dict | bytes | None:
+    if stored is None:
+        return None
+    return base64.b64decode(stored["bytes"]) if "bytes" in stored else stored["json"]
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}"
