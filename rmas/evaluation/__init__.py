@@ -1,0 +1,1 @@
+"""Evaluation: the resumable runner, accounting of tokens and time, reports and plots."""
