@@ -5,6 +5,8 @@ are a plain nested dict: `embed/weight [V, D]`, `layers/period/<j>/... [L, ...]`
 `layers/rest/<j>/...`, `norm/weight [D]` and, where the head is not tied, `head/kernel [D, V]`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -63,6 +65,7 @@ def prefill(spec: ModelSpec, params: Params, x_BTD: Array, valid_BT: Array):
     return h_BTD[:, -1], Segment(entries, valid_BT, pos_BT)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init_params(spec: ModelSpec, key: Array) -> Params:
     """Random parameters, float32 (normal 0.02; norms one)."""
     k_embed, k_layers, k_head = jax.random.split(key, 3)
