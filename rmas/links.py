@@ -1,0 +1,198 @@
+"""RecursiveLinks: the only trainable part of a system.
+
+An inner link maps an agent's last hidden state to its own input embedding; an outer link maps
+it on to another agent's. Parameter names and numerics are the release's (`proj1`, `proj2`,
+`residual_proj`, ...; exact GELU; LayerNorm with bias, eps 1e-5), so that its files map one to one.
+
+| form         | inner link                              | outer link                                        |
+|--------------|-----------------------------------------|---------------------------------------------------|
+| `linear`     | `W1 h`                                  | `W1 h`                                            |
+| `linear_res` | `h + W1 h`                              | `W3 h + W1 h`                                     |
+| `mlp`        | `W2 gelu(W1 h)`                         | `W2 gelu(W1 h)`                                   |
+| `mlp_res`    | `h + W2 gelu(W1 h)` (paper)             | `W3 h + W2 gelu(W1 h)` (paper)                    |
+| `ln_res`     | `LN_post(h + W2 gelu(W1 LN_pre(h)))`    | `LN_target(W3 h + W2 gelu(W1 LN_source(h)))`      |
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from rmas.errors import InputError
+from rmas.models.ops import PRECISION, at_least_float32
+from rmas.shapes import Array, Params
+
+Form = Literal["linear", "linear_res", "mlp", "mlp_res", "ln_res"]
+Init = Literal["random", "gated", "aligned"]
+RELEASED_ALIASES: Mapping[str, Form] = {
+    "1layer": "linear",
+    "1layer_res": "linear_res",
+    "2layer": "mlp",
+    "2layer_res": "mlp_res",
+    "2layer_ln_res": "ln_res",
+    "ln_res_adapter": "ln_res",
+    "outer_ln_res_adapter": "ln_res",
+}
+_EPS = 1e-5
+
+
+def parse_form(name: str) -> Form:
+    """A form by our name or by the release's; raises `InputError` naming the known ones."""
+    form = RELEASED_ALIASES.get(name, name)
+    if form not in get_args(Form):
+        known = ", ".join([*get_args(Form), *RELEASED_ALIASES])
+        raise InputError(f"unknown link form {name!r}; known: {known}")
+    return form
+
+
+def _uniform_fan_in(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    # torch.nn.Linear's default for weights; biases are drawn in `_dense`.
+    bound = shape[0] ** -0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def _dense(features: int, fan_in: int, name: str) -> nn.Dense:
+    bound = fan_in**-0.5
+    return nn.Dense(
+        features,
+        precision=PRECISION,
+        kernel_init=_uniform_fan_in,
+        bias_init=lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound),
+        name=name,
+    )
+
+
+def _norm(name: str) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=_EPS, use_fast_variance=False, name=name)
+
+
+class InnerLink(nn.Module):
+    """`h [..., D]` -> `[..., D]` in float32 (float64 if the argument is)."""
+
+    form: Form
+    width: int
+
+    @nn.compact
+    def __call__(self, h_D: Array) -> Array:
+        h_D, d = at_least_float32(h_D), self.width
+        x_D = _norm("pre_ln")(h_D) if self.form == "ln_res" else h_D
+        y_D = _dense(d, d, "proj1")(x_D)
+        if self.form not in ("linear", "linear_res"):
+            y_D = _dense(d, d, "proj2")(nn.gelu(y_D, approximate=False))
+        if self.form in ("linear_res", "mlp_res", "ln_res"):
+            y_D = h_D + y_D
+        return _norm("post_ln")(y_D) if self.form == "ln_res" else y_D
+
+
+class OuterLink(nn.Module):
+    """`h [..., E]` of the sender -> `[..., D]` of the receiver, float32 at least."""
+
+    form: Form
+    d_src: int
+    d_dst: int
+
+    @nn.compact
+    def __call__(self, h_E: Array) -> Array:
+        h_E, e, d = at_least_float32(h_E), self.d_src, self.d_dst
+        normed = self.form == "ln_res"
+        x_E = _norm("ln_source")(h_E) if normed else h_E
+        if self.form in ("linear", "linear_res"):
+            y_D = _dense(d, e, "proj1")(x_E)
+        else:
+            f = 2 * d if normed else d
+            y_D = _dense(d, f, "proj2")(nn.gelu(_dense(f, e, "proj1")(x_E), approximate=False))
+        if self.form in ("linear_res", "mlp_res", "ln_res"):
+            y_D = _dense(d, e, "residual_proj")(h_E) + y_D
+        return _norm("ln_target")(y_D) if normed else y_D
+
+
+@dataclasses.dataclass(frozen=True)
+class LinkSpec:
+    """Static facts of a system's links: one form, widths by agent, edges as (src, dst)."""
+
+    form: Form
+    widths: tuple[tuple[str, int], ...]
+    edges: tuple[tuple[str, str], ...]
+
+    def inner_module(self, agent: str) -> InnerLink:
+        return InnerLink(self.form, dict(self.widths)[agent])
+
+    def outer_module(self, src: str, dst: str) -> OuterLink:
+        widths = dict(self.widths)
+        return OuterLink(self.form, widths[src], widths[dst])
+
+    def inner(self, links: Params, agent: str, h_D: Array) -> Array:
+        """Applies an agent's inner link."""
+        return self.inner_module(agent).apply({"params": links["inner"][agent]}, h_D)
+
+    def outer(self, links: Params, src: str, dst: str, h_E: Array) -> Array:
+        """Applies the outer link of an edge to inner-mapped states of its source."""
+        params = links["outer"][edge_name(src, dst)]
+        return self.outer_module(src, dst).apply({"params": params}, h_E)
+
+
+def edge_name(src: str, dst: str) -> str:
+    """The key of an edge in the links tree."""
+    return f"{src}->{dst}"
+
+
+def init_links(spec: LinkSpec, key: Array, init: Init = "random") -> Params:
+    """The links tree `{"inner": {agent: ...}, "outer": {"src->dst": ...}}`, float32.
+
+    `random` is the release's (torch) initialisation; `gated` also zeroes the last layer of
+    every MLP branch, so that a residual link starts as its residual path. `aligned` needs
+    data: start from `gated` and replace outer links by `aligned_outer`.
+    """
+
+    def make(module: nn.Module, width: int, key: Array) -> Params:
+        params = module.init(key, jnp.zeros((1, width)))["params"]
+        if init != "random" and spec.form in ("mlp_res", "ln_res"):
+            params["proj2"] = jax.tree.map(jnp.zeros_like, params["proj2"])
+        return params
+
+    widths = dict(spec.widths)
+    keys = iter(jax.random.split(key, len(spec.widths) + len(spec.edges)))
+    return {
+        "inner": {a: make(spec.inner_module(a), w, next(keys)) for a, w in spec.widths},
+        "outer": {
+            edge_name(s, d): make(spec.outer_module(s, d), widths[s], next(keys))
+            for s, d in spec.edges
+        },
+    }
+
+
+def aligned_outer(params: Params, z_NE: np.ndarray, y_ND: np.ndarray, ridge: float) -> Params:
+    """An outer link whose residual path is the ridge regression of `y_ND` on `z_NE`.
+
+    Args:
+      params: a link of form `mlp_res` or `ln_res`; its MLP branch is closed (last layer zero).
+      z_NE: inner-mapped states of the sender at N positions.
+      y_ND: the receiver's embeddings of the same text at these positions.
+      ridge: penalty relative to the mean squared feature.
+
+    The final norm of `ln_res` gets the root mean square of `y_ND` as its scale, so that messages
+    start at the size of token embeddings. Raises `InputError` for forms without a residual map.
+    """
+    if "residual_proj" not in params or "proj2" not in params:
+        raise InputError("aligned initialisation needs a link of form mlp_res or ln_res")
+    z, y = np.asarray(z_NE, np.float64), np.asarray(y_ND, np.float64)
+    z_mean, y_mean = z.mean(0), y.mean(0)
+    zc, yc = z - z_mean, y - y_mean
+    gram = zc.T @ zc
+    gram += ridge * np.trace(gram) / len(gram) * np.eye(len(gram))
+    kernel = np.linalg.solve(gram, zc.T @ yc)
+    bias = y_mean - z_mean @ kernel
+    out = dict(params)
+    out["proj2"] = jax.tree.map(jnp.zeros_like, params["proj2"])
+    out["residual_proj"] = {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
+    if "ln_target" in params:
+        rms = np.sqrt(np.mean(y**2))
+        out["ln_target"] = {
+            "scale": jnp.full(y.shape[1], rms, jnp.float32),
+            "bias": jnp.zeros(y.shape[1], jnp.float32),
+        }
+    return out

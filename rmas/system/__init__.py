@@ -1,0 +1,1 @@
+"""Systems of agents: topologies, prompts, the recursion engine, decoding, loading, running."""

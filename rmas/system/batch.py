@@ -1,0 +1,99 @@
+"""From encoded prompts to arrays of fixed shapes: buckets, left padding, slots as indices."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from rmas.system.encode import Encoded, Slot
+from rmas.system.stage import Prompt
+
+
+def bucket(n: int) -> int:
+    """The shape that a length is padded to: a multiple of 16, at most a quarter longer."""
+    step = max(16, 1 << max(n.bit_length() - 3, 0))
+    return -(-n // step) * step
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One row of one prompt: token ids, and per position the message slot it reads, or -1.
+
+    `text` counts the trailing positions that hold the role's own text (teacher forcing).
+    """
+
+    ids: tuple[int, ...]
+    slots: tuple[int, ...]
+    text: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def cut_left(self, limit: int) -> "Line":
+        """The last `limit` positions."""
+        if len(self) <= limit:
+            return self
+        return Line(self.ids[-limit:], self.slots[-limit:], min(self.text, limit))
+
+
+def line(
+    encoded: Encoded,
+    sources: Sequence[str],
+    stride: int,
+    lengths: Mapping[str, int] | None = None,
+    text: Sequence[int] = (),
+) -> Line:
+    """Lays out one prompt.
+
+    Args:
+      sources: senders in the order of `Topology.incoming`.
+      stride: M, the length of every message array.
+      lengths: positions that each sender's message fills in this row; all M without it.
+      text: ids of the role's text, after the prompt.
+    """
+    ids: list[int] = []
+    slots: list[int] = []
+    for run in encoded:
+        if isinstance(run, Slot):
+            n = stride if lengths is None else lengths[run.source]
+            start = stride * list(sources).index(run.source)
+            ids += [0] * n
+            slots += range(start, start + n)
+        else:
+            ids += run
+            slots += [-1] * len(run)
+    ids += text
+    slots += [-1] * len(text)
+    return Line(tuple(ids), tuple(slots), len(text))
+
+
+def stack(rounds: Sequence[Sequence[Line]], length: int | None = None) -> Prompt:
+    """Left-padded arrays `[R, B, T]` from lines per round and row; T is one bucket for all."""
+    longest = max(len(row) for rows in rounds for row in rows)
+    T = bucket(longest) if length is None else length
+    shape = (len(rounds), len(rounds[0]), T)
+    ids, valid = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    slot = np.full(shape, -1, np.int32)
+    for r, rows in enumerate(rounds):
+        for b, row in enumerate(rows):
+            if len(row):
+                ids[r, b, -len(row) :] = row.ids
+                slot[r, b, -len(row) :] = row.slots
+                valid[r, b, -len(row) :] = True
+    return Prompt(ids, valid, slot)
+
+
+def with_text(rounds: Sequence[Sequence[Line]], take: int, shift: int) -> Prompt:
+    """The same for lines that end in a role's text, with the positions of its first states.
+
+    `take_BM` points to the first `take` positions of each text, moved left by `shift`: 0 takes
+    states at the text's own positions (the release), 1 those that a rollout would see.
+    """
+    prompt = stack(rounds)
+    T = prompt.ids_BT.shape[-1]
+    index = np.zeros((*prompt.ids_BT.shape[:2], take), np.int32)
+    for r, rows in enumerate(rounds):
+        for b, row in enumerate(rows):
+            first = T - row.text - shift
+            index[r, b] = np.clip(np.arange(first, first + take), 0, T - 1)
+    return prompt.replace(take_BM=index)

@@ -1,0 +1,156 @@
+"""Text from the output agent: batched, greedy or sampled, in device-side chunks.
+
+The next token of a row depends on the row alone: its key is folded from seed, question,
+rollout and position, its tail is its own, and a finished row never writes. The host sees a
+chunk at a time, and stops when every row has.
+"""
+
+import dataclasses
+import functools
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import lax
+
+from rmas import models
+from rmas.models import ModelSpec, Segment
+from rmas.shapes import Array, Params
+
+CHUNK = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn: temperature 0 is greedy; top_k 0 and top_p 1 are off."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@struct.dataclass
+class DecodeState:
+    """Everything between two tokens; `logits_BV` are those of the next one."""
+
+    prefix: Segment
+    tail: Segment
+    logits_BV: Array
+    count_B: Array
+    done_B: Array
+
+
+def start(model: ModelSpec, params: Params, x_BTD: Array, valid_BT: Array, size: int):
+    """Prefills a prompt; `size` is the room for decoded tokens (rounded up to whole chunks)."""
+    h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT)
+    batch = len(h_BD)
+    tail = models.empty_tail(model, batch, -(-size // CHUNK) * CHUNK, h_BD.dtype)
+    return DecodeState(
+        prefix=prefix,
+        tail=tail,
+        logits_BV=models.unembed(model, params, h_BD),
+        count_B=jnp.zeros(batch, jnp.int32),
+        # A row that only fills up the batch has no prompt and asks for nothing.
+        done_B=~jnp.any(valid_BT, axis=1),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def chunk(
+    model: ModelSpec,
+    sampling: Sampling,
+    params: Params,
+    state: DecodeState,
+    key_B: Array,
+    eos_E: Array,
+    limit: Array,
+) -> tuple[DecodeState, Array, Array]:
+    """Up to `CHUNK` tokens for every row that is not done.
+
+    Returns the new state, ids `[B, CHUNK]` and which of them were written (the stop token is).
+    """
+    batch = len(state.count_B)
+    start_B = jnp.sum(state.prefix.valid_BS, axis=1, dtype=jnp.int32)
+    ids_BC = jnp.zeros((batch, CHUNK), jnp.int32)
+    wrote_BC = jnp.zeros((batch, CHUNK), bool)
+
+    def unfinished(carry):
+        i, state, _, _ = carry
+        return (i < CHUNK) & ~jnp.all(state.done_B)
+
+    def step(carry):
+        i, state, ids_BC, wrote_BC = carry
+        active_B = ~state.done_B
+        id_B = choose(sampling, state.logits_BV, key_B, state.count_B)
+        ids_BC = ids_BC.at[:, i].set(jnp.where(active_B, id_B, 0))
+        wrote_BC = wrote_BC.at[:, i].set(active_B)
+        pos_B1 = (start_B + state.count_B)[:, None]
+        count_B = state.count_B + active_B
+        done_B = state.done_B | jnp.any(id_B[:, None] == eos_E, axis=1) | (count_B >= limit)
+        active_B1 = (active_B & ~done_B)[:, None]
+        h_B1D, new = models.run(
+            model,
+            params,
+            models.embed(params, id_B[:, None]),
+            active_B1,
+            pos_B1,
+            past=(state.prefix, state.tail),
+        )
+        tail = models.write(state.tail, new, active_B1, pos_B1)
+        logits_BV = models.unembed(model, params, h_B1D[:, 0])
+        state = DecodeState(state.prefix, tail, logits_BV, count_B, done_B)
+        return i + 1, state, ids_BC, wrote_BC
+
+    _, state, ids_BC, wrote_BC = lax.while_loop(unfinished, step, (0, state, ids_BC, wrote_BC))
+    return state, ids_BC, wrote_BC
+
+
+def choose(sampling: Sampling, logits_BV: Array, key_B: Array, count_B: Array) -> Array:
+    """The next id of each row, `[B]` int32."""
+    if sampling.temperature == 0:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    logits_BV = logits_BV / sampling.temperature
+    if sampling.top_k > 0 or sampling.top_p < 1:
+        sorted_BV = -jnp.sort(-logits_BV, axis=-1)
+        keep_BV = jnp.ones_like(sorted_BV, bool)
+        if sampling.top_k > 0:
+            keep_BV &= jnp.arange(sorted_BV.shape[1]) < sampling.top_k
+        if sampling.top_p < 1:
+            kept = jnp.where(keep_BV, sorted_BV, -jnp.inf)
+            p_BV = jax.nn.softmax(kept, axis=-1)
+            # The smallest set of tokens that reaches top_p, counting the one that crosses it.
+            keep_BV &= jnp.cumsum(p_BV, axis=-1) - p_BV < sampling.top_p
+        floor_B1 = jnp.min(jnp.where(keep_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
+        logits_BV = jnp.where(logits_BV >= floor_B1, logits_BV, -jnp.inf)
+    step_B = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(key_B), count_B)
+    return jax.vmap(jax.random.categorical)(step_B, logits_BV).astype(jnp.int32)
+
+
+def row_keys(seed: int, names: list[str]) -> np.ndarray:
+    """Key data `[B, 2]` uint32 from the seed and each row's name (question, rollout, turn)."""
+    digests = [hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8] for name in names]
+    return np.stack([np.frombuffer(d, np.uint32) for d in digests])
+
+
+def drain(
+    model: ModelSpec,
+    params: Params,
+    state: DecodeState,
+    sampling: Sampling,
+    key_B: np.ndarray,
+    eos: tuple[int, ...],
+    limit: int,
+) -> list[list[int]]:
+    """Decodes every row to its end; ids per row, the stop token included."""
+    rows: list[list[int]] = [[] for _ in range(len(key_B))]
+    eos_E = jnp.asarray(eos, jnp.int32)
+    for _ in range(-(-limit // CHUNK)):
+        state, ids_BC, wrote_BC = chunk(model, sampling, params, state, key_B, eos_E, limit)
+        ids, wrote, done = jax.device_get((ids_BC, wrote_BC, state.done_B))
+        for row, i, w in zip(rows, ids, wrote, strict=True):
+            row += i[w].tolist()
+        if done.all():
+            break
+    return rows

@@ -1,0 +1,148 @@
+"""From prompt templates to token ids: chat rendering, slots, and data that stays data.
+
+The chat template is the tokenizer's own. Slots are split out of the rendered text and the
+pieces tokenized separately, without special tokens, as the release does. Question text is
+data: where it holds a control token of the tokenizer, that text is tokenized in pieces that
+cannot be read as one.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jinja2
+
+from rmas.errors import InputError
+from rmas.system.prompts import Field, Part, Slot
+
+Encoded = tuple[tuple[int, ...] | Slot, ...]
+"""A prompt as runs of token ids and slots."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ChatTokenizer:
+    """A Hugging Face tokenizer with what chats need.
+
+    Attributes:
+      tokenizer: a fast tokenizer with a chat template.
+      date: the date given to templates that print one.
+      where: its folder, for errors.
+    """
+
+    tokenizer: Any
+    date: str
+    where: str
+
+    def __post_init__(self):
+        if self.tokenizer.chat_template is None:
+            raise InputError(f"{self.where}: the tokenizer has no chat template")
+
+    def render(self, system: str, user: str) -> str:
+        """The chat as text up to where the assistant begins, thinking off.
+
+        A template that refuses a system message gets it in front of the user's.
+        """
+        turn = {"role": "user", "content": user}
+        if system:
+            try:
+                return self._apply([{"role": "system", "content": system}, turn])
+            except jinja2.TemplateError:
+                turn["content"] = f"{system}\n\n{user}"
+        try:
+            return self._apply([turn])
+        except jinja2.TemplateError as e:
+            raise InputError(f"{self.where}: the chat template fails: {e}") from e
+
+    def _apply(self, chat: list[dict[str, str]]) -> str:
+        return self.tokenizer.apply_chat_template(
+            chat,
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+            date_string=self.date,
+        )
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of trusted text; control tokens count as such."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+    def data_ids(self, text: str) -> list[int]:
+        """Token ids of untrusted text, in which nothing is a control token."""
+        ids: list[int] = []
+        for piece in self._harmless(text):
+            ids += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True)[
+                "input_ids"
+            ]
+        return ids
+
+    def has_control(self, text: str) -> bool:
+        """Whether the tokenizer would find one of its control tokens in a text."""
+        return bool(self._control.search(text))
+
+    def close(self) -> list[int]:
+        """The ids that end an assistant turn: the single eos token."""
+        return [self.tokenizer.eos_token_id]
+
+    @property
+    def _control(self) -> re.Pattern[str]:
+        names = {t.content for t in self.tokenizer.added_tokens_decoder.values()}
+        ordered = sorted(names, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
+
+    def _harmless(self, text: str) -> list[str]:
+        match = self._control.search(text)
+        if not match or len(match.group()) < 2:
+            return [text] if text else []
+        middle = match.start() + 1
+        return [text[:middle], *self._harmless(text[middle:])]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, control tokens left out."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def encode(
+        self, system: str, parts: tuple[Part, ...], values: Mapping[str, str]
+    ) -> Encoded:
+        """Fills the fields of a template and tokenizes it around its slots.
+
+        Raises `InputError` when a field of the template has no value.
+        """
+        for part in parts:
+            if isinstance(part, Field) and part.name not in values:
+                raise InputError(f"the prompt asks for {{{part.name}}}, which the task lacks")
+        hostile = any(self.has_control(v) for v in values.values())
+        mark = _unused_mark("".join(values.values()))
+        user, holes = "", []
+        for part in parts:
+            if isinstance(part, Slot) or (hostile and isinstance(part, Field)):
+                user += mark
+                holes.append(part)
+            else:
+                user += values[part.name] if isinstance(part, Field) else part
+        pieces = self.render(system, user).split(mark)
+        if len(pieces) != len(holes) + 1:
+            raise InputError(f"{self.where}: the chat template repeats or drops the user's text")
+        encoded: list[tuple[int, ...] | Slot] = [tuple(self.ids(pieces[0]))]
+        for hole, piece in zip(holes, pieces[1:], strict=True):
+            if isinstance(hole, Slot):
+                encoded.append(hole)
+            else:
+                encoded.append(tuple(self.data_ids(values[hole.name])))
+            encoded.append(tuple(self.ids(piece)))
+        return tuple(run for run in encoded if run != ())
+
+
+def fill(encoded: Encoded, message_ids: Callable[[str], Sequence[int]]) -> tuple[int, ...]:
+    """A prompt with token ids in its slots: text exchange."""
+    out: list[int] = []
+    for run in encoded:
+        out += message_ids(run.source) if isinstance(run, Slot) else run
+    return tuple(out)
+
+
+def _unused_mark(data: str) -> str:
+    n = 0
+    while f"\ue000{n}\ue001" in data:
+        n += 1
+    return f"\ue000{n}\ue001"

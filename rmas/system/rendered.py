@@ -1,0 +1,71 @@
+"""The prompts of a system for given questions: rendered, tokenized and laid out, each once."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+from rmas.errors import InputError
+from rmas.system.batch import Line, line, stack
+from rmas.system.encode import Encoded
+from rmas.system.load import System
+from rmas.system.stage import Prompt
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Renderer:
+    """Turns questions into prompts of one system."""
+
+    system: System
+
+    @functools.lru_cache(maxsize=50_000)  # noqa: B019 - one renderer lives as long as its run
+    def encoded(self, agent: str, question: str, phase: str) -> Encoded:
+        """An agent's prompt for a question, slots open; `phase` is `first` or `later`."""
+        s = self.system
+        parts = s.prompts.template(s.topology.role(agent), s.family, phase)
+        system_text = s.prompts.system_text(s.topology)
+        return s.agents[agent].chat.encode(system_text, parts, {"question": question})
+
+    def sources(self, agent: str) -> tuple[str, ...]:
+        """Senders to an agent, in the order of its message slots."""
+        return tuple(e.src for e in self.system.topology.incoming(agent))
+
+    def latent_line(self, agent: str, question: str, k: int, steps: int) -> Line:
+        """The prompt of round `k` (from 0) with slots of `steps` vectors."""
+        encoded = self.encoded(agent, question, phase(k))
+        return line(encoded, self.sources(agent), steps)
+
+    def latent_prompts(
+        self, questions: Sequence[str], rounds: int, steps: int, batch: int, room: int
+    ) -> dict[str, Prompt]:
+        """Every agent's prompts of all rounds as arrays `[R, batch, T]`.
+
+        Missing rows are empty. Raises `InputError` when a prompt with its latent steps, or the
+        output agent's with `room` decoded tokens, is longer than the agent's context.
+        """
+        prompts = {}
+        for agent in self.system.topology.agents:
+            lines = [
+                [self.latent_line(agent, q, k, steps) for q in questions]
+                + [Line((), ())] * (batch - len(questions))
+                for k in range(rounds)
+            ]
+            extra = max(steps, room if agent == self.system.topology.output else 0)
+            for row, question in enumerate(questions):
+                longest = max(len(rows[row]) for rows in lines)
+                self.check_context(agent, question, longest + extra)
+            prompts[agent] = stack(lines)
+        return prompts
+
+    def check_context(self, agent: str, question: str, positions: int) -> None:
+        """Raises `InputError` when a question needs more positions than an agent has."""
+        limit = self.system.agents[agent].model.max_positions
+        if positions > limit:
+            raise InputError(
+                f"question {question[:40]!r}... needs {positions} positions of agent {agent!r}, "
+                f"whose context has {limit}; shorten it, or lower latent_steps or max_new_tokens"
+            )
+
+
+def phase(k: int) -> str:
+    """The name of a round's prompts."""
+    return "first" if k == 0 else "later"

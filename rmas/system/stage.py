@@ -1,0 +1,120 @@
+"""One agent's turn: a latent rollout, or the states of a given text (teacher forcing)."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from rmas import models
+from rmas.links import LinkSpec
+from rmas.models import ModelSpec
+from rmas.shapes import Array, Params
+
+
+@struct.dataclass
+class Prompt:
+    """One agent's prompt as arrays, left-padded; each position is a token or a slot vector.
+
+    `slot_BT` is -1 at tokens; elsewhere it indexes the agent's incoming messages, joined in
+    the order of `Topology.incoming` (`[B, C, D]`). A leading round axis is sliced off by the
+    engine. Teacher-forced turns also carry `take_BM`: the positions whose states are the
+    message, in order; unused places repeat a position and no slot points to them.
+    """
+
+    ids_BT: Array
+    valid_BT: Array
+    slot_BT: Array
+    take_BM: Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SystemSpec:
+    """Static facts of a system: topology order, one `ModelSpec` per agent, link forms."""
+
+    models: tuple[tuple[str, ModelSpec], ...]
+    links: LinkSpec
+
+    def model(self, agent: str) -> ModelSpec:
+        """The architecture of an agent."""
+        return dict(self.models)[agent]
+
+
+def inputs(params: Params, prompt: Prompt, messages: tuple[Array, ...]) -> Array:
+    """Input vectors `[B, T, D]`: token embeddings with messages gathered into their slots."""
+    x_BTD = models.embed(params, prompt.ids_BT)
+    if not messages:
+        return x_BTD
+    z_BCD = jnp.concatenate([z.astype(x_BTD.dtype) for z in messages], axis=1)
+    index_BT1 = jnp.maximum(prompt.slot_BT, 0)[..., None]
+    slots_BTD = jnp.take_along_axis(z_BCD, index_BT1, axis=1)
+    return jnp.where(prompt.slot_BT[..., None] >= 0, slots_BTD, x_BTD)
+
+
+def rollout(
+    spec: SystemSpec,
+    params: Params,
+    links: Params,
+    agent: str,
+    x_BTD: Array,
+    valid_BT: Array,
+    steps: int,
+    checkpoint: bool = False,
+) -> Array:
+    """m latent steps after a prompt (paper, latent thoughts generation).
+
+    `h_1` is the state at the last prompt position; each step feeds `inner(h)` back as the next
+    input. Returns the inner-mapped states `[B, m, D]`, float32 at least. With `checkpoint`,
+    steps are rematerialised in blocks of about sqrt(m), so that reverse mode keeps their
+    inputs, not their insides.
+    """
+    model = spec.model(agent)
+    h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT)
+    z_BD = spec.links.inner(links, agent, h_BD)
+    if steps == 1:
+        return z_BD[:, None]
+    tail = models.empty_tail(model, len(z_BD), steps - 1, h_BD.dtype)
+    start_B = jnp.sum(valid_BT, axis=1, dtype=jnp.int32)
+    one_B1 = jnp.ones((len(z_BD), 1), bool)
+
+    def step(carry, t):
+        z_BD, tail = carry
+        pos_B1 = (start_B + t)[:, None]
+        h_B1D, new = models.run(
+            model, params, z_BD[:, None], one_B1, pos_B1, past=(prefix, tail)
+        )
+        tail = models.write(tail, new, one_B1, pos_B1)
+        z_BD = spec.links.inner(links, agent, h_B1D[:, 0])
+        return (z_BD, tail), z_BD
+
+    times = jnp.arange(steps - 1, dtype=jnp.int32)
+    _, rest_MBD = _scan(step, (z_BD, tail), times, checkpoint)
+    return jnp.concatenate([z_BD[:, None], jnp.moveaxis(rest_MBD, 0, 1)], axis=1)
+
+
+def _scan(step, carry, times, checkpoint: bool):
+    """`lax.scan`, with blocks of about sqrt(length) checkpointed when asked to."""
+    length = len(times)
+    if not checkpoint or length < 4:
+        return lax.scan(step, carry, times)
+    size = math.isqrt(length)
+    whole = length // size * size
+    block = jax.checkpoint(lambda c, t: lax.scan(step, c, t))
+    carry, out = lax.scan(block, carry, times[:whole].reshape(-1, size))
+    out = out.reshape(whole, *out.shape[2:])
+    if whole < length:
+        carry, last = lax.scan(step, carry, times[whole:])
+        out = jnp.concatenate([out, last])
+    return carry, out
+
+
+def teacher_forced(
+    spec: SystemSpec, params: Params, links: Params, agent: str, x_BTD: Array, prompt: Prompt
+) -> Array:
+    """Inner-mapped states at the positions `take_BM` of a prompt that ends in the role's text."""
+    pos_BT = models.positions(prompt.valid_BT)
+    h_BTD, _ = models.run(spec.model(agent), params, x_BTD, prompt.valid_BT, pos_BT)
+    h_BMD = jnp.take_along_axis(h_BTD, prompt.take_BM[..., None], axis=1)
+    return spec.links.inner(links, agent, h_BMD)

@@ -1,0 +1,34 @@
+"""Install with `pip install -e .`; extras: plots, torch, test, dev."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+REQUIREMENTS = [
+    line.split("#")[0].strip()
+    for line in (HERE / "requirements.txt").read_text().splitlines()
+    if line.split("#")[0].strip()
+]
+PLOTS = ["matplotlib>=3.9"]
+TORCH = ["torch>=2.8"]  # parity tests only; without it they run on the committed goldens
+TEST = ["pytest>=8.0", "pytest-xdist>=3.6", *PLOTS]
+
+setup(
+    name="rmas",
+    version="0.1.0",
+    description="RecursiveMAS (arXiv 2604.25917) on JAX: agents that think together in latent space",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["rmas", "rmas.*", "experiments", "experiments.*"]),
+    package_data={"rmas": ["system/prompt_sets/*.json", "tiny/**/*"]},
+    install_requires=REQUIREMENTS,
+    extras_require={
+        "plots": PLOTS,
+        "torch": TORCH,
+        "test": TEST,
+        "dev": [*TEST, *TORCH, "ruff>=0.8"],
+    },
+)
