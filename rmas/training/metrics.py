@@ -1,0 +1,192 @@
+"""Metrics of a run: JSON lines and TensorBoard files, and progress on the terminal.
+
+`metrics.jsonl` holds one object per logged step, with "step" and numbers, and nothing that
+depends on the clock: the file of a killed and resumed run equals that of an unbroken one. For
+that, write a step's metrics before its checkpoint.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, SupportsFloat
+
+from rmas.errors import InputError
+from rmas.training.files import append_lines, atomic_write_text
+
+FILE = "metrics.jsonl"
+
+
+class MetricsWriter:
+    """Writes `metrics.jsonl` and TensorBoard event files into one folder.
+
+    `last_step` is the step of the checkpoint that the run resumes from: lines of later steps,
+    written before the kill, are dropped. Without a checkpoint (None) all lines are.
+
+    Raises InputError where the folder cannot be written, or a kept line is broken.
+    """
+
+    def __init__(self, folder: str | os.PathLike, last_step: int | None = None) -> None:
+        from tensorboardX import SummaryWriter  # a second of imports that library users may skip
+
+        self.folder = Path(folder)
+        path = self.folder / FILE
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._last = _drop_later(path, last_step)
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from None
+        # TensorBoard hides the dropped steps of older event files, too.
+        purge = 0 if last_step is None else last_step + 1
+        self._board = SummaryWriter(str(self.folder), purge_step=purge)
+
+    def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
+        """One line: {"step": step, **values}; on disk when this returns.
+
+        Numbers that JSON lacks (nan, infinities) are written as null. Raises ValueError for a
+        step that is not later than the last one written.
+        """
+        if self._last is not None and step <= self._last:
+            raise ValueError(f"metrics of step {step} come after those of step {self._last}")
+        floats = {name: float(value) for name, value in values.items()}
+        line = {name: v if math.isfinite(v) else None for name, v in floats.items()}
+        append_lines(self._file, [json.dumps({"step": int(step), **line}, allow_nan=False)])
+        for name, value in line.items():
+            if value is not None:
+                self._board.add_scalar(name, value, step)
+        self._last = step
+
+    def close(self) -> None:
+        """Flushes and closes both files."""
+        self._file.close()
+        self._board.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _drop_later(path: Path, last_step: int | None) -> int | None:
+    """Drops lines of steps after `last_step`, atomically; returns the last step kept."""
+    if not path.exists():
+        return None
+    kept, last = [], None
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            step = json.loads(line)["step"]
+            late = last_step is None or step > last_step
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines):  # cut short by the kill
+                continue
+            raise InputError(
+                f'{path}: line {number} is not a JSON object with a "step"; restore or delete it'
+            ) from None
+        if not late:
+            kept.append(line + "\n")
+            last = step
+    atomic_write_text(path, "".join(kept))
+    return last
+
+
+class Progress:
+    """Progress of a run of `total` steps: a bar on a terminal, else a line now and then.
+
+    Use it as a context manager and call `update` after every step. `start` is the step that the
+    run resumes from; plain lines come for the first and the last step, and at most every
+    `every_seconds` between. It writes to stderr, so that stdout is left to results.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        start: int = 0,
+        label: str = "",
+        every_seconds: float = 10.0,
+        stream: IO[str] | None = None,
+    ) -> None:
+        self._total, self._step, self._label = total, start, label
+        self._every = every_seconds
+        self._stream = sys.stderr if stream is None else stream
+        self._shown: float | None = None
+        self._from: tuple[float, int] | None = None  # when, and after which step, timing began
+        self._bar: Any = None
+
+    def __enter__(self) -> "Progress":
+        if self._stream.isatty():
+            self._bar, self._task = _make_bar(self._stream, self._label, self._total, self._step)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, step: int, **values: SupportsFloat) -> None:
+        """Says that `step` steps are done; `values` (loss=...) are shown beside.
+
+        Values may be functions without arguments, called only when they are shown: reading a
+        loss from an accelerator at every step would make it wait.
+        """
+        now = time.monotonic()
+        first = self._from is None
+        if first:  # the first step compiles: rates are measured from its end
+            self._from = (now, step)
+        self._step = step
+        due = self._shown is None or now - self._shown >= (0.1 if self._bar else self._every)
+        if not (due or step >= self._total):
+            return
+        self._shown = now
+        text = "  ".join(
+            f"{name} {float(v() if callable(v) else v):.4g}" for name, v in values.items()
+        )
+        began, at = self._from
+        rate = (step - at) / (now - began) if now > began and step > at else None
+        if self._bar is not None:
+            self._bar.update(
+                self._task, completed=step, text=text, pace=_pace(rate, self._total - step)
+            )
+            return
+        parts = [f"step {step}/{self._total}", text, _pace(rate, self._total - step)]
+        line = "  ".join(part for part in [self._label, *parts] if part)
+        print(line, file=self._stream, flush=True)
+
+
+def _pace(rate: float | None, left: int) -> str:
+    if rate is None:
+        return ""
+    speed = f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step"
+    return f"{speed}  {duration(left / rate)} left" if left > 0 else speed
+
+
+def duration(seconds: float) -> str:
+    """A time as people read it: `45 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _make_bar(stream: IO[str], label: str, total: int, start: int) -> tuple[Any, Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    # markup=False: labels are text, brackets and all.
+    bar = RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}", markup=False),
+        TextColumn("{task.fields[pace]}", markup=False),
+        console=Console(file=stream),
+    )
+    return bar, bar.add_task(label or "steps", total=total, completed=start, text="", pace="")

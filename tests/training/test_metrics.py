@@ -1,0 +1,193 @@
+import io
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from rmas.errors import InputError
+from rmas.training import metrics
+from rmas.training.metrics import MetricsWriter, Progress
+
+ROOT = Path(__file__).parents[2]
+
+
+def lines(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def events(folder) -> list[Event]:
+    """TensorBoard's records: length, its checksum, data, its checksum."""
+    found = []
+    for file in sorted(folder.glob("events.out.tfevents.*")):
+        data = file.read_bytes()
+        while data:
+            size = struct.unpack("<Q", data[:8])[0]
+            found.append(Event.FromString(data[12 : 12 + size]))
+            data = data[12 + size + 4 :]
+    return found
+
+
+def write(folder, last_step, steps) -> None:
+    with MetricsWriter(folder, last_step) as writer:
+        for step in steps:
+            writer.write(step, {"loss": np.float32(1 / (step + 1)), "lr": 0.5})
+
+
+def test_lines_and_tensorboard_hold_the_same(tmp_path):
+    write(tmp_path, None, [0, 1, 5])
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1, 5]
+    assert lines(tmp_path)[2] == {"step": 5, "loss": float(np.float32(1 / 6)), "lr": 0.5}
+    scalars = {
+        (value.tag, event.step): value.simple_value
+        for event in events(tmp_path)
+        for value in event.summary.value
+    }
+    assert scalars[("loss", 5)] == np.float32(1 / 6)
+    assert len(scalars) == 6
+
+
+def test_a_line_is_on_disk_when_write_returns(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    writer.write(1, {"loss": 2.0})
+    assert lines(tmp_path) == [{"step": 1, "loss": 2.0}]
+    writer.close()
+
+
+@pytest.mark.parametrize("tail", ["", '{"step": 7, "lo', '{"step"', "7"])
+def test_resumed_file_equals_an_unbroken_one(tmp_path, tail):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    write(whole, None, range(10))
+    write(broken, None, range(7))
+    with open(broken / "metrics.jsonl", "a") as file:
+        file.write(tail)
+    write(broken, 4, range(5, 10))
+    assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    starts = [e.step for e in events(broken) if e.session_log.status == e.session_log.START]
+    assert 5 in starts  # TensorBoard hides what an older file holds from here on
+
+
+def test_without_a_checkpoint_all_is_dropped(tmp_path):
+    write(tmp_path, None, range(3))
+    write(tmp_path, None, [0])
+    assert [line["step"] for line in lines(tmp_path)] == [0]
+
+
+def test_numbers_that_json_lacks_are_null(tmp_path, caplog):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(1, {"a": float("nan"), "b": float("inf"), "c": 1})
+    assert (
+        tmp_path / "metrics.jsonl"
+    ).read_text() == '{"step": 1, "a": null, "b": null, "c": 1.0}\n'
+    assert caplog.text == ""
+
+
+def test_steps_must_rise(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(3, {})
+        with pytest.raises(ValueError, match="step 3 come after those of step 3"):
+            writer.write(3, {})
+    with MetricsWriter(tmp_path, 3) as writer, pytest.raises(ValueError, match="of step 3"):
+        writer.write(2, {})
+
+
+def test_broken_line_before_the_last_is_an_error(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
+    with pytest.raises(InputError, match="line 2 is not a JSON object with a"):
+        MetricsWriter(tmp_path, 3)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        MetricsWriter(tmp_path / "file" / "below")
+
+
+class Clock:
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(metrics.time, "monotonic", lambda: self.now)
+
+
+def test_plain_lines_now_and_then(monkeypatch):
+    clock, out = Clock(monkeypatch), io.StringIO()
+    reads = []
+
+    def loss():
+        reads.append(clock.now)
+        return 0.51239
+
+    with Progress(400, start=100, label="outer", every_seconds=10, stream=out) as progress:
+        clock.now = 60.0  # the compilation, which must not count in the rate
+        for step in range(101, 401):
+            progress.update(step, loss=loss)
+            clock.now += 0.125
+    shown = out.getvalue().splitlines()
+    assert shown[0] == "outer  step 101/400  loss 0.5124"
+    assert shown[1] == "outer  step 181/400  loss 0.5124  8.0 steps/s  27 s left"
+    assert shown[2] == "outer  step 261/400  loss 0.5124  8.0 steps/s  17 s left"
+    assert shown[3] == "outer  step 341/400  loss 0.5124  8.0 steps/s  7 s left"
+    assert shown[4] == "outer  step 400/400  loss 0.5124  8.0 steps/s"
+    assert len(shown) == len(reads) == 5
+
+
+def test_slow_steps(monkeypatch):
+    clock, out = Clock(monkeypatch), io.StringIO()
+    with Progress(100, every_seconds=0, stream=out) as progress:
+        progress.update(1)
+        clock.now = 80.0
+        progress.update(2)
+    assert out.getvalue().splitlines() == ["step 1/100", "step 2/100  80.0 s/step  2 h 10 min left"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (3599.7, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_duration(seconds, text):
+    assert metrics.duration(seconds) == text
+
+
+def test_a_bar_on_a_terminal():
+    """On a real pseudo-terminal, with a label that rich would take for markup."""
+    code = (
+        "from rmas.training.metrics import Progress\n"
+        "with Progress(3, label='[red]x[/red]') as p:\n"
+        "    for step in (1, 2, 3): p.update(step, loss=0.25)\n"
+    )
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=env,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    os.close(ours)
+    assert process.wait(timeout=60) == 0, shown.decode()
+    text = shown.decode()
+    assert "[red]x[/red]" in text
+    assert "3/3" in text
+    assert "loss 0.25" in text
+    assert "\x1b[" in text
