@@ -1,0 +1,182 @@
+"""Two plots of a report's rows: accuracy against rounds, and against decoded tokens.
+
+matplotlib is an extra (`pip install -e .[plots]`); it is imported when a plot is drawn, without
+pyplot, so that no window system and no global state are touched.
+"""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rmas.errors import InputError
+from rmas.evaluation.report import printable
+from rmas.training.files import atomic_write_bytes
+
+Rows = Sequence[Mapping[str, Any]]
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; markers differ as well.
+_STYLES = {
+    "latent": ("#0072B2", "o"),
+    "text": ("#D55E00", "s"),
+    "text_terse": ("#E69F00", "D"),
+    "untrained": ("#777777", "v"),
+}
+_OTHERS = (("#009E73", "^"), ("#CC79A7", "P"), ("#56B4E9", "X"), ("#000000", "*"))
+_NAMES = {
+    "latent": "latent messages",
+    "text": "text messages",
+    "text_terse": "terse text messages",
+    "untrained": "untrained links",
+}
+
+
+def plot_rounds(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
+    """Accuracy against rounds, with 95 % intervals, and the ceiling as a dashed line; a PNG.
+
+    Raises InputError where matplotlib is not installed, there are no rows, or `path` cannot be
+    written.
+    """
+    figure, axes = _figure(rows, title)
+    groups = _by_method(rows)
+    rounds = sorted({row["rounds"] for row in rows})
+    ceilings = {row["rounds"]: row["ceiling"] for row in rows if row.get("ceiling") is not None}
+    if ceilings:
+        xs = sorted(ceilings)
+        axes.hlines(
+            [ceilings[x] for x in xs],
+            [x - 0.36 for x in xs],
+            [x + 0.36 for x in xs],
+            colors="#444444",
+            linestyles="--",
+            lw=1.2,
+            label="ceiling",
+            zorder=1,
+        )
+    # Methods that tie would hide each other: set them side by side.
+    spread = 0.5 / max(4, len(groups) - 1)
+    for place, (method, points) in enumerate(groups.items()):
+        colour, marker = _style(method, groups)
+        shift = (place - (len(groups) - 1) / 2) * spread
+        axes.errorbar(
+            [row["rounds"] + shift for row in points],
+            [row["accuracy"] for row in points],
+            yerr=_bars(points),
+            color=colour,
+            marker=marker,
+            ms=6,
+            ls="none",
+            elinewidth=1.4,
+            capsize=3,
+            label=_label(method),
+            zorder=3,
+        )
+        xs = [row["rounds"] + shift for row in points]
+        axes.plot(xs, [row["accuracy"] for row in points], color=colour, lw=1, alpha=0.45, zorder=2)
+    axes.set_xticks(rounds)
+    axes.set_xlim(rounds[0] - 0.4, rounds[-1] + 0.4)
+    axes.set_xlabel("rounds")
+    _finish(figure, axes, path)
+
+
+def plot_tokens(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
+    """Accuracy against decoded tokens per question; a method's rounds connected; a PNG.
+
+    Raises InputError as `plot_rounds`.
+    """
+    figure, axes = _figure(rows, title)
+    groups = _by_method(rows)
+    for method, points in groups.items():
+        colour, marker = _style(method, groups)
+        xs = [row["decoded_tokens"] for row in points]
+        ys = [row["accuracy"] for row in points]
+        axes.errorbar(
+            xs,
+            ys,
+            yerr=_bars(points),
+            color=colour,
+            marker=marker,
+            ms=7,
+            lw=1.6,
+            elinewidth=1,
+            label=_label(method),
+            zorder=3,
+        )
+        if len(points) == 1 or method == "untrained":  # one point, or points in one place
+            continue
+        for row, x, y in zip(points, xs, ys, strict=True):
+            axes.annotate(
+                f"r={row['rounds']}",
+                (x, y),
+                xytext=(7, -11),
+                textcoords="offset points",
+                fontsize=8,
+                color=colour,
+            )
+    axes.set_xlim(0, 1.1 * max(1.0, *(row["decoded_tokens"] for row in rows)))
+    axes.set_xlabel("decoded tokens per question (all agents)")
+    _finish(figure, axes, path)
+
+
+def _figure(rows: Rows, title: str) -> tuple[Any, Any]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("plots need matplotlib: pip install -e .[plots]") from None
+    if not rows:
+        raise InputError("nothing to plot: the report has no rows")
+    figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    if title:
+        axes.set_title(_plain(title), fontsize=11)
+    return figure, axes
+
+
+def _finish(figure: Any, axes: Any, path: str | os.PathLike) -> None:
+    axes.set_ylabel("accuracy")
+    axes.set_ylim(-0.03, 1.06)
+    axes.grid(True, color="#DDDDDD", lw=0.7, zorder=0)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", metadata={"Software": None})
+    try:
+        atomic_write_bytes(path, image.getvalue())
+    except OSError as error:
+        raise InputError(f"plot {path} cannot be written: {error.strerror}") from None
+
+
+def _by_method(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
+    """Method -> its rows by rounds, in the report's order of methods."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["method"], []).append(row)
+    return {method: sorted(rs, key=lambda r: r["rounds"]) for method, rs in groups.items()}
+
+
+def _bars(points: Rows) -> list[list[float]]:
+    """Lengths of the interval bars below and above each point."""
+    below = [max(0.0, row["accuracy"] - row["accuracy_low"]) for row in points]
+    above = [max(0.0, row["accuracy_high"] - row["accuracy"]) for row in points]
+    return [below, above]
+
+
+def _style(method: str, groups: Mapping[str, Any]) -> tuple[str, str]:
+    if method in _STYLES:
+        return _STYLES[method]
+    others = [m for m in groups if m not in _STYLES]
+    return _OTHERS[others.index(method) % len(_OTHERS)]
+
+
+def _label(method: str) -> str:
+    if method.startswith("single:"):
+        return _plain(f"{method.removeprefix('single:')} alone")
+    return _NAMES.get(method, _plain(method))
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib draws as it is: `$` would start a formula."""
+    return printable(text).replace("$", r"\$")
