@@ -28,7 +28,7 @@ _ROPE = {"rope_type": "default", "rope_theta": 300.0}
 # Over head size 16 these numbers keep, blend and divide at least two frequencies each.
 _LLAMA3 = {
     "rope_type": "llama3",
-    "rope_theta": 500.0,
+    "rope_theta": 100.0,
     "factor": 4.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,

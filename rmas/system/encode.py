@@ -101,9 +101,7 @@ class ChatTokenizer:
         """Text of generated ids, control tokens left out."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
-    def encode(
-        self, system: str, parts: tuple[Part, ...], values: Mapping[str, str]
-    ) -> Encoded:
+    def encode(self, system: str, parts: tuple[Part, ...], values: Mapping[str, str]) -> Encoded:
         """Fills the fields of a template and tokenizes it around its slots.
 
         Raises `InputError` when a field of the template has no value.

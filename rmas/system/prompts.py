@@ -110,11 +110,11 @@ class PromptSet:
         for agent in topology.agents:
             role = topology.role(agent)
             for phase in ("first", "later"):
-                found = [p.source for p in self.template(role, family, phase) if isinstance(p, Slot)]
+                found = [
+                    p.source for p in self.template(role, family, phase) if isinstance(p, Slot)
+                ]
                 wanted = [
-                    e.src
-                    for e in topology.incoming(agent)
-                    if e.when == "round" or phase == "later"
+                    e.src for e in topology.incoming(agent) if e.when == "round" or phase == "later"
                 ]
                 where = f"prompt set {self.name!r}, role {role!r}, {phase!r} prompt"
                 for source in found:

@@ -15,59 +15,52 @@ import jax.numpy as jnp
 from jax import lax
 
 from rmas.links import edge_name
-from rmas.shapes import Array, Params
-from rmas.system.stage import Prompt, SystemSpec
+from rmas.shapes import Array
+from rmas.system.stage import Prompt
 from rmas.system.topology import Edge, Topology
 
-Stage = Callable[[str, Prompt, tuple[Array, ...], Any], tuple[Array, Any]]
-"""`stage(agent, prompt, incoming, data) -> (z_BME, aux)`: one turn. `incoming` are messages
-`[B, M, D]` in the order of `Topology.incoming`, `data` this turn's slice of the caller's arrays,
-`z_BME` the agent's inner-mapped states."""
+Stage = Callable[[str, Prompt, tuple[Array, ...], Any], tuple[dict[str, Array], Any]]
+"""`stage(agent, prompt, incoming, data) -> (messages, aux)`: one turn. `incoming` are messages
+`[B, M, D]` in the order of `Topology.incoming`, `data` is this turn's slice of the caller's
+arrays, `messages` has one `[B, M, D]` per outgoing edge, under its `edge_name`."""
 
 Box = dict[str, Array]
 
 
 def recurse(
     topology: Topology,
-    spec: SystemSpec,
-    links: Params,
     prompts: dict[str, Prompt],
     stage: Stage,
-    message_length: int,
+    silence: Callable[[Edge], Array],
     data: dict[str, Any] | None = None,
-    dtype=jnp.float32,
 ) -> tuple[tuple[Array, ...], dict[str, Any]]:
     """Runs every turn but the output agent's last.
 
     Args:
       prompts: per agent, arrays with a leading round axis `[R, B, ...]`; R is the number of
         rounds. The output agent's last prompt is only measured, never read.
-      message_length: M of every message.
+      silence: the zeros that stand for an edge's message before there is one.
       data: per agent, any pytree with a leading round axis, handed to `stage` turn by turn.
-      dtype: type of messages.
 
     Returns:
       The messages `[B, M, D]` into the output agent's last turn, and per agent the `aux` values
       of its turns with a leading axis of turns (agents without a turn are left out).
     """
     data = data or {}
-    rounds, batch = prompts[topology.output].ids_BT.shape[:2]
-    widths = dict(spec.links.widths)
+    rounds = prompts[topology.output].ids_BT.shape[0]
     closing, opening = (topology.output, *topology.after), topology.before
 
     def turn(agent: str, xs, sent: Box, fed: Box, out: Box):
         """One turn: reads this round's and the last round's messages, adds its own."""
         prompt, extra = xs[agent]
-        z_BME, aux = stage(agent, prompt, _incoming(topology, agent, sent, fed), extra)
+        messages, aux = stage(agent, prompt, _incoming(topology, agent, sent, fed), extra)
         for e in topology.outgoing(agent):
-            box = sent if e.when == "round" else out
-            box[edge_name(e.src, e.dst)] = spec.links.outer(links, e.src, e.dst, z_BME).astype(dtype)
+            name = edge_name(e.src, e.dst)
+            (sent if e.when == "round" else out)[name] = messages[name]
         return aux
 
     def turns_of(agents, start: int, stop: int):
-        return {
-            a: jax.tree.map(lambda x: x[start:stop], (prompts[a], data.get(a))) for a in agents
-        }
+        return {a: jax.tree.map(lambda x: x[start:stop], (prompts[a], data.get(a))) for a in agents}
 
     def to_closing(box: Box) -> Box:
         return {k: z for k, z in box.items() if k.split("->")[1] in closing}
@@ -78,9 +71,6 @@ def recurse(
         aux[agent] = [jax.tree.map(lambda v: v[None], turn(agent, first, sent, fed, out))]
 
     if rounds > 1:
-
-        def silence(e: Edge) -> Array:
-            return jnp.zeros((batch, message_length, widths[e.dst]), dtype)
 
         def body(carry, xs):
             sent, fed, out = (dict(box) for box in carry)

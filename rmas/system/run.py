@@ -11,7 +11,6 @@ import functools
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 
 from rmas.links import Form
 from rmas.models import ModelSpec
@@ -23,7 +22,7 @@ from rmas.system.encode import fill
 from rmas.system.load import System
 from rmas.system.recursion import recurse
 from rmas.system.rendered import Renderer, phase
-from rmas.system.stage import Prompt, SystemSpec, inputs, rollout
+from rmas.system.stage import Prompt, SystemSpec, inputs, rollout, send, silence
 from rmas.system.topology import Topology
 
 
@@ -68,11 +67,11 @@ def think(
     def stage(agent: str, prompt: Prompt, incoming: tuple[Array, ...], _):
         x_BTD = inputs(params[agent], prompt, incoming)
         z_BMD = rollout(spec, params[agent], links, agent, x_BTD, prompt.valid_BT, steps)
-        return z_BMD, ()
+        return send(topology, spec, links, agent, z_BMD), ()
 
-    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(links)[:1])
-    incoming, _ = recurse(topology, spec, links, prompts, stage, steps, dtype=dtype)
     out = topology.output
+    quiet = silence(spec, links, prompts[out].ids_BT.shape[1], steps)
+    incoming, _ = recurse(topology, prompts, stage, quiet)
     last = jax.tree.map(lambda x: x[-1], prompts[out])
     x_BTD = inputs(params[out], last, incoming)
     return decode.start(spec.model(out), params[out], x_BTD, last.valid_BT, size)
@@ -98,7 +97,12 @@ class Runner:
         object.__setattr__(self, "renderer", Renderer(self.system))
 
     def latent(
-        self, links: Params, form: Form, questions: Sequence[Question], rounds: int, batch: int,
+        self,
+        links: Params,
+        form: Form,
+        questions: Sequence[Question],
+        rounds: int,
+        batch: int,
         rollout_index: int = 0,
     ) -> list[Answer]:
         """Latent recursion: only the output agent writes, in the last round."""

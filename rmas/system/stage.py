@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ from flax import struct
 from jax import lax
 
 from rmas import models
-from rmas.links import LinkSpec
+from rmas.links import LinkSpec, edge_name
 from rmas.models import ModelSpec
 from rmas.shapes import Array, Params
+from rmas.system.topology import Edge, Topology
 
 
 @struct.dataclass
@@ -40,6 +42,23 @@ class SystemSpec:
     def model(self, agent: str) -> ModelSpec:
         """The architecture of an agent."""
         return dict(self.models)[agent]
+
+
+def send(
+    topology: Topology, spec: SystemSpec, links: Params, agent: str, z_BME: Array
+) -> dict[str, Array]:
+    """An agent's messages `[B, M, D]`, one per outgoing edge, from its inner-mapped states."""
+    return {
+        edge_name(e.src, e.dst): spec.links.outer(links, e.src, e.dst, z_BME)
+        for e in topology.outgoing(agent)
+    }
+
+
+def silence(spec: SystemSpec, links: Params, batch: int, length: int) -> Callable[[Edge], Array]:
+    """Zero messages of an edge, in the type that links compute in."""
+    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(links))
+    widths = dict(spec.links.widths)
+    return lambda edge: jnp.zeros((batch, length, widths[edge.dst]), dtype)
 
 
 def inputs(params: Params, prompt: Prompt, messages: tuple[Array, ...]) -> Array:
@@ -82,9 +101,7 @@ def rollout(
     def step(carry, t):
         z_BD, tail = carry
         pos_B1 = (start_B + t)[:, None]
-        h_B1D, new = models.run(
-            model, params, z_BD[:, None], one_B1, pos_B1, past=(prefix, tail)
-        )
+        h_B1D, new = models.run(model, params, z_BD[:, None], one_B1, pos_B1, past=(prefix, tail))
         tail = models.write(tail, new, one_B1, pos_B1)
         z_BD = spec.links.inner(links, agent, h_B1D[:, 0])
         return (z_BD, tail), z_BD
