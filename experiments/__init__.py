@@ -1,0 +1,1 @@
+"""Command-line mains (thin absl-flag files) and the configs that they read."""

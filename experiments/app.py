@@ -1,0 +1,157 @@
+"""The one wrapper around `absl.app.run` that all mains share.
+
+    def main(argv):
+        config, workdir = app.config_from_flags()
+        settings = app.freeze(config, Settings)
+
+    if __name__ == "__main__":
+        app.run(main, config="experiments/configs/relay.py", workdir="runs/relay")
+
+Wrong input (an InputError, or flags and config files that do not parse) ends in one line on
+stderr and exit status 2; `--debug` shows the stack trace before it. Ctrl-C exits with 130.
+"""
+
+import logging
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app as absl_app
+from absl import flags
+from absl import logging as absl_logging
+from ml_collections import ConfigDict
+
+from experiments import config_file
+from experiments.freeze import freeze
+from rmas.errors import InputError
+from rmas.evaluation.report import printable
+
+__all__ = ["config_from_flags", "freeze", "run"]
+
+FLAGS = flags.FLAGS
+_HELP = ("--help", "-help", "-h", "--helpshort", "-?")
+_OURS = {
+    "config": "config file: Python with a function get_config()",
+    "workdir": "folder of this run; a started run in it is resumed",
+    "debug": "show the stack trace of an error",
+}
+
+
+def run(
+    main: Callable[[list[str]], int | None], config: str | None = None, workdir: str | None = None
+) -> None:
+    """Parses the flags, runs `main(argv)`, and exits; never returns.
+
+    `config` is the default of `--config`; without one the main has no such flag. `workdir` is
+    the default of `--workdir`; without one a main that asks for it makes the flag required.
+    """
+
+    def parse(argv: list[str]) -> list[str]:
+        return _parse(argv, main, config, workdir)
+
+    try:
+        absl_app.run(main, flags_parser=parse)
+    except InputError as error:
+        if _debug():
+            traceback.print_exc()
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        if _debug():
+            traceback.print_exc()
+        after = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
+        print(f"{after}interrupted; the same command resumes the run", file=sys.stderr)
+        sys.exit(130)
+
+
+def config_from_flags() -> tuple[ConfigDict, Path]:
+    """The config with all overrides, and the work folder (not made yet).
+
+    Raises InputError where `--workdir` is missing.
+    """
+    if not FLAGS.workdir:
+        raise InputError(
+            "--workdir is missing; name a folder for this run, as --workdir=runs/first"
+        )
+    return FLAGS.config, Path(FLAGS.workdir).expanduser()
+
+
+def _parse(argv: list[str], main: Callable, config: str | None, workdir: str | None) -> list[str]:
+    flags.DEFINE_string("workdir", workdir, _OURS["workdir"])
+    flags.DEFINE_boolean("debug", False, _OURS["debug"])
+    loaded = None
+    try:
+        argv = [argv[0], *FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
+        wants_help = any(word in _HELP for word in argv[1:])
+        if config is not None:
+            named, argv = config_file.split_argv(argv)
+            spec = named or config_file.find_default(config)
+            if wants_help:
+                _print_help(main, spec, workdir)
+                sys.exit(0)
+            loaded = config_file.load(spec)
+            config_file.define_flag(loaded, spec, argv)
+        elif wants_help:
+            _print_help(main, None, workdir)
+            sys.exit(0)
+        rest = FLAGS(argv)
+    except flags.Error as error:
+        raise InputError(config_file.explain(error, loaded)) from error
+    if len(rest) > 1:
+        raise InputError(f"unexpected argument {rest[1]!r}; flags are given as --name=value")
+    if FLAGS["verbosity"].using_default_value:
+        FLAGS.verbosity = absl_logging.WARNING  # absl's own default tells what libraries do
+    if not FLAGS.debug:
+        absl_logging.get_absl_handler().setFormatter(_OneLine())
+    return rest
+
+
+class _OneLine(logging.Formatter):
+    """`warning: ...`, since a user has no use for times and source lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {_one_line(record.getMessage())}"
+
+
+def _print_help(main: Callable, spec: str | None, workdir: str | None) -> None:
+    module = sys.modules[main.__module__]
+    print((module.__doc__ or f"{sys.argv[0]} has no description.").strip())
+    print("\nFlags:")
+    if spec is not None:
+        _print_flag("--config=FILE", f"{_OURS['config']} (default: {spec})")
+        try:
+            fields = list(config_file.flat(config_file.load(spec)))
+            text = f"set one field; {spec} has"
+        except InputError as error:
+            fields, text = [], f"set one field; but {_one_line(error)}"
+        _print_flag("--config.FIELD=VALUE", text)
+        for name, value in fields:
+            print(f"        {printable(f'{name} = {value!r}')}")
+    _print_flag(
+        "--workdir=FOLDER", _OURS["workdir"] + (f" (default: {workdir})" if workdir else "")
+    )
+    _print_flag("--debug", _OURS["debug"])
+    name = sys.argv[0] if main.__module__ == "__main__" else main.__module__
+    for flag in FLAGS.get_key_flags_for_module(name):
+        default = "" if flag.default is None else f" (default: {flag.default})"
+        _print_flag(f"--{flag.name}", f"{flag.help}{default}")
+    _print_flag("--helpfull", "flags of the libraries, too")
+
+
+def _print_flag(name: str, text: str) -> None:
+    print(f"  {name}")
+    print(textwrap.fill(text, 92, initial_indent=" " * 6, subsequent_indent=" " * 6))
+
+
+def _debug() -> bool:
+    """Whether `--debug` was given, also where the flags did not get parsed."""
+    if FLAGS.is_parsed():
+        return bool(FLAGS.debug)
+    return any(word in ("--debug", "-debug", "--debug=true") for word in sys.argv)
+
+
+def _one_line(error: object) -> str:
+    """The text on one line, with nothing in it that could act on a terminal."""
+    return printable("; ".join(s for line in str(error).splitlines() if (s := line.strip())))
