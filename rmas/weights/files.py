@@ -94,7 +94,7 @@ def _shards(directory: Path) -> dict[str, str]:
         raise InputError(f"{path} must be JSON with a weight_map object: {e!r}") from e
     if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
         raise InputError(f"{path}: weight_map must map tensor names to file names")
-    outside = {f for f in files.values() if f != Path(f).name or "\\" in f or "\0" in f}
+    outside = {f for f in files.values() if f != Path(f).name or f in ("", "..") or "\0" in f}
     if outside:
         raise InputError(f"{path}: file names must not leave the folder: {listed(outside)}")
     return files

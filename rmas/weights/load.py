@@ -67,7 +67,8 @@ def on_device(path: str, shape: tuple[int, ...], dtype: np.dtype, read: Read) ->
         return jnp.array(read((slice(0, shape[0]), *rest)))
     stack = jnp.zeros(shape, jnp.array(np.zeros((), dtype)).dtype)
     for i in range(shape[0]):
-        stack = _put(stack, read((slice(i, i + 1), *rest)), i)
+        # Waiting keeps rows from queueing up in host memory.
+        stack = _put(stack, read((slice(i, i + 1), *rest)), i).block_until_ready()
     return stack
 
 
