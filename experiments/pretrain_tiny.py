@@ -41,6 +41,7 @@ FACTS_PER_ROW = 10
 FACT_STEPS = 100
 MAX_POSITIONS = 256
 LENGTH = 84  # the longest example: prompt 34, message 24, text 25
+NUMBERS = (3, 5, 7)  # places of value, argument and result in a text
 SHORTEST_MESSAGE = 8  # words up to and with the result
 
 
@@ -75,17 +76,17 @@ RECIPES = {
     "planner": Recipe(
         _config("qwen3", 96, 288, attention_bias=False),
         ("<|endoftext|>", "<|unk|>", "<|system|>", "<|user|>", "<|assistant|>", "<|im_end|>"),
-        (600, 300),
+        (1000, 400),
     ),
     "critic": Recipe(
         _config("llama", 80, 240, attention_bias=False, mlp_bias=False),
         ("<pad>", "<unk>", "<sys>", "<usr>", "<bot>", "<eot>"),
-        (1000, 300),
+        (1000, 400),
     ),
     "solver": Recipe(
         _config("qwen2", 128, 360),
         ("[PAD]", "[UNK]", "[SYS]", "[USER]", "[BOT]", "[END]"),
-        (600, 300),
+        (1000, 400),
     ),
 }
 
@@ -112,8 +113,9 @@ def make_tokenizer(recipe: Recipe, seed: int):
     )
     tokenizer.chat_template = (
         "{% for message in messages %}"
-        f"{{% if message['role'] == 'system' %}}{system} {{% else %}}{user} {{% endif %}}"
-        "{{ message['content'] }} {% endfor %}"
+        f"{{% if message['role'] == 'system' %}}{system} {{{{ message['content'] }}}} "
+        f"{{% elif message['role'] == 'user' %}}{user} {{{{ message['content'] }}}} "
+        f"{{% else %}}{assistant} {{{{ message['content'] }}}} {end} {{% endif %}}{{% endfor %}}"
         f"{{% if add_generation_prompt %}}{assistant} {{% endif %}}"
     )
     return tokenizer
@@ -140,17 +142,22 @@ class Curriculum:
         }
         encoded = self.encoded(row, "first" if k == 0 else "later")
         ids = fill(encoded, lambda src: self.chat.ids(" ".join(sources[src].split()[:keep])))
-        text = [*self.chat.ids(row.texts[self.role][k]), *self.chat.close()]
-        return line([ids], (), 0, text=text)
+        return line([ids], (), 0, text=self.chat.text_ids(row.texts[self.role][k]))
 
     def batch(self, rows: list[Row], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Three quarters role prompts, one quarter rows of facts."""
+        """Seven eighths role prompts, one eighth rows of facts."""
         lines, weights = [], []
-        n_roles = len(rows) * 3 // 4
+        n_roles = len(rows) * 7 // 8
         for row in rows[:n_roles]:
             keep = 24 if rng.random() < 0.5 else int(rng.integers(SHORTEST_MESSAGE, 25))
-            lines.append(self.role_line(row, int(rng.integers(3)), keep))
-            weights.append([0.0] * (len(lines[-1]) - lines[-1].text) + [1.0] * lines[-1].text)
+            # Later lines are harder to find; lines after the stop are only copied.
+            odds = np.array([k + 1 if k < row.meta["stop"] else 0.5 for k in range(3)])
+            k = int(rng.choice(3, p=odds / odds.sum()))
+            lines.append(self.role_line(row, k, keep))
+            text = [1.0] * lines[-1].text
+            for place in NUMBERS:
+                text[place] = 5.0
+            weights.append([0.0] * (len(lines[-1]) - len(text)) + text)
         facts = self.facts()
         for _ in rows[n_roles:]:
             chosen = [facts[i] for i in rng.integers(len(facts), size=FACTS_PER_ROW)]

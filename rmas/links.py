@@ -4,13 +4,12 @@ An inner link maps an agent's last hidden state to its own input embedding; an o
 it on to another agent's. Parameter names and numerics are the release's (`proj1`, `proj2`,
 `residual_proj`, ...; exact GELU; LayerNorm with bias, eps 1e-5), so that its files map one to one.
 
-| form         | inner link                              | outer link                                        |
-|--------------|-----------------------------------------|---------------------------------------------------|
-| `linear`     | `W1 h`                                  | `W1 h`                                            |
-| `linear_res` | `h + W1 h`                              | `W3 h + W1 h`                                     |
-| `mlp`        | `W2 gelu(W1 h)`                         | `W2 gelu(W1 h)`                                   |
-| `mlp_res`    | `h + W2 gelu(W1 h)` (paper)             | `W3 h + W2 gelu(W1 h)` (paper)                    |
-| `ln_res`     | `LN_post(h + W2 gelu(W1 LN_pre(h)))`    | `LN_target(W3 h + W2 gelu(W1 LN_source(h)))`      |
+form         inner link                             outer link
+`linear`     `W1 h`                                 `W1 h`
+`linear_res` `h + W1 h`                             `W3 h + W1 h`
+`mlp`        `W2 gelu(W1 h)`                        `W2 gelu(W1 h)`
+`mlp_res`    `h + W2 gelu(W1 h)` (paper)            `W3 h + W2 gelu(W1 h)` (paper)
+`ln_res`     `LN_post(h + W2 gelu(W1 LN_pre(h)))`   `LN_target(W3 h + W2 gelu(W1 LN_source(h)))`
 """
 
 import dataclasses

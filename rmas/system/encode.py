@@ -7,6 +7,7 @@ cannot be read as one.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -80,11 +81,22 @@ class ChatTokenizer:
         """Whether the tokenizer would find one of its control tokens in a text."""
         return bool(self._control.search(text))
 
-    def close(self) -> list[int]:
-        """The ids that end an assistant turn: the single eos token."""
-        return [self.tokenizer.eos_token_id]
+    @functools.cached_property
+    def close(self) -> tuple[int, ...]:
+        """The ids that the template puts after an assistant's text; the eos token if none."""
+        mark = _unused_mark("")
+        chat = [{"role": "user", "content": ""}, {"role": "assistant", "content": mark}]
+        rendered = self.tokenizer.apply_chat_template(
+            chat, tokenize=False, enable_thinking=False, date_string=self.date
+        )
+        return tuple(self.ids(rendered.split(mark)[-1])) or (self.tokenizer.eos_token_id,)
 
-    @property
+    @functools.lru_cache(maxsize=100_000)  # noqa: B019 - a tokenizer lives as long as its run
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """A role's text as the model would write it, closing tokens included."""
+        return (*self.data_ids(text), *self.close)
+
+    @functools.cached_property
     def _control(self) -> re.Pattern[str]:
         names = {t.content for t in self.tokenizer.added_tokens_decoder.values()}
         ordered = sorted(names, key=len, reverse=True)

@@ -1,9 +1,10 @@
 """A task: how an answer is read from a text, and how it is scored against the gold answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rmas.tasks import relay
+from rmas.tasks.rows import Row
 
 Scores = dict[str, float]
 """`exact` is the honest score; `release_compatible` grades as the public release does."""
@@ -11,11 +12,15 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of question. Both functions are pure; `score` takes None where no answer was found."""
+    """A kind of question; `score` takes None where no answer was found.
+
+    `ceiling` gives the accuracy of a faultless system with so many rounds, where a task knows it.
+    """
 
     name: str
     extract: Callable[[str], str | None]
     score: Callable[[str | None, str], Scores]
+    ceiling: Callable[[Sequence[Row], int], float] | None = None
 
     def grade(self, text: str, gold: str) -> tuple[str | None, Scores]:
         """The answer in a text (None where there is none) and its scores, each from 0 to 1."""
@@ -29,4 +34,7 @@ def exact_match(answer: str | None, gold: str) -> Scores:
     return {"exact": hit, "release_compatible": hit}
 
 
-RELAY = Task("relay", extract=relay.extract_answer, score=exact_match)
+RELAY = Task("relay", extract=relay.extract_answer, score=exact_match, ceiling=relay.ceiling)
+
+TASKS = {RELAY.name: RELAY}
+"""Tasks by the family of their prompts."""

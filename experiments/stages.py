@@ -1,0 +1,179 @@
+"""The three stages of an experiment; each resumes in its own folder and leaves what is done."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from experiments.assembly import Assembly
+from rmas.errors import InputError
+from rmas.evaluation.report import summarise
+from rmas.evaluation.runner import Method, Plan, run
+from rmas.links import parse_form
+from rmas.shapes import Params
+from rmas.system.decode import Sampling
+from rmas.system.load import System
+from rmas.system.run import Limits, Runner
+from rmas.system.topology import single
+from rmas.tasks.grading import TASKS
+from rmas.training.files import atomic_write_json
+from rmas.training.initial import align_outer_links
+from rmas.training.inner import train_inner
+from rmas.training.loop import Schedule
+from rmas.training.objectives import parse_objective
+from rmas.training.outer import train_outer
+from rmas.training.workdir import open_workdir
+
+_log = logging.getLogger(__name__)
+LINKS = "links"
+
+
+def inner_stage(a: Assembly, agents: Sequence[str] = ()) -> None:
+    """Trains the inner link of every agent (or of those named): `inner/<agent>/links`."""
+    s = a.settings
+    for agent in agents or a.system.topology.agents:
+        if agent not in a.system.topology.agents:
+            raise InputError(
+                f"agent {agent!r} is unknown; known: {', '.join(a.system.topology.agents)}"
+            )
+        folder = a.workdir / "inner" / agent
+        open_workdir(folder, a.identity("links", "inner"))
+        links = train_inner(
+            agent,
+            folder=folder,
+            game=a.game,
+            params=a.system.agents[agent].params,
+            links=a.random_links(),
+            examples=a.examples(s.inner.max_length),
+            source=a.split("train"),
+            schedule=Schedule(s.inner.optim, s.inner.batch_size, s.seed, s.inner.save_every),
+        )
+        a.save(folder / LINKS, {"inner": {agent: links}})
+
+
+def outer_stage(a: Assembly) -> None:
+    """Trains the whole system from the inner links in the same workdir: `outer/links`."""
+    s = a.settings
+    template = jax.eval_shape(a.random_links)
+    inner = {}
+    for agent in a.system.topology.agents:
+        folder = a.workdir / "inner" / agent / LINKS
+        if not folder.exists():
+            raise InputError(
+                f"{folder} is missing; run experiments.train_inner with this --workdir first"
+            )
+        inner |= a.load(folder, {"inner": {agent: template["inner"][agent]}})["inner"]
+    folder = a.workdir / "outer"
+    open_workdir(folder, a.identity("latent_steps", "links", "inner", "outer"))
+    examples = a.examples(s.outer.max_length)
+
+    def start() -> Params:
+        links = {"inner": inner, "outer": a.random_links()["outer"]}
+        if s.links.init == "aligned":
+            rows = a.split("train")[: s.links.aligned_rows]
+            links = align_outer_links(
+                a.game.spec, a.system.params(), links, examples, rows, s.seed, s.links.ridge
+            )
+        return {part: links[part] for part in s.outer.train}
+
+    fixed = {} if "inner" in s.outer.train else {"inner": inner}
+    if "outer" not in s.outer.train:
+        fixed["outer"] = a.random_links()["outer"]
+    links = train_outer(
+        parse_objective(s.outer.objective),
+        folder=folder,
+        game=a.game,
+        params=a.system.params(),
+        fixed=fixed,
+        links=start,
+        examples=examples,
+        source=a.split("train"),
+        schedule=Schedule(s.outer.optim, s.outer.batch_size, s.seed, s.outer.save_every),
+    )
+    a.save(folder / LINKS, links)
+
+
+def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
+    """Runs all methods: `evaluate/{records,timings}.jsonl`, `evaluate/summary.json`.
+
+    Returns the rows of the final table.
+    """
+    s, e = a.settings, a.settings.evaluate
+    if s.system.family not in TASKS:
+        raise InputError(
+            f"no grading for task family {s.system.family!r}; known: {', '.join(TASKS)}"
+        )
+    task, rows = TASKS[s.system.family], a.split(e.split)
+    rows = rows[: e.limit] if e.limit else rows[:]
+    links = a.untrained_links()
+    if "latent" in e.methods:
+        folder = links_folder or a.workdir / "outer" / LINKS
+        if not folder.exists():
+            raise InputError(
+                f"{folder} is missing; run experiments.train_outer with this --workdir first, "
+                "name another folder with --links, or leave latent out of evaluate.methods"
+            )
+        links = a.load(folder, links)
+    folder = a.workdir / "evaluate"
+    identity = a.identity("latent_steps", "links", "evaluate")
+    identity["trained_links"] = _digest(links) if "latent" in e.methods else "none"
+    open_workdir(folder, identity)
+    plan = Plan(s.system.family, methods(a, links), rows, e.batch_size, s.seed)
+    records, seconds = run(plan, task, folder)
+    ceilings = {}
+    if task.ceiling:
+        ceilings = {r: task.ceiling(rows, r) for r in e.rounds}
+    summary = summarise(records, ceilings=ceilings, seconds=seconds)
+    atomic_write_json(folder / "summary.json", {"rows": summary})
+    return summary
+
+
+def methods(a: Assembly, links: Params) -> tuple[Method, ...]:
+    """The methods of the settings, in the order of the table."""
+    s, e = a.settings, a.settings.evaluate
+    form = parse_form(s.links.form)
+    sampling = Sampling(e.temperature, e.top_p, e.top_k)
+
+    def runner(system: System, message_tokens: int) -> Runner:
+        return Runner(
+            system, Limits(s.latent_steps, e.max_new_tokens, message_tokens), sampling, s.seed
+        )
+
+    def latent(links: Params, rounds: int):
+        whole = runner(a.system, e.message_tokens)
+        return lambda questions, batch: whole.latent(links, form, questions, rounds, batch)
+
+    def text(system: System, message_tokens: int, rounds: int):
+        whole = runner(system, message_tokens)
+        return lambda questions, batch: whole.text(questions, rounds, batch)
+
+    found: list[Method] = []
+    for name in e.methods:
+        if name == "single":
+            for agent in a.system.topology.agents:
+                alone = dataclasses.replace(a.system, topology=single(agent))
+                # An agent alone has no rounds to repeat.
+                found.append(Method(f"single:{agent}", 1, text(alone, e.max_new_tokens, 1)))
+            continue
+        for rounds in e.rounds:
+            answer = {
+                "latent": lambda r=rounds: latent(links, r),
+                "untrained": lambda r=rounds: latent(a.untrained_links(), r),
+                "text": lambda r=rounds: text(a.system, e.message_tokens, r),
+                "text_terse": lambda r=rounds: text(a.system, e.terse_tokens, r),
+            }[name]()
+            found.append(Method(name, rounds, answer))
+    return tuple(found)
+
+
+def _digest(links: Params) -> str:
+    import hashlib
+
+    import numpy as np
+
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(links):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,24 @@
+"""Trains the inner link of every agent: hidden states to the agent's own embeddings.
+
+  python -m experiments.train_inner --config=CONFIG.py --workdir=runs/tiny
+
+Writes `inner/<agent>/{links,checkpoints,metrics.jsonl}` in the workdir. Killed, it goes on from
+its newest checkpoint when the same command is given again.
+"""
+
+from experiments import app, stages
+from experiments.assembly import Assembly
+from experiments.settings import Settings
+from rmas import parallel
+
+
+def main(_: list[str]) -> None:
+    config, workdir = app.config_from_flags()
+    settings = app.freeze(config, Settings)
+    parallel.start()
+    stages.inner_stage(Assembly(settings, workdir))
+    print(f"links: {workdir / 'inner'}")
+
+
+if __name__ == "__main__":
+    app.run(main, config="experiments/configs/tiny_sequential.py")

@@ -1,0 +1,25 @@
+"""Trains the links of the whole system, from the inner links in the same workdir.
+
+  python -m experiments.train_outer --config=CONFIG.py --workdir=runs/tiny
+
+Objectives: `align`, `rollout`, `teacher_forced`, alone or weighted together, as in
+--config.outer.objective="align:1.0,rollout:0.1". Writes `outer/{links,checkpoints,metrics.jsonl}`.
+Killed, it goes on from its newest checkpoint when the same command is given again.
+"""
+
+from experiments import app, stages
+from experiments.assembly import Assembly
+from experiments.settings import Settings
+from rmas import parallel
+
+
+def main(_: list[str]) -> None:
+    config, workdir = app.config_from_flags()
+    settings = app.freeze(config, Settings)
+    parallel.start()
+    stages.outer_stage(Assembly(settings, workdir))
+    print(f"links: {workdir / 'outer'}")
+
+
+if __name__ == "__main__":
+    app.run(main, config="experiments/configs/tiny_sequential.py")

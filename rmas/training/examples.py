@@ -1,0 +1,192 @@
+"""Rows to the arrays that objectives read, on the host; the same row always gives the same."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from flax import struct
+
+from rmas.shapes import Array
+from rmas.system.batch import Line, bucket, line, stack, with_text
+from rmas.system.encode import fill
+from rmas.system.rendered import Renderer, phase
+from rmas.system.stage import Prompt
+from rmas.system.topology import Edge
+from rmas.tasks.rows import Row
+from rmas.training.alignment import align
+
+
+@struct.dataclass
+class Text:
+    """A prompt that ends in a role's text, and which positions are that text, `[..., B, T]`."""
+
+    prompt: Prompt
+    text_BT: Array
+
+
+@struct.dataclass
+class EdgeTargets:
+    """A teacher text in the receiver's tokens: ids `[..., B, N]`, weights `[..., B, M, N]`."""
+
+    ids_BN: Array
+    weights_BMN: Array
+
+
+@struct.dataclass
+class Targets:
+    """What a rollout should say: its next tokens `[..., B, M]`, and the same for each edge."""
+
+    ids_BM: Array
+    valid_BM: Array
+    edges: dict[str, EdgeTargets]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """Makes training arrays for one system.
+
+    Attributes:
+      rounds: recursion rounds of outer training.
+      latent_steps: M of true rollouts.
+      max_latent_tokens: how many states of a text are handed on in teacher forcing.
+      max_length: longer rows are cut from the left.
+      message_tokens: incoming texts of inner training are cut to so many tokens; 0 keeps them.
+      shift: 0 takes states at a text's own positions (the release), 1 those a rollout sees.
+    """
+
+    renderer: Renderer
+    rounds: int
+    latent_steps: int
+    max_latent_tokens: int
+    max_length: int
+    message_tokens: int
+    shift: int
+
+    def text_ids(self, agent: str, row: Row, k: int) -> tuple[int, ...]:
+        """Teacher text of an agent in round k, closing tokens included."""
+        system = self.renderer.system
+        return system.agents[agent].chat.text_ids(row.text(system.topology.role(agent), k))
+
+    def inner(self, agent: str, rows: Sequence[Row], rng: np.random.Generator) -> Text:
+        """Prompts with teacher texts in their slots, each row at a round drawn by `rng`."""
+        return self.inner_with_texts(agent, rows, rng)[0]
+
+    def inner_with_texts(
+        self, agent: str, rows: Sequence[Row], rng: np.random.Generator
+    ) -> tuple[Text, list[str]]:
+        """`inner`, and the texts themselves."""
+        topology = self.renderer.system.topology
+        lines, texts = [], []
+        for row in rows:
+            k = int(rng.integers(self.rounds))
+            sources = {e.src: self._source_text(e, row, k) for e in topology.incoming(agent)}
+            encoded = self.renderer.encoded(agent, row.question, phase(k))
+            chat = self.renderer.system.agents[agent].chat
+            cut = slice(self.message_tokens or None)
+            ids = fill(encoded, lambda src, s=sources, c=chat, n=cut: c.data_ids(s[src])[n])
+            lines.append(
+                line([ids], (), 0, text=self.text_ids(agent, row, k)).cut_left(self.max_length)
+            )
+            texts.append(row.text(topology.role(agent), k))
+        prompt = stack([lines])
+        return _first(Text(prompt, _text_mask([lines], prompt))), texts
+
+    def teacher_forced(self, rows: Sequence[Row]) -> dict[str, Text]:
+        """Every agent's prompt and text of every round; messages are states of those texts."""
+        topology, take = self.renderer.system.topology, self.max_latent_tokens
+        out = {}
+        for agent in topology.agents:
+            lines = []
+            for k in range(self.rounds):
+                lines.append([])
+                for row in rows:
+                    lengths = {
+                        e.src: min(len(self.text_ids(e.src, row, _round_of(e, k))), take)
+                        for e in topology.incoming(agent)
+                        if e.when == "round" or k > 0
+                    }
+                    encoded = self.renderer.encoded(agent, row.question, phase(k))
+                    text = self.text_ids(agent, row, k)
+                    whole = line(encoded, self.renderer.sources(agent), take, lengths, text)
+                    lines[-1].append(whole.cut_left(self.max_length))
+            prompt = with_text(lines, take, self.shift)
+            out[agent] = Text(prompt, _text_mask(lines, prompt))
+        return out
+
+    def rollout(self, rows: Sequence[Row]) -> tuple[dict[str, Prompt], Text]:
+        """Latent prompts of all rounds, and the output agent's last with its answer's text."""
+        prompts = self.latent(rows)
+        topology = self.renderer.system.topology
+        k = self.rounds - 1
+        lines = []
+        for row in rows:
+            prompt = self.renderer.latent_line(topology.output, row.question, k, self.latent_steps)
+            text = self.text_ids(topology.output, row, k)
+            whole = Line(prompt.ids + text, prompt.slots + (-1,) * len(text), len(text))
+            lines.append(whole.cut_left(self.max_length))
+        last = stack([lines])
+        return prompts, _first(Text(last, _text_mask([lines], last)))
+
+    def latent(self, rows: Sequence[Row]) -> dict[str, Prompt]:
+        """Latent prompts of all rounds."""
+        questions = [row.question for row in rows]
+        return self.renderer.latent_prompts(
+            questions, self.rounds, self.latent_steps, len(rows), room=0
+        )
+
+    def targets(self, rows: Sequence[Row]) -> dict[str, Targets]:
+        """Per agent and round, the first M tokens of its text, its own and its readers'."""
+        topology, m = self.renderer.system.topology, self.latent_steps
+        agents = self.renderer.system.agents
+        out = {}
+        for agent in topology.agents:
+            ids = np.zeros((self.rounds, len(rows), m), np.int32)
+            valid = np.zeros(ids.shape, bool)
+            found = {e: [] for e in topology.outgoing(agent)}
+            for k in range(self.rounds):
+                for b, row in enumerate(rows):
+                    own = self.text_ids(agent, row, k)[:m]
+                    ids[k, b, : len(own)], valid[k, b, : len(own)] = own, True
+                    text = row.text(topology.role(agent), k)
+                    for e, pairs in found.items():
+                        pairs.append(align(agents[agent].chat, agents[e.dst].chat, text, m))
+            edges = {
+                f"{e.src}->{e.dst}": _edge_targets(pairs, ids.shape) for e, pairs in found.items()
+            }
+            out[agent] = Targets(ids, valid, edges)
+        return out
+
+    def _source_text(self, edge: Edge, row: Row, k: int) -> str:
+        role = self.renderer.system.topology.role(edge.src)
+        return row.text(role, max(_round_of(edge, k), 0))
+
+
+def _round_of(edge: Edge, k: int) -> int:
+    """The round in which a message that is read in round k was made."""
+    return k - (edge.when == "feedback")
+
+
+def _text_mask(lines: Sequence[Sequence[Line]], prompt: Prompt) -> np.ndarray:
+    T = prompt.ids_BT.shape[-1]
+    counts = np.array([[row.text for row in rows] for rows in lines])
+    return np.arange(T) >= T - counts[..., None]
+
+
+def _first(text: Text) -> Text:
+    prompt = Prompt(
+        *(x[0] for x in (text.prompt.ids_BT, text.prompt.valid_BT, text.prompt.slot_BT))
+    )
+    return Text(prompt, text.text_BT[0])
+
+
+def _edge_targets(
+    pairs: list[tuple[tuple[int, ...], np.ndarray]], shape: tuple[int, ...]
+) -> EdgeTargets:
+    N = bucket(max(len(ids) for ids, _ in pairs))
+    ids_XN = np.zeros((len(pairs), N), np.int32)
+    weights_XMN = np.zeros((len(pairs), shape[-1], N), np.float32)
+    for x, (ids, weights) in enumerate(pairs):
+        ids_XN[x, : len(ids)] = ids
+        weights_XMN[x, :, : len(ids)] = weights
+    lead = shape[:2]
+    return EdgeTargets(ids_XN.reshape(*lead, N), weights_XMN.reshape(*lead, shape[-1], N))

@@ -1,0 +1,68 @@
+"""Aligned outer links: ridge regression on teacher texts (initialisation, before training)."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from rmas import models
+from rmas.links import aligned_outer, edge_name
+from rmas.shapes import Params
+from rmas.system.stage import SystemSpec
+from rmas.tasks.rows import Row
+from rmas.training.alignment import align
+from rmas.training.examples import Examples, Text
+
+
+def align_outer_links(
+    spec: SystemSpec,
+    params: dict[str, Params],
+    links: Params,
+    examples: Examples,
+    rows: Sequence[Row],
+    seed: int,
+    ridge: float,
+) -> Params:
+    """Links whose outer residual paths map inner-mapped states to the readers' embeddings.
+
+    For each edge, states of the sender over teacher texts of `rows` (one position earlier than
+    the token, as a rollout sees them) are paired with the reader's embeddings of the same
+    piece of text. Both may cut text differently: see `alignment.align`.
+    """
+    topology = examples.renderer.system.topology
+    agents = examples.renderer.system.agents
+    outer = dict(links["outer"])
+    for agent in topology.agents:
+        edges = topology.outgoing(agent)
+        if not edges:
+            continue
+        rng = np.random.default_rng([seed, topology.index(agent)])
+        batch, texts = examples.inner_with_texts(agent, rows, rng)
+        z_BTD = np.asarray(
+            _states(spec, agent, params[agent], links, jax.tree.map(np.asarray, batch))
+        )
+        for e in edges:
+            table_VD = np.asarray(params[e.dst]["embed"]["weight"], np.float32)
+            z, y = [], []
+            for b, text in enumerate(texts):
+                n = int(batch.text_BT[b].sum())
+                if n == z_BTD.shape[1]:
+                    continue  # cut so short that no state comes before the text
+                ids, weights_NN = align(agents[agent].chat, agents[e.dst].chat, text, n)
+                known = weights_NN.any(axis=1)
+                own = z_BTD[b, -n - 1 : -1]
+                z.append(own[known])
+                y.append((weights_NN @ table_VD[list(ids)])[known])
+            name = edge_name(e.src, e.dst)
+            outer[name] = aligned_outer(outer[name], np.concatenate(z), np.concatenate(y), ridge)
+    return {"inner": links["inner"], "outer": outer}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _states(spec: SystemSpec, agent: str, params: Params, links: Params, batch: Text):
+    prompt = batch.prompt
+    x_BTD = models.embed(params, prompt.ids_BT)
+    pos_BT = models.positions(prompt.valid_BT)
+    h_BTD, _ = models.run(spec.model(agent), params, x_BTD, prompt.valid_BT, pos_BT)
+    return spec.links.inner(links, agent, h_BTD)

@@ -1,0 +1,140 @@
+"""The training loop: one file, top to bottom; inner and outer training both run it."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from rmas.shapes import Array, Params
+from rmas.tasks.pipeline import batches
+from rmas.tasks.rows import Row
+from rmas.training import optim as optimizers
+from rmas.training.checkpoints import Checkpoints
+from rmas.training.metrics import MetricsWriter, Progress
+from rmas.training.optim import Optim
+
+Loss = Callable[[Params, Any, Any, Array], tuple[Array, dict[str, Array]]]
+"""`loss(links, frozen, batch, key) -> (loss, parts)`: links alone are differentiated."""
+
+
+@struct.dataclass
+class TrainState:
+    """All that training changes; the checkpoint adds the place in the data."""
+
+    links: Params
+    opt_state: optax.OptState
+    step: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Length and pace of a run."""
+
+    optim: Optim
+    batch_size: int
+    seed: int
+    save_every: int
+
+
+def make_step(loss: Loss, optimizer: optax.GradientTransformation):
+    """The compiled update `(state, frozen, batch, key) -> (state, metrics)`.
+
+    `frozen` holds whatever is not trained; it is an argument, so that weights are neither
+    copied into the program nor donated.
+    """
+
+    @jax.jit
+    def step(state: TrainState, frozen, batch, key: Array):
+        key = jax.random.fold_in(key, state.step)
+        grad_fn = jax.value_and_grad(loss, has_aux=True)
+        (value, parts), grads = grad_fn(state.links, frozen, batch, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.links)
+        links = optax.apply_updates(state.links, updates)
+        metrics = {"loss": value, "grad_norm": optax.global_norm(grads), **parts}
+        return TrainState(links, opt_state, state.step + 1), metrics
+
+    return step
+
+
+def fit(
+    *,
+    folder: Path,
+    label: str,
+    schedule: Schedule,
+    links: Callable[[], Params],
+    frozen: Any,
+    loss: Loss,
+    source: Sequence[Row],
+    prepare: Callable[[list[Row], int], Any],
+) -> Params:
+    """Trains links to the end of the schedule, from the newest checkpoint in `folder` if any.
+
+    A run that was killed and is started again goes through the same batches, keys and updates:
+    its links are bit-identical to an uninterrupted run's on the same kind of machine.
+
+    Args:
+      folder: receives `checkpoints/` and `metrics.jsonl`.
+      links: makes the initial links; not called on resume past the first step.
+      frozen: what `loss` reads besides links (weights of agents).
+      prepare: `prepare(rows, step)` -> arrays; must depend on its arguments alone.
+    """
+    # 1. State: fresh, or as the newest checkpoint has it.
+    optimizer = optimizers.make(schedule.optim)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    total, resumed = schedule.optim.steps, checkpoints.latest_step() is not None
+    if resumed:
+        template = jax.eval_shape(lambda: _fresh(links(), optimizer))
+        template = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_placement()), template
+        )
+        start, state, data_state, _ = checkpoints.restore(template)
+    else:
+        # Committed like a restored state, so that both enter one executable.
+        start, state = 0, jax.device_put(_fresh(links(), optimizer), _placement())
+    if start >= total:
+        checkpoints.close()
+        return state.links
+
+    # 2. Data, from where the checkpoint left it.
+    stream = iter(batches(source, seed=schedule.seed, batch_size=schedule.batch_size))
+    if resumed:
+        stream.set_state(data_state)
+
+    # 3. Steps. Metrics of one step are read while the next one runs.
+    step_fn = make_step(loss, optimizer)
+    key = jax.random.key(schedule.seed)
+    pending = None
+    with (
+        MetricsWriter(folder, last_step=start) as writer,
+        Progress(total, start=start, label=label) as progress,
+    ):
+        for n in range(start, total):
+            state, metrics = step_fn(state, frozen, prepare(next(stream), n), key)
+            _record(writer, pending)
+            pending = (n + 1, metrics)
+            progress.update(n + 1, loss=lambda m=metrics: m["loss"])
+            if (n + 1) % schedule.save_every == 0 or n + 1 == total:
+                _record(writer, pending)
+                pending = None
+                checkpoints.save(n + 1, state, stream.get_state(), {"label": label})
+    checkpoints.close()
+    return state.links
+
+
+def _fresh(links: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    return TrainState(links, optimizer.init(links), jnp.zeros((), jnp.int32))
+
+
+def _placement() -> jax.sharding.Sharding:
+    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+def _record(writer: MetricsWriter, pending: tuple[int, dict[str, Array]] | None) -> None:
+    if pending is not None:
+        step, metrics = pending
+        writer.write(step, {name: float(value) for name, value in metrics.items()})

@@ -1,0 +1,228 @@
+"""What links are trained on. Every loss is a mean over rows of means over a row's positions.
+
+`inner_loss` trains one agent's inner link. The others train a whole system and can be weighted
+together: `teacher_forced` (the release's), `rollout` (cross-entropy through true rollouts) and
+`align` (each rollout against its teacher text, hop by hop).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rmas import models
+from rmas.errors import InputError
+from rmas.links import edge_name
+from rmas.models.ops import PRECISION
+from rmas.shapes import Array, Params
+from rmas.system.recursion import recurse
+from rmas.system.stage import SystemSpec, inputs, rollout, send, silence, teacher_forced
+from rmas.system.topology import Topology
+from rmas.tasks.rows import Row
+from rmas.training.examples import Examples, Targets, Text
+
+
+@dataclasses.dataclass(frozen=True)
+class Game:
+    """Static facts that losses need; hashable.
+
+    `on_policy` is the share of rows whose slots hold the links' own messages in `align` (the
+    others hold the teacher's), `earlier_rounds` the weight of the mean loss of the rounds before
+    the last in `teacher_forced` (0: the last alone; the release's alternative is 0.1).
+    """
+
+    topology: Topology
+    spec: SystemSpec
+    latent_steps: int
+    on_policy: float
+    earlier_rounds: float
+
+
+def row_mean(value_BT: Array, mask_BT: Array) -> Array:
+    """Mean of each row over its masked positions `[B]`; zero for a row without any."""
+    count_B = jnp.sum(mask_BT, axis=-1)
+    return jnp.sum(jnp.where(mask_BT, value_BT, 0.0), axis=-1) / jnp.maximum(count_B, 1)
+
+
+def inner_loss(game: Game, agent: str, params: Params, links: Params, batch: Text) -> Array:
+    """Cosine distance of `inner(h_{t-1})` to the embedding of token t, over the role's text.
+
+    The paper's first stage (reference: inner loop). The agent runs without gradient.
+    """
+    prompt = batch.prompt
+    x_BTD = models.embed(params, prompt.ids_BT)
+    pos_BT = models.positions(prompt.valid_BT)
+    model = game.spec.model(agent)
+    h_BTD, _ = models.run(model, params, x_BTD, prompt.valid_BT, pos_BT)
+    z_BTD = game.spec.links.inner(links, agent, jax.lax.stop_gradient(h_BTD[:, :-1]))
+    y_BTD = x_BTD[:, 1:].astype(z_BTD.dtype)
+    distance_BT = 1.0 - optax.losses.cosine_similarity(z_BTD, y_BTD, epsilon=1e-8)
+    return jnp.mean(row_mean(distance_BT, batch.text_BT[:, 1:] & prompt.valid_BT[:, :-1]))
+
+
+def text_loss(game: Game, agent: str, params: Params, batch: Text, incoming) -> Array:
+    """Cross-entropy of an agent's text after its slotted prompt, per row `[B]`."""
+    prompt = batch.prompt
+    model = game.spec.model(agent)
+    x_BTD = inputs(params, prompt, incoming)
+    pos_BT = models.positions(prompt.valid_BT)
+    h_BTD, _ = models.run(model, params, x_BTD, prompt.valid_BT, pos_BT)
+    logits_BTV = models.unembed(model, params, h_BTD[:, :-1])
+    loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, prompt.ids_BT[:, 1:])
+    return row_mean(loss_BT, batch.text_BT[:, 1:] & prompt.valid_BT[:, :-1])
+
+
+def teacher_forced_loss(game: Game, params, links, batch: dict[str, Text], key) -> Array:
+    """The release's outer loop: messages are states of teacher texts, the loss the answer's."""
+    topology, out = game.topology, game.topology.output
+    prompts = {agent: text.prompt for agent, text in batch.items()}
+    rounds = prompts[out].ids_BT.shape[0]
+
+    def stage(agent, prompt, incoming, text_BT):
+        def turn(links, incoming):
+            x_BTD = inputs(params[agent], prompt, incoming)
+            z_BMD = teacher_forced(game.spec, params[agent], links, agent, x_BTD, prompt)
+            loss_B = jnp.zeros(len(x_BTD))
+            if agent == out and game.earlier_rounds:
+                loss_B = text_loss(game, agent, params[agent], Text(prompt, text_BT), incoming)
+            return send(topology, game.spec, links, agent, z_BMD), loss_B
+
+        return jax.checkpoint(turn)(links, incoming)
+
+    take = prompts[out].take_BM.shape[-1]
+    quiet = silence(game.spec, links, prompts[out].ids_BT.shape[1], take)
+    masks = {agent: text.text_BT for agent, text in batch.items()}
+    incoming, aux = recurse(topology, prompts, stage, quiet, masks)
+    last = jax.tree.map(lambda x: x[-1], batch[out])
+    loss = jnp.mean(text_loss(game, out, params[out], last, incoming))
+    if rounds > 1 and game.earlier_rounds:
+        loss = loss + game.earlier_rounds * jnp.mean(aux[out])
+    return loss
+
+
+def rollout_loss(game: Game, params, links, batch, key) -> Array:
+    """Cross-entropy of the answer through the true rollouts of all rounds."""
+    prompts, last = batch
+    topology, out = game.topology, game.topology.output
+
+    def stage(agent, prompt, incoming, _):
+        def turn(links, incoming):
+            x_BTD = inputs(params[agent], prompt, incoming)
+            z_BMD = rollout(
+                game.spec,
+                params[agent],
+                links,
+                agent,
+                x_BTD,
+                prompt.valid_BT,
+                game.latent_steps,
+                checkpoint=True,
+            )
+            return send(topology, game.spec, links, agent, z_BMD)
+
+        return jax.checkpoint(turn)(links, incoming), ()
+
+    quiet = silence(game.spec, links, prompts[out].ids_BT.shape[1], game.latent_steps)
+    incoming, _ = recurse(topology, prompts, stage, quiet)
+    return jnp.mean(text_loss(game, out, params[out], last, incoming))
+
+
+def align_loss(game: Game, params, links, batch, key) -> Array:
+    """Each true rollout against the teacher's text, in the sender's and the readers' embeddings.
+
+    Normalised squared error of `inner(h_t)` to the embedding of the agent's next token, and of
+    `outer(inner(h_t))` to the reader's embedding of the same piece of text. Gradients stay
+    inside a turn. This objective is ours, not the paper's.
+    """
+    prompts, targets = batch
+    topology, spec = game.topology, game.spec
+    rows = prompts[topology.output].ids_BT.shape[1]
+    own_B11 = jax.random.bernoulli(key, game.on_policy, (rows, 1, 1))
+
+    def stage(agent, prompt, incoming, target: Targets):
+        def turn(links, incoming):
+            x_BTD = inputs(params[agent], prompt, incoming)
+            z_BMD = rollout(
+                spec,
+                params[agent],
+                links,
+                agent,
+                x_BTD,
+                prompt.valid_BT,
+                game.latent_steps,
+                checkpoint=True,
+            )
+            y_BMD = models.embed(params[agent], target.ids_BM)
+            loss = _normalised_error(z_BMD, y_BMD, target.valid_BM)
+            sent = {}
+            for e in topology.outgoing(agent):
+                name = edge_name(e.src, e.dst)
+                z_BMd, wanted = spec.links.outer(links, e.src, e.dst, z_BMD), target.edges[name]
+                y_BNd = models.embed(params[e.dst], wanted.ids_BN).astype(z_BMd.dtype)
+                y_BMd = jnp.einsum("BMN,BNd->BMd", wanted.weights_BMN, y_BNd, precision=PRECISION)
+                loss += _normalised_error(z_BMd, y_BMd, jnp.any(wanted.weights_BMN > 0, axis=-1))
+                sent[name] = jnp.where(own_B11, jax.lax.stop_gradient(z_BMd), y_BMd)
+            return sent, loss
+
+        return turn(links, incoming)
+
+    quiet = silence(spec, links, rows, game.latent_steps)
+    _, aux = recurse(topology, prompts, stage, quiet, targets)
+    turns = sum(len(value) for value in aux.values())
+    return sum(jnp.sum(value) for value in aux.values()) / turns
+
+
+def _normalised_error(z_BMD: Array, y_BMD: Array, valid_BM: Array) -> Array:
+    y_BMD = y_BMD.astype(z_BMD.dtype)
+    scale = jnp.mean(row_mean(jnp.sum(y_BMD**2, axis=-1), valid_BM))
+    return jnp.mean(row_mean(jnp.sum((z_BMD - y_BMD) ** 2, axis=-1), valid_BM)) / scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """How rows become arrays, and arrays a loss `(game, params, links, batch, key) -> scalar`."""
+
+    prepare: Callable[[Examples, Sequence[Row]], Any]
+    loss: Callable[..., Array]
+
+
+OBJECTIVES = {
+    "teacher_forced": Objective(Examples.teacher_forced, teacher_forced_loss),
+    "rollout": Objective(Examples.rollout, rollout_loss),
+    "align": Objective(lambda ex, rows: (ex.latent(rows), ex.targets(rows)), align_loss),
+}
+
+
+def parse_objective(text: str) -> tuple[tuple[str, float], ...]:
+    """`"align:1.0,rollout:0.1"` as names and weights; a name alone weighs 1.
+
+    Raises `InputError` for an unknown name, a repeated one or a weight that is not positive.
+    """
+    found: dict[str, float] = {}
+    for item in text.split(","):
+        name, _, weight = (part.strip() for part in item.partition(":"))
+        if name not in OBJECTIVES or name in found:
+            known = ", ".join(OBJECTIVES)
+            raise InputError(f"objective {text!r}: {name!r} is unknown or repeated; known: {known}")
+        try:
+            found[name] = float(weight) if weight else 1.0
+        except ValueError:
+            found[name] = 0.0
+        if not (found[name] > 0 and np.isfinite(found[name])):
+            raise InputError(f"objective {text!r}: weight {weight!r} of {name!r} is not positive")
+    return tuple(found.items())
+
+
+def system_loss(game: Game, objective, params, links, batches, key) -> tuple[Array, dict]:
+    """The weighted sum of objectives, and each of them for the record."""
+    losses = {
+        name: OBJECTIVES[name].loss(game, params, links, batches[name], jax.random.fold_in(key, n))
+        for n, (name, _) in enumerate(objective)
+    }
+    total = functools.reduce(jnp.add, [weight * losses[name] for name, weight in objective])
+    return total, losses

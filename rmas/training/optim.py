@@ -1,0 +1,45 @@
+"""The optimizer: AdamW on links, warm-up then cosine to zero, gradients clipped by global norm."""
+
+import dataclasses
+
+import optax
+
+from rmas.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """Settings; the defaults are the release's.
+
+    With warm-up the first update has learning rate 0, as in the release.
+    """
+
+    steps: int = 20_000
+    lr: float = 5e-4
+    warmup_steps: int = 10
+    b1: float = 0.9
+    b2: float = 0.95
+    weight_decay: float = 0.0
+    clip: float = 1.0
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise InputError(f"optim.steps is {self.steps}; it must be at least 1")
+        if not self.lr > 0:
+            raise InputError(f"optim.lr is {self.lr}; it must be positive")
+        if self.warmup_steps < 0:
+            raise InputError(f"optim.warmup_steps is {self.warmup_steps}; it must not be negative")
+
+
+def make(optim: Optim) -> optax.GradientTransformation:
+    """The optax chain."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if optim.warmup_steps else optim.lr,
+        peak_value=optim.lr,
+        warmup_steps=optim.warmup_steps,
+        decay_steps=max(optim.steps, optim.warmup_steps + 1),
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(optim.clip),
+        optax.adamw(schedule, b1=optim.b1, b2=optim.b2, weight_decay=optim.weight_decay),
+    )
