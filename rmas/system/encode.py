@@ -72,14 +72,21 @@ class ChatTokenizer:
         """Token ids of untrusted text, in which nothing is a control token."""
         ids: list[int] = []
         for piece in self._harmless(text):
-            ids += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True)[
-                "input_ids"
-            ]
+            found = self._split_ids(piece)
+            if not self._control_ids.isdisjoint(found):
+                # A normalizer made the token; it cannot from single characters.
+                found = [i for character in piece for i in self._split_ids(character)]
+            ids += found
         return ids
+
+    def _split_ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
 
     def has_control(self, text: str) -> bool:
         """Whether the tokenizer would find one of its control tokens in a text."""
-        return bool(self._control.search(text))
+        return bool(self._control.search(text)) or not self._control_ids.isdisjoint(self.ids(text))
 
     @functools.cached_property
     def close(self) -> tuple[int, ...]:
@@ -97,17 +104,28 @@ class ChatTokenizer:
         return (*self.data_ids(text), *self.close)
 
     @functools.cached_property
+    def _controls(self) -> dict[str, int]:
+        """Added tokens, but for blanks and single characters, which are text like any other."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        return {t.content: i for i, t in added if len(t.content.replace("\u2581", " ").strip()) > 1}
+
+    @functools.cached_property
+    def _control_ids(self) -> frozenset[int]:
+        return frozenset(self._controls.values()) - {self.tokenizer.unk_token_id}
+
+    @functools.cached_property
     def _control(self) -> re.Pattern[str]:
-        names = {t.content for t in self.tokenizer.added_tokens_decoder.values()}
-        ordered = sorted(names, key=len, reverse=True)
+        ordered = sorted(self._controls, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
 
     def _harmless(self, text: str) -> list[str]:
-        match = self._control.search(text)
-        if not match or len(match.group()) < 2:
-            return [text] if text else []
-        middle = match.start() + 1
-        return [text[:middle], *self._harmless(text[middle:])]
+        """The text cut after the first character of each control token in it."""
+        cuts, match = [0], self._control.search(text)
+        while match:
+            cuts.append(match.start() + 1)
+            match = self._control.search(text, cuts[-1])
+        pieces = [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+        return [piece for piece in pieces if piece]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, control tokens left out."""
