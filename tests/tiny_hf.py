@@ -76,9 +76,9 @@ def make(case: str, **changes) -> torch.nn.Module:
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     random = np.random.default_rng(sorted(CASES).index(case))
     for name, parameter in model.named_parameters():
-        scale = {1: 0.2, 2: parameter.shape[-1] ** -0.5}[parameter.ndim]
+        scale = {1: 0.2, 2: 1.5 * parameter.shape[-1] ** -0.5}[parameter.ndim]
         if "embed" in name:
-            scale = 0.5
+            scale = 0.2  # small, or a tied model says the same token for ever
         value = scale * random.standard_normal(parameter.shape)
         if "norm" in name:
             value += 1.0

@@ -64,7 +64,7 @@ def test_float64_against_double(tiny, case):
     double = tiny_hf.make(case).double()
     h_hf, _ = tiny_hf.hidden_and_logits(double, inputs(np.float64), full)
     # transformers takes norms and rotary angles in float32 even here.
-    close(h, h_hf, 3e-6)
+    close(h, h_hf, 1e-5)
 
 
 @pytest.mark.parametrize("case", FAMILIES)
