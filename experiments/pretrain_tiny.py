@@ -76,17 +76,17 @@ RECIPES = {
     "planner": Recipe(
         _config("qwen3", 96, 288, attention_bias=False),
         ("<|endoftext|>", "<|unk|>", "<|system|>", "<|user|>", "<|assistant|>", "<|im_end|>"),
-        (1000, 400),
+        (800, 300),
     ),
     "critic": Recipe(
         _config("llama", 80, 240, attention_bias=False, mlp_bias=False),
         ("<pad>", "<unk>", "<sys>", "<usr>", "<bot>", "<eot>"),
-        (1000, 400),
+        (800, 300),
     ),
     "solver": Recipe(
         _config("qwen2", 128, 360),
         ("[PAD]", "[UNK]", "[SYS]", "[USER]", "[BOT]", "[END]"),
-        (1000, 400),
+        (800, 300),
     ),
 }
 
