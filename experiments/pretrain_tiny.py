@@ -41,6 +41,7 @@ FACTS_PER_ROW = 10
 FACT_STEPS = 100
 MAX_POSITIONS = 256
 LENGTH = 84  # the longest example: prompt 34, message 24, text 25
+ROUND_ODDS = {1: (4, 1, 1), 2: (1, 4, 1), 3: (1, 2, 8)}  # by the question's stop
 NUMBERS = (3, 5, 7)  # places of value, argument and result in a text
 SHORTEST_MESSAGE = 8  # words up to and with the result
 
@@ -150,8 +151,8 @@ class Curriculum:
         n_roles = len(rows) * 7 // 8
         for row in rows[:n_roles]:
             keep = 24 if rng.random() < 0.5 else int(rng.integers(SHORTEST_MESSAGE, 25))
-            # Later lines are harder to find; lines after the stop are only copied.
-            odds = np.array([k + 1 if k < row.meta["stop"] else 0.5 for k in range(3)])
+            # Few questions have a third line to answer: where one has, it is usually drawn.
+            odds = np.array(ROUND_ODDS[row.meta["stop"]])
             k = int(rng.choice(3, p=odds / odds.sum()))
             lines.append(self.role_line(row, k, keep))
             text = [1.0] * lines[-1].text

@@ -6,17 +6,21 @@ Writes `inner/<agent>/{links,checkpoints,metrics.jsonl}` in the workdir. Killed,
 its newest checkpoint when the same command is given again.
 """
 
+from absl import flags
+
 from experiments import app, stages
 from experiments.assembly import Assembly
 from experiments.settings import Settings
 from rmas import parallel
+
+_AGENTS = flags.DEFINE_list("agents", [], "Agents to train, with commas; all if not given.")
 
 
 def main(_: list[str]) -> None:
     config, workdir = app.config_from_flags()
     settings = app.freeze(config, Settings)
     parallel.start()
-    stages.inner_stage(Assembly(settings, workdir))
+    stages.inner_stage(Assembly(settings, workdir), _AGENTS.value)
     print(f"links: {workdir / 'inner'}")
 
 

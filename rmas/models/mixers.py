@@ -49,7 +49,7 @@ def dense(features: int, bias: bool, name: str) -> nn.Dense:
         features,
         use_bias=bias,
         precision=ops.PRECISION,
-        kernel_init=nn.initializers.normal(0.02),
+        kernel_init=nn.initializers.lecun_normal(),
         name=name,
     )
 

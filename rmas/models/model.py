@@ -67,16 +67,17 @@ def prefill(spec: ModelSpec, params: Params, x_BTD: Array, valid_BT: Array):
 
 @functools.partial(jax.jit, static_argnums=0)
 def init_params(spec: ModelSpec, key: Array) -> Params:
-    """Random parameters, float32 (normal 0.02; norms one)."""
+    """Random parameters, float32 (normal, scaled by the inverse root of the fan-in; norms one)."""
     k_embed, k_layers, k_head = jax.random.split(key, 3)
+    scale = spec.d_model**-0.5
     params = {
-        "embed": {"weight": 0.02 * jax.random.normal(k_embed, (spec.vocab_size, spec.d_model))},
+        "embed": {"weight": scale * jax.random.normal(k_embed, (spec.vocab_size, spec.d_model))},
         "layers": init_layers(spec, k_layers),
         "norm": {"weight": jnp.ones((spec.d_model,))},
     }
     if not spec.tied:
         shape = (spec.d_model, spec.vocab_size)
-        params["head"] = {"kernel": 0.02 * jax.random.normal(k_head, shape)}
+        params["head"] = {"kernel": scale * jax.random.normal(k_head, shape)}
     return params
 
 
