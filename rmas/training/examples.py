@@ -100,8 +100,10 @@ class Examples:
             for k in range(self.rounds):
                 lines.append([])
                 for row in rows:
+                    # No more states than the sender's own row has text positions.
+                    most = min(take, self.max_length)
                     lengths = {
-                        e.src: min(len(self.text_ids(e.src, row, _round_of(e, k))), take)
+                        e.src: min(len(self.text_ids(e.src, row, _round_of(e, k))), most)
                         for e in topology.incoming(agent)
                         if e.when == "round" or k > 0
                     }
