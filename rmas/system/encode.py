@@ -70,19 +70,26 @@ class ChatTokenizer:
 
     def data_ids(self, text: str) -> list[int]:
         """Token ids of untrusted text, in which nothing is a control token."""
-        ids: list[int] = []
-        for piece in self._harmless(text):
-            found = self._split_ids(piece)
-            if not self._control_ids.isdisjoint(found):
-                # A normalizer made the token; it cannot from single characters.
-                found = [i for character in piece for i in self._split_ids(character)]
-            ids += found
-        return ids
+        return [i for i, _, _ in self.data_spans(text)]
 
-    def _split_ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
+    def data_spans(self, text: str) -> list[tuple[int, int, int]]:
+        """The same with where in the text each token lies: (id, start, end)."""
+        spans, at = [], 0
+        for piece in self._harmless(text):
+            found = self._split(piece, at)
+            if not self._control_ids.isdisjoint(i for i, _, _ in found):
+                # A normalizer made the token; it cannot from single characters.
+                found = [s for n, c in enumerate(piece, at) for s in self._split(c, n)]
+            spans += found
+            at += len(piece)
+        return spans
+
+    def _split(self, text: str, at: int) -> list[tuple[int, int, int]]:
+        out = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+        )
+        pairs = zip(out["input_ids"], out["offset_mapping"], strict=True)
+        return [(i, a + at, b + at) for i, (a, b) in pairs]
 
     def has_control(self, text: str) -> bool:
         """Whether the tokenizer would find one of its control tokens in a text."""

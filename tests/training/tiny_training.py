@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 sys.path.append(str(Path(__file__).parents[1] / "system"))
-from tiny_systems import jit, model_spec, random_params
+from tiny_systems import model_spec, random_params
 
 from rmas import models as agent_models
 from rmas.links import edge_name, init_links
@@ -318,17 +318,17 @@ def _relative(z_MD, y_MD):
     return jnp.sum((z_MD - y_MD) ** 2) / np.sum(np.asarray(y_MD) ** 2)
 
 
-@jit
+@jax.jit
 def _embed(params, ids_T):
     return params["embed"]["weight"][ids_T]
 
 
-@jit
+@jax.jit
 def _put(x_TD, at, z_MD, i):
     return x_TD.at[at].set(z_MD[i])
 
 
-@functools.partial(jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def _states(spec, params, x_TD, n):
     valid_BT = jnp.arange(LENGTH)[None] < n
     pos_BT = agent_models.positions(valid_BT)
@@ -336,7 +336,7 @@ def _states(spec, params, x_TD, n):
     return h_BTD[0]
 
 
-@functools.partial(jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def _surprise(spec, params, h_TD, ids_T):
     """Minus the log probability of every token after the first."""
     logits_TV = agent_models.unembed(spec, params, h_TD)
@@ -344,11 +344,11 @@ def _surprise(spec, params, h_TD, ids_T):
     return -jnp.log(p_TV[jnp.arange(LENGTH - 1), ids_T[1:]])
 
 
-@functools.partial(jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _inner(spec, agent, links, h):
     return spec.inner(links, agent, h)
 
 
-@functools.partial(jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _outer(spec, edge, links, z):
     return spec.outer(links, edge.src, edge.dst, z)
