@@ -45,6 +45,8 @@ def load_links(folder: str | Path, template: Params) -> tuple[Params, dict[str, 
         raise InputError(f"no links in {folder}: {Path(str(e.filename or WEIGHTS)).name}") from e
     except (OSError, SafetensorError, ValueError) as e:
         raise InputError(f"links in {folder} cannot be read: {e}") from e
+    if not isinstance(manifest, dict):
+        raise InputError(f"links in {folder} cannot be read: {MANIFEST} is not a JSON object")
     wanted = _flat(template)
     missing, unknown = sorted(wanted.keys() - flat.keys()), sorted(flat.keys() - wanted.keys())
     if missing or unknown:
