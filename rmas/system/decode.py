@@ -8,6 +8,7 @@ chunk at a time, and stops when every row has.
 import dataclasses
 import functools
 import hashlib
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from flax import struct
 from jax import lax
 
 from rmas import models
+from rmas.errors import InputError
 from rmas.models import ModelSpec, Segment
 from rmas.shapes import Array, Params
 
@@ -24,11 +26,22 @@ CHUNK = 32
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How a token is drawn: temperature 0 is greedy; top_k 0 and top_p 1 are off."""
+    """How a token is drawn: temperature 0 is greedy; top_k 0 and top_p 1 are off.
+
+    Raises `InputError` when made of values that leave no distribution.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.temperature < math.inf:
+            raise InputError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p must be above 0 and at most 1 (off), not {self.top_p}")
+        if self.top_k < 0:
+            raise InputError(f"top_k must be 0 (off) or more, not {self.top_k}")
 
 
 @struct.dataclass
@@ -42,11 +55,16 @@ class DecodeState:
     done_B: Array
 
 
+def room(limit: int) -> int:
+    """Places for decoded tokens: whole chunks, so that near limits share a program."""
+    return -(-limit // CHUNK) * CHUNK
+
+
 def start(model: ModelSpec, params: Params, x_BTD: Array, valid_BT: Array, size: int):
     """Prefills a prompt; `size` is the room for decoded tokens (rounded up to whole chunks)."""
     h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT)
     batch = len(h_BD)
-    tail = models.empty_tail(model, batch, -(-size // CHUNK) * CHUNK, h_BD.dtype)
+    tail = models.empty_tail(model, batch, room(size), h_BD.dtype)
     return DecodeState(
         prefix=prefix,
         tail=tail,

@@ -17,6 +17,8 @@ from rmas.system.stage import SystemSpec
 from rmas.system.topology import Topology
 from rmas.weights.load import load_params
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Agent:
@@ -89,10 +91,12 @@ def load_agent(directory: str, date: str, dtype=None) -> Agent:
     tokenizer = load_tokenizer(path)
     if tokenizer.eos_token_id is None:
         raise InputError(f"{path}: the tokenizer names no eos token; decoding could not stop")
+    chat = ChatTokenizer(tokenizer, date=date, where=str(path))
+    _check_ids(path, model, chat)
     return Agent(
         model=model,
         params=params,
-        chat=ChatTokenizer(tokenizer, date=date, where=str(path)),
+        chat=chat,
         eos=_eos_ids(path, tokenizer.eos_token_id),
         directory=str(directory),
         fingerprint=fingerprint(path),
@@ -107,6 +111,9 @@ def load_tokenizer(path: Path) -> Any:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    if not any((path / name).is_file() for name in TOKENIZER_FILES):
+        # AutoTokenizer would make an empty one of the model's family.
+        raise InputError(f"{path} holds no tokenizer; expected {' or '.join(TOKENIZER_FILES)}")
     config = path / "tokenizer_config.json"
     try:
         named = json.loads(config.read_text()).get("tokenizer_class") if config.is_file() else None
@@ -117,6 +124,18 @@ def load_tokenizer(path: Path) -> Any:
     except Exception as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise InputError(f"{path}: the tokenizer cannot be loaded: {reason}") from e
+
+
+def _check_ids(path: Path, model: ModelSpec, chat: ChatTokenizer) -> None:
+    """Ids beyond the embeddings would read NaN; added tokens that no chat uses may lie there."""
+    added = chat.tokenizer.added_tokens_decoder
+    own = [i for i in chat.tokenizer.get_vocab().values() if i not in added]
+    largest = max([*own, *chat.ids(chat.render("a", "b")), chat.tokenizer.eos_token_id])
+    if largest >= model.vocab_size:
+        raise InputError(
+            f"{path}: the tokenizer has ids up to {largest}, but the model only "
+            f"{model.vocab_size} embeddings; they do not belong together"
+        )
 
 
 def _eos_ids(path: Path, own: int) -> tuple[int, ...]:

@@ -111,10 +111,11 @@ class Runner:
         prompts = self.renderer.latent_prompts(
             [q.text for q in questions], rounds, steps, batch, self.limits.max_new_tokens
         )
-        size = self.limits.max_new_tokens
+        limit = self.limits.max_new_tokens
+        size = decode.room(limit)
         state = think(s.topology, s.spec(form), steps, size, s.params(), links, prompts)
         names = _names(questions, batch, rollout_index)
-        ids = self._drain(out, state, names, size)
+        ids = self._drain(out, state, names, limit)
         answers = []
         for b in range(len(questions)):
             counts = {}
@@ -183,7 +184,7 @@ class Runner:
         a = self.system.agents[agent]
         padded = [*lines, *[Line((), ())] * (batch - len(lines))]
         prompt = jax.tree.map(lambda x: x[0], stack([padded]))
-        ids = self._drain(agent, read(a.model, limit, a.params, prompt), names, limit)
+        ids = self._drain(agent, read(a.model, decode.room(limit), a.params, prompt), names, limit)
         texts = []
         for row, own, answer in zip(lines, ids, answers, strict=False):
             texts.append(a.chat.decode(own))
