@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from experiments.settings import Settings
 from rmas.errors import InputError
-from rmas.links import init_links, parse_form
+from rmas.links import aligned_inner, init_links, parse_form
 from rmas.shapes import Params
 from rmas.system import prompts
 from rmas.system.load import System, load_agents
@@ -94,11 +94,23 @@ class Assembly:
             shift=outer.shift,
         )
 
-    def random_links(self) -> Params:
-        """The links tree before any training or alignment: decided by the seed."""
+    def initial_links(self) -> Params:
+        """The links tree before any training, decided by the seed.
+
+        With `aligned`, inner links have the size of their agents' embeddings; outer links are
+        aligned later, when inner links are trained (`initial.align_outer_links`).
+        """
         init = self.settings.links.init
         key = jax.random.key(self.settings.seed)
-        return init_links(self.game.spec.links, key, "random" if init == "random" else "gated")
+        links = init_links(self.game.spec.links, key, init)
+        if init != "aligned":
+            return links
+        inner = {}
+        for agent, params in links["inner"].items():
+            weight = self.system.agents[agent].params["embed"]["weight"]
+            rms = float(jnp.sqrt(jnp.mean(jnp.square(weight.astype(jnp.float32)))))
+            inner[agent] = aligned_inner(params, rms)
+        return {"inner": inner, "outer": links["outer"]}
 
     def untrained_links(self) -> Params:
         """Random links, for the control that shows what training gives."""

@@ -54,7 +54,7 @@ def main(_: list[str]) -> None:
 def _summary(a: Assembly, rows: list[dict], seconds: dict[str, float]) -> dict:
     agents = {id(p): p for p in a.system.params().values()}
     frozen = sum(x.size for p in agents.values() for x in jax.tree.leaves(p))
-    trainable = sum(x.size for x in jax.tree.leaves(jax.eval_shape(a.random_links)))
+    trainable = sum(x.size for x in jax.tree.leaves(a.initial_links()))
     versions = {name: metadata.version(name) for name in _PACKAGES}
     return {
         "rows": rows,

@@ -45,7 +45,7 @@ def inner_stage(a: Assembly, agents: Sequence[str] = ()) -> None:
             folder=folder,
             game=a.game,
             params=a.system.agents[agent].params,
-            links=a.random_links(),
+            links=a.initial_links(),
             examples=a.examples(s.inner.max_length),
             source=a.split("train"),
             schedule=Schedule(s.inner.optim, s.inner.batch_size, s.seed, s.inner.save_every),
@@ -56,7 +56,7 @@ def inner_stage(a: Assembly, agents: Sequence[str] = ()) -> None:
 def outer_stage(a: Assembly) -> None:
     """Trains the whole system from the inner links in the same workdir: `outer/links`."""
     s = a.settings
-    template = jax.eval_shape(a.random_links)
+    template = a.initial_links()
     inner = {}
     for agent in a.system.topology.agents:
         folder = a.workdir / "inner" / agent / LINKS
@@ -70,7 +70,7 @@ def outer_stage(a: Assembly) -> None:
     examples = a.examples(s.outer.max_length)
 
     def start() -> Params:
-        links = {"inner": inner, "outer": a.random_links()["outer"]}
+        links = {"inner": inner, "outer": a.initial_links()["outer"]}
         if s.links.init == "aligned":
             rows = a.split("train")[: s.links.aligned_rows]
             links = align_outer_links(
@@ -80,7 +80,7 @@ def outer_stage(a: Assembly) -> None:
 
     fixed = {} if "inner" in s.outer.train else {"inner": inner}
     if "outer" not in s.outer.train:
-        fixed["outer"] = a.random_links()["outer"]
+        fixed["outer"] = a.initial_links()["outer"]
     links = train_outer(
         parse_objective(s.outer.objective),
         folder=folder,

@@ -144,7 +144,7 @@ def init_links(spec: LinkSpec, key: Array, init: Init = "random") -> Params:
 
     `random` is the release's (torch) initialisation; `gated` also zeroes the last layer of
     every MLP branch, so that a residual link starts as its residual path. `aligned` needs
-    data: start from `gated` and replace outer links by `aligned_outer`.
+    weights and data: start from `gated`, then `aligned_inner` and `aligned_outer`.
     """
 
     def make(module: nn.Module, width: int, key: Array) -> Params:
@@ -162,6 +162,18 @@ def init_links(spec: LinkSpec, key: Array, init: Init = "random") -> Params:
             for s, d in spec.edges
         },
     }
+
+
+def aligned_inner(params: Params, rms: float) -> Params:
+    """An inner link whose final norm starts at the size of the agent's embeddings (`rms`).
+
+    The first stage of training compares directions only; the size would stay as drawn. Forms
+    without a final norm are returned as they are.
+    """
+    if "post_ln" not in params:
+        return params
+    scale = jnp.full_like(params["post_ln"]["scale"], rms)
+    return params | {"post_ln": params["post_ln"] | {"scale": scale}}
 
 
 def aligned_outer(params: Params, z_NE: np.ndarray, y_ND: np.ndarray, ridge: float) -> Params:
