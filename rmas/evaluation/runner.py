@@ -75,6 +75,7 @@ def run(plan: Plan, task: Task, folder: Path) -> tuple[list[dict], dict[tuple[st
     """
     batches = list(plan.batches())
     records = _complete(folder / RECORDS, batches)
+    _drop_half_line(folder / TIMINGS)
     done, total = len(records), sum(len(rows) for *_, rows in batches)
     warm: Method | None = None
     right: dict[Method, list[float]] = {}
@@ -133,14 +134,18 @@ def _complete(path: Path, batches) -> list[dict]:
     return kept
 
 
+def _drop_half_line(path: Path) -> None:
+    """What a kill left at the end would swallow the line that is appended to it."""
+    text = path.read_text() if path.is_file() else "\n"
+    if not text.endswith("\n"):
+        atomic_write_text(path, text[: text.rfind("\n") + 1])
+
+
 def _seconds(path: Path, plan: Plan) -> dict[tuple[str, int], float]:
     """Seconds by (method, rounds): the newest timing of each batch, scaled to all rows."""
     found: dict[tuple[str, int], dict[int, tuple[int, float]]] = {}
     for text in path.read_text().splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue  # cut short by a kill
+        line = json.loads(text)
         batch = found.setdefault((line["method"], line["rounds"]), {})
         batch[line["start"]] = (line["n"], line["seconds"])
     totals = {}
