@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from rmas import models
+from rmas.errors import InputError
 from rmas.links import aligned_outer, edge_name
 from rmas.shapes import Params
 from rmas.system.stage import SystemSpec
@@ -28,7 +29,8 @@ def align_outer_links(
 
     For each edge, states of the sender over teacher texts of `rows` (one position earlier than
     the token, as a rollout sees them) are paired with the reader's embeddings of the same
-    piece of text. Both may cut text differently: see `alignment.align`.
+    piece of text. Both may cut text differently: see `alignment.align`. Rows cut into their
+    text are left out; raises `InputError` where none is left.
     """
     topology = examples.renderer.system.topology
     agents = examples.renderer.system.agents
@@ -47,13 +49,18 @@ def align_outer_links(
             z, y = [], []
             for b, text in enumerate(texts):
                 n = int(batch.text_BT[b].sum())
-                if n == z_BTD.shape[1]:
-                    continue  # cut so short that no state comes before the text
+                if n == int(batch.prompt.valid_BT[b].sum()):
+                    continue  # cut so short that no prompt is left, and perhaps not all the text
                 ids, weights_NN = align(agents[agent].chat, agents[e.dst].chat, text, n)
                 known = weights_NN.any(axis=1)
                 own = z_BTD[b, -n - 1 : -1]
                 z.append(own[known])
                 y.append((weights_NN @ table_VD[list(ids)])[known])
+            if not sum(map(len, z)):
+                raise InputError(
+                    f"no teacher text of {agent!r} has tokens that {e.dst!r} shares in rows of "
+                    f"max_length {examples.max_length}; raise it, or use another link init"
+                )
             name = edge_name(e.src, e.dst)
             outer[name] = aligned_outer(outer[name], np.concatenate(z), np.concatenate(y), ridge)
     return {"inner": links["inner"], "outer": outer}
