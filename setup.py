@@ -17,7 +17,7 @@ TEST = ["pytest>=8.0", "pytest-xdist>=3.6", *PLOTS]
 setup(
     name="rmas",
     version="0.1.0",
-    description="RecursiveMAS (arXiv 2604.25917) on JAX: agents that think together in latent space",
+    description="RecursiveMAS (arXiv 2604.25917) on JAX: agents that think together in latents",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -100,10 +100,15 @@ class ChatTokenizer:
         """The ids that the template puts after an assistant's text; the eos token if none."""
         mark = _unused_mark("")
         chat = [{"role": "user", "content": ""}, {"role": "assistant", "content": mark}]
-        rendered = self.tokenizer.apply_chat_template(
-            chat, tokenize=False, enable_thinking=False, date_string=self.date
-        )
-        return tuple(self.ids(rendered.split(mark)[-1])) or (self.tokenizer.eos_token_id,)
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                chat, tokenize=False, enable_thinking=False, date_string=self.date
+            )
+        except jinja2.TemplateError as e:
+            raise InputError(f"{self.where}: the chat template fails: {e}") from e
+        _, found, after = rendered.rpartition(mark)
+        closing = tuple(self.ids(after)) if found else ()
+        return closing or (self.tokenizer.eos_token_id,)
 
     @functools.lru_cache(maxsize=100_000)  # noqa: B019 - a tokenizer lives as long as its run
     def text_ids(self, text: str) -> tuple[int, ...]:

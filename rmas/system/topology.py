@@ -6,6 +6,7 @@ decodes text; in earlier rounds it rolls out like the others.
 """
 
 import dataclasses
+import re
 from typing import Literal
 
 from rmas.errors import InputError
@@ -41,6 +42,12 @@ class Topology:
         where = f"topology {self.name!r}"
         if len(set(self.agents)) != len(self.agents):
             raise InputError(f"{where}: an agent is named twice in {self.agents}")
+        for agent in self.agents:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]*[A-Za-z0-9]", agent):
+                raise InputError(
+                    f"{where}: agent name {agent!r} must be letters, digits, '_', '.' and '-', "
+                    "and end in a letter or digit"
+                )
         if self.output not in self.agents:
             raise InputError(f"{where}: output {self.output!r} is no agent; known: {self.agents}")
         seen = set()

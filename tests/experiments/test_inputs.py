@@ -149,7 +149,7 @@ def test_values_out_of_range(tmp_path, name, value, words):
 @pytest.mark.slow
 def test_a_question_longer_than_the_context(tmp_path):
     rows = tmp_path / "rows.jsonl"
-    texts = {role: "line one : 1 keep 1 = 1" for role in ("planner", "critic", "solver")}
+    texts = dict.fromkeys(("planner", "critic", "solver"), "line one : 1 keep 1 = 1")
     long = {"id": "long-1", "question": "start 4 ; " * 200, "answer": "1", "texts": texts}
     rows.write_text(json.dumps(long) + "\n")
     a = assembly(

@@ -98,3 +98,9 @@ def test_topologies_are_static_facts():
     assert hash(Topology(**AB)) == hash(Topology(**AB))
     with pytest.raises(dataclasses.FrozenInstanceError):
         SEQUENTIAL.output = "critic"
+
+
+@pytest.mark.parametrize("name", ["a->b", "a/b", "", "..", "a b"])
+def test_agent_names_that_would_break_paths_or_edges_are_refused(name):
+    with pytest.raises(InputError, match="agent name"):
+        Topology(name="t", agents=(name,), edges=(), output=name)
