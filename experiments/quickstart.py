@@ -24,6 +24,7 @@ from rmas.evaluation.report import table
 from rmas.training.files import atomic_write_json
 
 _SEED = flags.DEFINE_integer("seed", None, "Seed of data, links and evaluation questions.")
+SUMMARY = "summary.json"
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
@@ -34,6 +35,7 @@ def main(_: list[str]) -> None:
     settings = app.freeze(config, Settings)
     parallel.start()
     assembly = Assembly(settings, workdir)
+    done = (workdir / SUMMARY).exists()
     seconds = {}
     for name, stage in (
         ("inner", stages.inner_stage),
@@ -45,9 +47,12 @@ def main(_: list[str]) -> None:
         rows = stage(assembly)
         seconds[name] = round(time.perf_counter() - began, 1)
     print(table(rows))
+    if done:
+        print(f"already done, nothing was run again; summary and plots: {workdir}")
+        return
     plots.plot_rounds(rows, workdir / "accuracy_rounds.png")
     plots.plot_tokens(rows, workdir / "accuracy_tokens.png")
-    atomic_write_json(workdir / "summary.json", _summary(assembly, rows, seconds))
+    atomic_write_json(workdir / SUMMARY, _summary(assembly, rows, seconds))
     print(f"summary and plots: {workdir}")
 
 

@@ -82,7 +82,6 @@ class OuterSettings:
     `on_policy` to `align`.
     """
 
-    objective: str
     train: tuple[Literal["inner", "outer"], ...]
     optim: Optim
     batch_size: int
@@ -95,7 +94,6 @@ class OuterSettings:
     save_every: int
 
     def __post_init__(self):
-        parse_objective(self.objective)
         for name in ("batch_size", "rounds", "max_latent_tokens", "max_length", "save_every"):
             _at_least(f"outer.{name}", getattr(self, name), 1)
         _at_least("outer.earlier_rounds", self.earlier_rounds, 0)
@@ -140,10 +138,15 @@ class EvaluateSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A whole experiment; `seed` decides data, links and evaluation questions."""
+    """A whole experiment; `seed` decides data, links and evaluation questions.
+
+    `objective` is what outer training minimises: `align`, `rollout`, `teacher_forced`, or
+    several with weights, as in `align:1.0,rollout:0.1`.
+    """
 
     seed: int
     latent_steps: int
+    objective: str
     system: SystemSettings
     data: DataSettings
     links: LinkSettings
@@ -154,3 +157,4 @@ class Settings:
     def __post_init__(self):
         _at_least("seed", self.seed, 0)
         _at_least("latent_steps", self.latent_steps, 1)
+        parse_objective(self.objective)

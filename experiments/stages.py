@@ -66,7 +66,7 @@ def outer_stage(a: Assembly) -> None:
             )
         inner |= a.load(folder, {"inner": {agent: template["inner"][agent]}})["inner"]
     folder = a.workdir / "outer"
-    open_workdir(folder, a.identity("latent_steps", "links", "inner", "outer"))
+    open_workdir(folder, a.identity("latent_steps", "objective", "links", "inner", "outer"))
     examples = a.examples(s.outer.max_length)
 
     def start() -> Params:
@@ -82,7 +82,7 @@ def outer_stage(a: Assembly) -> None:
     if "outer" not in s.outer.train:
         fixed["outer"] = a.initial_links()["outer"]
     links = train_outer(
-        parse_objective(s.outer.objective),
+        parse_objective(s.objective),
         folder=folder,
         game=a.game,
         params=a.system.params(),

@@ -3,7 +3,7 @@
   python -m experiments.train_outer --config=CONFIG.py --workdir=runs/tiny
 
 Objectives: `align`, `rollout`, `teacher_forced`, alone or weighted together, as in
---config.outer.objective="align:1.0,rollout:0.1". Writes `outer/{links,checkpoints,metrics.jsonl}`.
+--config.objective="align:1.0,rollout:0.1". Writes `outer/{links,checkpoints,metrics.jsonl}`.
 Killed, it goes on from its newest checkpoint when the same command is given again.
 """
 

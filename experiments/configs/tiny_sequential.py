@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
         {
             "seed": 0,
             "latent_steps": 8,  # the result is the 8th token of every message
+            "objective": "align",
             "system": {
                 "style": "sequential",
                 "agents": {a: str(tiny / a) for a in ("planner", "critic", "solver")},
@@ -36,7 +37,6 @@ def get_config() -> ConfigDict:
                 "save_every": 200,
             },
             "outer": {
-                "objective": "align",
                 "train": ("inner", "outer"),
                 "optim": {"steps": 400, "lr": 1e-3, "warmup_steps": 10},
                 "batch_size": 24,
