@@ -40,6 +40,7 @@ def train_inner(
         label=f"inner {agent}",
         schedule=schedule,
         links=lambda: links["inner"][agent],
+        template=links["inner"][agent],
         frozen=params,
         loss=loss,
         source=source,

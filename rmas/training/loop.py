@@ -55,7 +55,7 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation):
         (value, parts), grads = grad_fn(state.links, frozen, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.links)
         links = optax.apply_updates(state.links, updates)
-        metrics = {"loss": value, "grad_norm": optax.global_norm(grads), **parts}
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **parts}
         return TrainState(links, opt_state, state.step + 1), metrics
 
     return step
@@ -67,6 +67,7 @@ def fit(
     label: str,
     schedule: Schedule,
     links: Callable[[], Params],
+    template: Params,
     frozen: Any,
     loss: Loss,
     source: Sequence[Row],
@@ -79,7 +80,8 @@ def fit(
 
     Args:
       folder: receives `checkpoints/` and `metrics.jsonl`.
-      links: makes the initial links; not called on resume past the first step.
+      links: makes the initial links; not called on resume.
+      template: their shapes and types.
       frozen: what `loss` reads besides links (weights of agents).
       prepare: `prepare(rows, step)` -> arrays; must depend on its arguments alone.
     """
@@ -88,11 +90,11 @@ def fit(
     checkpoints = Checkpoints(folder / "checkpoints")
     total, resumed = schedule.optim.steps, checkpoints.latest_step() is not None
     if resumed:
-        template = jax.eval_shape(lambda: _fresh(links(), optimizer))
-        template = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_placement()), template
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_placement()),
+            jax.eval_shape(lambda tree: _fresh(tree, optimizer), template),
         )
-        start, state, data_state, _ = checkpoints.restore(template)
+        start, state, data_state, _ = checkpoints.restore(shapes)
     else:
         # Committed like a restored state, so that both enter one executable.
         start, state = 0, jax.device_put(_fresh(links(), optimizer), _placement())

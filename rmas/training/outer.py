@@ -3,6 +3,9 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
+
+from rmas.links import init_links
 from rmas.shapes import Params
 from rmas.tasks.rows import Row
 from rmas.training.examples import Examples
@@ -40,11 +43,13 @@ def train_outer(
     def prepare(rows: list[Row], _: int):
         return {name: OBJECTIVES[name].prepare(examples, rows) for name, _ in objective}
 
+    every = jax.eval_shape(lambda: init_links(game.spec.links, jax.random.key(0)))
     trained = fit(
         folder=folder,
         label="outer",
         schedule=schedule,
         links=links,
+        template={part: tree for part, tree in every.items() if part not in fixed},
         frozen=(params, fixed),
         loss=loss,
         source=source,

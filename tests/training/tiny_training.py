@@ -51,6 +51,8 @@ PAIR = Topology(
     ),
     output="solver",
 )
+# One agent that hears itself.
+SELF = Topology("self", ("solver",), (Edge("solver", "solver", "feedback"),), "solver")
 # An agent behind the output agent.
 BEHIND = Topology(
     name="behind",
@@ -202,7 +204,8 @@ class Case:
             else:
                 ids += run
         ids += text
-        gone = max(len(ids) - self.examples.max_length, 0)
+        # Rows that end in a text are cut from the left; prompts are not.
+        gone = max(len(ids) - self.examples.max_length, 0) if text else 0
         ids = ids[gone:]
         ids_T = np.array(ids + [0] * (LENGTH - len(ids)))
         x_TD = _embed(self.params[agent], ids_T)
