@@ -179,8 +179,9 @@ def align_loss(game: Game, params, links, batch, key) -> Array:
 
 def _normalised_error(z_BMD: Array, y_BMD: Array, valid_BM: Array) -> Array:
     y_BMD = y_BMD.astype(z_BMD.dtype)
-    scale = jnp.mean(row_mean(jnp.sum(y_BMD**2, axis=-1), valid_BM))
-    return jnp.mean(row_mean(jnp.sum((z_BMD - y_BMD) ** 2, axis=-1), valid_BM)) / scale
+    error_B = row_mean(jnp.sum((z_BMD - y_BMD) ** 2, axis=-1), valid_BM)
+    scale_B = row_mean(jnp.sum(y_BMD**2, axis=-1), valid_BM)
+    return jnp.mean(error_B / jnp.where(scale_B > 0, scale_B, 1.0))
 
 
 @dataclasses.dataclass(frozen=True)
