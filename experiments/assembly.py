@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,9 @@ class Assembly:
         """
         settings = dataclasses.asdict(self.settings)
         data = {k: v for k, v in settings["data"].items() if v != ""}
+        if self.settings.data.name != "relay":
+            content = Path(self.settings.data.name).read_bytes()
+            data["name"] = hashlib.sha256(content).hexdigest()[:16]
         picked = {part: settings[part] for part in parts}
         system = self.system.facts() | {
             "dtype": self.settings.system.dtype,

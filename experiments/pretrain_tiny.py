@@ -6,7 +6,8 @@ The shipped agents were made by this command, a role at a time, each on one CPU 
 386 s, critic in 297 s, solver in 472 s. The same seed on the same kind of machine gives the same
 weights. Each agent is an ordinary Hugging Face folder with its own tokenizer (same words, another
 id order) and chat template. An agent learns only its own operation of the relay task, and to read
-and write the messages of its role.
+and write the messages of its role. Questions come from the relay seeds 1000 to 1002 (training) and
+2000 to 2002 (exact match): no experiment on the shipped agents should use those.
 """
 
 import dataclasses
@@ -19,9 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags, logging
+from absl import flags, logging
 
+from experiments import app
 from rmas import models
+from rmas.errors import InputError
 from rmas.models import ModelSpec
 from rmas.shapes import Array, Params
 from rmas.system import prompts
@@ -34,7 +37,7 @@ from rmas.tasks.rows import Row
 from rmas.weights.save import save_params
 
 _OUT = flags.DEFINE_string("out", "rmas/tiny", "Folder that receives one folder per agent.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, data and noise.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, data and noise.", lower_bound=0)
 _ROLE = flags.DEFINE_enum("role", "all", ["all", *relay.ROLES], "Which agent to make.")
 
 BATCH = 32
@@ -288,8 +291,15 @@ def make_agent(role: str, out: Path, seed: int) -> None:
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
+    out = Path(_OUT.value)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".probe").touch()
+        (out / ".probe").unlink()
+    except OSError as error:
+        raise InputError(f"--out={out} cannot be written: {error.strerror}") from None
     for role in relay.ROLES if _ROLE.value == "all" else [_ROLE.value]:
-        make_agent(role, Path(_OUT.value), _SEED.value)
+        make_agent(role, out, _SEED.value)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ agents and untrained links at 1 to 3 rounds on fresh questions, prints the table
 minutes on two CPU cores; killed, it goes on where it was when the same command is given again.
 """
 
+import json
 import time
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -19,6 +21,7 @@ from experiments import app, stages
 from experiments.assembly import Assembly
 from experiments.settings import Settings
 from rmas import __version__, parallel
+from rmas.errors import InputError
 from rmas.evaluation import plots
 from rmas.evaluation.report import table
 from rmas.training.files import atomic_write_json
@@ -34,8 +37,11 @@ def main(_: list[str]) -> None:
         config.seed = _SEED.value
     settings = app.freeze(config, Settings)
     parallel.start()
+    if find_spec("matplotlib") is None:
+        raise InputError("matplotlib is missing, the plots need it: pip install -e '.[plots]'")
     assembly = Assembly(settings, workdir)
-    done = (workdir / SUMMARY).exists()
+    stages.questions(assembly)  # what is wrong with the last stage is told before the first
+    before = _rows_of(workdir / SUMMARY)
     seconds = {}
     for name, stage in (
         ("inner", stages.inner_stage),
@@ -47,12 +53,12 @@ def main(_: list[str]) -> None:
         rows = stage(assembly)
         seconds[name] = round(time.perf_counter() - began, 1)
     print(table(rows))
-    if done:
+    if rows == before:
         print(f"already done, nothing was run again; summary and plots: {workdir}")
         return
+    atomic_write_json(workdir / SUMMARY, _summary(assembly, rows, seconds))
     plots.plot_rounds(rows, workdir / "accuracy_rounds.png")
     plots.plot_tokens(rows, workdir / "accuracy_tokens.png")
-    atomic_write_json(workdir / SUMMARY, _summary(assembly, rows, seconds))
     print(f"summary and plots: {workdir}")
 
 
@@ -71,10 +77,13 @@ def _summary(a: Assembly, rows: list[dict], seconds: dict[str, float]) -> dict:
     }
 
 
-def default_workdir() -> Path:
-    """Where a run goes that names no folder."""
-    return Path("runs") / "quickstart"
+def _rows_of(path: Path) -> list[dict] | None:
+    """The table of an earlier run of this folder, if one was finished."""
+    try:
+        return json.loads(path.read_text())["rows"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 if __name__ == "__main__":
-    app.run(main, config="experiments/configs/tiny_sequential.py", workdir=str(default_workdir()))
+    app.run(main, config="experiments/configs/tiny_sequential.py", workdir="runs/quickstart")

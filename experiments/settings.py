@@ -51,6 +51,11 @@ class LinkSettings:
     aligned_rows: int
 
     def __post_init__(self):
+        if self.init == "aligned" and parse_form(self.form) not in ("mlp_res", "ln_res"):
+            raise InputError(
+                f"links.init aligned needs a form with a residual and an MLP path, mlp_res or "
+                f"ln_res, not {self.form!r}; use init random"
+            )
         parse_form(self.form)
         _at_least("links.aligned_rows", self.aligned_rows, 1)
         if self.ridge <= 0:
@@ -99,8 +104,8 @@ class OuterSettings:
         _at_least("outer.earlier_rounds", self.earlier_rounds, 0)
         if not 0 <= self.on_policy <= 1:
             raise InputError(f"outer.on_policy is {self.on_policy}; it must lie in 0 .. 1")
-        if not self.train:
-            raise InputError("outer.train is empty; name outer, or inner and outer")
+        if "outer" not in self.train:
+            raise InputError(f"outer.train is {self.train}; name outer, or inner and outer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,5 +161,7 @@ class Settings:
 
     def __post_init__(self):
         _at_least("seed", self.seed, 0)
+        if self.seed >= 2**32:
+            raise InputError(f"seed is {self.seed}; it must be below 2**32")
         _at_least("latent_steps", self.latent_steps, 1)
         parse_objective(self.objective)

@@ -1,11 +1,12 @@
 """The three stages of an experiment; each resumes in its own folder and leaves what is done."""
 
 import dataclasses
-import logging
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from experiments.assembly import Assembly
 from rmas.errors import InputError
@@ -17,7 +18,8 @@ from rmas.system.decode import Sampling
 from rmas.system.load import System
 from rmas.system.run import Limits, Runner
 from rmas.system.topology import single
-from rmas.tasks.grading import TASKS
+from rmas.tasks.grading import TASKS, Task
+from rmas.tasks.rows import Row
 from rmas.training.files import atomic_write_json
 from rmas.training.initial import align_outer_links
 from rmas.training.inner import train_inner
@@ -26,7 +28,6 @@ from rmas.training.objectives import parse_objective
 from rmas.training.outer import train_outer
 from rmas.training.workdir import open_workdir
 
-_log = logging.getLogger(__name__)
 LINKS = "links"
 
 
@@ -39,7 +40,8 @@ def inner_stage(a: Assembly, agents: Sequence[str] = ()) -> None:
                 f"agent {agent!r} is unknown; known: {', '.join(a.system.topology.agents)}"
             )
         folder = a.workdir / "inner" / agent
-        open_workdir(folder, a.identity("links", "inner"))
+        rounds = {"rounds": s.outer.rounds}  # rows are read at a round drawn from these
+        open_workdir(folder, a.identity("links", "inner") | rounds)
         links = train_inner(
             agent,
             folder=folder,
@@ -79,8 +81,6 @@ def outer_stage(a: Assembly) -> None:
         return {part: links[part] for part in s.outer.train}
 
     fixed = {} if "inner" in s.outer.train else {"inner": inner}
-    if "outer" not in s.outer.train:
-        fixed["outer"] = a.initial_links()["outer"]
     links = train_outer(
         parse_objective(s.objective),
         folder=folder,
@@ -95,18 +95,24 @@ def outer_stage(a: Assembly) -> None:
     a.save(folder / LINKS, links)
 
 
+def questions(a: Assembly) -> tuple[Task, list[Row]]:
+    """What evaluation asks, and how it grades. Raises `InputError` if it can do neither."""
+    s, e = a.settings, a.settings.evaluate
+    if s.system.family not in TASKS:
+        raise InputError(
+            f"no grading for task family {s.system.family!r}; known: {', '.join(TASKS)}"
+        )
+    rows = a.split(e.split)
+    return TASKS[s.system.family], rows[: e.limit] if e.limit else rows[:]
+
+
 def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
     """Runs all methods: `evaluate/{records,timings}.jsonl`, `evaluate/summary.json`.
 
     Returns the rows of the final table.
     """
     s, e = a.settings, a.settings.evaluate
-    if s.system.family not in TASKS:
-        raise InputError(
-            f"no grading for task family {s.system.family!r}; known: {', '.join(TASKS)}"
-        )
-    task, rows = TASKS[s.system.family], a.split(e.split)
-    rows = rows[: e.limit] if e.limit else rows[:]
+    task, rows = questions(a)
     links = a.untrained_links()
     if "latent" in e.methods:
         folder = links_folder or a.workdir / "outer" / LINKS
@@ -169,10 +175,6 @@ def methods(a: Assembly, links: Params) -> tuple[Method, ...]:
 
 
 def _digest(links: Params) -> str:
-    import hashlib
-
-    import numpy as np
-
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(links):
         digest.update(np.ascontiguousarray(leaf).tobytes())

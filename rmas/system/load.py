@@ -28,7 +28,6 @@ class Agent:
     params: Params
     chat: ChatTokenizer
     eos: tuple[int, ...]
-    directory: str
     fingerprint: str
 
 
@@ -98,7 +97,6 @@ def load_agent(directory: str, date: str, dtype=None) -> Agent:
         params=params,
         chat=chat,
         eos=_eos_ids(path, tokenizer.eos_token_id),
-        directory=str(directory),
         fingerprint=fingerprint(path),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from flax import struct
 
+from rmas.links import edge_name
 from rmas.shapes import Array
 from rmas.system.batch import Line, bucket, line, stack, with_text
 from rmas.system.encode import fill
@@ -84,9 +85,8 @@ class Examples:
             chat = self.renderer.system.agents[agent].chat
             cut = slice(self.message_tokens or None)
             ids = fill(encoded, lambda src, s=sources, c=chat, n=cut: c.data_ids(s[src])[n])
-            lines.append(
-                line([ids], (), 0, text=self.text_ids(agent, row, k)).cut_left(self.max_length)
-            )
+            whole = line([ids], (), 0, text=self.text_ids(agent, row, k))
+            lines.append(self._fitted(agent, row, whole))
             texts.append(row.text(topology.role(agent), k))
         prompt = stack([lines])
         return _first(Text(prompt, _text_mask([lines], prompt))), texts
@@ -110,7 +110,7 @@ class Examples:
                     encoded = self.renderer.encoded(agent, row.question, phase(k))
                     text = self.text_ids(agent, row, k)
                     whole = line(encoded, self.renderer.sources(agent), take, lengths, text)
-                    lines[-1].append(whole.cut_left(self.max_length))
+                    lines[-1].append(self._fitted(agent, row, whole))
             prompt = with_text(lines, take, self.shift)
             out[agent] = Text(prompt, _text_mask(lines, prompt))
         return out
@@ -125,7 +125,7 @@ class Examples:
             prompt = self.renderer.latent_line(topology.output, row.question, k, self.latent_steps)
             text = self.text_ids(topology.output, row, k)
             whole = Line(prompt.ids + text, prompt.slots + (-1,) * len(text), len(text))
-            lines.append(whole.cut_left(self.max_length))
+            lines.append(self._fitted(topology.output, row, whole))
         last = stack([lines])
         return prompts, _first(Text(last, _text_mask([lines], last)))
 
@@ -153,10 +153,17 @@ class Examples:
                     for e, pairs in found.items():
                         pairs.append(align(agents[agent].chat, agents[e.dst].chat, text, m))
             edges = {
-                f"{e.src}->{e.dst}": _edge_targets(pairs, ids.shape) for e, pairs in found.items()
+                edge_name(e.src, e.dst): _edge_targets(pairs, ids.shape)
+                for e, pairs in found.items()
             }
             out[agent] = Targets(ids, valid, edges)
         return out
+
+    def _fitted(self, agent: str, row: Row, whole: Line) -> Line:
+        """A line cut to `max_length`; `InputError` if even that is more than the agent reads."""
+        cut = whole.cut_left(self.max_length)
+        self.renderer.check_context(agent, row.question, len(cut))
+        return cut
 
     def _source_text(self, edge: Edge, row: Row, k: int) -> str:
         role = self.renderer.system.topology.role(edge.src)

@@ -1,6 +1,7 @@
 """The training loop: one file, top to bottom; inner and outer training both run it."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from rmas.errors import InputError
 from rmas.shapes import Array, Params
 from rmas.tasks.pipeline import batches
 from rmas.tasks.rows import Row
@@ -139,4 +141,10 @@ def _placement() -> jax.sharding.Sharding:
 def _record(writer: MetricsWriter, pending: tuple[int, dict[str, Array]] | None) -> None:
     if pending is not None:
         step, metrics = pending
-        writer.write(step, {name: float(value) for name, value in metrics.items()})
+        values = {name: float(value) for name, value in metrics.items()}
+        writer.write(step, values)
+        if not math.isfinite(values["loss"]):
+            raise InputError(
+                f"the loss of step {step} is {values['loss']}; lower the learning rate, or look "
+                "for the row that causes it"
+            )

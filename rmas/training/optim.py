@@ -27,6 +27,11 @@ class Optim:
             raise InputError(f"optim.steps is {self.steps}; it must be at least 1")
         if not self.lr > 0:
             raise InputError(f"optim.lr is {self.lr}; it must be positive")
+        if not (self.clip > 0 and 0 <= self.b1 < 1 and 0 <= self.b2 < 1 and self.weight_decay >= 0):
+            raise InputError(
+                f"optim: clip {self.clip} must be positive, b1 {self.b1} and b2 {self.b2} in "
+                f"[0, 1), weight_decay {self.weight_decay} not negative"
+            )
         if self.warmup_steps < 0:
             raise InputError(f"optim.warmup_steps is {self.warmup_steps}; it must not be negative")
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -16,6 +17,7 @@ from experiments.configs.tiny_sequential import get_config
 from experiments.freeze import freeze
 from experiments.settings import Settings
 from rmas.errors import InputError
+from rmas.tasks.rows import Row
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "rmas" / "tiny"
@@ -222,7 +224,7 @@ def test_a_workdir_of_another_config_is_refused_by_name(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody may write")
 def test_a_workdir_that_cannot_be_written():
-    with pytest.raises(InputError, match="workdir /proc/run.* cannot be made"):
+    with pytest.raises(InputError, match=r"workdir /proc/run.* cannot be made"):
         stages.inner_stage(assembly(Path("/proc/run")))
 
 
@@ -230,3 +232,44 @@ def test_a_workdir_that_is_a_file(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(InputError, match="is a file"):
         stages.inner_stage(assembly(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("stage", ["inner", "teacher_forced", "rollout"])
+def test_a_training_row_longer_than_the_context(tmp_path, stage):
+    a = assembly(tmp_path)
+    texts = dict.fromkeys(("planner", "critic", "solver"), ("line one : 1 keep 1 = 1",))
+    row = Row("long-1", "start 4 ; " * 200, "1", texts)
+    examples = a.examples(a.settings.outer.max_length)
+    with pytest.raises(InputError, match=r"agent 'planner', whose context has 256"):
+        if stage == "inner":
+            examples.inner("planner", [row], np.random.default_rng(0))
+        else:
+            getattr(examples, stage)([row])
+
+
+def test_an_edited_file_of_rows_is_another_experiment(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    found = []
+    for answer in ("1", "2"):
+        texts = {"planner": "a", "critic": "b", "solver": "c"}
+        rows.write_text(json.dumps({"question": "q", "answer": answer, "texts": texts}) + "\n")
+        found.append(assembly(tmp_path / "run", data__name=str(rows)).identity()["data"]["name"])
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"links__form": "linear"}, "links.init aligned needs"),
+        ({"outer__train": ("inner",)}, "outer.train"),
+        ({"seed": 2**32}, r"below 2\*\*32"),
+        ({"inner__optim__clip": 0.0}, "clip 0.0 must be positive"),
+    ],
+)
+def test_settings_that_would_fail_late_or_silently(tmp_path, changes, words):
+    config = get_config()
+    config.inner.optim.clip = 1.0
+    flat = {name.replace("__", "."): value for name, value in changes.items()}
+    config.update_from_flattened_dict(flat)
+    with pytest.raises(InputError, match=words):
+        freeze(config, Settings)

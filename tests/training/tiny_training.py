@@ -109,7 +109,7 @@ def make_system(topology: Topology = SEQUENTIAL, dtype=None) -> System:
         family, width, chat = AGENTS[agent]
         spec = model_spec(family, width, vocab=24, num_hidden_layers=1)
         params = {} if dtype is None else random_params(spec, i, dtype)
-        agents[agent] = Agent(spec, params, chat(), (0,), agent, f"print {agent}")
+        agents[agent] = Agent(spec, params, chat(), (0,), f"print {agent}")
         incoming = topology.incoming(agent)
         # Slots stand in another order than the messages behind them.
         later = "".join(f"{{slot:{e.src}}} " for e in reversed(incoming))

@@ -1,0 +1,1 @@
+"""Experiments as data: each file has a `get_config()`."""
