@@ -128,7 +128,7 @@ def test_init_params_have_the_loaded_tree_and_differ_by_layer(tiny, case):
     kernels += [b["mlp"]["up_proj"]["kernel"] for b in layers["rest"].values()]
     assert len(kernels) == len(m.spec.layers)
     assert len({float(k[0, 0]) for k in kernels}) == len(kernels)
-    assert all(abs(float(jnp.std(k)) - 0.02) < 0.002 for k in kernels)
+    assert all(abs(float(jnp.std(k)) * len(k) ** 0.5 - 1) < 0.1 for k in kernels)
 
 
 def test_positions_count_valid_slots():
