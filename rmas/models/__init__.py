@@ -1,9 +1,12 @@
-"""Flax ports of the frozen decoder families: llama, mistral, qwen2, qwen3."""
+"""Flax ports of the frozen decoder families: llama, mistral, qwen2, qwen3,
+gemma3 and qwen3_5 (text)."""
 
-from rmas.models.cache import Entries, Segment, empty_tail, write
+from rmas.models.cache import Entries, Segment, open_tail, pick_rows, widen, write
 from rmas.models.model import (
+    Model,
     abstract_params,
     embed,
+    embedding_rms,
     init_params,
     positions,
     prefill,
@@ -14,15 +17,19 @@ from rmas.models.spec import ModelSpec
 
 __all__ = [
     "Entries",
+    "Model",
     "ModelSpec",
     "Segment",
     "abstract_params",
     "embed",
-    "empty_tail",
+    "embedding_rms",
     "init_params",
+    "open_tail",
+    "pick_rows",
     "positions",
     "prefill",
     "run",
     "unembed",
+    "widen",
     "write",
 ]

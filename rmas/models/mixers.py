@@ -1,4 +1,4 @@
-"""Layer modules: how positions mix (attention) and how each is transformed (gated MLP).
+"""Layer modules: how positions mix (attention, gated delta rule) and how each is transformed.
 
 Every mixer has one signature, `mixer(x_BTD, context, past) -> (y_BTD, entry)`: `past` holds
 this layer's entry of each cache segment, `entry` is what the new positions add.
@@ -6,18 +6,20 @@ this layer's entry of each cache segment, `entry` is what the new positions add.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rmas.models import ops
-from rmas.models.cache import KV
-from rmas.models.spec import LayerSpec, ModelSpec
+from rmas.models import delta, ops
+from rmas.models.cache import KV, Entry, State, by_heads, empty_entry
+from rmas.models.spec import AttentionLayer, DeltaLayer, LayerSpec, ModelSpec
+from rmas.parallel import constrain
 from rmas.shapes import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Context:
-    """What all layers with one `LayerSpec` share for a call: rotary angles and masks.
+class AttentionContext:
+    """What all attention layers with one `LayerSpec` share for a call: rotary angles and masks.
 
     `masks` has one `[B, T, S]` entry per cache segment and a last one for the new positions.
     """
@@ -27,11 +29,33 @@ class Context:
     masks: tuple[Array, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class DeltaContext:
+    """What recurrent layers share for a call.
+
+    Their new positions are brought to the left of each row, in order, so that the recurrence
+    meets no gaps: `order_BT` says where each comes from, `place_BT` where each went. None stands
+    for a single position, which is where it is.
+    """
+
+    valid_BT: Array
+    order_BT: Array | None
+    place_BT: Array | None
+
+
+Context = AttentionContext | DeltaContext
+
+
 def make_context(
     spec: ModelSpec, layer: LayerSpec, pos_BT: Array, valid_BT: Array, past: tuple, dtype
 ) -> Context:
     """Builds the context of one kind of layer; `past` is a tuple of `Segment`."""
-    cos, sin = ops.rope_angles(layer.rope, pos_BT, spec.head_dim, dtype)
+    if isinstance(layer, DeltaLayer):
+        if valid_BT.shape[1] == 1:
+            return DeltaContext(valid_BT, None, None)
+        order_BT = jnp.argsort(~valid_BT, axis=1, stable=True)
+        return DeltaContext(valid_BT, order_BT, jnp.argsort(order_BT, axis=1))
+    cos, sin = ops.rope_angles(layer.rope, pos_BT, dtype)
     causal_TT = jnp.tril(jnp.ones((pos_BT.shape[1],) * 2, bool))
     seen = [(s.valid_BS[:, None, :], s.pos_BS) for s in past]
     seen.append((valid_BT[:, None, :] & causal_TT, pos_BT))
@@ -40,59 +64,170 @@ def make_context(
         if layer.window is not None:
             mask_BTS = mask_BTS & (pos_BT[:, :, None] - pos_BS[:, None, :] < layer.window)
         masks.append(jnp.broadcast_to(mask_BTS, (*pos_BT.shape, pos_BS.shape[1])))
-    return Context(cos, sin, tuple(masks))
+    return AttentionContext(cos, sin, tuple(masks))
 
 
-def dense(features: int, bias: bool, name: str) -> nn.Dense:
-    """A linear map whose type follows its argument and weights."""
-    return nn.Dense(
-        features,
-        use_bias=bias,
-        precision=ops.PRECISION,
-        kernel_init=nn.initializers.lecun_normal(),
-        name=name,
-    )
+class Dense(nn.Module):
+    """A linear map whose type follows its argument and weights.
+
+    Its `kernel [in, out]` may be int8, with a `scale [out]` beside it.
+    """
+
+    features: int
+    bias: bool
+
+    @nn.compact
+    def __call__(self, x_TD: Array) -> Array:
+        shape = (x_TD.shape[-1], self.features)
+        weights = {"kernel": self.param("kernel", nn.initializers.lecun_normal(), shape)}
+        if self.has_variable("params", "scale"):
+            weights["scale"] = self.get_variable("params", "scale")
+        y_TF = ops.matmul(x_TD, weights)
+        if self.bias:
+            y_TF = y_TF + self.param("bias", nn.initializers.zeros, (self.features,))
+        return y_TF
 
 
 class RMSNorm(nn.Module):
     """`ops.rms_norm` with its weight."""
 
     eps: float
+    offset: bool = False
 
     @nn.compact
     def __call__(self, x_TD: Array) -> Array:
-        weight_D = self.param("weight", nn.initializers.ones, (x_TD.shape[-1],))
-        return ops.rms_norm(x_TD, weight_D, self.eps)
+        start = nn.initializers.zeros if self.offset else nn.initializers.ones
+        weight_D = self.param("weight", start, (x_TD.shape[-1],))
+        return ops.rms_norm(x_TD, weight_D, self.eps, self.offset)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions; q/k norm and biases as the spec says."""
+    """Grouped-query attention with rotary positions.
+
+    The spec decides about q/k norm, biases, the scale of scores, and a sigmoid gate on the output.
+    """
 
     spec: ModelSpec
+    layer: AttentionLayer
 
     @nn.compact
-    def __call__(self, x_BTD: Array, context: Context, past: tuple[KV, ...]) -> tuple[Array, KV]:
+    def __call__(
+        self, x_BTD: Array, context: AttentionContext, past: tuple[KV, ...]
+    ) -> tuple[Array, KV]:
         s = self.spec
         B, T, _ = x_BTD.shape
 
-        def heads(name: str, n: int) -> Array:
-            y = dense(n * s.head_dim, s.qkv_bias, f"{name}_proj")(x_BTD)
-            return y.reshape(B, T, n, s.head_dim)
+        def heads(name: str, n: int, size: int = s.head_dim) -> Array:
+            y = Dense(n * size, s.qkv_bias, name=f"{name}_proj")(x_BTD)
+            return y.reshape(B, T, n, size)
 
-        q_BTHK, k_BSHK = heads("q", s.n_heads), heads("k", s.n_kv_heads)
-        v_BSHK = heads("v", s.n_kv_heads)
+        q_BTHK = heads("q", s.n_heads, s.head_dim * (2 if s.gated_attention else 1))
+        q_BTHK, gate_BTHK = q_BTHK[..., : s.head_dim], q_BTHK[..., s.head_dim :]
+        k_BSHK, v_BSHK = heads("k", s.n_kv_heads), heads("v", s.n_kv_heads)
         if s.qk_norm:
-            q_BTHK = RMSNorm(s.norm_eps, name="q_norm")(q_BTHK)
-            k_BSHK = RMSNorm(s.norm_eps, name="k_norm")(k_BSHK)
+            q_BTHK = RMSNorm(s.norm_eps, s.norm_offset, name="q_norm")(q_BTHK)
+            k_BSHK = RMSNorm(s.norm_eps, s.norm_offset, name="k_norm")(k_BSHK)
         q_BTHK = ops.apply_rope(q_BTHK, context.cos, context.sin)
-        new = KV(ops.apply_rope(k_BSHK, context.cos, context.sin), v_BSHK)
+        new = KV(ops.apply_rope(k_BSHK, context.cos, context.sin), v_BSHK).constrained()
         q_BTHGK = q_BTHK.reshape(B, T, s.n_kv_heads, s.n_heads // s.n_kv_heads, s.head_dim)
+        seen = (kv.constrained() for kv in past)
         segments = [
             (kv.k_BSHK, kv.v_BSHK, mask_BTS)
-            for kv, mask_BTS in zip((*past, new), context.masks, strict=True)
+            for kv, mask_BTS in zip((*seen, new), context.masks, strict=True)
         ]
-        o_BTF = ops.attend(q_BTHGK, segments).reshape(B, T, -1)
-        return dense(s.d_model, s.out_bias, "o_proj")(o_BTF), new
+        o_BTF = ops.attend(q_BTHGK, segments, s.query_scale).reshape(B, T, -1)
+        if s.gated_attention:
+            o_BTF = o_BTF * jax.nn.sigmoid(gate_BTHK.reshape(B, T, -1))
+        return Dense(s.d_model, s.out_bias, name="o_proj")(o_BTF), new
+
+
+class GatedDelta(nn.Module):
+    """Gated delta-net mixer (qwen3_5): short convolutions, delta rule, gated norm.
+
+    One position steps the recurrence; several go through its chunked form. Of `past` only the
+    last entry counts.
+    """
+
+    spec: ModelSpec
+    layer: DeltaLayer
+
+    @nn.compact
+    def __call__(
+        self, x_BTD: Array, context: DeltaContext, past: tuple[State, ...]
+    ) -> tuple[Array, State]:
+        s, d = self.spec, self.layer
+        B, T, _ = x_BTD.shape
+        H, G, valid_BT = d.key_heads, d.value_heads // d.key_heads, context.valid_BT
+        if context.order_BT is not None:
+            x_BTD = _reordered(x_BTD, context.order_BT)
+            valid_BT = jnp.take_along_axis(valid_BT, context.order_BT, axis=1)
+        x_BTD = jnp.where(valid_BT[..., None], x_BTD, 0)
+        old = past[-1].constrained() if past else empty_entry(s, d, B, 0, x_BTD.dtype)
+        n_valid_B = jnp.sum(valid_BT, axis=1, dtype=jnp.int32)
+
+        def dense(name: str, features: int) -> Array:
+            return Dense(features, False, name=f"{name}_proj")(x_BTD)
+
+        def convolved(name: str, window_BWC: Array, size: int) -> tuple[Array, Array]:
+            """Through projection and convolution, with the window of the next positions."""
+            meaning, heads = ("delta_value_heads", H * G) if name == "v" else ("delta_heads", H)
+            y_BTC = by_heads(dense(name, size), meaning, heads)
+            kernel_WC = Conv(d.conv_width, name=f"{name}_conv")(size)
+            out_BTC = ops.ACTIVATIONS[s.activation](delta.convolve(y_BTC, window_BWC, kernel_WC))
+            seen = jnp.concatenate([window_BWC, y_BTC.astype(window_BWC.dtype)], axis=1)
+            index_BW = n_valid_B[:, None] + jnp.arange(d.conv_width - 1, dtype=jnp.int32)
+            return out_BTC, jnp.take_along_axis(seen, index_BW[..., None], axis=1)
+
+        (q_BTC, q_BWC), (k_BTC, k_BWC), (v_BTC, v_BWC) = (
+            convolved(name, window, size)
+            for name, window, size in zip(
+                "qkv", (old.q_BWC, old.k_BWC, old.v_BWC), d.sizes, strict=True
+            )
+        )
+        q_BTHK = delta.unit(ops.at_least_float32(q_BTC).reshape(B, T, H, d.key_dim))
+        k_BTHK = delta.unit(ops.at_least_float32(k_BTC).reshape(B, T, H, d.key_dim))
+        v_BTHGU = ops.at_least_float32(v_BTC).reshape(B, T, H, G, d.value_dim)
+        a_log_H = self.param("a_log", _init_a_log, (d.value_heads,))
+        dt_bias_H = self.param("dt_bias", nn.initializers.ones, (d.value_heads,))
+        b_BTH = ops.at_least_float32(jax.nn.sigmoid(dense("b", d.value_heads)))
+        g_BTH = delta.log_decay(dense("a", d.value_heads), a_log_H, dt_bias_H)
+        b_BTHG, g_BTHG = (
+            jnp.where(valid_BT[..., None], z, 0.0).reshape(B, T, H, G) for z in (b_BTH, g_BTH)
+        )
+        arrays = (q_BTHK * d.key_dim**-0.5, k_BTHK, v_BTHGU, b_BTHG, g_BTHG)
+        if T == 1:
+            o_BHGU, s_BHGKU = delta.step(*(z[:, 0] for z in arrays), old.s_BHGKU)
+            o_BTHGU = o_BHGU[:, None]
+        else:
+            o_BTHGU, s_BHGKU = delta.chunked(*arrays, old.s_BHGKU)
+        o_BTHU = o_BTHGU.reshape(B, T, d.value_heads, d.value_dim).astype(x_BTD.dtype)
+        z_BTHU = ops.at_least_float32(dense("z", d.sizes[2])).reshape(o_BTHU.shape)
+        gated = RMSNorm(s.norm_eps, name="norm")(o_BTHU) * ops.ACTIVATIONS["silu"](z_BTHU)
+        y_BTD = Dense(s.d_model, False, name="o_proj")(gated.astype(x_BTD.dtype).reshape(B, T, -1))
+        if context.place_BT is not None:
+            y_BTD = _reordered(y_BTD, context.place_BT)
+        return y_BTD, State(s_BHGKU, q_BWC, k_BWC, v_BWC).constrained()
+
+
+def _reordered(x_BTD: Array, index_BT: Array) -> Array:
+    """Positions in another order, row by row: unconstrained, a mesh might split D instead."""
+    x_BTD = constrain(x_BTD, "batch", None, None)
+    return jnp.take_along_axis(x_BTD, index_BT[..., None], axis=1)
+
+
+class Conv(nn.Module):
+    """The kernel `[W, C]` of a depthwise convolution."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, channels: int) -> Array:
+        return self.param("kernel", nn.initializers.lecun_normal(), (self.width, channels))
+
+
+def _init_a_log(key: Array, shape: tuple[int, ...]) -> Array:
+    # Decay rates between 0.01 and 16, as the class draws them.
+    return jnp.log(jax.random.uniform(key, shape, minval=0.01, maxval=16.0))
 
 
 class GatedMLP(nn.Module):
@@ -103,20 +238,32 @@ class GatedMLP(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: Array) -> Array:
         s = self.spec
-        gate_BTF = ops.ACTIVATIONS[s.activation](dense(s.d_ff, s.mlp_bias, "gate_proj")(x_BTD))
-        up_BTF = dense(s.d_ff, s.mlp_bias, "up_proj")(x_BTD)
-        return dense(s.d_model, s.mlp_bias, "down_proj")(gate_BTF * up_BTF)
+        gate_BTF = Dense(s.d_ff, s.mlp_bias, name="gate_proj")(x_BTD)
+        up_BTF = Dense(s.d_ff, s.mlp_bias, name="up_proj")(x_BTD)
+        hidden_BTF = ops.ACTIVATIONS[s.activation](gate_BTF) * up_BTF
+        return Dense(s.d_model, s.mlp_bias, name="down_proj")(hidden_BTF)
 
 
 class Block(nn.Module):
     """One decoder layer: mixer and MLP, each behind its norm, each added to the stream."""
 
     spec: ModelSpec
+    layer: LayerSpec
 
     @nn.compact
-    def __call__(self, x_BTD: Array, context: Context, past: tuple[KV, ...]) -> tuple[Array, KV]:
-        eps = self.spec.norm_eps
-        normed = RMSNorm(eps, name="input_norm")(x_BTD)
-        y_BTD, entry = Attention(self.spec, name="attention")(normed, context, past)
-        x_BTD = x_BTD + y_BTD
-        return x_BTD + GatedMLP(self.spec, name="mlp")(RMSNorm(eps, name="mlp_norm")(x_BTD)), entry
+    def __call__(
+        self, x_BTD: Array, context: Context, past: tuple[Entry, ...]
+    ) -> tuple[Array, Entry]:
+        s = self.spec
+
+        def norm(name: str, x_BTD: Array) -> Array:
+            return RMSNorm(s.norm_eps, s.norm_offset, name=name)(x_BTD)
+
+        if isinstance(self.layer, AttentionLayer):
+            mixer = Attention(s, self.layer, name="attention")
+        else:
+            mixer = GatedDelta(s, self.layer, name="delta")
+        y_BTD, entry = mixer(norm("input_norm", x_BTD), context, past)
+        x_BTD = x_BTD + (norm("post_mixer_norm", y_BTD) if s.post_norms else y_BTD)
+        y_BTD = GatedMLP(s, name="mlp")(norm("mlp_norm", x_BTD))
+        return x_BTD + (norm("post_mlp_norm", y_BTD) if s.post_norms else y_BTD), entry

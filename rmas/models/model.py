@@ -3,17 +3,21 @@
 Latent recursion enters between token embeddings, so `run` takes vectors, not ids. Parameters
 are a plain nested dict: `embed/weight [V, D]`, `layers/period/<j>/... [L, ...]`,
 `layers/rest/<j>/...`, `norm/weight [D]` and, where the head is not tied, `head/kernel [D, V]`.
+A matrix may be int8, with a `scale` beside its `kernel` (`rmas.weights.quantize`).
 """
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from rmas.models import ops
 from rmas.models.cache import Entries, Segment
 from rmas.models.spec import ModelSpec
 from rmas.models.stack import init_layers, run_layers
+from rmas.parallel import constrain, use
 from rmas.shapes import Array, Params
 
 
@@ -23,9 +27,19 @@ def positions(valid_BT: Array, start_B: Array | int = 0) -> Array:
     return jnp.maximum(jnp.cumsum(valid_BT, axis=1, dtype=jnp.int32) - 1 + start, 0)
 
 
-def embed(params: Params, ids_BT: Array) -> Array:
-    """Input embeddings `[B, T, D]` in the weights' type."""
-    return jnp.take(params["embed"]["weight"], ids_BT, axis=0)
+def embed(spec: ModelSpec, params: Params, ids_BT: Array) -> Array:
+    """Input embeddings `[B, T, D]` in the weights' type, scaled where the family scales them."""
+    x_BTD = jnp.take(_table(params), ids_BT, axis=0)
+    if spec.embed_scale is None:
+        return x_BTD
+    return x_BTD * jnp.asarray(spec.embed_scale, x_BTD.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def embedding_rms(spec: ModelSpec, params: Params) -> Array:
+    """Root mean square of all token embeddings as `embed` gives them, float32."""
+    weight_VD = params["embed"]["weight"].astype(jnp.float32)
+    return jnp.sqrt(jnp.mean(jnp.square(weight_VD))) * (spec.embed_scale or 1.0)
 
 
 def run(
@@ -44,36 +58,43 @@ def run(
     """
     x_BTD = x_BTD.astype(params["embed"]["weight"].dtype)
     h_BTD, entries = run_layers(spec, params["layers"], x_BTD, valid_BT, pos_BT, past)
-    return ops.rms_norm(h_BTD, params["norm"]["weight"], spec.norm_eps), entries
+    norm = params["norm"]["weight"]
+    return ops.rms_norm(h_BTD, norm, spec.norm_eps, spec.norm_offset), entries
 
 
 def unembed(spec: ModelSpec, params: Params, h_BTD: Array) -> Array:
     """Logits `[B, T, V]`, float32 at least."""
     if spec.tied:
-        weight = params["embed"]["weight"]
-        logits = jnp.einsum("...D,VD->...V", h_BTD, weight, precision=ops.PRECISION)
+        logits_BTV = jnp.einsum("...D,VD->...V", h_BTD, _table(params), precision=ops.PRECISION)
     else:
-        weight = params["head"]["kernel"]
-        logits = jnp.einsum("...D,DV->...V", h_BTD, weight, precision=ops.PRECISION)
-    return ops.at_least_float32(logits)
+        logits_BTV = ops.matmul(h_BTD, params["head"])
+    logits_BTV = ops.at_least_float32(logits_BTV)
+    if spec.logit_softcap is not None:
+        logits_BTV = ops.soft_cap(logits_BTV, spec.logit_softcap)
+    return logits_BTV
+
+
+def _table(params: Params) -> Array:
+    """The embeddings `[V, D]`, whole rows on each device: lookups and tied heads share a gather."""
+    return constrain(params["embed"]["weight"], "vocab", None)
 
 
 def prefill(spec: ModelSpec, params: Params, x_BTD: Array, valid_BT: Array):
     """Runs a left-padded prompt; returns its last state `[B, D]` and the prefix segment."""
     pos_BT = positions(valid_BT)
     h_BTD, entries = run(spec, params, x_BTD, valid_BT, pos_BT)
-    return h_BTD[:, -1], Segment(entries, valid_BT, pos_BT)
+    return h_BTD[:, -1], Segment(entries, valid_BT, pos_BT).constrained()
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def init_params(spec: ModelSpec, key: Array) -> Params:
-    """Random parameters, float32 (normal, scaled by the inverse root of the fan-in; norms one)."""
+    """Random parameters, float32 (normal, over the root of the fan-in; norms do nothing)."""
     k_embed, k_layers, k_head = jax.random.split(key, 3)
     scale = spec.d_model**-0.5
     params = {
         "embed": {"weight": scale * jax.random.normal(k_embed, (spec.vocab_size, spec.d_model))},
         "layers": init_layers(spec, k_layers),
-        "norm": {"weight": jnp.ones((spec.d_model,))},
+        "norm": {"weight": jnp.full((spec.d_model,), 0.0 if spec.norm_offset else 1.0)},
     }
     if not spec.tied:
         shape = (spec.d_model, spec.vocab_size)
@@ -84,3 +105,47 @@ def init_params(spec: ModelSpec, key: Array) -> Params:
 def abstract_params(spec: ModelSpec) -> Params:
     """The tree of shapes, without memory."""
     return jax.eval_shape(lambda k: init_params(spec, k), jax.random.key(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """One architecture with its functions bound, each compiled once per shape.
+
+    Parameters stay an argument: `model, params = rmas.load_model(path)`. With a mesh, arrays
+    lie as `rmas.parallel` says; inside a function that you trace yourself, enter
+    `rmas.parallel.use(model.mesh)` around the outermost call.
+    """
+
+    spec: ModelSpec
+    mesh: Mesh | None = None
+
+    def embed(self, params: Params, ids_BT: Array) -> Array:
+        """Input embeddings `[B, T, D]` in the weights' type (scaled where the family does)."""
+        return self._call(_embed, params, ids_BT)
+
+    def run(self, params: Params, x_BTD: Array, valid_BT: Array) -> Array:
+        """Hidden states `[B, T, D]` after the final norm, of vectors from anywhere.
+
+        `valid_BT` is true at real positions; padding (on the left as a rule) changes nothing,
+        and states there are meaningless but finite.
+        """
+        return self._call(_run, params, x_BTD, valid_BT)
+
+    def unembed(self, params: Params, h_BTD: Array) -> Array:
+        """Logits `[..., V]`, float32 at least, of states after the final norm."""
+        return self._call(_unembed, params, h_BTD)
+
+    def _call(self, function, params: Params, *arrays: Array) -> Array:
+        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((params, arrays)))
+        with use(None if traced else self.mesh):
+            return function(self.spec, params, *arrays)
+
+
+_embed = jax.jit(embed, static_argnums=0)
+_unembed = jax.jit(unembed, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(spec: ModelSpec, params: Params, x_BTD: Array, valid_BT: Array) -> Array:
+    valid_BT = jnp.asarray(valid_BT, bool)
+    return run(spec, params, x_BTD, valid_BT, positions(valid_BT))[0]

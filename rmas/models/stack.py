@@ -11,6 +11,7 @@ from jax import lax
 from rmas.models.cache import Entries, Segment
 from rmas.models.mixers import Block, Context, make_context
 from rmas.models.spec import LayerSpec, ModelSpec
+from rmas.parallel import constrain
 from rmas.shapes import Array, Params
 
 
@@ -27,13 +28,14 @@ def run_layers(
         layer: make_context(spec, layer, pos_BT, valid_BT, past, x_BTD.dtype)
         for layer in dict.fromkeys(spec.layers)
     }
-    block = Block(spec)
 
     def apply(layers, x_BTD, params, entries):
         new = []
         for j, layer in enumerate(layers):
+            x_BTD = constrain(x_BTD, "batch", None, None)
             seen = tuple(segment[j] for segment in entries)
-            x_BTD, entry = block.apply({"params": params[str(j)]}, x_BTD, contexts[layer], seen)
+            own = {"params": params[str(j)]}
+            x_BTD, entry = Block(spec, layer).apply(own, x_BTD, contexts[layer], seen)
             new.append(entry)
         return x_BTD, tuple(new)
 
@@ -54,7 +56,7 @@ def init_layers(spec: ModelSpec, key: Array) -> Params:
 
     def init(layer: LayerSpec, key: Array) -> Params:
         context = make_context(spec, layer, pos_BT, valid_BT, (), x_BTD.dtype)
-        return Block(spec).init(key, x_BTD, context, ())["params"]
+        return Block(spec, layer).init(key, x_BTD, context, ())["params"]
 
     def stacked(j: int, layer: LayerSpec) -> Params:
         keys = jax.random.split(jax.random.fold_in(key, j), spec.n_periods)

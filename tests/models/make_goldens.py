@@ -1,9 +1,10 @@
 """Writes `goldens/`: tiny checkpoints and what PyTorch computes from them.
 
-    python tests/models/make_goldens.py    (needs torch; the tests of the result do not)
+    python tests/models/make_goldens.py [CASE ...]    (needs torch; the tests of the result do not)
 
 Each folder is an ordinary checkpoint (`config.json`, `model.safetensors`) with `expected.npz`:
-ids and validity of a left-padded batch, states after the final norm, logits, greedy ids.
+ids and validity of a left-padded batch, states after the final norm, logits, greedy ids; and
+`rollout.npz`: a matrix by which states are fed back, and the states of that latent rollout.
 """
 
 import itertools
@@ -18,11 +19,25 @@ import tiny_hf
 
 GOLDENS = Path(__file__).parent / "goldens"
 SMALL = {"hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 4}
-CASES = ["llama", "llama_biased", "mistral_window", "qwen2", "qwen2_mixed", "qwen3"]
-LENGTHS = (12, 5, 1)
+CASES = {
+    "llama": lambda: tiny_hf.make("llama", **SMALL),
+    "llama_biased": lambda: tiny_hf.make("llama_biased", **SMALL),
+    "mistral_window": lambda: tiny_hf.make("mistral_window", **SMALL),
+    "qwen2": lambda: tiny_hf.make("qwen2", **SMALL),
+    "qwen2_mixed": lambda: tiny_hf.make("qwen2_mixed", **SMALL),
+    "qwen3": lambda: tiny_hf.make("qwen3", **SMALL),
+    "gemma3": lambda: tiny_hf.make("gemma3", num_hidden_layers=4, **SMALL),
+    "gemma3_composite": lambda: tiny_hf.composite("gemma3_biased", **SMALL),
+    "qwen3_5": lambda: tiny_hf.make("qwen3_5", **SMALL),
+    "qwen3_5_composite": lambda: tiny_hf.composite("qwen3_5_untied", num_hidden_layers=4, **SMALL),
+}
+SHORT, LONG = (12, 5, 1), (70, 41, 1)
+"""Lengths of prompts; the long ones reach beyond one chunk of the delta rule."""
 NEW = 16
-MARGIN = 5e-3
-"""Prompts are drawn until no greedy decision is closer than this: rounding must not decide."""
+STEPS = 8
+MARGIN, KINDS = 5e-3, 8
+"""Prompts are drawn until no greedy decision is closer than this, so that rounding does not
+decide, and more ids than this come out."""
 
 
 def greedy(model, ids, valid) -> tuple[np.ndarray, float]:
@@ -41,31 +56,47 @@ def greedy(model, ids, valid) -> tuple[np.ndarray, float]:
     return new, float((top[..., 0] - top[..., 1]).min())
 
 
-def main() -> None:
-    valid = np.arange(max(LENGTHS)) >= max(LENGTHS) - np.array(LENGTHS)[:, None]
-    for case in CASES:
-        model = tiny_hf.make(case, **SMALL)
-        folder = GOLDENS / case
-        model.save_pretrained(folder)
-        (folder / "generation_config.json").unlink()
-        for seed in itertools.count():
-            ids = np.random.default_rng(seed).integers(3, tiny_hf.VOCAB, valid.shape)
-            new, margin = greedy(model, ids, valid)
-            if margin > MARGIN:
-                break
-        embeds = model.get_input_embeddings()(torch.tensor(ids))
-        states, logits = tiny_hf.hidden_and_logits(model, embeds, valid)
-        np.savez_compressed(
-            folder / "expected.npz",
-            ids=ids.astype(np.int32),
-            valid=valid,
-            states=states * valid[..., None],
-            logits=logits * valid[..., None],
-            greedy=new,
-        )
-        kinds = len(np.unique(new))
-        print(f"{case}: seed {seed}, closest decision {margin:.4f}, {kinds} different ids")
+def rollout(model, x, valid, map_DD) -> np.ndarray:
+    """States at the last position and after it, each fed back; all is read again at every step."""
+    states = []
+    for _ in range(STEPS + 1):
+        h, _ = tiny_hf.hidden_and_logits(model, x, valid)
+        states.append(h[:, -1])
+        x = np.concatenate([x, (h[:, -1] @ map_DD)[:, None]], 1)
+        valid = np.concatenate([valid, np.ones((len(valid), 1), bool)], 1)
+    return np.stack(states, 1)
+
+
+def write(case: str, goldens: Path = GOLDENS) -> None:
+    """One folder."""
+    model, folder = CASES[case](), goldens / case
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink()
+    lengths = np.array(LONG if case.startswith("qwen3_5") else SHORT)
+    valid = np.arange(lengths.max()) >= (lengths.max() - lengths)[:, None]
+    for seed in itertools.count():
+        ids = np.random.default_rng(seed).integers(3, tiny_hf.VOCAB, valid.shape)
+        new, margin = greedy(model, ids, valid)
+        if margin > MARGIN and len(np.unique(new)) > KINDS:
+            break
+    embeds = model.get_input_embeddings()(torch.tensor(ids)).numpy()
+    states, logits = tiny_hf.hidden_and_logits(model, embeds, valid)
+    np.savez_compressed(
+        folder / "expected.npz",
+        ids=ids.astype(np.int32),
+        valid=valid,
+        states=states * valid[..., None],
+        logits=logits * valid[..., None],
+        greedy=new,
+    )
+    d = embeds.shape[-1]
+    map_DD = (0.5 * d**-0.5 * np.random.default_rng(seed).standard_normal((d, d))).astype("f4")
+    fed_back = rollout(model, embeds, valid, map_DD)
+    np.savez_compressed(folder / "rollout.npz", map=map_DD, states=fed_back)
+    kinds = len(np.unique(new))
+    print(f"{case}: seed {seed}, closest decision {margin:.4f}, {kinds} different ids")
 
 
 if __name__ == "__main__":
-    main()
+    for name in sys.argv[1:] or CASES:
+        write(name)

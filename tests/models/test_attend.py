@@ -9,6 +9,7 @@ from rmas.models import ops
 
 B, T, H, G, K = 2, 3, 2, 2, 4
 SIZES = (5, 4)
+SCALE = 0.7
 
 
 def arrays(seed=0):
@@ -29,7 +30,7 @@ def joined(q, segments):
     """One segment, one softmax, -inf for masked keys; zeros where nothing is seen."""
     k, v = (np.concatenate([s[i] for s in segments], 1) for i in (0, 1))
     mask = np.concatenate([s[2] for s in segments], 2)
-    scores = np.einsum("bthgk,bshk->bthgs", q, k) / np.sqrt(K)
+    scores = np.einsum("bthgk,bshk->bthgs", q, k) * SCALE
     weights = np.exp(np.where(mask[:, :, None, None], scores, -np.inf))
     total = weights.sum(-1, keepdims=True)
     return np.einsum("bthgs,bshk->bthgk", weights / np.where(total > 0, total, 1), v)
@@ -38,7 +39,7 @@ def joined(q, segments):
 def test_two_segments_are_one_softmax():
     q, segments = arrays()
     with jax.enable_x64(True):
-        np.testing.assert_allclose(ops.attend(q, segments), joined(q, segments), atol=1e-12)
+        np.testing.assert_allclose(ops.attend(q, segments, SCALE), joined(q, segments), atol=1e-12)
 
 
 @pytest.mark.parametrize("empty", ["first", "second", "both"])
@@ -50,9 +51,9 @@ def test_segments_with_nothing_to_see(empty):
             # Scores far above those of the other segment must not swallow it.
             segments[i] = (k * 1e3, v, np.zeros_like(mask))
     with jax.enable_x64(True):
-        out = ops.attend(q, segments)
+        out = ops.attend(q, segments, SCALE)
         np.testing.assert_allclose(out, joined(q, segments), atol=1e-12)
-        grads = jax.grad(lambda q, s: jnp.sum(ops.attend(q, s) ** 2), argnums=0)(q, segments)
+        grads = jax.grad(lambda q, s: jnp.sum(ops.attend(q, s, SCALE) ** 2), argnums=0)(q, segments)
     assert np.isfinite(grads).all()
     if empty == "both":
         assert not np.any(out)
@@ -65,7 +66,7 @@ def test_gradients_match_finite_differences():
 
     def f(q, kv):
         parts = [(k, v, mask) for (k, v), mask in zip(kv, masks, strict=True)]
-        return jnp.sum(jnp.sin(ops.attend(q, parts)))
+        return jnp.sum(jnp.sin(ops.attend(q, parts, SCALE)))
 
     with jax.enable_x64(True):
         kv = [(k, v) for k, v, _ in segments]
@@ -81,13 +82,14 @@ def test_gradients_match_finite_differences():
 def test_large_scores_do_not_overflow():
     q, segments = arrays()
     q = (1e4 * q).astype(np.float32)
-    out = ops.attend(q, [tuple(a.astype(np.float32) for a in s[:2]) + s[2:] for s in segments])
+    low = [tuple(a.astype(np.float32) for a in s[:2]) + s[2:] for s in segments]
+    out = ops.attend(q, low, SCALE)
     assert np.isfinite(out).all()
 
 
 def test_low_precision_arrays_keep_their_type():
     q, segments = arrays()
     low = [tuple(jnp.asarray(a, jnp.bfloat16) for a in s[:2]) + s[2:] for s in segments]
-    out = ops.attend(jnp.asarray(q, jnp.bfloat16), low)
+    out = ops.attend(jnp.asarray(q, jnp.bfloat16), low, SCALE)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(np.float32), joined(q, segments), atol=0.05)

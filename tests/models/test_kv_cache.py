@@ -1,4 +1,6 @@
-"""The cache: what `write` stores, and cached runs against whole ones."""
+"""The cache: what `write` stores, what `open_tail` moves, cached runs against whole ones."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -6,22 +8,50 @@ import numpy as np
 import pytest
 import rollouts
 
-from rmas.models import Segment, abstract_params, empty_tail, positions, run
+from rmas.models import Segment, abstract_params, open_tail, positions, prefill, run
 from rmas.models import write as write_eager
-from rmas.models.spec import LayerSpec, ModelSpec, RopeSpec
+from rmas.models.cache import KV, State
+from rmas.models.spec import AttentionLayer, DeltaLayer, ModelSpec, RopeSpec
 from rmas.weights import load_params
 
 STEPS = 8
 write = rollouts.jit(write_eager)
+run_jit = rollouts.jit(run, static_argnums=0)
 # Two full layers around one with a short window, twice, and a remainder.
-ROPE = RopeSpec(theta=300.0, kind="default")
-FULL, NEAR = LayerSpec(None, ROPE), LayerSpec(4, ROPE)
+ROPE = RopeSpec(300.0, 4)
+FULL, NEAR = AttentionLayer(None, ROPE), AttentionLayer(4, ROPE)
 SPEC = ModelSpec(
     family="qwen2", vocab_size=20, d_model=8, d_ff=12, n_heads=2, n_kv_heads=1, head_dim=4,
-    activation="silu", norm_eps=1e-5, qkv_bias=True, out_bias=False, mlp_bias=False,
-    qk_norm=False, tied=True, max_positions=64, layers=(FULL, NEAR, FULL, NEAR, FULL),
+    query_scale=0.5, activation="silu", norm_eps=1e-5, norm_offset=False, post_norms=False,
+    qkv_bias=True, out_bias=False, mlp_bias=False, qk_norm=False, gated_attention=False,
+    embed_scale=None, logit_softcap=None, tied=True, max_positions=64,
+    layers=(FULL, NEAR, FULL, NEAR, FULL),
 )  # fmt: skip
-VALID = np.arange(9) >= np.array([[0], [3], [8]])
+DELTA = DeltaLayer(key_heads=1, value_heads=2, key_dim=3, value_dim=5, conv_width=4)
+HYBRID = dataclasses.replace(
+    SPEC,
+    family="qwen3_5",
+    norm_eps=1e-2,
+    gated_attention=True,
+    layers=(DELTA, NEAR, DELTA, NEAR, DELTA),
+)
+SHORT = np.arange(9) >= np.array([[0], [3], [8]])
+LONG = np.arange(150) >= np.array([[0], [61], [149]])
+
+
+def random_params(spec):
+    """Float64 numbers with which every part matters."""
+    r = np.random.default_rng(3)
+    return jax.tree.map(lambda a: 0.4 * r.standard_normal(a.shape), abstract_params(spec))
+
+
+def empty_tail(spec, batch: int, size: int, dtype) -> Segment:
+    """A tail behind a prefix of one position that is not there."""
+    x = jax.ShapeDtypeStruct((batch, 1, spec.d_model), dtype)
+    valid = jax.ShapeDtypeStruct((batch, 1), bool)
+    _, prefix = jax.eval_shape(lambda *a: prefill(spec, *a), abstract_params(spec), x, valid)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), prefix)
+    return open_tail(spec, zeros, size, dtype)[1]
 
 
 def entries_of(size: int, value: float, batch: int = 3):
@@ -85,57 +115,127 @@ def test_entries_take_the_type_of_the_tail():
     assert {a.dtype for a in jax.tree.leaves(tail.entries)} == {jnp.dtype(jnp.bfloat16)}
 
 
-def full_run(spec, params, x, valid, map_DD, latent):
-    """States at the last prompt position and after it, from one run over everything."""
-    states, fed = latent(spec, params, x, valid, map_DD, STEPS)
-    sequence = np.concatenate([x, fed], 1)
-    now_valid = np.concatenate([valid, np.ones((len(x), STEPS), bool)], 1)
-    return states, sequence, now_valid
+def test_open_tail_moves_states_and_leaves_keys():
+    """Keys and values stay in the prefix, states go on in the tail, nothing is in both."""
+    with jax.enable_x64(True):
+        x = np.random.default_rng(0).standard_normal((3, 9, 8))
+        _, prefix = rollouts.jit(prefill, static_argnums=0)(HYBRID, random_params(HYBRID), x, SHORT)
+        kept, tail = open_tail(HYBRID, prefix, 5, jnp.float64)
+    old, left, new = ([*s.entries.period, *s.entries.rest] for s in (prefix, kept, tail))
+    kinds = [type(layer) for layer in (*HYBRID.period, *HYBRID.rest)]
+    assert kinds == [DeltaLayer, AttentionLayer, DeltaLayer]
+    for kind, before, stays, moves in zip(kinds, old, left, new, strict=True):
+        if kind is DeltaLayer:
+            assert isinstance(before, State)
+            assert stays is None
+            assert moves is before
+        else:
+            assert stays is before
+            assert isinstance(moves, KV)
+            assert moves.k_BSHK.shape == (*before.k_BSHK.shape[:-3], 5, 1, 4)
+            assert not np.any(moves.k_BSHK)
+            assert not np.any(moves.v_BSHK)
+    assert kept.valid_BS is prefix.valid_BS
+    assert kept.pos_BS is prefix.pos_BS
+    assert tail.valid_BS.shape == (3, 5)
+    assert not tail.valid_BS.any()
 
 
-def example(d_model, dtype, seed=0):
+def rows_of(segment: Segment, row: int) -> list[np.ndarray]:
+    """All that a segment holds of one row."""
+    entries = [(e, 1) for e in segment.entries.period] + [(e, 0) for e in segment.entries.rest]
+    leaves = [np.take(np.asarray(a), row, axis) for e, axis in entries for a in jax.tree.leaves(e)]
+    return [*leaves, np.asarray(segment.valid_BS)[row], np.asarray(segment.pos_BS)[row]]
+
+
+def test_parked_rows_keep_states_and_windows_through_steps():
+    """Bit by bit while parked; and going on is as if there had been no pause."""
+    awake = np.array([[1, 1, 1], [1, 0, 1], [0, 0, 1], [0, 1, 1], [1, 0, 0], [1, 1, 0]], bool)
+    with jax.enable_x64(True):
+        r, params = np.random.default_rng(1), random_params(HYBRID)
+        x, inputs = r.standard_normal((3, 9, 8)), r.standard_normal((3, len(awake), 8))
+        _, prefix = rollouts.jit(prefill, static_argnums=0)(HYBRID, params, x, SHORT)
+        prefix, tail = open_tail(HYBRID, prefix, len(awake), jnp.float64)
+        done, states = np.zeros(3, int), [[] for _ in range(3)]
+        for valid in awake:
+            e = inputs[np.arange(3), done][:, None]
+            pos = (SHORT.sum(1) + done)[:, None]
+            h, new = run_jit(HYBRID, params, e, valid[:, None], pos, (prefix, tail))
+            after = write(tail, new, valid[:, None], pos)
+            for row in range(3):
+                same = map(np.array_equal, rows_of(tail, row), rows_of(after, row))
+                if valid[row]:
+                    states[row].append(np.asarray(h)[row, 0])
+                    assert not all(same)
+                else:
+                    assert all(same)
+            tail, done = after, done + valid
+        for row in range(3):
+            own = np.concatenate([x[row, SHORT[row]], inputs[row, : done[row]]])[None]
+            valid = np.ones(own.shape[:2], bool)
+            h, _ = run_jit(HYBRID, params, own, valid, positions(valid))
+            np.testing.assert_allclose(states[row], h[0, -done[row] :], rtol=0, atol=1e-9)
+
+
+def example(valid, d_model, dtype, seed=0):
     r = np.random.default_rng(seed)
-    x = (0.5 * r.standard_normal((*VALID.shape, d_model))).astype(dtype)
+    x = (0.5 * r.standard_normal((*valid.shape, d_model))).astype(dtype)
     return x, (0.5 * d_model**-0.5 * r.standard_normal((d_model, d_model))).astype(dtype)
 
 
-@pytest.mark.parametrize("case", ["llama", "mistral_window", "qwen2_mixed", "qwen3"])
+@pytest.mark.parametrize(
+    "case", ["llama", "mistral_window", "qwen2_mixed", "qwen3", "gemma3", "qwen3_5"]
+)
 def test_cached_rollout_is_the_whole_run(tiny, case):
+    """Against one run over all that was fed: in double our own, in float32 PyTorch's."""
     import tiny_hf
 
-    m = tiny(case)
-    for dtype, tolerance in ((np.float32, 3e-5), (np.float64, 1e-9)):
-        with jax.enable_x64(dtype == np.float64):
-            params = load_params(m.spec, m.folder, dtype)
-            x, map_DD = example(32, dtype)
-            args = full_run(m.spec, params, x, VALID, map_DD, rollouts.latent)
-            states, sequence, valid = args
-            assert states.dtype == dtype
-            whole, _ = rollouts.whole(m.spec, params, sequence, valid)
-        np.testing.assert_allclose(states, whole[:, -STEPS - 1 :], rtol=0, atol=tolerance)
-        if dtype == np.float32:
-            theirs, _ = tiny_hf.hidden_and_logits(m.torch, sequence, valid)
-            np.testing.assert_allclose(states, theirs[:, -STEPS - 1 :], rtol=0, atol=5e-5)
-
-
-def test_many_new_positions_after_two_segments():
-    """A ragged, left-padded chunk after prefix and tail gives what one run gives."""
+    m, prompt = tiny(case), LONG if case == "qwen3_5" else SHORT
+    valid = np.concatenate([prompt, np.ones((len(prompt), STEPS), bool)], 1)
+    x, map_DD = example(prompt, 32, np.float32)
+    states, fed = rollouts.latent(m.spec, m.params, x, prompt, map_DD, STEPS)
+    assert states.dtype == np.float32
+    theirs, _ = tiny_hf.hidden_and_logits(m.torch, np.concatenate([x, fed], 1), valid)
+    np.testing.assert_allclose(states, theirs[:, -STEPS - 1 :], rtol=0, atol=3e-5)
     with jax.enable_x64(True):
-        r = np.random.default_rng(3)
-        params = jax.tree.map(lambda a: 0.4 * r.standard_normal(a.shape), abstract_params(SPEC))
-        x, _ = example(8, np.float64)
-        valid = np.array([[1, 1, 1, 1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 0, 1, 0, 1, 1]], bool)
-        x = x[:2]
+        params = load_params(m.spec, m.folder, np.float64)
+        x, map_DD = example(prompt, 32, np.float64)
+        states, fed = rollouts.latent(m.spec, params, x, prompt, map_DD, STEPS)
+        assert states.dtype == np.float64
+        whole, _ = rollouts.whole(m.spec, params, np.concatenate([x, fed], 1), valid)
+        np.testing.assert_allclose(states, whole[:, -STEPS - 1 :], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("spec", "cuts"),
+    [(SPEC, (4, 6, 9)), (HYBRID, (4, 6, 9)), (HYBRID, (70, 71, 150))],
+    ids=["attention", "hybrid", "hybrid-long"],
+)
+def test_many_new_positions_after_two_segments(spec, cuts):
+    """Ragged chunks with gaps, after prefix and tail, give what one run over all gives."""
+    with jax.enable_x64(True):
+        r, params, size = np.random.default_rng(4), random_params(spec), cuts[-1]
+        x = r.standard_normal((3, size, 8))
+        valid = r.random((3, size)) < 0.7
+        valid[:, cuts[0] - 1] = True, True, False
+        valid[1, : cuts[0] - 2] = False  # left-padded, and fewer than a window behind
+        valid[2, cuts[0] : cuts[1]] = False  # a chunk of nothing
         pos = positions(valid)
-        run_jit = rollouts.jit(run, static_argnums=0)
-        whole, _ = run_jit(SPEC, params, x, valid, pos)
-        head, tail, past = slice(0, 4), empty_tail(SPEC, 2, 3, jnp.float64), ()
-        h, entries = run_jit(SPEC, params, x[:, head], valid[:, head], pos[:, head])
-        chunks, past = [h], (Segment(entries, valid[:, head], pos[:, head]),)
-        for at in (slice(4, 6), slice(6, 9)):
-            h, new = run_jit(SPEC, params, x[:, at], valid[:, at], pos[:, at], (*past, tail))
+        whole, _ = run_jit(spec, params, x, valid, pos)
+        head = slice(0, cuts[0])
+        h, entries = run_jit(spec, params, x[:, head], valid[:, head], pos[:, head])
+        chunks = [h]
+        prefix, tail = open_tail(
+            spec, Segment(entries, valid[:, head], pos[:, head]), size - cuts[0], jnp.float64
+        )
+        for at in (slice(*cuts[:2]), slice(*cuts[1:])):
+            h, new = run_jit(spec, params, x[:, at], valid[:, at], pos[:, at], (prefix, tail))
             chunks.append(h)
             tail = write(tail, new, valid[:, at], pos[:, at])
         np.testing.assert_allclose(
             np.concatenate(chunks, 1)[valid], np.asarray(whole)[valid], rtol=0, atol=1e-9
         )
+        for row, own in enumerate(valid):
+            alone = np.ones((1, own.sum()), bool)
+            h, _ = run_jit(spec, params, x[row : row + 1, own], alone, positions(alone))
+            np.testing.assert_allclose(h[0], np.asarray(whole)[row, own], rtol=0, atol=1e-9)

@@ -1,0 +1,107 @@
+"""What the axes of arrays mean, and over which axes of the mesh each meaning is split.
+
+Model code names meanings (`constrain(h_BTD, "batch", None, None)`); only this table knows the
+mesh. Without a mesh every function here leaves arrays as they are.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rmas.parallel.mesh import AXES
+from rmas.shapes import Array
+
+AXES_OF: dict[str, str | tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "width": "fsdp",  # of weights; activations keep theirs whole
+    "mlp": "tensor",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "delta_heads": "tensor",
+    "delta_value_heads": "tensor",
+}
+"""Meanings of array axes. `delta_heads` counts the heads of a delta-net's keys and of its state,
+`delta_value_heads` those of its values."""
+
+
+def parts(mesh: Mesh | AbstractMesh, meaning: str) -> int:
+    """Into how many pieces an axis of this meaning is split."""
+    names = AXES_OF[meaning]
+    return math.prod(mesh.shape[name] for name in ([names] if isinstance(names, str) else names))
+
+
+def constrain(x: Array, *meanings: str | None) -> Array:
+    """Fixes how an array inside a jitted function lies on the mesh that `use` has set.
+
+    One entry per axis: a meaning of `AXES_OF`, or None (every device has all of it).
+    An axis that its part of the mesh does not divide counts as None: where KV heads are
+    replicated, so are caches, whatever the compiler would guess. Entries of axes that hold
+    heads want the axis that counts them, so that none is cut in two. Without a mesh, or under
+    one with other axes, `x` comes back as it is.
+
+    Raises:
+      ValueError: not one entry per axis, or an unknown meaning.
+    """
+    if len(meanings) != x.ndim:
+        raise ValueError(f"{len(meanings)} entries for the axes of {x.shape}")
+    if unknown := {m for m in meanings if m is not None} - AXES_OF.keys():
+        raise ValueError(f"no meanings of axes: {', '.join(sorted(unknown))}")
+    mesh = jax.sharding.get_abstract_mesh()
+    if not set(AXES) <= set(mesh.axis_names):
+        return x
+
+    def entry(meaning: str | None, size: int):
+        return None if meaning is None or size % parts(mesh, meaning) else AXES_OF[meaning]
+
+    spec = P(*(entry(m, n) for m, n in zip(meanings, x.shape, strict=True)))
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def replicated(mesh: Mesh | None) -> NamedSharding | None:
+    """Every device has everything: links, optimizer state, metrics. None without a mesh."""
+    return None if mesh is None else NamedSharding(mesh, P())
+
+
+def batch_multiple(mesh: Mesh | None) -> int:
+    """The number of rows of a batch must be a multiple of this; 1 without a mesh."""
+    return 1 if mesh is None else parts(mesh, "batch")
+
+
+def whole_batch(mesh: Mesh | None, rows: int) -> int:
+    """The smallest batch of at least `rows` that the mesh divides; the rest are empty rows."""
+    multiple = batch_multiple(mesh)
+    return -(-rows // multiple) * multiple
+
+
+def put_batch(mesh: Mesh | None, tree: Any, axis: int = 0) -> Any:
+    """Puts a batch on the devices, its rows split; on the default device without a mesh.
+
+    Args:
+      tree: numpy arrays with rows along `axis` (1 for `[R, B, ...]`), the same on every
+        process; each process takes the rows of its own devices.
+
+    Raises:
+      ValueError: the rows do not divide; pad them to a multiple of `batch_multiple(mesh)`.
+    """
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, tree)
+    sharding = NamedSharding(mesh, P(*[None] * axis, AXES_OF["batch"]))
+
+    def put(x: np.ndarray) -> Array:
+        if x.ndim <= axis or x.shape[axis] % batch_multiple(mesh):
+            need = f"a multiple of {batch_multiple(mesh)} rows along axis {axis}"
+            raise ValueError(f"a batch array is {x.shape}; the mesh needs {need}")
+        return jax.make_array_from_callback(x.shape, sharding, _rows_of(np.asarray(x)))
+
+    return jax.tree.map(put, tree)
+
+
+def _rows_of(x: np.ndarray) -> Callable[[tuple[slice, ...]], np.ndarray]:
+    return lambda index: x[index]

@@ -1,0 +1,150 @@
+"""The mesh of devices: three axes, always all three, sizes from a line of text.
+
+`data` splits the rows of a batch; `fsdp` splits rows too, and every weight, which is gathered
+where it is used; `tensor` splits heads, MLP widths and the vocabulary, and stays inside a host.
+"""
+
+import contextlib
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from rmas.errors import InputError
+
+AXES = ("data", "fsdp", "tensor")
+_SIZE = re.compile(r"-1|[1-9][0-9]{0,8}")
+_MOST_TENSOR = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSpec:
+    """Sizes of the axes; -1 (for one at most) is what the others leave of the devices.
+
+    With `auto` the sizes are `automatic`'s to choose.
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+    auto: bool = False
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """In the order of `AXES`."""
+        return self.data, self.fsdp, self.tensor
+
+    def __str__(self) -> str:
+        pairs = zip(AXES, self.sizes, strict=True)
+        return "auto" if self.auto else ",".join(f"{axis}={size}" for axis, size in pairs)
+
+
+def parse_mesh(text: str) -> MeshSpec:
+    """Reads `data=2,fsdp=2,tensor=2` (what is not named is 1), `auto`, or `single` (or nothing).
+
+    Raises:
+      InputError: an unknown or repeated axis, a size that is no positive number (or -1, once).
+    """
+    if text.strip() in ("", "single"):
+        return MeshSpec()
+    if text.strip() == "auto":
+        return MeshSpec(auto=True)
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        axis, _, size = (piece.strip() for piece in part.partition("="))
+        if axis not in AXES:
+            right = f"axes of {', '.join(AXES)} (as in data=2,tensor=4), auto or single"
+            raise InputError(f"mesh {text!r}: {axis!r} is no axis; write {right}")
+        if axis in sizes:
+            raise InputError(f"mesh {text!r}: {axis} is given twice; give it once")
+        if not _SIZE.fullmatch(size):
+            wanted = "a positive number, or -1 for the devices left over"
+            raise InputError(f"mesh {text!r}: {axis} is {size!r}; it must be {wanted}")
+        sizes[axis] = int(size)
+    if list(sizes.values()).count(-1) > 1:
+        raise InputError(f"mesh {text!r}: two axes are -1; only one can take the rest")
+    return MeshSpec(**sizes)
+
+
+def automatic(
+    n_devices: int,
+    heads: Sequence[int] = (),
+    *,
+    per_host: int | None = None,
+    bytes_needed: int | None = None,
+    bytes_per_device: int | None = None,
+) -> MeshSpec:
+    """The mesh for frozen agents that think for many steps: as little splitting as fits.
+
+    Rows split for free, so all devices go to `data` unless one device cannot hold the weights.
+    Then `tensor` is the smallest size that makes them fit, among those that divide the devices
+    of a host and every agent's key/value heads, 8 at most. Only where the largest of these does
+    not suffice does `fsdp` take a share: it gathers every weight at every latent step.
+
+    Args:
+      heads: key/value heads of each agent.
+      per_host: devices of one host; all of them unless given.
+      bytes_needed: all frozen weights together; None means that they fit.
+      bytes_per_device: what one device has for weights; None means enough.
+
+    Returns:
+      A mesh of all devices; where nothing fits, the one that splits weights most.
+    """
+    common = math.gcd(n_devices, per_host or n_devices, *heads)
+    tensors = [n for n in range(1, _MOST_TENSOR + 1) if common % n == 0]
+    rest = n_devices // tensors[-1]
+    choices = [(1, tensor) for tensor in tensors]
+    choices += [(fsdp, tensors[-1]) for fsdp in range(2, rest + 1) if rest % fsdp == 0]
+    parts = 1
+    if bytes_needed is not None and bytes_per_device is not None:
+        parts = bytes_needed / bytes_per_device
+    fsdp, tensor = next((c for c in choices if math.prod(c) >= parts), choices[-1])
+    return MeshSpec(n_devices // (fsdp * tensor), fsdp, tensor)
+
+
+def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Lays the axes `data`, `fsdp` and `tensor` over `devices` (all there are, unless given).
+
+    A mesh of one device takes the first where a single process runs; any other covers all.
+
+    Raises:
+      InputError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    if spec.sizes == (1, 1, 1) and not spec.auto and jax.process_count() == 1:
+        devices = devices[:1]
+    types = (AxisType.Auto,) * len(AXES)
+    sizes = mesh_sizes(spec, len(devices), f" ({devices[0].platform})")
+    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+
+
+def abstract_mesh(spec: MeshSpec, n_devices: int) -> AbstractMesh:
+    """The same mesh as sizes alone, for plans; its devices need not exist."""
+    types = (AxisType.Auto,) * len(AXES)
+    return AbstractMesh(mesh_sizes(spec, n_devices), AXES, types)
+
+
+def mesh_sizes(spec: MeshSpec, n_devices: int, kind: str = "") -> tuple[int, ...]:
+    """Sizes of all axes; raises `InputError` where they do not multiply to the devices."""
+    sizes = (automatic(n_devices) if spec.auto else spec).sizes
+    fixed = abs(math.prod(sizes))
+    if -1 in sizes:
+        sizes = tuple(n_devices // fixed if size == -1 else size for size in sizes)
+    if math.prod(sizes) != n_devices:
+        need = f"a multiple of {fixed}" if -1 in spec.sizes else f"{fixed}"
+        there = f"{n_devices}{kind}"
+        right = f"choose sizes whose product is {n_devices}, -1 for one axis, or auto"
+        raise InputError(f"mesh {spec} needs {need} devices, but there are {there}; {right}")
+    return sizes
+
+
+def use(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """`jax.set_mesh(mesh)`, or nothing where there is no mesh.
+
+    Inside, everything runs on all devices of the mesh: arrays without a place of their own are
+    replicated onto it, and one that was put on a single device is an error of JAX's.
+    """
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)

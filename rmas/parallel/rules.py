@@ -1,0 +1,137 @@
+"""How parameters lie on the mesh: one ordered table from paths to the meanings of their axes.
+
+Matrices that read the hidden stream are split by output (column-parallel), matrices that write
+it by input (row-parallel): between the two nothing is exchanged, and one sum over `tensor` ends
+each half of a layer. The embedding is split by rows, which a lookup (a masked gather and a sum)
+and the tied head (logits split by vocabulary) both take as it is. The stream's own width is
+split over `fsdp` in every matrix. Norms are small, and whole everywhere.
+"""
+
+import dataclasses
+import logging
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import tree_util
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rmas.parallel.axes import AXES_OF, parts
+
+_log = logging.getLogger(__name__)
+
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"embed/weight", ("vocab", "width")),
+    (r"head/kernel", ("width", "vocab")),
+    (r"head/scale", ("vocab",)),
+    (r"(.*/)?\w*norm/weight", (None,)),
+    (r".*/attention/q_proj/kernel", ("width", "heads")),
+    (r".*/attention/q_proj/(bias|scale)", ("heads",)),
+    (r".*/attention/[kv]_proj/kernel", ("width", "kv_heads")),
+    (r".*/attention/[kv]_proj/(bias|scale)", ("kv_heads",)),
+    (r".*/attention/o_proj/kernel", ("heads", "width")),
+    (r".*/delta/[qk]_proj/kernel", ("width", "delta_heads")),
+    (r".*/delta/[qk]_proj/scale", ("delta_heads",)),
+    (r".*/delta/[qk]_conv/kernel", (None, "delta_heads")),
+    (r".*/delta/[vzab]_proj/kernel", ("width", "delta_value_heads")),
+    (r".*/delta/[vzab]_proj/scale", ("delta_value_heads",)),
+    (r".*/delta/v_conv/kernel", (None, "delta_value_heads")),
+    (r".*/delta/(a_log|dt_bias)", ("delta_value_heads",)),
+    (r".*/delta/o_proj/kernel", ("delta_value_heads", "width")),
+    (r".*/mlp/(gate|up)_proj/kernel", ("width", "mlp")),
+    (r".*/mlp/(gate|up)_proj/(bias|scale)", ("mlp",)),
+    (r".*/mlp/down_proj/kernel", ("mlp", "width")),
+    (r".*/(o|down)_proj/(bias|scale)", ("width",)),
+)
+"""The first pattern that matches the whole path gives the meaning of each axis; a `scale` is the
+int8 kernel's beside it. Parameters under `layers/period/` have their layers in front, unsplit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """How many heads the split axes of one agent hold; 0 where it has no such layers."""
+
+    query: int
+    kv: int
+    delta_key: int = 0
+    delta_value: int = 0
+
+    def of(self, meaning: str | None) -> int | None:
+        """The heads along an axis of this meaning; None where it holds no heads."""
+        return {
+            "heads": self.query,
+            "kv_heads": self.kv,
+            "delta_heads": self.delta_key,
+            "delta_value_heads": self.delta_value,
+        }.get(meaning)
+
+
+def is_stacked(path: str) -> bool:
+    """Whether the first axis of a parameter counts layers."""
+    return path.startswith("layers/period/")
+
+
+def meanings_of(path: str) -> tuple[str | None, ...]:
+    """The meaning of each axis of a parameter.
+
+    Raises:
+      KeyError: no rule matches: the table is incomplete.
+    """
+    for pattern, meanings in RULES:
+        if re.fullmatch(pattern, path):
+            return (None, *meanings) if is_stacked(path) else meanings
+    raise KeyError(f"no sharding rule for the parameter {path}")
+
+
+def sharder(mesh: Mesh, heads: Heads) -> Callable[[str, Sequence[int]], NamedSharding]:
+    """Gives `sharding(path, shape)` for the parameters of one agent.
+
+    An axis is split into equal parts and by whole heads, or else replicated; the first
+    parameter that this happens to is logged for each meaning and size, not each layer.
+
+    Raises (when called):
+      KeyError: no rule matches the path.
+      ValueError: the shape is not what the rule describes.
+    """
+    told = set()
+
+    def sharding(path: str, shape: Sequence[int]) -> NamedSharding:
+        meanings = meanings_of(path)
+        if len(meanings) != len(shape):
+            raise ValueError(f"{path} is {tuple(shape)}; its rule knows {len(meanings)} axes")
+        pairs = zip(meanings, shape, strict=True)
+        return NamedSharding(mesh, P(*(entry(path, meaning, size) for meaning, size in pairs)))
+
+    def entry(path: str, meaning: str | None, size: int):
+        if meaning is None:
+            return None
+        n_heads = heads.of(meaning)
+        if n_heads is not None and (n_heads == 0 or size % n_heads):
+            raise ValueError(f"{path}: an axis of {size} does not hold {n_heads} {meaning}")
+        units, pieces = n_heads or size, parts(mesh, meaning)
+        if units % pieces == 0:
+            return AXES_OF[meaning]
+        if (meaning, units) not in told:
+            told.add((meaning, units))
+            what = f"{meaning}={units} does not divide over {AXES_OF[meaning]}={pieces}"
+            _log.warning("%s and is replicated: %s and its like", what, path)
+        return None
+
+    return sharding
+
+
+def param_shardings(mesh: Mesh, shapes: Any, heads: Heads) -> Any:
+    """The sharding of every parameter, as a tree like `shapes` (of arrays or their shapes).
+
+    Raises:
+      KeyError: a parameter that no rule matches.
+      ValueError: a shape that is not what its rule describes.
+    """
+    sharding = sharder(mesh, heads)
+
+    def one(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        return sharding("/".join(key.key for key in path), leaf.shape)
+
+    return tree_util.tree_map_with_path(one, shapes)
