@@ -1,7 +1,8 @@
 """Trained links on disk: `links.safetensors` and a manifest that says what they belong to."""
 
+import hashlib
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +12,34 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from rmas.errors import InputError
+from rmas.files import atomic_write_json, replacing
 from rmas.shapes import Params
 
-WEIGHTS, MANIFEST = "links.safetensors", "manifest.json"
+WEIGHTS, MANIFEST, DIGEST = "links.safetensors", "manifest.json", "sha256"
 
 
 def save_links(folder: str | Path, links: Params, manifest: dict[str, Any]) -> None:
-    """Writes links (any subset of the tree) and their manifest, each whole or not at all."""
+    """Writes links (any subset of the tree) and their manifest, each whole or not at all.
+
+    The manifest, written last, holds the digest of the links: it never speaks of others.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     flat = {name: np.ascontiguousarray(leaf) for name, leaf in _flat(links).items()}
-    for name, write in (
-        (WEIGHTS, lambda p: save_file(flat, p)),
-        (MANIFEST, lambda p: p.write_text(json.dumps(manifest, indent=2) + "\n")),
-    ):
-        partial = folder / f".{name}.partial"
-        write(partial)
-        os.replace(partial, folder / name)
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(flat, temporary)
+    atomic_write_json(folder / MANIFEST, manifest | {DIGEST: _digest(folder / WEIGHTS)})
 
 
-def load_links(folder: str | Path, template: Params) -> tuple[Params, dict[str, Any]]:
+def load_links(
+    folder: str | Path,
+    template: Params | None = None,
+    accept: Callable[[dict[str, Any]], None] | None = None,
+) -> tuple[Params, dict[str, Any]]:
     """Reads links with the structure, shapes and types of `template`, and their manifest.
+
+    Without a template links come as they are stored. `accept` may refuse the manifest, in words
+    of its own, before names and shapes are compared.
 
     Raises:
       InputError: a file is missing or damaged, or names, shapes or types differ from the
@@ -40,13 +48,21 @@ def load_links(folder: str | Path, template: Params) -> tuple[Params, dict[str, 
     folder = Path(folder)
     try:
         flat = load_file(folder / WEIGHTS)
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         raise InputError(f"no links in {folder}: {Path(str(e.filename or WEIGHTS)).name}") from e
-    except (OSError, SafetensorError, ValueError) as e:
+    except (OSError, SafetensorError, ValueError, RecursionError) as e:
         raise InputError(f"links in {folder} cannot be read: {e}") from e
     if not isinstance(manifest, dict):
         raise InputError(f"links in {folder} cannot be read: {MANIFEST} is not a JSON object")
+    if manifest.pop(DIGEST, None) not in (None, _digest(folder / WEIGHTS)):
+        raise InputError(
+            f"links in {folder}: {WEIGHTS} is not what {MANIFEST} was written for; write them again"
+        )
+    if accept is not None:
+        accept(manifest)
+    if template is None:
+        return _nested(flat), manifest
     wanted = _flat(template)
     missing, unknown = sorted(wanted.keys() - flat.keys()), sorted(flat.keys() - wanted.keys())
     if missing or unknown:
@@ -64,6 +80,24 @@ def load_links(folder: str | Path, template: Params) -> tuple[Params, dict[str, 
     return jax.tree.unflatten(structure, [jax.numpy.asarray(flat[n]) for n in wanted]), manifest
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _flat(links: Params) -> dict[str, Any]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(links)
     return {"/".join(key.key for key in path): leaf for path, leaf in leaves}
+
+
+def _nested(flat: dict[str, Any]) -> Params:
+    links: Params = {}
+    for name, leaf in flat.items():
+        *above, last = name.split("/")
+        owner = links
+        for key in above:
+            owner = owner.setdefault(key, {})
+            if not isinstance(owner, dict):
+                raise InputError(f"links: {name!r} lies in another tensor")
+        owner[last] = jax.numpy.asarray(leaf)
+    return links

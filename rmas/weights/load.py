@@ -2,32 +2,77 @@
 
 A parameter is described before it is read: `place` receives its path, shape and type and a
 function that reads any slice of it, and returns the array. The default puts one layer at a
-time on the default device, so that host memory stays near one tensor; a mesh would hand the
-reader to `jax.make_array_from_callback` and read each shard alone.
+time on the default device, so that host memory stays near one tensor; `parallel.placer` reads
+each shard of a mesh alone.
 """
 
 import functools
-from collections.abc import Callable
+import math
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import tree_util
+from jax.sharding import Mesh
 
 from rmas.errors import InputError
-from rmas.models import ModelSpec, abstract_params
+from rmas.models import Model, ModelSpec, abstract_params
+from rmas.parallel import Place, Read, is_stacked, placer
 from rmas.shapes import Array, Params
+from rmas.weights import hub
 from rmas.weights.files import TensorFiles, listed, open_files
-from rmas.weights.keys import TRANSPOSE, Source, source_of, table_of
+from rmas.weights.keys import (
+    CONV,
+    COPY,
+    EMBEDDING,
+    HEAD,
+    TRANSPOSE,
+    Layout,
+    Source,
+    layout_of,
+    source_of,
+    table_of,
+)
+from rmas.weights.placement import choose_mesh, heads_of, weight_dtype
+from rmas.weights.quantize import is_quantized, quantize_kernel
 
 Index = tuple[slice, ...]
-Read = Callable[[Index], np.ndarray]
-Place = Callable[[str, tuple[int, ...], np.dtype, Read], Array]
+
+
+def load_model(
+    path: str | Path, dtype=None, mesh: Mesh | str | None = None, quantize: bool = False
+) -> tuple[Model, Params]:
+    """A frozen model by its folder or Hub id: `model, params = load_model(path)`.
+
+    Args:
+      path: a local folder, or `owner/name[@revision]` (see `hub.resolve`).
+      dtype: what weights are cast to; None means bfloat16 on accelerators, float32 on CPU.
+      mesh: where parameters lie: a mesh with the axes data, fsdp and tensor, or text such as
+        `data=2,tensor=4` or `auto`; None means the default device.
+      quantize: hold matrices as int8 (`rmas.weights.quantize`).
+
+    Returns:
+      A `Model` (static, hashable), and its parameters, an argument of all its functions.
+
+    Raises:
+      InputError: no such folder or repository, an unsupported architecture, or weights that
+        do not fit it.
+    """
+    directory = hub.resolve(str(path)).path
+    spec = ModelSpec.from_config(directory)
+    dtype = weight_dtype(dtype)
+    mesh = choose_mesh(mesh, [spec], dtype, quantize)
+    place = placer(mesh, heads_of(spec))
+    return Model(spec, mesh), load_params(spec, directory, dtype, place, quantize)
 
 
 def load_params(
-    spec: ModelSpec, directory: str | Path, dtype=None, place: Place | None = None
+    spec: ModelSpec,
+    directory: str | Path,
+    dtype=None,
+    place: Place | None = None,
+    quantize: bool = False,
 ) -> Params:
     """Reads the parameters of `spec` from a folder.
 
@@ -36,6 +81,7 @@ def load_params(
         a stacked parameter the widest of its layers'. float64 needs x64 mode, as everywhere.
       place: `place(path, shape, dtype, read) -> array`, where `read(index)` gives one slice as
         numpy; None means the default device.
+      quantize: matrices become int8 with a scale as they are read, one at a time.
 
     Returns:
       The tree of `rmas.models.model`.
@@ -45,36 +91,52 @@ def load_params(
         wrong shape, or (the stored head of a tied model) not what it repeats.
     """
     place = place or on_device
-    leaves, tree = tree_util.tree_flatten_with_path(abstract_params(spec))
-    sources = [
-        source_of(spec, "/".join(key.key for key in path), leaf.shape) for path, leaf in leaves
-    ]
+    leaves = tree_util.tree_leaves_with_path(abstract_params(spec))
     with open_files(directory) as files:
-        _check(spec, files, sources)
-        arrays = []
+        layout = layout_of(spec, files.names)
+        sources = [
+            source_of(spec, "/".join(key.key for key in path), leaf.shape, layout)
+            for path, leaf in leaves
+        ]
+        _check(spec, files, sources, layout)
+        params: Params = {"layers": {"period": {}, "rest": {}}}
         for source in sources:
             stored = functools.reduce(jnp.promote_types, map(files.dtype, source.tensors))
             wanted = np.dtype(stored if dtype is None else dtype)
             read = functools.partial(_read, files, source, wanted)
-            arrays.append(place(source.path, source.shape, wanted, read))
-    return tree_util.tree_unflatten(tree, arrays)
+            *above, name = source.path.split("/")
+            owner = functools.reduce(lambda tree, key: tree.setdefault(key, {}), above, params)
+            if quantize and is_quantized(source.path):
+                owner |= quantize_kernel(place(source.path, source.shape, wanted, read))
+            else:
+                owner[name] = place(source.path, source.shape, wanted, read)
+    return params
+
+
+PIECE = 16 << 20
+"""Bytes of an unstacked parameter that pass through host memory at a time."""
 
 
 def on_device(path: str, shape: tuple[int, ...], dtype: np.dtype, read: Read) -> Array:
-    """Puts a parameter on the default device, stacked matrices layer by layer."""
-    rest = tuple(slice(0, n) for n in shape[1:])
-    if len(shape) < 3 or not path.startswith("layers/period/"):
-        return jnp.array(read((slice(0, shape[0]), *rest)))
-    stack = jnp.zeros(shape, jnp.array(np.zeros((), dtype)).dtype)
-    for i in range(shape[0]):
-        # Waiting keeps rows from queueing up in host memory.
-        stack = _put(stack, read((slice(i, i + 1), *rest)), i).block_until_ready()
-    return stack
+    """Puts a parameter on the default device, by layers or by pieces of its longest axis."""
+    stacked = len(shape) > 2 and is_stacked(path)
+    axis = 0 if stacked else int(np.argmax(shape))
+    step = 1 if stacked else max(1, PIECE * shape[axis] // (math.prod(shape) * dtype.itemsize))
+    whole = tuple(slice(0, n) for n in shape)
+    if step >= shape[axis]:
+        return jnp.array(read(whole))
+    array = jnp.zeros(shape, jnp.array(np.zeros((), dtype)).dtype)
+    for i in range(0, shape[axis], step):
+        piece = slice(i, min(i + step, shape[axis]))
+        # Waiting keeps pieces from queueing up in host memory.
+        at = (*whole[:axis], piece, *whole[axis + 1 :])
+        array = _put(array, read(at), i, axis).block_until_ready()
+    return array
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _put(stack: Array, row: Array, i: int) -> Array:
-    return jax.lax.dynamic_update_slice_in_dim(stack, row.astype(stack.dtype), i, axis=0)
+@functools.partial(jax.jit, donate_argnums=0, static_argnames="axis")
+def _put(array: Array, piece: Array, start: int, axis: int) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(array, piece.astype(array.dtype), start, axis)
 
 
 def _read(files: TensorFiles, source: Source, dtype: np.dtype, index: Index) -> np.ndarray:
@@ -82,9 +144,13 @@ def _read(files: TensorFiles, source: Source, dtype: np.dtype, index: Index) -> 
     index = tuple(slice(*s.indices(n)) for s, n in zip(index, source.shape, strict=True))
 
     def one(tensor: str, part: Index) -> np.ndarray:
-        if source.layout == TRANSPOSE:
-            return files.read(tensor, part[::-1]).T
-        return files.read(tensor, part)
+        """A slice of one tensor; its first axis is our last one, unless it is stored as it is."""
+        first, *others = part if source.layout == COPY else part[::-1]
+        at = slice(first.start + source.start, first.stop + source.start)
+        if source.layout == CONV:
+            return files.read(tensor, (at, slice(0, 1), *others))[:, 0].T
+        stored = files.read(tensor, (at, *others))
+        return stored.T if source.layout == TRANSPOSE else stored
 
     if not source.stacked:
         return one(source.tensors[0], index).astype(dtype, copy=False)
@@ -95,29 +161,41 @@ def _read(files: TensorFiles, source: Source, dtype: np.dtype, index: Index) -> 
     return out
 
 
-def _check(spec: ModelSpec, files: TensorFiles, sources: list[Source]) -> None:
-    """Every tensor is a parameter or ignored, every parameter is stored once, sizes agree."""
+def _check(spec: ModelSpec, files: TensorFiles, sources: list[Source], layout: Layout) -> None:
+    """Every tensor is a parameter or ignored, every number is set once, sizes agree."""
     table, where = table_of(spec), files.directory
-    owner = {tensor: source for source in sources for tensor in source.tensors}
-    if len(owner) != sum(len(source.tensors) for source in sources):
-        raise AssertionError("the key table maps one tensor to two parameters")
-    missing = owner.keys() - files.names
+    owners: dict[str, list[Source]] = {}
+    for source in sources:
+        for tensor in source.tensors:
+            owners.setdefault(tensor, []).append(source)
+    for tensor, parts in owners.items():
+        spans = sorted((source.part.start, source.part.stop) for source in parts)
+        edges = [0, *(stop for _, stop in spans)]
+        if [start for start, _ in spans] != edges[:-1] or edges[-1] != parts[0].whole:
+            raise AssertionError(f"the key table does not set each row of {tensor} once")
+    missing = owners.keys() - files.names
     if missing:
         raise InputError(f"{where}: missing {len(missing)} tensors: {listed(missing)}")
-    extra = files.names - owner.keys()
-    repeats = extra & table.repeats.keys()
-    unexpected = {n for n in extra - repeats if not n.endswith(table.ignored)}
+    extra = files.names - owners.keys()
+    head = layout.head + HEAD
+    repeated = head in extra and spec.tied
+    unexpected = {
+        n
+        for n in extra
+        if not (n.endswith(table.ignored) or n.startswith(table.others))
+        and not (repeated and n == head)
+    }
     if unexpected:
         raise InputError(f"{where}: unexpected {len(unexpected)} tensors: {listed(unexpected)}")
     wrong = [
-        f"{name} is {files.shape(name)}, not {source.tensor_shape}"
-        for name, source in owner.items()
-        if files.shape(name) != source.tensor_shape
+        f"{name} is {files.shape(name)}, not {parts[0].tensor_shape}"
+        for name, parts in owners.items()
+        if files.shape(name) != parts[0].tensor_shape
     ]
     if wrong:
         raise InputError(f"{where}: wrong shape: {listed(wrong)}")
-    for name in sorted(repeats):
-        _check_repeat(files, name, table.repeats[name])
+    if repeated:
+        _check_repeat(files, head, layout.body + EMBEDDING)
 
 
 def _check_repeat(files: TensorFiles, name: str, of: str, rows: int = 4096) -> None:

@@ -1,7 +1,6 @@
 """Parameters to an ordinary Hugging Face folder: `model.safetensors` and `config.json`."""
 
-import json
-import os
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +8,22 @@ import numpy as np
 from jax import tree_util
 from safetensors.numpy import save_file
 
+from rmas.files import atomic_write_json, replacing
 from rmas.models import ModelSpec
+from rmas.models.spec import AttentionLayer, DeltaLayer, RopeSpec
 from rmas.shapes import Params
 from rmas.weights.files import WEIGHTS
-from rmas.weights.keys import TRANSPOSE, source_of
+from rmas.weights.keys import CONV, TRANSPOSE, source_of
 
-ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
+CLASSES = {
+    "llama": ("llama", "LlamaForCausalLM"),
+    "mistral": ("mistral", "MistralForCausalLM"),
+    "qwen2": ("qwen2", "Qwen2ForCausalLM"),
+    "qwen3": ("qwen3", "Qwen3ForCausalLM"),
+    "gemma3": ("gemma3_text", "Gemma3ForCausalLM"),
+    "qwen3_5": ("qwen3_5_text", "Qwen3_5ForCausalLM"),
 }
+"""`model_type` and class of each family; of composite ones those of the text model alone."""
 
 
 def config_dict(spec: ModelSpec, extra: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -32,18 +36,12 @@ def config_dict(spec: ModelSpec, extra: dict[str, Any] | None = None) -> dict[st
       ValueError: reading the result would not give `spec` back: `extra` contradicts it, or
         the family's configuration cannot express it.
     """
-    rope = spec.layers[0].rope
-    rope_parameters: dict[str, Any] = {"rope_type": rope.kind, "rope_theta": rope.theta}
-    if rope.kind == "llama3":
-        rope_parameters |= {
-            "factor": rope.factor,
-            "low_freq_factor": rope.low_freq_factor,
-            "high_freq_factor": rope.high_freq_factor,
-            "original_max_position_embeddings": rope.original_max_positions,
-        }
+    family, model_type = spec.family, CLASSES[spec.family][0]
+    attention = [layer for layer in spec.layers if isinstance(layer, AttentionLayer)]
+    window = next((layer.window for layer in attention if layer.window is not None), None)
     config = {
-        "architectures": [ARCHITECTURES[spec.family]],
-        "model_type": spec.family,
+        "architectures": [CLASSES[family][1]],
+        "model_type": model_type,
         "vocab_size": spec.vocab_size,
         "hidden_size": spec.d_model,
         "intermediate_size": spec.d_ff,
@@ -51,32 +49,70 @@ def config_dict(spec: ModelSpec, extra: dict[str, Any] | None = None) -> dict[st
         "num_attention_heads": spec.n_heads,
         "num_key_value_heads": spec.n_kv_heads,
         "head_dim": spec.head_dim,
-        "hidden_act": spec.activation,
+        "hidden_activation" if family == "gemma3" else "hidden_act": spec.activation,
         "rms_norm_eps": spec.norm_eps,
         "max_position_embeddings": spec.max_positions,
         "tie_word_embeddings": spec.tied,
-        "rope_parameters": rope_parameters,
+        "rope_parameters": _rope(spec, attention),
         "dtype": "float32",
     }
-    if spec.family in ("llama", "qwen3"):
+    if family in ("llama", "qwen3", "gemma3", "qwen3_5"):
         config["attention_bias"] = spec.out_bias
-    if spec.family == "llama":
+    if family == "llama":
         config["mlp_bias"] = spec.mlp_bias
-    windows = [layer.window for layer in spec.layers]
-    window = next((w for w in windows if w is not None), None)
-    if spec.family == "mistral":
-        config["sliding_window"] = window
-    if spec.family in ("qwen2", "qwen3"):
+    if family in ("qwen2", "qwen3"):
         config["use_sliding_window"] = window is not None
+    if family in ("mistral", "qwen2", "qwen3", "gemma3"):
         config["sliding_window"] = window
-        config["max_window_layers"] = len(windows)
-        config["layer_types"] = [
-            "full_attention" if w is None else "sliding_attention" for w in windows
-        ]
+    if family in ("qwen2", "qwen3"):
+        config["max_window_layers"] = len(spec.layers)
+    if family in ("qwen2", "qwen3", "gemma3", "qwen3_5"):
+        config["layer_types"] = [_kind(layer) for layer in spec.layers]
+    if family == "gemma3":
+        config["query_pre_attn_scalar"] = round(spec.query_scale**-2)
+        config["final_logit_softcapping"] = spec.logit_softcap
+    if family == "qwen3_5" and spec.delta:
+        config |= {
+            "linear_num_key_heads": spec.delta.key_heads,
+            "linear_num_value_heads": spec.delta.value_heads,
+            "linear_key_head_dim": spec.delta.key_dim,
+            "linear_value_head_dim": spec.delta.value_dim,
+            "linear_conv_kernel_dim": spec.delta.conv_width,
+        }
     config |= extra or {}
     if ModelSpec.from_dict(config, where="config_dict") != spec:
-        raise ValueError(f"a {spec.family} config.json cannot express this spec: {spec}")
+        raise ValueError(f"a {model_type} config.json cannot express this spec: {spec}")
     return config
+
+
+def _kind(layer: AttentionLayer | DeltaLayer) -> str:
+    if isinstance(layer, DeltaLayer):
+        return "linear_attention"
+    return "full_attention" if layer.window is None else "sliding_attention"
+
+
+def _rope(spec: ModelSpec, attention: list[AttentionLayer]) -> dict[str, Any]:
+    """The rotary settings: of each kind of layer for gemma3, of all layers else."""
+    if spec.family == "gemma3":
+        return {_kind(layer): _rope_of(layer.rope) for layer in dict.fromkeys(attention)}
+    rope = attention[0].rope if attention else RopeSpec(1e4, spec.head_dim)
+    if spec.family != "qwen3_5":
+        return _rope_of(rope)
+    factor = rope.dim / spec.head_dim
+    if int(spec.head_dim * factor) < rope.dim:  # readers cut the product
+        factor = math.nextafter(factor, 1)
+    return _rope_of(rope) | {"partial_rotary_factor": factor}
+
+
+def _rope_of(rope: RopeSpec) -> dict[str, Any]:
+    numbers = {
+        "rope_theta": rope.theta,
+        "factor": rope.factor,
+        "low_freq_factor": rope.low_freq_factor,
+        "high_freq_factor": rope.high_freq_factor,
+        "original_max_position_embeddings": rope.original_max_positions,
+    }
+    return {"rope_type": rope.kind} | {k: v for k, v in numbers.items() if v is not None}
 
 
 def save_params(
@@ -92,29 +128,35 @@ def save_params(
 
     Args:
       extra: further keys of `config.json`, as in `config_dict`.
+
+    Raises:
+      ValueError: int8 parameters, which checkpoints have no place for; save the full ones.
     """
+    if any(keys[-1].key == "scale" for keys, _ in tree_util.tree_leaves_with_path(params)):
+        raise ValueError("int8 parameters cannot be saved as a checkpoint; save the full ones")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {}
+    parts: dict[str, list[tuple[int, np.ndarray]]] = {}
     for keys, leaf in tree_util.tree_leaves_with_path(params):
         source = source_of(spec, "/".join(key.key for key in keys), leaf.shape)
         array = np.asarray(leaf)
         rows = array if source.stacked else array[None]
         for name, row in zip(source.tensors, rows, strict=True):
-            # The writer copies memory as it lies: a transposed view would be stored wrong.
-            tensors[name] = np.ascontiguousarray(row.T if source.layout == TRANSPOSE else row)
+            parts.setdefault(name, []).append((source.start, _stored(row, source.layout)))
+    tensors = {}
+    for name, fused in parts.items():
+        whole = np.concatenate([part for _, part in sorted(fused, key=lambda p: p[0])])
+        # The writer copies memory as it lies: a transposed view would be stored wrong.
+        tensors[name] = np.ascontiguousarray(whole)
     dtype = str(np.asarray(params["embed"]["weight"]).dtype)
     config = config_dict(spec, {"dtype": dtype} | (extra or {}))
-    _replace(directory / WEIGHTS, lambda p: save_file(tensors, p, metadata={"format": "pt"}))
-    text = json.dumps(config, indent=2) + "\n"
-    _replace(directory / "config.json", lambda p: p.write_text(text))
+    with replacing(directory / WEIGHTS) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    atomic_write_json(directory / "config.json", config)
 
 
-def _replace(path: Path, write) -> None:
-    """Writes beside `path` and renames, so that no reader sees half a file."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def _stored(array: np.ndarray, layout: str) -> np.ndarray:
+    """One layer's parameter as checkpoints lay it out."""
+    if layout == CONV:
+        return array.T[:, None]
+    return array.T if layout == TRANSPOSE else array

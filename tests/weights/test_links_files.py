@@ -66,6 +66,15 @@ def test_a_missing_file_is_named(tmp_path, links, name):
     assert str(tmp_path) in str(e.value)
 
 
+def test_links_under_the_manifest_of_others_are_refused(tmp_path, links):
+    """What a kill between the two files would leave."""
+    save_links(tmp_path / "a", links, MANIFEST)
+    save_links(tmp_path / "b", jax.tree.map(lambda x: x + 1, links), MANIFEST)
+    (tmp_path / "a" / "links.safetensors").replace(tmp_path / "b" / "links.safetensors")
+    with pytest.raises(InputError, match="is not what manifest"):
+        load_links(tmp_path / "b", links)
+
+
 def test_no_folder(tmp_path, links):
     with pytest.raises(InputError, match="no links in"):
         load_links(tmp_path / "nowhere", links)

@@ -1,5 +1,6 @@
 """Loading: strict both ways, each fault told by name, memory near one tensor."""
 
+import dataclasses
 import json
 import tracemalloc
 
@@ -11,18 +12,20 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rmas.errors import InputError
-from rmas.models import ModelSpec
-from rmas.models.spec import LayerSpec, RopeSpec
+from rmas.models import ModelSpec, abstract_params
+from rmas.models.spec import AttentionLayer, RopeSpec
 from rmas.weights import load_params, save_params
 from rmas.weights.keys import DENSE, TABLES, source_of
 
-KINDS = (LayerSpec(None, RopeSpec(100.0, "default")), LayerSpec(3, RopeSpec(100.0, "default")))
+KINDS = (AttentionLayer(None, RopeSpec(100.0, 6)), AttentionLayer(3, RopeSpec(100.0, 6)))
 SPEC = ModelSpec(
     family="qwen2", vocab_size=11, d_model=8, d_ff=12, n_heads=4, n_kv_heads=2, head_dim=6,
-    activation="silu", norm_eps=1e-5, qkv_bias=True, out_bias=False, mlp_bias=False,
-    qk_norm=False, tied=False, max_positions=64, layers=(*KINDS, *KINDS, KINDS[0]),
+    query_scale=6**-0.5, activation="silu", norm_eps=1e-5, norm_offset=False, post_norms=False,
+    qkv_bias=True, out_bias=False, mlp_bias=False, qk_norm=False, gated_attention=False,
+    embed_scale=None, logit_softcap=None, tied=False, max_positions=64,
+    layers=(*KINDS, *KINDS, KINDS[0]),
 )  # fmt: skip
-TIED = SPEC.__class__(**{**vars(SPEC), "tied": True})
+TIED = dataclasses.replace(SPEC, tied=True)
 Q1 = "model.layers.1.self_attn.q_proj.weight"
 HEAD, EMBED = "lm_head.weight", "model.embed_tokens.weight"
 
@@ -126,7 +129,7 @@ def test_missing_and_unexpected_tensors_are_listed(tmp_path):
 
 
 def test_biases_that_the_config_denies_are_unexpected(tmp_path):
-    without = SPEC.__class__(**{**vars(SPEC), "qkv_bias": False})
+    without = dataclasses.replace(SPEC, qkv_bias=False)
     fails(write(tmp_path, tensors()), "unexpected 15 tensors: .*k_proj.bias", without)
 
 
@@ -138,7 +141,7 @@ def test_wrong_shapes_are_told_in_the_layout_of_the_file(tmp_path, shape):
 
 
 def test_a_square_matrix_is_transposed_too(tmp_path):
-    square = SPEC.__class__(**{**vars(SPEC), "vocab_size": 8})
+    square = dataclasses.replace(SPEC, vocab_size=8)
     t = tensors()
     t |= {HEAD: t[HEAD][:8], EMBED: t[EMBED][:8]}
     params = load_params(square, write(tmp_path, t))
@@ -241,8 +244,11 @@ def test_faults_of_an_index(tmp_path):
     write_shards(tmp_path, tensors())
     save_file(load_file(shard) | {EMBED: tensors()[EMBED]}, shard)
     fails(tmp_path, f"stored more than once: {EMBED}")
-    for text in ("{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'):
-        (tmp_path / "model.safetensors.index.json").write_text(text)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text("{")
+    fails(tmp_path, "model.safetensors.index.json is not valid JSON")
+    for text in ("[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'):
+        index.write_text(text)
         fails(tmp_path, "model.safetensors.index.json.* weight_map")
 
 
@@ -273,11 +279,10 @@ def test_a_placing_function_reads_any_slice(tmp_path):
 
 def test_host_memory_stays_near_one_tensor(tmp_path):
     """Eight layers of 256x256: the stack of one matrix is 8 tensors, the model is 56."""
-    spec = SPEC.__class__(
-        **{**vars(SPEC), "d_model": 256, "d_ff": 256, "n_heads": 4, "n_kv_heads": 4}
-        | {"head_dim": 64, "layers": KINDS[:1] * 8}
-    )
-    zeros = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), _abstract(spec))
+    wide = {"d_model": 256, "d_ff": 256, "n_kv_heads": 4, "head_dim": 64, "query_scale": 1 / 8}
+    layers = (AttentionLayer(None, RopeSpec(100.0, 64)),) * 8
+    spec = dataclasses.replace(SPEC, **wide, layers=layers)
+    zeros = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), abstract_params(spec))
     save_params(spec, zeros, tmp_path)
     del zeros
     one = 256 * 256 * 4
@@ -291,18 +296,16 @@ def test_host_memory_stays_near_one_tensor(tmp_path):
     assert one < peak < 4 * one, peak / one
 
 
-def _abstract(spec):
-    from rmas.models import abstract_params
-
-    return abstract_params(spec)
-
-
 @pytest.mark.parametrize("family", TABLES)
 def test_tables_map_names_one_to_one(family):
-    table = TABLES[family]
-    for rows in (table.model, table.layer):
-        assert len({r.tensor for r in rows}) == len({r.path for r in rows}) == len(rows)
-        assert all((r.layout == "transpose") == r.path.endswith("kernel") for r in rows)
+    """A tensor has one parameter, or three that are its parts; the path tells the layout."""
+    rows = TABLES[family].layer
+    assert len({r.path for r in rows}) == len({(r.tensor, r.part) for r in rows}) == len(rows)
+    for row in rows:
+        parts = [r.part for r in rows if r.tensor == row.tensor]
+        assert parts in ([None], [0, 1, 2])
+        kernel = "conv" if row.path.endswith("_conv/kernel") else "transpose"
+        assert row.layout == (kernel if row.path.endswith("kernel") else "copy")
 
 
 def test_sources_of_stacked_and_single_parameters():
@@ -315,7 +318,6 @@ def test_sources_of_stacked_and_single_parameters():
         source_of(SPEC, "layers/rest/0/attention/z_proj/bias", (24,))
 
 
-def test_unknown_family():
-    other = SPEC.__class__(**{**vars(SPEC), "family": "gpt2"})
-    with pytest.raises(InputError, match="no weights known for 'gpt2'; known: llama, "):
-        load_params(other, ".")
+def test_unknown_family(tmp_path):
+    other = dataclasses.replace(SPEC, family="gpt2")
+    fails(write(tmp_path, tensors()), "no weights known for 'gpt2'; known: llama, ", other)

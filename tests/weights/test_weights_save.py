@@ -10,8 +10,9 @@ import pytest
 import rollouts
 from safetensors.numpy import load_file
 
-from rmas.models import ModelSpec, abstract_params
+from rmas.models import ModelSpec, abstract_params, init_params
 from rmas.weights import config_dict, load_params, save, save_params
+from rmas.weights.quantize import quantize
 
 CASES = [
     "llama",
@@ -22,6 +23,10 @@ CASES = [
     "qwen2_mixed",
     "qwen3",
     "qwen3_mixed",
+    "gemma3",
+    "gemma3_biased",
+    "qwen3_5",
+    "qwen3_5_untied",
 ]
 
 
@@ -82,6 +87,30 @@ def test_a_config_that_would_read_back_differently_is_refused(tiny):
         config_dict(dataclasses.replace(spec, layers=layers))
 
 
+@pytest.mark.parametrize("change", [{"query_scale": 0.3}, {"embed_scale": 5.0}, {"out_bias": True}])
+def test_a_gemma3_that_the_class_does_not_have_is_refused(tiny, change):
+    with pytest.raises(ValueError, match=r"a gemma3_text .* cannot express"):
+        config_dict(dataclasses.replace(tiny("gemma3").spec, **change))
+
+
+def test_every_rotary_part_of_a_head_reads_back(tiny):
+    """Products like 44 * (30 / 44) fall short of the whole number that readers cut them to."""
+    spec = tiny("qwen3_5").spec
+    assert int(44 * (30 / 44)) < 30
+    for head_dim, dim in ((44, 30), (8, 2), (8, 8)):
+        layers = tuple(
+            dataclasses.replace(layer, rope=dataclasses.replace(layer.rope, dim=dim))
+            if hasattr(layer, "rope")
+            else layer
+            for layer in spec.layers
+        )
+        other = dataclasses.replace(
+            spec, head_dim=head_dim, query_scale=head_dim**-0.5, layers=layers
+        )
+        factor = config_dict(other)["rope_parameters"]["partial_rotary_factor"]
+        assert int(head_dim * factor) == dim
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_types_are_kept_and_named(tiny, tmp_path, dtype):
     m = tiny("qwen2_mixed")
@@ -128,3 +157,17 @@ def test_a_failed_write_leaves_the_old_file(tiny, tmp_path, monkeypatch):
         save_params(m.spec, jax.tree.map(jnp.zeros_like, m.params), tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_int8_parameters_are_refused_before_anything_is_written(tmp_path):
+    config = {
+        "model_type": "qwen3", "vocab_size": 9, "hidden_size": 8, "intermediate_size": 12,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4,
+        "hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 32,
+        "rope_theta": 100.0,
+    }  # fmt: skip
+    spec = ModelSpec.from_dict(config, "test")
+    params = quantize(init_params(spec, jax.random.key(0)))
+    with pytest.raises(ValueError, match="int8 parameters cannot be saved"):
+        save_params(spec, params, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

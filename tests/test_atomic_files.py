@@ -2,9 +2,11 @@ import json
 import os
 import stat
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from rmas.training import files
+from rmas import files
 
 
 def test_json_round_trip_and_mode(tmp_path):
@@ -28,6 +30,23 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
         files.atomic_write_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_writer_that_takes_a_path_is_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with files.replacing(path) as temporary:
+        assert temporary.parent == tmp_path
+        save_file({"x": np.arange(3.0)}, temporary)  # puts a private file of its own there
+        assert not path.exists()
+    (tmp_path / "plain").write_text("")
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+    whole = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt), files.replacing(path) as temporary:
+        temporary.write_bytes(whole[:10])
+        raise KeyboardInterrupt
+    assert path.read_bytes() == whole
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "plain"]
 
 
 def test_append_lines_are_on_disk_at_once(tmp_path):

@@ -1,0 +1,172 @@
+"""A links tree written as the release lays out its systems; `released_links.py` reads it back."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rmas.errors import InputError
+from rmas.files import atomic_write_json
+from rmas.links import Form, InnerLink, OuterLink, edge_name
+from rmas.shapes import Params
+from rmas.weights import torch_archive
+from rmas.weights.files import inside, listed
+from rmas.weights.released_links import link_template, to_state_dict
+from rmas.weights.released_manifests import (
+    ADAPTER,
+    INNER,
+    INNER_TYPE,
+    OUTER,
+    OUTER_TYPE,
+    Layout,
+    Manifest,
+    form_of,
+    read_manifest,
+    tasks_of,
+)
+
+OUTER_FOLDER = "outer"
+States = dict[Path, dict[str, np.ndarray]]
+Manifests = dict[Path, Manifest]
+INNER_TYPES: Mapping[Form, str] = {
+    "linear": "1layer",
+    "linear_res": "1layer_res",
+    "mlp": "2layer",
+    "mlp_res": "2layer_res",
+    "ln_res": INNER_TYPE,
+}
+OUTER_TYPES: Mapping[Form, str] = {**INNER_TYPES, "ln_res": OUTER_TYPE}
+
+
+def write_released(
+    root: str | Path, layout: Layout, links: Params, form: Form, task: str = "math"
+) -> None:
+    """Writes all links of a system, of its layout's agents and edges, with their manifests.
+
+    Each agent's link goes to `root/<agent>/`, outer links go to `root/outer/`. Links of another
+    task that are there already are kept and stay listed; no file of links is ever overwritten.
+    Each file appears whole or not at all, the manifests last.
+
+    Args:
+      links: `{"inner": {agent: ...}, "outer": {"src->dst": ...}}`.
+      task: what the links are for; without meaning where the layout does not tell tasks apart.
+
+    Raises:
+      InputError: the links are not the layout's or not of this form; links of this task exist;
+        the folders belong to another system, naming the file.
+      OSError: as `open`.
+    """
+    root = Path(root)
+    _check_names(layout, links)
+    states, manifests = _inner_files(root, layout, links["inner"], form, task)
+    outer_states, outer_manifest = _outer_files(root, layout, links["outer"], form, task)
+    states |= outer_states
+    manifests |= outer_manifest
+    for file in states:
+        if file.exists():
+            raise InputError(f"{file} exists; write the links to another folder")
+    for file, state in states.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch_archive.write(file, state)
+    for file, manifest in manifests.items():
+        atomic_write_json(file, manifest)
+
+
+def _inner_files(
+    root: Path, layout: Layout, inner: Params, form: Form, task: str
+) -> tuple[States, Manifests]:
+    states: States = {}
+    manifests: Manifests = {}
+    for agent in layout.labels:
+        params = inner[agent]
+        _check_form(params, InnerLink(form, params["proj1"]["kernel"].shape[0]), agent)
+        folder = inside(root, agent, "agent")
+        file = inside(folder, f"adapter{_suffix(layout, task)}.pt", f"task {task!r}")
+        states[file] = to_state_dict(params)
+        config = folder / ADAPTER
+        if not config.exists():
+            manifests[config] = {"adapter_type": INNER_TYPES[form]}
+        elif (other := form_of(read_manifest(config), INNER_TYPE, config)) != form:
+            raise InputError(f"{config}: the folder holds links of form {other}, not {form}")
+        header = {"format_version": 1, "role": agent, "style": layout.style}
+        entry = {"adapter": file.name}
+        if layout.by_task:
+            entry = {"adapter.pt": file.name, ADAPTER: ADAPTER}
+        manifests[folder / INNER] = _merged(folder / INNER, header, layout, task, entry)
+    return states, manifests
+
+
+def _outer_files(
+    root: Path, layout: Layout, outer: Params, form: Form, task: str
+) -> tuple[States, Manifests]:
+    folder = root / OUTER_FOLDER
+    states: States = {}
+    adapters = []
+    for (src, dst), key in layout.keys.items():
+        params = outer[edge_name(src, dst)]
+        last = params.get("proj2", params["proj1"])
+        d_src, d_dst = params["proj1"]["kernel"].shape[0], last["bias"].shape[0]
+        _check_form(params, OuterLink(form, d_src, d_dst), edge_name(src, dst))
+        labels = layout.labels[src], layout.labels[dst]
+        file = inside(
+            folder, f"{'-'.join(labels)}-Outerlink{_suffix(layout, task)}.pt", f"task {task!r}"
+        )
+        states[file] = to_state_dict(params)
+        adapters.append(
+            {
+                "legacy_key": key,
+                "filename": file.name,
+                "source_role": labels[0],
+                "target_role": labels[1],
+                "adapter_type": OUTER_TYPES[form],
+                "in_dim": d_src,
+                "out_dim": d_dst,
+            }
+        )
+    header = {"format_version": 1, "paradigm": layout.paradigm}
+    path = folder / OUTER
+    return states, {path: _merged(path, header, layout, task, {"adapters": adapters})}
+
+
+def _suffix(layout: Layout, task: str) -> str:
+    return f"({task})" if layout.by_task else ""
+
+
+def _check_names(layout: Layout, links: Params) -> None:
+    wanted = {"inner": set(layout.labels), "outer": {edge_name(*edge) for edge in layout.keys}}
+    for kind, names in wanted.items():
+        if names != links[kind].keys():
+            raise InputError(
+                f"{layout.style} has {kind} links {listed(names)}; "
+                f"these are {listed(links[kind]) or 'none'}"
+            )
+
+
+def _check_form(params: Params, module: InnerLink | OuterLink, name: str) -> None:
+    def shapes(tree: Params) -> Params:
+        return jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
+
+    if shapes(params) != shapes(link_template(module)):
+        raise InputError(f"the link {name} is not of form {module.form}")
+
+
+def _merged(
+    path: Path, header: Manifest, layout: Layout, task: str, entry: dict[str, Any]
+) -> Manifest:
+    """The manifest with this task's entry beside those that it has."""
+    old = read_manifest(path) if path.exists() else {}
+    for key, value in header.items():
+        if old.get(key, value) != value:
+            raise InputError(f"{path} belongs to another system: {key} is not {value!r}")
+    tasks = tasks_of(old, path)
+    if not layout.by_task:
+        if old:
+            raise InputError(f"{path} exists; write the links to another folder")
+        return header | entry
+    if old and tasks is None:
+        raise InputError(f"{path} does not tell tasks apart, as {layout.style} does")
+    if task in (tasks or {}):
+        raise InputError(f"{path} has links for task {task!r}; write to another folder")
+    return header | old | {"tasks": (tasks or {}) | {task: {"task": task} | entry}}

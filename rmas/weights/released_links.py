@@ -1,0 +1,188 @@
+"""Links of released systems: state dicts to and from our trees, and whole systems from disk.
+
+The release's names are ours but for the leaves: `proj1.weight` `[out, in]` is `proj1/kernel`
+turned, `pre_ln.weight` is `pre_ln/scale`. Which file holds which link is the matter of
+`released_manifests.py`; `released_export.py` writes what is read here.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmas.errors import InputError
+from rmas.links import Form, InnerLink, OuterLink, edge_name
+from rmas.shapes import Params
+from rmas.weights import torch_archive
+from rmas.weights.files import inside, listed
+from rmas.weights.released_manifests import (
+    INNER_TYPE,
+    OUTER,
+    OUTER_TYPE,
+    Layout,
+    form_of,
+    inner_files,
+    outer_entries,
+    quoted,
+    read_manifest,
+    text,
+)
+
+
+def to_state_dict(params: Params) -> dict[str, np.ndarray]:
+    """One link's state dict in the release's names and layout, types kept, sorted by name."""
+    return {
+        _released_name(layer, leaf): np.ascontiguousarray(_turned(leaf, np.asarray(value)))
+        for layer, leaves in sorted(params.items())
+        for leaf, value in sorted(leaves.items())
+    }
+
+
+def from_state_dict(state: Mapping[str, np.ndarray], template: Params, where: str | Path) -> Params:
+    """One link's parameters, with the structure and types (float32, as a rule) of `template`.
+
+    Raises:
+      InputError: a tensor is missing, unexpected, or of another shape, naming it; the line
+        starts with `where`.
+    """
+    wanted = {
+        _released_name(layer, leaf): (layer, leaf, like)
+        for layer, leaves in template.items()
+        for leaf, like in leaves.items()
+    }
+    if state.keys() != wanted.keys():
+        missing, unexpected = wanted.keys() - state.keys(), state.keys() - wanted.keys()
+        raise InputError(
+            f"{where}: not a link of the expected form: missing {listed(missing) or 'nothing'}, "
+            f"unexpected {listed(unexpected) or 'nothing'}"
+        )
+    wrong = [
+        f"{name} is {state[name].shape}, not {like.shape[::-1]}"
+        for name, (_, _, like) in wanted.items()
+        if state[name].shape != like.shape[::-1]
+    ]
+    if wrong:
+        raise InputError(f"{where}: wrong dimensions for this system: {listed(wrong)}")
+    params: Params = {layer: {} for layer in template}
+    for name, (layer, leaf, like) in wanted.items():
+        params[layer][leaf] = jnp.asarray(_turned(leaf, state[name]), like.dtype)
+    return params
+
+
+def link_template(module: InnerLink | OuterLink) -> Params:
+    """The shapes and types of a link's parameters."""
+    width = module.width if isinstance(module, InnerLink) else module.d_src
+    h = jax.ShapeDtypeStruct((1, width), jnp.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), h)["params"]
+
+
+def read_inner(directory: str | Path, task: str, d_model: int) -> tuple[Form, Params]:
+    """Reads an agent's inner link.
+
+    The file is the one that `innerlink_config.json` names for the task (or for all), else
+    `adapter(<task>).pt`, else `adapter.pt`; the form is the `adapter_type` of
+    `adapter_config.json`, else the released one.
+
+    Args:
+      directory: the agent's folder.
+      task: `math` or `code`; without meaning where the manifest does not tell tasks apart.
+      d_model: the agent's width.
+
+    Raises:
+      InputError: no link, an unknown task, a damaged file, other dimensions, naming the file.
+    """
+    file, config = inner_files(Path(directory), task)
+    form = form_of(read_manifest(config) if config else {}, INNER_TYPE, config)
+    template = link_template(InnerLink(form, d_model))
+    return form, from_state_dict(torch_archive.read(file), template, file)
+
+
+def read_outer(
+    directory: str | Path, task: str, edges: Mapping[str, tuple[int, int]]
+) -> tuple[Form, dict[str, Params]]:
+    """Reads a system's outer links, which `outerlink_config.json` lists.
+
+    Args:
+      directory: the folder of the outer links.
+      task: as in `read_inner`.
+      edges: legacy key -> widths of the sender and the receiver, one at least; links under
+        other keys are left alone.
+
+    Returns:
+      The one form of all of them, and legacy key -> parameters.
+
+    Raises:
+      InputError: no manifest, an unknown task, no entry for a key, other dimensions, links of
+        two forms, a missing or damaged file, naming the file.
+    """
+    directory = Path(directory)
+    path, entries = directory / OUTER, outer_entries(directory, task)
+    if absent := edges.keys() - entries.keys():
+        raise InputError(f"{path}: no entry for {listed(absent)}; known: {quoted(entries)}")
+    for key, dims in edges.items():
+        stated = tuple(entries[key].get(name, d) for name, d in zip(_DIMS, dims, strict=True))
+        if stated != tuple(dims):
+            raise InputError(
+                f"{path}: {key} leads from {stated[0]!r} to {stated[1]!r} dimensions, "
+                f"this system needs {dims[0]} to {dims[1]}"
+            )
+    form = one_form({key: form_of(entries[key], OUTER_TYPE, path) for key in edges}, path)
+    links = {}
+    for key, (d_src, d_dst) in edges.items():
+        file = inside(directory, text(entries[key], "filename", path), path)
+        template = link_template(OuterLink(form, d_src, d_dst))
+        links[key] = from_state_dict(torch_archive.read(file), template, file)
+    return form, links
+
+
+def read_released(
+    layout: Layout,
+    folders: Mapping[str, str | Path],
+    outer: str | Path,
+    widths: Mapping[str, int],
+    task: str,
+) -> tuple[Form, Params]:
+    """Reads all links of a released system.
+
+    Args:
+      folders: agent -> its folder.
+      outer: the folder of the outer links.
+      widths: agent -> its hidden width.
+      task: as in `read_inner`.
+
+    Returns:
+      The form, and the tree `{"inner": {agent: ...}, "outer": {"src->dst": ...}}`, float32.
+
+    Raises:
+      InputError: as `read_inner` and `read_outer`; links of two forms.
+    """
+    read = {agent: read_inner(folders[agent], task, widths[agent]) for agent in layout.labels}
+    edges = {key: (widths[src], widths[dst]) for (src, dst), key in layout.keys.items()}
+    outer_form, by_key = read_outer(outer, task, edges)
+    forms = {agent: form for agent, (form, _) in read.items()} | {"outer links": outer_form}
+    return one_form(forms, outer), {
+        "inner": {agent: params for agent, (_, params) in read.items()},
+        "outer": {edge_name(*edge): by_key[key] for edge, key in layout.keys.items()},
+    }
+
+
+def one_form(forms: Mapping[str, Form], where: str | Path) -> Form:
+    """The form that all the named links share; raises `InputError` naming theirs if they differ."""
+    if len(set(forms.values())) != 1:
+        found = ", ".join(f"{name}: {form}" for name, form in forms.items())
+        raise InputError(f"{where}: the links of a system must have one form; found {found}")
+    return next(iter(forms.values()))
+
+
+_DIMS = ("in_dim", "out_dim")
+
+
+def _released_name(layer: str, leaf: str) -> str:
+    return f"{layer}.{'bias' if leaf == 'bias' else 'weight'}"
+
+
+def _turned(leaf: str, array: np.ndarray) -> np.ndarray:
+    """Between torch's `[out, in]` and our `[in, out]`, either way."""
+    return array.T if leaf == "kernel" else array

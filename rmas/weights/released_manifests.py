@@ -1,0 +1,144 @@
+"""The manifests of released links: which file holds which link, and of what form it is.
+
+`innerlink_config.json` stands in an agent's folder, `outerlink_config.json` in the folder of the
+outer links. Each has one entry per task (under `tasks`), or one for all. An agent's
+`adapter_config.json` names the form of its inner link (it is not a PEFT config).
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rmas.errors import InputError
+from rmas.links import Form, parse_form
+from rmas.weights.files import inside, listed
+
+INNER, OUTER, ADAPTER = "innerlink_config.json", "outerlink_config.json", "adapter_config.json"
+INNER_TYPE, OUTER_TYPE = "ln_res_adapter", "outer_ln_res_adapter"
+"""The released `adapter_type`s: what a link is where nothing says it."""
+MAX_MANIFEST = 1 << 20
+Edge = tuple[str, str]
+Manifest = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the release names the links of one system; agents are named as their folders.
+
+    Attributes:
+      style: the system's name in inner manifests (`sequential_light`).
+      paradigm: its name in the outer manifest (`sequential`).
+      labels: agent -> its label in outer file names (`planner` -> `Planner`).
+      keys: edge (src, dst) -> `legacy_key` (`outer_12`).
+      by_task: whether manifests have one entry per task.
+    """
+
+    style: str
+    paradigm: str
+    labels: Mapping[str, str]
+    keys: Mapping[Edge, str]
+    by_task: bool
+
+
+def read_manifest(path: Path) -> Manifest:
+    """A JSON object from a file of at most 1 MiB; raises `InputError` naming the file."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_MANIFEST + 1)
+    except FileNotFoundError as e:
+        raise InputError(f"cannot read {path}: no such file") from e
+    except OSError as e:
+        raise InputError(f"cannot read {path}: {e.strerror}") from e
+    if len(data) > MAX_MANIFEST:
+        raise InputError(f"{path} is larger than {MAX_MANIFEST} bytes: not a manifest of links")
+    try:
+        manifest = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{path} is not JSON: {str(e)[:200]}") from e
+    if not isinstance(manifest, dict):
+        raise InputError(f"{path} must hold a JSON object")
+    return manifest
+
+
+def tasks_of(manifest: Manifest, path: Path) -> dict[str, Manifest] | None:
+    """The entries of a manifest by task, or None where it does not tell tasks apart."""
+    tasks = manifest.get("tasks")
+    if tasks is None:
+        return None
+    if not isinstance(tasks, dict) or not all(isinstance(entry, dict) for entry in tasks.values()):
+        raise InputError(f"{path}: tasks must map each task to an object")
+    return tasks
+
+
+def inner_files(directory: Path, task: str) -> tuple[Path, Path | None]:
+    """The file of an agent's inner link, and the one that names its form, if there is one.
+
+    Raises:
+      InputError: no link, an unknown task, a broken manifest, a name that leaves the folder.
+    """
+    path, config = directory / INNER, directory / ADAPTER
+    manifest = read_manifest(path) if path.exists() else {}
+    tasks = tasks_of(manifest, path)
+    if tasks is not None:
+        entry = _of_task(tasks, task, path)
+        weights = inside(directory, text(entry, "adapter.pt", path), path)
+        if ADAPTER in entry:
+            return weights, inside(directory, text(entry, ADAPTER, path), path)
+    elif "adapter" in manifest:
+        weights = inside(directory, text(manifest, "adapter", path), path)
+    else:
+        by_task = inside(directory, f"adapter({task}).pt", f"task {task!r}")
+        usual = [by_task, directory / "adapter.pt"]
+        found = [file for file in usual if file.exists()]
+        if not found:
+            expected = f"{INNER}, {by_task.name} or adapter.pt"
+            raise InputError(f"{directory} holds no inner link: expected {expected}")
+        weights = found[0]
+    return weights, config if config.exists() else None
+
+
+def outer_entries(directory: Path, task: str) -> dict[str, Manifest]:
+    """The entries of the outer manifest for a task, by legacy key.
+
+    Raises:
+      InputError: no manifest, a broken one, an unknown task.
+    """
+    path = directory / OUTER
+    manifest = read_manifest(path)
+    tasks = tasks_of(manifest, path)
+    adapters = (manifest if tasks is None else _of_task(tasks, task, path)).get("adapters")
+    if not isinstance(adapters, list) or not all(isinstance(entry, dict) for entry in adapters):
+        raise InputError(f"{path}: adapters must be a list of objects")
+    entries = {text(entry, "legacy_key", path): entry for entry in adapters}
+    if len(entries) != len(adapters):
+        raise InputError(f"{path}: a legacy_key stands twice: {quoted(entries)}")
+    return entries
+
+
+def form_of(entry: Manifest, default: str, path: Path | None) -> Form:
+    """The form that `adapter_type` names; raises `InputError` if it is no known one."""
+    name = text({"adapter_type": default} | entry, "adapter_type", path)
+    try:
+        return parse_form(name)
+    except InputError as e:
+        raise InputError(f"{path}: {e}") from e
+
+
+def text(entry: Manifest, key: str, path: Path | None) -> str:
+    """A string of an entry; raises `InputError` where it is missing or none."""
+    if not isinstance(entry.get(key), str):
+        raise InputError(f"{path}: {key} must be a string")
+    return entry[key]
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Names that come from a file, fit for one line."""
+    return listed(repr(name[:80]) for name in names)
+
+
+def _of_task(tasks: dict[str, Manifest], task: str, path: Path) -> Manifest:
+    if task not in tasks:
+        raise InputError(f"{path}: no links for task {task!r}; known: {quoted(tasks) or 'none'}")
+    return tasks[task]
