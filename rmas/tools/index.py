@@ -1,0 +1,170 @@
+"""A full-text index of documents in one SQLite file (FTS5): search without a network.
+
+An index is a table `passages` with the columns `title` and `text`. Index files may come from
+anywhere: they are opened read-only, as unchanging, without trust in what a schema can make SQLite
+do, and only if the schema is the one that `build` writes.
+"""
+
+import contextlib
+import re
+import sqlite3
+import threading
+import time
+import urllib.parse
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rmas.errors import InputError
+from rmas.files import replacing
+from rmas.tools.toolbox import ToolError
+
+PASSAGE = 1200
+"""Characters that a passage has at most."""
+
+_APPLICATION_ID, _VERSION = 0x726D6173, 1
+_CREATE = (
+    "CREATE VIRTUAL TABLE passages USING fts5("
+    "title, text, tokenize='porter unicode61 remove_diacritics 2')"
+)
+_SHADOWS = {f"passages_{name}" for name in ("config", "content", "data", "docsize", "idx")}
+_SELECT = (
+    "SELECT substr(title, 1, 300), substr(text, 1, ?) FROM passages WHERE passages MATCH ? "
+    "ORDER BY bm25(passages, 4.0, 1.0), rowid LIMIT ?"  # a word in the title counts for four
+)
+_MAX_WORDS = 32
+_MAX_BLOB = 1 << 24
+_BUILD = "python -m experiments.build_search_index --source=FILE.jsonl --index=INDEX"
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A document, or a piece of one, with the document's title, which may be empty."""
+
+    title: str
+    text: str
+
+
+def build(path: str | Path, documents: Iterable[Passage]) -> int:
+    """Writes an index of documents, cut into passages, and returns how many passages it has.
+
+    The index takes the place of `path` in one step when all is written.
+
+    Raises InputError where there are no documents or `path` cannot be written, and whatever
+    iterating over `documents` raises.
+    """
+    try:
+        with replacing(path) as temporary:
+            return _write(temporary, documents, str(path))
+    except (OSError, sqlite3.OperationalError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be written: {reason}") from error
+
+
+def _write(path: Path, documents: Iterable[Passage], name: str) -> int:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        # A file that is half-written is thrown away: it needs no journal.
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
+        try:
+            connection.execute(_CREATE)
+        except sqlite3.OperationalError as error:
+            raise InputError(f"SQLite of this Python cannot make the index: {error}") from error
+        connection.execute("BEGIN")
+        rows = ((d.title, piece) for d in documents for piece in pieces(d.text))
+        connection.executemany("INSERT INTO passages (title, text) VALUES (?, ?)", rows)
+        (count,) = connection.execute("SELECT count(*) FROM passages").fetchone()
+        if count == 0:
+            raise InputError(f"{name}: there are no documents to write an index of")
+        connection.execute("INSERT INTO passages (passages) VALUES ('optimize')")
+        connection.execute("COMMIT")
+        return count
+
+
+def pieces(text: str, limit: int = PASSAGE) -> Iterator[str]:
+    """Cuts a text into pieces of at most `limit` characters, between paragraphs if it can be done,
+    else between lines, sentences, or words. Nothing but blanks is lost."""
+    start, end = 0, len(text)
+    while end - start > limit:
+        cut = start + limit
+        for mark in ("\n\n", "\n", ". ", " "):
+            found = text.rfind(mark, start + limit // 3, start + limit)
+            if found >= 0:
+                cut = found + len(mark.rstrip())
+                break
+        if piece := text[start:cut].strip():
+            yield piece
+        start = cut
+    if piece := text[start:].strip():
+        yield piece
+
+
+class Index:
+    """An index file, open for search; from several threads at a time.
+
+    Raises InputError where the file is missing or not an index that `build` has written.
+    """
+
+    def __init__(self, path: str | Path):
+        self._lock = threading.Lock()
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"search index {path} is not there; make it by `{_BUILD}`")
+        place = urllib.parse.quote(str(path.absolute()))
+        try:
+            self._connection = sqlite3.connect(
+                f"file:{place}?mode=ro&immutable=1",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            weakref.finalize(self, self._connection.close)
+            self._connection.text_factory = lambda data: data.decode("utf-8", "replace")
+            self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_BLOB)
+            self._connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+            good = self._is_ours()
+        except sqlite3.Error as error:
+            raise InputError(
+                f"{path} cannot be read as a search index ({error}); make one by `{_BUILD}`"
+            ) from error
+        if not good:
+            raise InputError(f"{path} is no search index of this version; make one by `{_BUILD}`")
+
+    def _is_ours(self) -> bool:
+        execute = self._connection.execute
+        for name, value in (("trusted_schema", "OFF"), ("cell_size_check", "ON"), ("mmap_size", 0)):
+            execute(f"PRAGMA {name} = {value}")
+        marks = [execute(f"PRAGMA {n}").fetchone()[0] for n in ("application_id", "user_version")]
+        entries = execute("SELECT type, name, sql FROM sqlite_schema").fetchall()
+        tables = {name: sql for kind, name, sql in entries if kind == "table"}
+        return (
+            marks == [_APPLICATION_ID, _VERSION]
+            and len(entries) == len(tables)
+            and tables.keys() == {"passages", *_SHADOWS}
+            and tables["passages"] == _CREATE
+            and all(str(tables[n]).startswith(f"CREATE TABLE '{n}'") for n in _SHADOWS)
+        )
+
+    def search(self, query: str, count: int, seconds: float) -> list[Passage]:
+        """The passages that match best, by BM25 over the query's words, any of which may match.
+
+        Raises ToolError for a query without words, where `seconds` do not suffice, and where the
+        file turns out to be damaged.
+        """
+        words = list(dict.fromkeys(re.findall(r"\w+", query.casefold())))[:_MAX_WORDS]
+        if not words:
+            raise ToolError("the query has no words")
+        match = " OR ".join(f'"{word}"' for word in words)
+        end = time.monotonic() + seconds
+        with self._lock:
+            self._connection.set_progress_handler(lambda: time.monotonic() > end, 10_000)
+            try:
+                rows = self._connection.execute(_SELECT, (PASSAGE, match, count)).fetchall()
+            except sqlite3.Error as error:
+                if time.monotonic() > end:
+                    raise ToolError(f"the search took longer than {seconds:g} s") from None
+                raise ToolError(f"the search index is damaged: {error}") from None
+        return [Passage(str(title or ""), str(text or "")) for title, text in rows]
