@@ -2,13 +2,15 @@
 
 The next token of a row depends on the row alone: its key is folded from seed, question,
 rollout and position, its tail is its own, and a finished row never writes. The host sees a
-chunk at a time, and stops when every row has.
+chunk at a time, and stops when every row has. Between chunks it may take tokens of a row back
+and give it others to read (`read_on`): what a tool call needs.
 """
 
 import dataclasses
 import functools
 import hashlib
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from jax import lax
 from rmas import models
 from rmas.errors import InputError
 from rmas.models import ModelSpec, Segment
+from rmas.parallel import constrain
 from rmas.shapes import Array, Params
 
 CHUNK = 32
@@ -46,13 +49,25 @@ class Sampling:
 
 @struct.dataclass
 class DecodeState:
-    """Everything between two tokens; `logits_BV` are those of the next one."""
+    """Everything between two tokens; `logits_BV` are those of the next one.
+
+    `count_B` are the tokens that each row has written; its tail may hold others that it was given
+    to read. `done_B` marks rows that write no more.
+    """
 
     prefix: Segment
     tail: Segment
     logits_BV: Array
     count_B: Array
     done_B: Array
+
+    def constrained(self) -> "DecodeState":
+        """Split by rows on a mesh, at every chunk alike: one program serves them all."""
+        return self.replace(
+            logits_BV=constrain(self.logits_BV, "batch", "vocab"),
+            count_B=constrain(self.count_B, "batch"),
+            done_B=constrain(self.done_B, "batch"),
+        )
 
 
 def room(limit: int) -> int:
@@ -64,7 +79,7 @@ def start(model: ModelSpec, params: Params, x_BTD: Array, valid_BT: Array, size:
     """Prefills a prompt; `size` is the room for decoded tokens (rounded up to whole chunks)."""
     h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT)
     batch = len(h_BD)
-    tail = models.empty_tail(model, batch, room(size), h_BD.dtype)
+    prefix, tail = models.open_tail(model, prefix, room(size), h_BD.dtype)
     return DecodeState(
         prefix=prefix,
         tail=tail,
@@ -72,7 +87,7 @@ def start(model: ModelSpec, params: Params, x_BTD: Array, valid_BT: Array, size:
         count_B=jnp.zeros(batch, jnp.int32),
         # A row that only fills up the batch has no prompt and asks for nothing.
         done_B=~jnp.any(valid_BT, axis=1),
-    )
+    ).constrained()
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -104,14 +119,14 @@ def chunk(
         id_B = choose(sampling, state.logits_BV, key_B, state.count_B)
         ids_BC = ids_BC.at[:, i].set(jnp.where(active_B, id_B, 0))
         wrote_BC = wrote_BC.at[:, i].set(active_B)
-        pos_B1 = (start_B + state.count_B)[:, None]
+        pos_B1 = (start_B + _used(state))[:, None]
         count_B = state.count_B + active_B
         done_B = state.done_B | jnp.any(id_B[:, None] == eos_E, axis=1) | (count_B >= limit)
         active_B1 = (active_B & ~done_B)[:, None]
         h_B1D, new = models.run(
             model,
             params,
-            models.embed(params, id_B[:, None]),
+            models.embed(model, params, id_B[:, None]),
             active_B1,
             pos_B1,
             past=(state.prefix, state.tail),
@@ -122,7 +137,59 @@ def chunk(
         return i + 1, state, ids_BC, wrote_BC
 
     _, state, ids_BC, wrote_BC = lax.while_loop(unfinished, step, (0, state, ids_BC, wrote_BC))
-    return state, ids_BC, wrote_BC
+    return state.constrained(), ids_BC, wrote_BC
+
+
+def _used(state: DecodeState) -> Array:
+    """Positions in each row's tail, `[B]`."""
+    return jnp.sum(state.tail.valid_BS, axis=1, dtype=jnp.int32)
+
+
+@jax.jit
+def park(before: DecodeState, after: DecodeState, rows_B: Array) -> DecodeState:
+    """Rows `rows_B` as they were before a chunk, and done; the others as they are after it.
+
+    A recurrent state cannot take tokens back, so the whole row goes back to the chunk's start,
+    and reads again what it keeps of the chunk together with what comes behind (`read_on`).
+    """
+    return DecodeState(
+        prefix=after.prefix,
+        tail=models.pick_rows(rows_B, before.tail, after.tail),
+        logits_BV=jnp.where(rows_B[:, None], before.logits_BV, after.logits_BV),
+        count_B=jnp.where(rows_B, before.count_B, after.count_B),
+        done_B=after.done_B | rows_B,
+    ).constrained()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def read_on(
+    model: ModelSpec,
+    size: int,
+    params: Params,
+    state: DecodeState,
+    ids_BT: Array,
+    valid_BT: Array,
+    wrote_B: Array,
+) -> DecodeState:
+    """Gives rows tokens to read, left-padded, behind what they hold, and lets them go on.
+
+    `wrote_B` counts those of the tokens that the row has written itself. The tail gets `size`
+    slots. Rows without a valid token stay as they are.
+    """
+    tail = models.widen(state.tail, size)
+    start_B = jnp.sum(state.prefix.valid_BS, axis=1, dtype=jnp.int32) + _used(state)
+    pos_BT = models.positions(valid_BT, start_B)
+    x_BTD = models.embed(model, params, ids_BT)
+    h_BTD, new = models.run(model, params, x_BTD, valid_BT, pos_BT, past=(state.prefix, tail))
+    reads_B = jnp.any(valid_BT, axis=1)
+    logits_BV = models.unembed(model, params, h_BTD[:, -1])
+    return DecodeState(
+        prefix=state.prefix,
+        tail=models.write(tail, new, valid_BT, pos_BT),
+        logits_BV=jnp.where(reads_B[:, None], logits_BV, state.logits_BV),
+        count_B=state.count_B + wrote_B,
+        done_B=state.done_B & ~reads_B,
+    ).constrained()
 
 
 def choose(sampling: Sampling, logits_BV: Array, key_B: Array, count_B: Array) -> Array:
@@ -152,6 +219,11 @@ def row_keys(seed: int, names: list[str]) -> np.ndarray:
     return np.stack([np.frombuffer(d, np.uint32) for d in digests])
 
 
+Between = Callable[[DecodeState, DecodeState, list[list[int]]], DecodeState]
+"""`between(before, after, new)`: what happens between two chunks. It sees the states around the
+last one and each row's new ids, which it may shorten, and gives the state to go on from."""
+
+
 def drain(
     model: ModelSpec,
     params: Params,
@@ -160,15 +232,20 @@ def drain(
     key_B: np.ndarray,
     eos: tuple[int, ...],
     limit: int,
+    between: Between | None = None,
 ) -> list[list[int]]:
     """Decodes every row to its end; ids per row, the stop token included."""
     rows: list[list[int]] = [[] for _ in range(len(key_B))]
     eos_E = jnp.asarray(eos, jnp.int32)
-    for _ in range(-(-limit // CHUNK)):
+    while True:
+        before = state if between else None
         state, ids_BC, wrote_BC = chunk(model, sampling, params, state, key_B, eos_E, limit)
         ids, wrote, done = jax.device_get((ids_BC, wrote_BC, state.done_B))
-        for row, i, w in zip(rows, ids, wrote, strict=True):
-            row += i[w].tolist()
+        new = [i[w].tolist() for i, w in zip(ids, wrote, strict=True)]
+        if between:
+            state = between(before, state, new)
+            done = jax.device_get(state.done_B)
+        for row, own in zip(rows, new, strict=True):
+            row += own
         if done.all():
-            break
-    return rows
+            return rows

@@ -17,6 +17,8 @@ import jinja2
 from rmas.errors import InputError
 from rmas.system.prompts import Field, Part, Slot
 
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+"""How tokenizers with byte fallback write a byte that no other token covers."""
 Encoded = tuple[tuple[int, ...] | Slot, ...]
 """A prompt as runs of token ids and slots."""
 
@@ -117,9 +119,13 @@ class ChatTokenizer:
 
     @functools.cached_property
     def _controls(self) -> dict[str, int]:
-        """Added tokens, but for blanks and single characters, which are text like any other."""
+        """Added tokens, but for blanks, single characters and bytes, which are plain text."""
         added = self.tokenizer.added_tokens_decoder.items()
-        return {t.content: i for i, t in added if len(t.content.replace("\u2581", " ").strip()) > 1}
+        return {
+            t.content: i
+            for i, t in added
+            if len(t.content.replace("\u2581", " ").strip()) > 1 and not _BYTE.fullmatch(t.content)
+        }
 
     @functools.cached_property
     def _control_ids(self) -> frozenset[int]:

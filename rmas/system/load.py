@@ -1,50 +1,77 @@
 """Systems from disk: agents from Hugging Face folders, each set of weights in memory once."""
 
 import dataclasses
+import filecmp
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from rmas.errors import InputError
+from rmas.files import read_json
 from rmas.links import Form, LinkSpec
 from rmas.models import ModelSpec
+from rmas.parallel import placer
 from rmas.shapes import Params
 from rmas.system.encode import ChatTokenizer
 from rmas.system.prompts import PromptSet
 from rmas.system.stage import SystemSpec
 from rmas.system.topology import Topology
+from rmas.tools import Toolbox
+from rmas.weights import hub
 from rmas.weights.load import load_params
+from rmas.weights.placement import choose_mesh, heads_of, weight_dtype
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Agent:
-    """A frozen language model: architecture, weights, tokenizer, and the ids that end a turn."""
+    """A frozen language model: architecture, weights, tokenizer, and the ids that end a turn.
+
+    `source` is the folder or Hub id that it was asked for by (nothing, if it was made in memory),
+    `revision` the commit of the latter. `mesh` is where weights lie; None means one device.
+    """
 
     model: ModelSpec
     params: Params
     chat: ChatTokenizer
     eos: tuple[int, ...]
     fingerprint: str
+    source: str = ""
+    revision: str | None = None
+    mesh: Mesh | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class System:
     """Agents joined by a topology, with the prompts that they are given.
 
-    `family` is the task family whose prompts are used (`math`, `code`, `relay`, ...).
+    `family` is the task family whose prompts are used (`math`, `code`, `relay`, ...). `tools` are
+    what an agent may call while it writes; its system message describes those that its prompts
+    do not name.
     """
 
     topology: Topology
     agents: Mapping[str, Agent]
     prompts: PromptSet
     family: str
+    tools: Mapping[str, Toolbox] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         self.prompts.check(self.topology, self.family)
+        for agent in self.tools:
+            if agent not in self.agents:
+                known = ", ".join(self.agents)
+                raise InputError(f"tools are given to unknown agent {agent!r}; known: {known}")
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """Where the weights of all agents lie."""
+        return self.agents[self.topology.output].mesh
 
     def spec(self, form: Form) -> SystemSpec:
         """The static facts, with links of the given form."""
@@ -56,49 +83,131 @@ class System:
         )
 
     def params(self) -> dict[str, Params]:
-        """Frozen weights by agent; agents with the same folder share their arrays."""
+        """Frozen weights by agent; agents with the same weights share their arrays."""
         return {a: self.agents[a].params for a in self.topology.agents}
 
     def facts(self) -> dict[str, object]:
         """What trained links depend on, for checkpoints and manifests."""
+        agents = {a: self.agents[a].fingerprint for a in self.topology.agents}
+        facts = system_facts(self.topology, self.prompts, self.family, agents)
+        told = {agent: text for agent in self.tools if (text := self.tools_text(agent))}
+        return facts | ({"tools": told} if told else {})
+
+    def tools_text(self, agent: str) -> str:
+        """What an agent's system message says of its tools: those that its prompts do not name."""
+        if agent not in self.tools:
+            return ""
+        parts = self.prompts.template(self.topology.role(agent), self.family, "later")
+        told = self.prompts.system_text(self.topology)
+        return self.tools[agent].describe(told + "".join(p for p in parts if isinstance(p, str)))
+
+    def origins(self) -> dict[str, dict[str, str | None]]:
+        """Where each agent came from: its Hub id with the commit, or its folder's name."""
+        agents = {a: self.agents[a] for a in self.topology.agents}
         return {
-            "topology": dataclasses.asdict(self.topology),
-            "prompts": {"name": self.prompts.name, "digest": self.prompts.digest},
-            "family": self.family,
-            "agents": {a: self.agents[a].fingerprint for a in self.topology.agents},
+            a: {
+                "source": own.source if own.revision else Path(own.source).name,
+                "revision": own.revision,
+            }
+            for a, own in agents.items()
         }
 
 
-def load_agents(directories: Mapping[str, str], date: str, dtype=None) -> dict[str, Agent]:
-    """Loads agents by name; folders named twice are read once and shared.
+def system_facts(
+    topology: Topology, prompts: PromptSet, family: str, agents: Mapping[str, str]
+) -> dict[str, object]:
+    """What trained links depend on; `agents` are fingerprints by name."""
+    return {
+        # Who may call tools is no fact of the links.
+        "topology": {k: v for k, v in dataclasses.asdict(topology).items() if k != "callers"},
+        "prompts": {"name": prompts.name, "digest": prompts.digest},
+        "family": family,
+        "agents": dict(agents),
+    }
+
+
+def load_agents(
+    sources: Mapping[str, str],
+    date: str,
+    dtype=None,
+    mesh: Mesh | str | None = None,
+    quantize: bool = False,
+) -> dict[str, Agent]:
+    """Loads agents by name, from folders or Hub ids.
+
+    Weights that several agents share are read once and held once: those of one folder, and those
+    of folders whose weight files are equal byte by byte.
+
+    Args:
+      dtype: what weights are cast to, as in `weight_dtype`.
+      mesh: where weights lie, as in `choose_mesh`; None means the default device.
+      quantize: hold matrices as int8.
 
     Raises `InputError` naming the folder and what is wrong in it.
     """
-    loaded: dict[Path, Agent] = {}
-    for directory in directories.values():
-        path = Path(directory).resolve()
-        if path not in loaded:
-            loaded[path] = load_agent(directory, date, dtype)
-    return {name: loaded[Path(d).resolve()] for name, d in directories.items()}
+    located = {source: hub.resolve(source) for source in dict.fromkeys(sources.values())}
+    paths = {source: at.path for source, at in located.items()}
+    models = {source: ModelSpec.from_config(path) for source, path in paths.items()}
+    shares = shared_weights(paths, models)
+    dtype = weight_dtype(dtype)
+    owners = [spec for source, spec in models.items() if source not in shares]
+    mesh = choose_mesh(mesh, owners, dtype, quantize)
+    held: dict[str, Params] = {}
+    agents: dict[str, Agent] = {}
+    for source, at in located.items():
+        model = models[source]
+        chat, eos = _load_chat(at.path, model, date)
+        if source not in shares:
+            place = placer(mesh, heads_of(model))
+            held[source] = load_params(model, at.path, dtype, place, quantize)
+        params = held[shares.get(source, source)]
+        agents[source] = Agent(
+            model, params, chat, eos, fingerprint(at.path), at.source, at.revision, mesh
+        )
+    return {name: agents[source] for name, source in sources.items()}
 
 
-def load_agent(directory: str, date: str, dtype=None) -> Agent:
-    """One agent from an ordinary Hugging Face folder; code in it is never run."""
-    path = Path(directory)
-    model = ModelSpec.from_config(path)
-    params = load_params(model, path, dtype)
+def load_agent(source: str, date: str, dtype=None) -> Agent:
+    """One agent; see `load_agents`."""
+    return load_agents({"agent": source}, date, dtype)["agent"]
+
+
+def shared_weights(paths: Mapping[str, Path], models: Mapping[str, ModelSpec]) -> dict[str, str]:
+    """Which agents can share the weights of an earlier one: name -> name of the first.
+
+    Their architectures are equal, and their weight files byte by byte.
+    """
+    first: list[str] = []
+    shares: dict[str, str] = {}
+    for name, path in paths.items():
+        alike = (n for n in first if models[n] == models[name] and _equal(paths[n], path))
+        owner = next(alike, None)
+        if owner is None:
+            first.append(name)
+        else:
+            shares[name] = owner
+    return shares
+
+
+def _equal(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same weights; contents are read only where sizes agree."""
+    if one.samefile(other):
+        return True
+    files = [sorted(folder.glob("*.safetensors")) for folder in (one, other)]
+    sizes = [[(f.name, f.stat().st_size) for f in group] for group in files]
+    return sizes[0] == sizes[1] and all(
+        filecmp.cmp(a, b, shallow=False) for a, b in zip(*files, strict=True)
+    )
+
+
+def _load_chat(path: Path, model: ModelSpec, date: str) -> tuple[ChatTokenizer, tuple[int, ...]]:
+    """The chat side of an agent's folder; code in it is never run."""
     tokenizer = load_tokenizer(path)
     if tokenizer.eos_token_id is None:
         raise InputError(f"{path}: the tokenizer names no eos token; decoding could not stop")
     chat = ChatTokenizer(tokenizer, date=date, where=str(path))
     _check_ids(path, model, chat)
-    return Agent(
-        model=model,
-        params=params,
-        chat=chat,
-        eos=_eos_ids(path, tokenizer.eos_token_id),
-        fingerprint=fingerprint(path),
-    )
+    return chat, _eos_ids(path, tokenizer.eos_token_id)
 
 
 def load_tokenizer(path: Path) -> Any:
@@ -142,10 +251,10 @@ def _eos_ids(path: Path, own: int) -> tuple[int, ...]:
     for name in ("config.json", "generation_config.json"):
         file = path / name
         if file.is_file():
-            try:
-                found = json.loads(file.read_text()).get("eos_token_id")
-            except (ValueError, AttributeError) as e:
-                raise InputError(f"{file} is not a JSON object: {e}") from e
+            settings = read_json(file)
+            if not isinstance(settings, dict):
+                raise InputError(f"{file} is not a JSON object")
+            found = settings.get("eos_token_id")
             found = found if isinstance(found, list) else [found]
             ids |= {i for i in found if isinstance(i, int)}
     return tuple(sorted(ids))

@@ -105,6 +105,16 @@ class PromptSet:
         """The system message of a style."""
         return self.system.get(topology.name, self.system["default"])
 
+    def interface_text(self, kind: str = "program", name: str = "") -> str:
+        """What a code task asks for: `program`, `unnamed_function`, or `function` with its name.
+
+        Raises `InputError` when the set has no such text.
+        """
+        if kind not in self.interface:
+            raise InputError(f"prompt set {self.name!r} has no interface text {kind!r}")
+        known = {"{{": "{", "}}": "}", "{name}": name}
+        return re.sub(r"\{\{|\}\}|\{name\}", lambda m: known[m[0]], self.interface[kind])
+
     def check(self, topology: Topology, family: str) -> None:
         """Holds slots against edges; raises `InputError` naming the role and slot at fault."""
         for agent in topology.agents:
@@ -131,19 +141,20 @@ class PromptSet:
 
 
 def load(source: str) -> PromptSet:
-    """A packaged prompt set by name (`default`, `relay`), or one from a JSON file.
+    """A packaged prompt set by name (`default`, `relay`, ...), or one from a JSON file.
 
     Raises `InputError` that names the file and what is wrong in it.
     """
-    packaged = resources.files("rmas.system") / "prompt_sets" / f"{source}.json"
-    if "/" not in source and packaged.is_file():
-        return from_json(packaged.read_text(), f"prompt set {source!r}")
+    folder = resources.files("rmas.system") / "prompt_sets"
+    packaged = {Path(file.name).stem: file for file in folder.iterdir()}
+    if source in packaged:
+        return from_json(packaged[source].read_text(), f"prompt set {source!r}")
     try:
         text = Path(source).read_text()
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(
-            f"cannot read prompt set {source!r}: {e}; give a packaged name (default, relay) "
-            "or a JSON file"
+            f"cannot read prompt set {source!r}: {e}; give a packaged name "
+            f"({', '.join(sorted(packaged))}) or a JSON file"
         ) from e
     return from_json(text, source)
 
@@ -152,7 +163,7 @@ def from_json(text: str, where: str) -> PromptSet:
     """Parses and checks the JSON form."""
     try:
         raw = json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise InputError(f"{where} is not valid JSON: {e}") from e
     _require(isinstance(raw, dict), where, "must be a JSON object")
     unknown = set(raw) - {"name", "system", "interface", "roles"}
@@ -171,7 +182,10 @@ def from_json(text: str, where: str) -> PromptSet:
             _require("first" in phases, at, "needs a 'first' prompt")
             _require(set(phases) <= {"first", "later"}, at, "only 'first' and 'later' are known")
             roles[role][family] = {k: parse_template(v, f"{at}.{k}") for k, v in phases.items()}
-    canonical = json.dumps(raw, sort_keys=True, ensure_ascii=False).encode()
+    try:
+        canonical = json.dumps(raw, sort_keys=True, ensure_ascii=False).encode()
+    except UnicodeEncodeError as e:
+        raise InputError(f"{where}: a text holds half a surrogate pair; write characters") from e
     return PromptSet(
         name=raw["name"],
         system=system,

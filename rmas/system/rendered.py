@@ -5,10 +5,14 @@ import functools
 from collections.abc import Sequence
 
 from rmas.errors import InputError
+from rmas.parallel import whole_batch
 from rmas.system.batch import Line, line, stack
 from rmas.system.encode import Encoded
 from rmas.system.load import System
+from rmas.system.prompts import Field
 from rmas.system.stage import Prompt
+
+_TOOLS = "You may call tools. Write what a tool needs between its tags; its result comes back."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,8 +26,17 @@ class Renderer:
         """An agent's prompt for a question, slots open; `phase` is `first` or `later`."""
         s = self.system
         parts = s.prompts.template(s.topology.role(agent), s.family, phase)
-        system_text = s.prompts.system_text(s.topology)
-        return s.agents[agent].chat.encode(system_text, parts, {"question": question})
+        system_text = self.system_text(agent)
+        values = {"question": question}
+        if Field("interface") in parts:
+            values["interface"] = s.prompts.interface_text()
+        return s.agents[agent].chat.encode(system_text, parts, values)
+
+    def system_text(self, agent: str) -> str:
+        """An agent's system message, with what its prompts do not say of its tools."""
+        text = self.system.prompts.system_text(self.system.topology)
+        tools = self.system.tools_text(agent)
+        return "\n\n".join(filter(None, [text, tools and f"{_TOOLS}\n{tools}"]))
 
     def sources(self, agent: str) -> tuple[str, ...]:
         """Senders to an agent, in the order of its message slots."""
@@ -39,9 +52,11 @@ class Renderer:
     ) -> dict[str, Prompt]:
         """Every agent's prompts of all rounds as arrays `[R, batch, T]`.
 
-        Missing rows are empty. Raises `InputError` when a prompt with its latent steps, or the
-        output agent's with `room` decoded tokens, is longer than the agent's context.
+        Missing rows are empty; the mesh may ask for more of them. Raises `InputError` when a
+        prompt with its latent steps, or the output agent's with `room` decoded tokens, is longer
+        than the agent's context.
         """
+        batch = whole_batch(self.system.mesh, batch)
         prompts = {}
         for agent in self.system.topology.agents:
             lines = [

@@ -1,100 +1,108 @@
 """Questions in, answers out: latent recursion, text exchange, single agents.
 
 Every method runs on the same models, prompts and decode loop; they differ in what an agent
-hands on. Counts are kept per agent and question: `prompt_tokens` are the positions read before
-a turn (slot vectors and message tokens included), `latent_steps` the states of its rollouts,
-`decoded_tokens` the tokens that it wrote, stop tokens included.
+hands on.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
 
 from rmas.links import Form
-from rmas.models import ModelSpec
+from rmas.parallel import put_batch, use
 from rmas.shapes import Array, Params
 from rmas.system import decode
-from rmas.system.batch import Line, line, stack
-from rmas.system.decode import Sampling, row_keys
-from rmas.system.encode import fill
+from rmas.system.answers import Answer, Limits, Question, row_names
+from rmas.system.decode import DecodeState, Sampling, row_keys
 from rmas.system.load import System
 from rmas.system.recursion import recurse
-from rmas.system.rendered import Renderer, phase
+from rmas.system.rendered import Renderer
 from rmas.system.stage import Prompt, SystemSpec, inputs, rollout, send, silence
+from rmas.system.text import exchange
 from rmas.system.topology import Topology
+from rmas.system.writing import Written, write
 
 
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What is asked, and the name that its random keys are folded from."""
+@struct.dataclass
+class Thoughts:
+    """What an agent thought and sent in all its turns, in their order: the first is round 1.
 
-    id: str
-    text: str
+    `hidden_RBMD` are its states after the final norm, in its own type; `messages` maps each of
+    its outgoing edges (`src->dst`) to `[R, B, M, d_dst]`, float32.
+    """
 
-
-@dataclasses.dataclass
-class Answer:
-    """What a system wrote: texts per agent in order of turns, and counts per agent."""
-
-    texts: dict[str, list[str]]
-    counts: dict[str, dict[str, int]]
-    text: str = ""
+    hidden_RBMD: Array
+    messages: dict[str, Array]
 
 
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """Lengths of what agents produce: latent steps a turn, tokens of the answer, of a message."""
+class Listener(Protocol):
+    """Is told what happens while questions are answered."""
 
-    latent_steps: int
-    max_new_tokens: int
-    message_tokens: int
+    def thought(self, agent: str, k: int) -> None:
+        """An agent has finished its latent turn in round `k` (from 0)."""
+
+    def wrote(self, agent: str, k: int, row: int, text: str) -> None:
+        """A new piece of an agent's text in round `k`, results of tools included."""
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def think(
     topology: Topology,
     spec: SystemSpec,
     steps: int,
     size: int,
+    record: bool,
+    tell: Callable[[str, int], None] | None,
     params: dict[str, Params],
     links: Params,
     prompts: dict[str, Prompt],
-) -> decode.DecodeState:
-    """All latent turns and the prefill of the output agent's last one, as one program."""
+) -> tuple[decode.DecodeState, dict[str, Thoughts]]:
+    """All latent turns and the prefill of the output agent's last one, as one program.
 
-    def stage(agent: str, prompt: Prompt, incoming: tuple[Array, ...], _):
-        x_BTD = inputs(params[agent], prompt, incoming)
-        z_BMD = rollout(spec, params[agent], links, agent, x_BTD, prompt.valid_BT, steps)
-        return send(topology, spec, links, agent, z_BMD), ()
+    With `record`, also what every agent with a turn thought; else nothing of it is kept. `tell` is
+    called with the agent and the round (from 0) of every turn that is over.
+    """
+    rounds = prompts[topology.output].ids_BT.shape[0]
+    numbers = dict.fromkeys(topology.agents, jnp.arange(rounds)) if tell else None
+
+    def stage(agent: str, prompt: Prompt, incoming: tuple[Array, ...], k):
+        x_BTD = inputs(spec.model(agent), params[agent], prompt, incoming)
+        h_BMD, z_BMD = rollout(spec, params[agent], links, agent, x_BTD, prompt.valid_BT, steps)
+        sent = send(topology, spec, links, agent, z_BMD)
+        if tell:
+            # The state only makes the call wait for the turn.
+            jax.debug.callback(lambda k, _: tell(agent, int(k)), k, z_BMD[0, -1, 0])
+        return sent, (Thoughts(h_BMD, sent) if record else ())
 
     out = topology.output
     quiet = silence(spec, links, prompts[out].ids_BT.shape[1], steps)
-    incoming, _ = recurse(topology, prompts, stage, quiet)
+    incoming, thoughts = recurse(topology, prompts, stage, quiet, numbers)
     last = jax.tree.map(lambda x: x[-1], prompts[out])
-    x_BTD = inputs(params[out], last, incoming)
-    return decode.start(spec.model(out), params[out], x_BTD, last.valid_BT, size)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def read(model: ModelSpec, size: int, params: Params, prompt: Prompt) -> decode.DecodeState:
-    """Prefill of a prompt of tokens."""
-    x_BTD = inputs(params, prompt, ())
-    return decode.start(model, params, x_BTD, prompt.valid_BT, size)
+    x_BTD = inputs(spec.model(out), params[out], last, incoming)
+    state = decode.start(spec.model(out), params[out], x_BTD, last.valid_BT, size)
+    return state, (thoughts if record else {})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Runner:
-    """A system ready to answer batches of questions."""
+    """A system ready to answer batches of questions, and who is told how it goes."""
 
     system: System
     limits: Limits
     sampling: Sampling
     seed: int
+    listener: Listener | None = None
 
-    def __post_init__(self):
-        object.__setattr__(self, "renderer", Renderer(self.system))
+    @functools.cached_property
+    def renderer(self) -> Renderer:
+        """Makes the system's prompts, each once."""
+        return Renderer(self.system)
 
     def latent(
         self,
@@ -106,99 +114,69 @@ class Runner:
         rollout_index: int = 0,
     ) -> list[Answer]:
         """Latent recursion: only the output agent writes, in the last round."""
+        return self.recorded(links, form, questions, rounds, batch, rollout_index, record=False)[0]
+
+    def recorded(
+        self,
+        links: Params,
+        form: Form,
+        questions: Sequence[Question],
+        rounds: int,
+        batch: int,
+        rollout_index: int = 0,
+        record: bool = True,
+    ) -> tuple[list[Answer], dict[str, Thoughts]]:
+        """The same with every agent's thoughts, as numpy arrays of the asked questions alone."""
         s, steps = self.system, self.limits.latent_steps
         out = s.topology.output
+        limit = self.limits.tokens(out, final=True)
         prompts = self.renderer.latent_prompts(
-            [q.text for q in questions], rounds, steps, batch, self.limits.max_new_tokens
+            [q.text for q in questions], rounds, steps, batch, limit
         )
-        limit = self.limits.max_new_tokens
         size = decode.room(limit)
-        state = think(s.topology, s.spec(form), steps, size, s.params(), links, prompts)
-        names = _names(questions, batch, rollout_index)
-        ids = self._drain(out, state, names, limit)
-        answers = []
-        for b in range(len(questions)):
-            counts = {}
+        on_devices = put_batch(s.mesh, prompts, axis=1)
+        with use(s.mesh):
+            tell = self.listener.thought if self.listener and _can_call_back() else None
+            spec, params = s.spec(form), s.params()
+            state, thoughts = think(
+                s.topology, spec, steps, size, record, tell, params, links, on_devices
+            )
+        names = row_names(questions, prompts[out].ids_BT.shape[1], rollout_index)
+        wrote = self._write(out, rounds - 1, state, names, limit)
+        answers = [Answer.blank(s.topology) for _ in questions]
+        for b, answer in enumerate(answers):
             for agent in s.topology.agents:
-                turns = self._turns(agent, rounds)
-                valid_RT = prompts[agent].valid_BT[:, b]
-                counts[agent] = {
-                    "prompt_tokens": int(valid_RT[:turns].sum()),
+                turns = rounds - (agent in s.topology.after)
+                read = prompts[agent].valid_BT[:turns, b].sum()
+                answer.counts[agent] |= {
+                    "prompt_tokens": int(read),
                     "latent_steps": steps * (turns - (agent == out)),
-                    "decoded_tokens": len(ids[b]) if agent == out else 0,
                 }
-            text = s.agents[out].chat.decode(ids[b])
-            answers.append(Answer({out: [text]}, counts, text))
-        return answers
+            answer.add(out, rounds - 1, wrote[b])
+            answer.finish(wrote[b])
+        return answers, jax.tree.map(lambda x: np.asarray(x)[:, : len(questions)], thoughts)
 
     def text(
         self, questions: Sequence[Question], rounds: int, batch: int, rollout_index: int = 0
     ) -> list[Answer]:
-        """The same agents and edges with decoded text in the slots.
+        """The same agents and edges with decoded text in the slots (`rmas.system.text`)."""
+        return exchange(
+            self.renderer, self.limits, self._write, questions, rounds, batch, rollout_index
+        )
 
-        A message is at most `message_tokens` long, the final text `max_new_tokens`.
-        """
-        s = self.system
-        zero = {"prompt_tokens": 0, "latent_steps": 0, "decoded_tokens": 0}
-        agents = s.topology.agents
-        answers = [
-            Answer({a: [] for a in agents}, {a: dict(zero) for a in agents}) for _ in questions
-        ]
-        fed: dict[tuple[str, str], list[str]] = {}
-        for k in range(rounds):
-            sent: dict[tuple[str, str], list[str]] = {}
-            out: dict[tuple[str, str], list[str]] = {}
-            for agent in agents:
-                final = k == rounds - 1 and agent == s.topology.output
-                limit = self.limits.max_new_tokens if final else self.limits.message_tokens
-                inbox = {
-                    e.src: (sent if e.when == "round" else fed).get((e.src, e.dst))
-                    for e in s.topology.incoming(agent)
-                }
-                lines = self._text_lines(agent, questions, k, inbox, limit)
-                names = _names(questions, batch, rollout_index, f"{agent}/{k}")
-                texts = self._write(agent, lines, names, limit, batch, answers)
-                for e in s.topology.outgoing(agent):
-                    (sent if e.when == "round" else out)[(e.src, e.dst)] = texts
-                if final:
-                    for answer, text in zip(answers, texts, strict=True):
-                        answer.text = text
-                    return answers
-            fed = out
-        raise AssertionError("the output agent writes in the last round")
-
-    def _turns(self, agent: str, rounds: int) -> int:
-        return rounds - (agent in self.system.topology.after)
-
-    def _text_lines(self, agent, questions, k, inbox, limit) -> list[Line]:
-        chat = self.system.agents[agent].chat
-        lines = []
-        for b, q in enumerate(questions):
-            encoded = self.renderer.encoded(agent, q.text, phase(k))
-            ids = fill(encoded, lambda src, b=b: chat.data_ids(inbox[src][b]))
-            self.renderer.check_context(agent, q.text, len(ids) + limit)
-            lines.append(line([ids], (), 0))
-        return lines
-
-    def _write(self, agent, lines, names, limit, batch, answers) -> list[str]:
-        a = self.system.agents[agent]
-        padded = [*lines, *[Line((), ())] * (batch - len(lines))]
-        prompt = jax.tree.map(lambda x: x[0], stack([padded]))
-        ids = self._drain(agent, read(a.model, decode.room(limit), a.params, prompt), names, limit)
-        texts = []
-        for row, own, answer in zip(lines, ids, answers, strict=False):
-            texts.append(a.chat.decode(own))
-            answer.texts[agent].append(texts[-1])
-            answer.counts[agent]["prompt_tokens"] += len(row)
-            answer.counts[agent]["decoded_tokens"] += len(own)
-        return texts
-
-    def _drain(self, agent, state, names, limit) -> list[list[int]]:
-        a = self.system.agents[agent]
-        keys = row_keys(self.seed, names)
-        return decode.drain(a.model, a.params, state, self.sampling, keys, a.eos, limit)
+    def _write(
+        self, agent: str, k: int, state: DecodeState, names: list[str], limit: int
+    ) -> list[Written]:
+        own, keys = self.system.agents[agent], row_keys(self.seed, names)
+        toolbox = self.system.tools.get(agent)
+        with use(self.system.mesh):
+            watch = functools.partial(self.listener.wrote, agent, k) if self.listener else None
+            return write(own, state, self.sampling, keys, limit, toolbox, watch)
 
 
-def _names(questions: Sequence[Question], batch: int, rollout_index: int, turn: str = "answer"):
-    names = [f"{q.id}/{rollout_index}/{turn}" for q in questions]
-    return names + [""] * (batch - len(names))
+def _can_call_back() -> bool:
+    """Whether programs can call the host: JAX hands arguments over on a CPU device."""
+    try:
+        return bool(jax.local_devices(backend="cpu"))
+    except RuntimeError:
+        return False

@@ -12,6 +12,7 @@ from jax import lax
 from rmas import models
 from rmas.links import LinkSpec, edge_name
 from rmas.models import ModelSpec
+from rmas.parallel import constrain
 from rmas.shapes import Array, Params
 from rmas.system.topology import Edge, Topology
 
@@ -61,15 +62,19 @@ def silence(spec: SystemSpec, links: Params, batch: int, length: int) -> Callabl
     return lambda edge: jnp.zeros((batch, length, widths[edge.dst]), dtype)
 
 
-def inputs(params: Params, prompt: Prompt, messages: tuple[Array, ...]) -> Array:
-    """Input vectors `[B, T, D]`: token embeddings with messages gathered into their slots."""
-    x_BTD = models.embed(params, prompt.ids_BT)
+def inputs(model: ModelSpec, params: Params, prompt: Prompt, messages: tuple[Array, ...]) -> Array:
+    """Input vectors `[B, T, D]`: token embeddings with messages gathered into their slots.
+
+    Messages enter as they are, also where a family scales its token embeddings.
+    """
+    x_BTD = models.embed(model, params, prompt.ids_BT)
     if not messages:
         return x_BTD
     z_BCD = jnp.concatenate([z.astype(x_BTD.dtype) for z in messages], axis=1)
     index_BT1 = jnp.maximum(prompt.slot_BT, 0)[..., None]
     slots_BTD = jnp.take_along_axis(z_BCD, index_BT1, axis=1)
-    return jnp.where(prompt.slot_BT[..., None] >= 0, slots_BTD, x_BTD)
+    x_BTD = jnp.where(prompt.slot_BT[..., None] >= 0, slots_BTD, x_BTD)
+    return constrain(x_BTD, "batch", None, None)
 
 
 def rollout(
@@ -81,20 +86,20 @@ def rollout(
     valid_BT: Array,
     steps: int,
     checkpoint: bool = False,
-) -> Array:
+) -> tuple[Array, Array]:
     """m latent steps after a prompt (paper, latent thoughts generation).
 
     `h_1` is the state at the last prompt position; each step feeds `inner(h)` back as the next
-    input. Returns the inner-mapped states `[B, m, D]`, float32 at least. With `checkpoint`,
-    steps are rematerialised in blocks of about sqrt(m), so that reverse mode keeps their
-    inputs, not their insides.
+    input. Returns the states `h_BMD` in the agent's type and the inner-mapped ones `z_BMD`,
+    float32 at least. With `checkpoint`, steps are rematerialised in blocks of about sqrt(m), so
+    that reverse mode keeps their inputs, not their insides.
     """
     model = spec.model(agent)
     h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT)
     z_BD = spec.links.inner(links, agent, h_BD)
     if steps == 1:
-        return z_BD[:, None]
-    tail = models.empty_tail(model, len(z_BD), steps - 1, h_BD.dtype)
+        return h_BD[:, None], z_BD[:, None]
+    prefix, tail = models.open_tail(model, prefix, steps - 1, h_BD.dtype)
     start_B = jnp.sum(valid_BT, axis=1, dtype=jnp.int32)
     one_B1 = jnp.ones((len(z_BD), 1), bool)
 
@@ -103,12 +108,17 @@ def rollout(
         pos_B1 = (start_B + t)[:, None]
         h_B1D, new = models.run(model, params, z_BD[:, None], one_B1, pos_B1, past=(prefix, tail))
         tail = models.write(tail, new, one_B1, pos_B1)
-        z_BD = spec.links.inner(links, agent, h_B1D[:, 0])
-        return (z_BD, tail), z_BD
+        h_BD = h_B1D[:, 0]
+        z_BD = spec.links.inner(links, agent, h_BD)
+        return (z_BD, tail), (h_BD, z_BD)
 
     times = jnp.arange(steps - 1, dtype=jnp.int32)
-    _, rest_MBD = _scan(step, (z_BD, tail), times, checkpoint)
-    return jnp.concatenate([z_BD[:, None], jnp.moveaxis(rest_MBD, 0, 1)], axis=1)
+    _, rest = _scan(step, (z_BD, tail), times, checkpoint)
+    h_BMD, z_BMD = (
+        jnp.concatenate([first_BD[:, None], jnp.moveaxis(rest_MBD, 0, 1)], axis=1)
+        for first_BD, rest_MBD in zip((h_BD, z_BD), rest, strict=True)
+    )
+    return h_BMD, constrain(z_BMD, "batch", None, None)
 
 
 def _scan(step, carry, times, checkpoint: bool):
@@ -120,10 +130,10 @@ def _scan(step, carry, times, checkpoint: bool):
     whole = length // size * size
     block = jax.checkpoint(lambda c, t: lax.scan(step, c, t))
     carry, out = lax.scan(block, carry, times[:whole].reshape(-1, size))
-    out = out.reshape(whole, *out.shape[2:])
+    out = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), out)
     if whole < length:
         carry, last = lax.scan(step, carry, times[whole:])
-        out = jnp.concatenate([out, last])
+        out = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), out, last)
     return carry, out
 
 

@@ -24,7 +24,7 @@ def params():
 
 @jax.jit
 def begin(params, ids, valid):
-    return decode.start(SPEC, params, models.embed(params, ids), valid, 2 * CHUNK)
+    return decode.start(SPEC, params, models.embed(SPEC, params, ids), valid, 2 * CHUNK)
 
 
 def state_of(params, prompts, length=8):
@@ -64,7 +64,7 @@ def test_greedy_is_argmax_without_a_cache(params, greedy):
 
 @jax.jit
 def whole(params, ids, valid):
-    x = models.embed(params, ids)
+    x = models.embed(SPEC, params, ids)
     h, _ = models.run(SPEC, params, x, valid, models.positions(valid))
     return models.unembed(SPEC, params, h)
 

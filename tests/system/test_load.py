@@ -128,7 +128,7 @@ def remove(*names):
         (remove("config.json"), "cannot read"),
         (write("config.json", "{"), "config.json is not valid JSON"),
         (edit("config.json", model_type="mamba"), "unknown architecture 'mamba'"),
-        (write("generation_config.json", "["), "generation_config.json is not a JSON object"),
+        (write("generation_config.json", "["), "generation_config.json is not valid JSON"),
         (write("generation_config.json", "[]"), "generation_config.json is not a JSON object"),
     ],
 )  # fmt: skip

@@ -88,7 +88,9 @@ def test_refused_templates(text, told):
     ("raw", "told"),
     [
         ("{", "FILE is not valid JSON: "),
+        ("[" * 100_000, "FILE is not valid JSON: "),
         ("[]", "FILE: must be a JSON object"),
+        (changed(["name"], "\ud800"), "FILE: a text holds half a surrogate pair"),
         (changed(["rolls"], {}), "FILE: unknown keys ['rolls']"),
         (changed(["name"], 3), "FILE: needs a text 'name'"),
         (changed(["system"], "Think."), "FILE: 'system' must be an object of texts"),

@@ -11,9 +11,10 @@ from tiny_systems import random_links
 from rmas import models
 from rmas.errors import InputError
 from rmas.system import run
+from rmas.system.answers import Limits, Question
 from rmas.system.decode import Sampling
 from rmas.system.load import System
-from rmas.system.run import Limits, Question, Runner
+from rmas.system.run import Runner
 from rmas.system.styles import SEQUENTIAL
 from rmas.system.topology import Edge, Topology, single
 
@@ -101,7 +102,7 @@ LENGTH = 96
 
 
 def _logits(spec, params, ids, valid):
-    h, _ = models.run(spec, params, models.embed(params, ids), valid, models.positions(valid))
+    h, _ = models.run(spec, params, models.embed(spec, params, ids), valid, models.positions(valid))
     return models.unembed(spec, params, h)
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_systems import Case, jit
+from tiny_systems import Case, jit, model_spec
 
 from rmas import models
 from rmas.system.batch import Line, stack, with_text
@@ -46,19 +46,21 @@ def test_inputs_gather_messages_into_slots():
     slot = np.array([[-1, -1, 3, -1], [-1, 0, 2, -1]])
     prompt = Prompt(ids, ids >= 0, slot)
     params = {"embed": {"weight": table}}
-    x = inputs(params, prompt, (one, two))
+    model = model_spec("qwen3", 2, vocab=10)
+    x = inputs(model, params, prompt, (one, two))
     expected = np.asarray(table)[ids]
     expected[0, 2] = two[0, 1]
     expected[1, 1], expected[1, 2] = one[1, 0], two[1, 0]
     close(x, expected, 0)
-    close(inputs(params, prompt, ()), np.asarray(table)[ids], 0)
+    close(inputs(model, params, prompt, ()), np.asarray(table)[ids], 0)
 
 
 def test_inputs_take_the_type_of_the_agent():
     """A float32 message enters a bfloat16 agent as bfloat16."""
     params = {"embed": {"weight": jnp.ones((4, 2), jnp.bfloat16)}}
     prompt = Prompt(np.zeros((1, 1), int), np.ones((1, 1), bool), np.zeros((1, 1), int))
-    x = inputs(params, prompt, (jnp.full((1, 1, 2), 1.0 / 3, jnp.float32),))
+    messages = (jnp.full((1, 1, 2), 1.0 / 3, jnp.float32),)
+    x = inputs(model_spec("qwen3", 2, vocab=4), params, prompt, messages)
     assert x.dtype == jnp.bfloat16
     close(x.astype(jnp.float32), jnp.full((1, 1, 2), 1 / 3, jnp.bfloat16), 0)
 
@@ -79,15 +81,16 @@ def test_rollout(case, steps):
     """States `h_1 .. h_m`, the first at the last prompt position, each fed back once."""
     model, params = case.spec.model(AGENT), case.params[AGENT]
     prompt = first(stack([LINES]))
-    x = inputs(params, prompt, ())
-    got = jit(lambda p, li: rollout(case.spec, p, li, AGENT, x, prompt.valid_BT, steps))(
+    x = inputs(model, params, prompt, ())
+    states, got = jit(lambda p, li: rollout(case.spec, p, li, AGENT, x, prompt.valid_BT, steps))(
         params, case.links
     )
-    assert got.shape == (2, steps, 16)
+    assert states.shape == got.shape == (2, steps, 16)
     # Fed with its own states, one uncached pass over the whole sequence gives them again.
     fed = jnp.concatenate([x, got[:, :-1]], axis=1)
     valid = np.concatenate([prompt.valid_BT, np.ones((2, steps - 1), bool)], axis=1)
     h, _ = models.run(model, params, fed, valid, models.positions(valid))
+    close(states, h[:, -steps:])
     close(got, case.spec.links.inner(case.links, AGENT, h[:, -steps:]))
 
 
@@ -96,13 +99,14 @@ def test_teacher_forced_states(case, shift):
     """Inner-mapped states at the text's positions, or one before, whatever the row's length."""
     model, params = case.spec.model(AGENT), case.params[AGENT]
     prompt = first(with_text([LINES], 3, shift))
-    x = inputs(params, prompt, ())
+    x = inputs(model, params, prompt, ())
     got = teacher_forced(case.spec, params, case.links, AGENT, x, prompt)
     assert got.shape == (2, 3, 16)
     for row, (own, n) in enumerate(zip(LINES, (3, 2), strict=True)):
         ids = np.array([own.ids])
         valid = np.ones(ids.shape, bool)
-        h, _ = models.run(model, params, models.embed(params, ids), valid, models.positions(valid))
+        own_x = models.embed(model, params, ids)
+        h, _ = models.run(model, params, own_x, valid, models.positions(valid))
         begin = len(own) - own.text - shift
         z = case.spec.links.inner(case.links, AGENT, h[0, begin : begin + n])
         close(got[row, :n], z)
@@ -110,10 +114,10 @@ def test_teacher_forced_states(case, shift):
 
 def test_a_shifted_text_is_what_a_rollout_reads(case):
     """With shift 1 the first state is that of the last prompt position: a rollout's `h_1`."""
-    params = case.params[AGENT]
+    model, params = case.spec.model(AGENT), case.params[AGENT]
     prompt = first(with_text([LINES], 1, 1))
-    x = inputs(params, prompt, ())
+    x = inputs(model, params, prompt, ())
     got = teacher_forced(case.spec, params, case.links, AGENT, x, prompt)
     bare = first(stack([[Line(r.ids[: -r.text], r.slots[: -r.text]) for r in LINES]]))
-    x = inputs(params, bare, ())
-    close(got, rollout(case.spec, params, case.links, AGENT, x, bare.valid_BT, 1))
+    x = inputs(model, params, bare, ())
+    close(got, rollout(case.spec, params, case.links, AGENT, x, bare.valid_BT, 1)[1])

@@ -1,13 +1,14 @@
 """Topologies: what is refused, and the orders that the engine relies on."""
 
 import dataclasses
+import json
 import re
 
 import pytest
 
 from rmas.errors import InputError
-from rmas.system.styles import SEQUENTIAL, STYLES
-from rmas.system.topology import Edge, Topology, single
+from rmas.system.styles import SEQUENTIAL, TOPOLOGIES
+from rmas.system.topology import Edge, Topology, difference, parse_edge, single
 
 AB = {"name": "t", "agents": ("a", "b"), "edges": (Edge("a", "b", "round"),), "output": "b"}
 
@@ -20,10 +21,29 @@ AB = {"name": "t", "agents": ("a", "b"), "edges": (Edge("a", "b", "round"),), "o
         ({"edges": (Edge("a", "x", "round"),)}, "edge a->x names unknown agent 'x'"),
         ({"edges": (Edge("x", "b", "feedback"),)}, "edge x->b names unknown agent 'x'"),
         ({"edges": (Edge("a", "b", "later"),)}, "edge a->b: when must be round or feedback"),
+        ({"output": ("a", "b")}, "one agent answers, not a, b"),
+        ({"roles": (("x", "a"),)}, "role 'a' is of unknown agent 'x'"),
+        ({"callers": ("x",)}, "unknown agent 'x' may call tools"),
         ({"edges": (Edge("b", "a", "round"),)}, "round edge b->a runs against the order"),
         (
             {"edges": (*AB["edges"], Edge("b", "b", "round"))},
-            "round edge b->b runs against the order",
+            "round edges b->b form a cycle; make one a feedback edge",
+        ),
+        (
+            {"edges": (*AB["edges"], Edge("b", "a", "round"))},
+            "round edges a->b->a form a cycle",
+        ),
+        (
+            {
+                "agents": ("x", "a", "b", "c"),
+                "edges": (
+                    Edge("x", "a", "round"),
+                    Edge("a", "b", "round"),
+                    Edge("b", "c", "round"),
+                    Edge("c", "a", "round"),
+                ),
+            },
+            "round edges a->b->c->a form a cycle",
         ),
         (
             {"edges": (*AB["edges"], Edge("a", "b", "feedback"))},
@@ -82,7 +102,7 @@ def test_single():
 
 
 def test_sequential():
-    assert STYLES == {"sequential": SEQUENTIAL}
+    assert TOPOLOGIES["sequential"] is SEQUENTIAL
     assert SEQUENTIAL.agents == ("planner", "critic", "solver")
     assert SEQUENTIAL.output == "solver"
     assert {dataclasses.astuple(e) for e in SEQUENTIAL.edges} == {
@@ -104,3 +124,26 @@ def test_topologies_are_static_facts():
 def test_agent_names_that_would_break_paths_or_edges_are_refused(name):
     with pytest.raises(InputError, match="agent name"):
         Topology(name="t", agents=(name,), edges=(), output=name)
+
+
+@pytest.mark.parametrize("text", ["a", "a->", "->b", "a->b->c", "a-b", ""])
+def test_no_edges(text):
+    with pytest.raises(InputError, match="is no pair of agents; write src->dst"):
+        parse_edge(text, "round")
+
+
+def test_difference_names_agents_and_edges():
+    here = dataclasses.asdict(SEQUENTIAL)
+    assert difference(json.loads(json.dumps(here)), here) == ""
+    assert difference(here | {"name": "other"}, here) == ""
+    fewer = here | {"edges": here["edges"][:2]}
+    assert difference(fewer, here) == "edge solver->planner (feedback) only here"
+    assert difference(here, fewer) == "edge solver->planner (feedback) only there"
+    turned = [e | {"when": "round"} for e in here["edges"]]
+    assert difference(here | {"edges": turned}, here) == (
+        "edge solver->planner (round) only there; edge solver->planner (feedback) only here"
+    )
+    told = difference(here | {"agents": ["a", "b"], "output": "b"}, here)
+    assert told == "agents a, b there, planner, critic, solver here; output b there, solver here"
+    assert "roles" in difference(here | {"roles": [["solver", "single"]]}, here)
+    assert difference({}, here).startswith("agents None there")

@@ -11,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rollouts import jit as jit
 
 from rmas import models
 from rmas.links import LinkSpec, edge_name, init_links
@@ -20,9 +21,6 @@ from rmas.system.prompts import Slot
 from rmas.system.recursion import recurse
 from rmas.system.stage import SystemSpec, inputs, rollout, send, silence
 from rmas.system.topology import Edge, Topology
-
-# Compile time is most of these tests' time; level 0 halves it.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 EVERYTHING = Topology(
     name="everything",
@@ -170,8 +168,8 @@ class Case:
         topology, spec = self.topology, self.spec
 
         def stage(agent, prompt, incoming, _):
-            x_BTD = inputs(params[agent], prompt, incoming)
-            z_BMD = rollout(
+            x_BTD = inputs(spec.model(agent), params[agent], prompt, incoming)
+            _, z_BMD = rollout(
                 spec, params[agent], links, agent, x_BTD, prompt.valid_BT, self.steps, checkpoint
             )
             return send(topology, spec, links, agent, z_BMD), ()
@@ -180,7 +178,7 @@ class Case:
         quiet = silence(spec, links, prompts[out].ids_BT.shape[1], self.steps)
         incoming, _ = recurse(topology, prompts, stage, quiet)
         last = jax.tree.map(lambda x: x[-1], prompts[out])
-        x_BTD = inputs(params[out], last, incoming)
+        x_BTD = inputs(spec.model(out), params[out], last, incoming)
         h_BD, _ = models.prefill(spec.model(out), params[out], x_BTD, last.valid_BT)
         return models.unembed(spec.model(out), params[out], h_BD)
 

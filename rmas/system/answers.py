@@ -1,0 +1,96 @@
+"""What is asked of a system, and what comes back."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from rmas.errors import InputError
+from rmas.system.topology import Topology
+from rmas.system.writing import Written
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What is asked, and the name that its random keys are folded from.
+
+    Raises `InputError` for a text that is no whole characters, as of bytes that are not UTF-8.
+    """
+
+    id: str
+    text: str
+
+    def __post_init__(self):
+        try:
+            self.text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"question {self.id}: character {error.start} is none; write UTF-8"
+            ) from None
+
+
+@dataclasses.dataclass
+class Answer:
+    """What a system wrote, and what it took.
+
+    Attributes:
+      texts: per agent in order of turns, with the results of tools as the agent read them.
+      counts: per agent `prompt_tokens`, the positions read (slot vectors, messages and results of
+        tools included), `latent_steps`, the states of its rollouts, and `decoded_tokens`, the
+        tokens that it wrote, stop tokens included.
+      tools: every call: agent, round (from 1), tool, body, result, failed.
+      text: the final answer as the output agent wrote it, without results of tools.
+      ids: its tokens, the stop token included.
+    """
+
+    texts: dict[str, list[str]]
+    counts: dict[str, dict[str, int]]
+    tools: list[dict[str, object]] = dataclasses.field(default_factory=list)
+    text: str = ""
+    ids: tuple[int, ...] = ()
+
+    @classmethod
+    def blank(cls, topology: Topology) -> "Answer":
+        """An answer before anybody has done anything."""
+        zero = {"prompt_tokens": 0, "latent_steps": 0, "decoded_tokens": 0}
+        return cls({}, {agent: dict(zero) for agent in topology.agents})
+
+    def add(self, agent: str, k: int, wrote: Written) -> None:
+        """A text that an agent wrote in round `k` (from 0)."""
+        self.texts.setdefault(agent, []).append(wrote.whole)
+        self.counts[agent]["prompt_tokens"] += wrote.read
+        self.counts[agent]["decoded_tokens"] += len(wrote.ids)
+        self.tools += [
+            {"agent": agent, "round": k + 1, **dataclasses.asdict(use)} for use in wrote.tools
+        ]
+
+    def finish(self, wrote: Written) -> None:
+        """The output agent's last text."""
+        self.text, self.ids = wrote.text, wrote.ids
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Lengths of what agents produce.
+
+    Attributes:
+      latent_steps: states of a latent turn.
+      max_new_tokens: tokens of the answer.
+      message_tokens: tokens of a message in text exchange.
+      own_tokens: the same for agents that have a limit of their own.
+    """
+
+    latent_steps: int
+    max_new_tokens: int
+    message_tokens: int
+    own_tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def tokens(self, agent: str, final: bool) -> int:
+        """How many tokens an agent may write in a turn; `final` marks the answer."""
+        return self.max_new_tokens if final else self.own_tokens.get(agent, self.message_tokens)
+
+
+def row_names(
+    questions: Sequence[Question], batch: int, rollout_index: int, turn: str = "answer"
+) -> list[str]:
+    """The names that a turn's random keys are folded from; rows that fill up have none."""
+    names = [f"{q.id}/{rollout_index}/{turn}" for q in questions]
+    return names + [""] * (batch - len(names))

@@ -1,0 +1,91 @@
+"""Text exchange: the same agents and edges with decoded text in the slots.
+
+The honest baseline of latent recursion, on the same models, prompts, caches and decode loop. An
+agent reads the texts that its edges bring, and what it writes goes along its own edges (what its
+tools gave back stays with it); the output agent's last text is the answer. A single agent is the
+topology of one.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+
+from rmas.models import ModelSpec
+from rmas.parallel import use, whole_batch
+from rmas.shapes import Params
+from rmas.system import decode
+from rmas.system.answers import Answer, Limits, Question, row_names
+from rmas.system.batch import Line, line, stack
+from rmas.system.encode import fill
+from rmas.system.rendered import Renderer, phase
+from rmas.system.stage import Prompt, inputs
+from rmas.system.topology import Edge
+from rmas.system.writing import Written
+
+WriteTurn = Callable[[str, int, decode.DecodeState, list[str], int], list[Written]]
+"""`write(agent, k, state, names, limit)`: an agent's text in round k from its prefilled prompt,
+per row."""
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def read(model: ModelSpec, size: int, params: Params, prompt: Prompt) -> decode.DecodeState:
+    """Prefill of a prompt of tokens."""
+    x_BTD = inputs(model, params, prompt, ())
+    return decode.start(model, params, x_BTD, prompt.valid_BT, size)
+
+
+def exchange(
+    renderer: Renderer,
+    limits: Limits,
+    write: WriteTurn,
+    questions: Sequence[Question],
+    rounds: int,
+    batch: int,
+    rollout_index: int = 0,
+) -> list[Answer]:
+    """All turns of all rounds; every text is in the answers."""
+    topology = renderer.system.topology
+    rows = whole_batch(renderer.system.mesh, batch)
+    answers = [Answer.blank(topology) for _ in questions]
+    fed: dict[Edge, list[Written]] = {}
+    for k in range(rounds):
+        sent, out = dict(fed), {}
+        for agent in topology.agents:
+            final = k == rounds - 1 and agent == topology.output
+            limit = limits.tokens(agent, final)
+            inbox = {e.src: sent[e] for e in topology.incoming(agent) if e in sent}
+            lines = _lines(renderer, agent, questions, k, inbox, limit)
+            state = _read(renderer, agent, lines, rows, limit)
+            names = row_names(questions, rows, rollout_index, f"{agent}/{k}")
+            wrote = write(agent, k, state, names, limit)
+            for answer, own, row in zip(answers, wrote, lines, strict=False):
+                answer.counts[agent]["prompt_tokens"] += len(row)
+                answer.add(agent, k, own)
+            for e in topology.outgoing(agent):
+                (sent if e.when == "round" else out)[e] = wrote
+            if final:
+                for answer, own in zip(answers, wrote, strict=False):
+                    answer.finish(own)
+                return answers
+        fed = out
+    raise AssertionError("the output agent writes in the last round")
+
+
+def _lines(renderer, agent, questions, k, inbox: dict[str, list[Written]], limit) -> list[Line]:
+    chat = renderer.system.agents[agent].chat
+    lines = []
+    for b, q in enumerate(questions):
+        encoded = renderer.encoded(agent, q.text, phase(k))
+        ids = fill(encoded, lambda src, b=b: chat.data_ids(inbox[src][b].text))
+        renderer.check_context(agent, q.text, len(ids) + limit)
+        lines.append(line([ids], (), 0))
+    return lines
+
+
+def _read(renderer, agent, lines: list[Line], rows: int, limit: int) -> decode.DecodeState:
+    own = renderer.system.agents[agent]
+    padded = [*lines, *[Line((), ())] * (rows - len(lines))]
+    prompt = jax.tree.map(lambda x: x[0], stack([padded]))
+    with use(renderer.system.mesh):
+        return read(own.model, decode.room(limit), own.params, prompt)

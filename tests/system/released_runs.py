@@ -1,0 +1,34 @@
+"""Runs of released systems, recorded under the names that the release's numbers have."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from rmas.system.answers import Answer, Limits, Question
+from rmas.system.decode import Sampling
+from rmas.system.released import LoadedSystem
+from rmas.system.run import Runner
+
+
+def record(
+    loaded: LoadedSystem, questions: Sequence[str], rounds: int, steps: int, tokens: int
+) -> tuple[dict[str, np.ndarray], list[Answer]]:
+    """Arrays as `experiments.dump_latents` names them, and the answers, greedily."""
+    # The release decodes up to the tokenizer's eos, whatever other ids the configuration names.
+    agents = {
+        name: dataclasses.replace(agent, eos=(agent.chat.tokenizer.eos_token_id,))
+        for name, agent in loaded.system.agents.items()
+    }
+    system = dataclasses.replace(loaded.system, agents=agents)
+    runner = Runner(system, Limits(steps, tokens, tokens), Sampling(), seed=0)
+    asked = [Question(q, q) for q in questions]
+    answers, thoughts = runner.recorded(loaded.links, loaded.form, asked, rounds, len(asked))
+    arrays = {}
+    for agent, own in thoughts.items():
+        for r, hidden_BMD in enumerate(own.hidden_RBMD, 1):
+            arrays[f"round{r}/{agent}/hidden"] = hidden_BMD
+        for edge, message_RBMD in own.messages.items():
+            for r, message_BMD in enumerate(message_RBMD, 1):
+                arrays[f"round{r}/{edge}/message"] = message_BMD
+    return arrays, answers

@@ -1,0 +1,100 @@
+"""Every collaboration pattern is data for one engine: the scan against a plain loop over rounds."""
+
+import jax
+import numpy as np
+import pytest
+import tiny_systems
+from tiny_systems import Case, jit, mixture
+
+from experiments.configs import tiny_chain, tiny_debate
+from experiments.freeze import freeze
+from experiments.settings import Settings
+from rmas import models
+from rmas.links import edge_name
+from rmas.system.stage import inputs, rollout, send
+from rmas.system.styles import DELIBERATION, DISTILLATION, MIXTURE, SEQUENTIAL
+from rmas.system.topology import Edge, single
+
+DEBATE = freeze(tiny_debate.get_config(), Settings).system.pattern()
+CHAIN = freeze(tiny_chain.get_config(), Settings).system.pattern()
+PATTERNS = {t.name: t for t in (SEQUENTIAL, MIXTURE, DISTILLATION, DELIBERATION, DEBATE)}
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def unrolled(case: Case, params, links, prompts):
+    """What the output agent would write first, `[B, V]`, round after round, agent after agent."""
+    topology, spec, out = case.topology, case.spec, case.topology.output
+    messages = {}
+    for k in range(case.rounds):
+        for agent in topology.agents:
+            prompt = jax.tree.map(lambda x, k=k: x[k], prompts[agent])
+            incoming = tuple(
+                messages[made, edge_name(e.src, e.dst)]
+                for e in topology.incoming(agent)
+                if (made := k - (e.when == "feedback")) >= 0
+            )
+            x_BTD = inputs(spec.model(agent), params[agent], prompt, incoming)
+            if k == case.rounds - 1 and agent == out:
+                h_BD, _ = models.prefill(spec.model(out), params[out], x_BTD, prompt.valid_BT)
+                return models.unembed(spec.model(out), params[out], h_BD)
+            _, z_BMD = rollout(
+                spec, params[agent], links, agent, x_BTD, prompt.valid_BT, case.steps
+            )
+            sent = send(topology, spec, links, agent, z_BMD)
+            messages |= {(k, name): z_BMD for name, z_BMD in sent.items()}
+    raise AssertionError("the output agent ends the last round")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_scan_is_a_loop_over_rounds(pattern):
+    """Values and gradients, of three rounds."""
+    case = Case(PATTERNS[pattern], rounds=3, steps=2)
+
+    def of(logits):
+        def loss(links, params, prompts):
+            values = logits(params, links, prompts)
+            return mixture(values), values
+
+        return jit(jax.grad(loss, has_aux=True))(case.links, case.params, case.prompts())
+
+    gradient, values = of(case.logits)
+    wanted, expected = of(lambda *a: unrolled(case, *a))
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-9)
+    assert jax.tree.structure(gradient) == jax.tree.structure(wanted)
+    for name, edge in gradient["outer"].items():
+        assert all(np.any(leaf) for leaf in jax.tree.leaves(edge)), name
+    for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_a_long_chain(monkeypatch):
+    """Five agents of one model, by the definition: no cache, no scan."""
+    families = (*tiny_systems.FAMILIES, ("llama", 16))
+    monkeypatch.setattr(tiny_systems, "FAMILIES", families)
+    case = Case(CHAIN, rounds=2, steps=2, rows=1)
+    logits = jit(case.logits)(case.params, case.links, case.prompts())
+    np.testing.assert_allclose(logits[0], case.naive_logits(case.links, 0), rtol=0, atol=1e-9)
+
+
+def test_an_agent_alone():
+    case = Case(single("a"), rounds=1, steps=1)
+    logits = jit(case.logits)(case.params, case.links, case.prompts())
+    expected = [case.naive_logits(case.links, row) for row in range(case.rows)]
+    np.testing.assert_allclose(logits, np.stack(expected), rtol=0, atol=1e-9)
+
+
+def test_example_patterns_are_what_their_configs_say():
+    assert DEBATE.incoming("pro") == (
+        Edge("con", "pro", "feedback"),
+        Edge("judge", "pro", "feedback"),
+    )
+    assert DEBATE.output == "judge" and DEBATE.after == ()
+    assert len(CHAIN.agents) == 5 and CHAIN.output == CHAIN.agents[-1]
+    assert [e.when for e in CHAIN.edges] == ["round"] * 4 + ["feedback"]
