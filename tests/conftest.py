@@ -1,16 +1,22 @@
-"""All tests run on the CPU backend, whatever the machine has."""
+"""All tests run on eight fake devices of the CPU backend, whatever the machine has."""
 
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # tests read the compiler's warnings
 
 import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
+
+# Set here, not in the environment: programs that tests start have one device, as users do. What
+# runs without a mesh uses the first device only.
+jax.config.update("jax_num_cpu_devices", 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +27,17 @@ class Tiny:
     folder: Path
     spec: Any
     params: Any
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Programs are forgotten with their module.
+
+    Each one that XLA compiles for the CPU takes memory maps, of which Linux gives a process 65,530;
+    a worker that keeps them all comes close, and the compiler crashes beyond.
+    """
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

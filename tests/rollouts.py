@@ -6,10 +6,21 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rmas.models import embed, empty_tail, positions, prefill, run, unembed, write
+from rmas.models import embed, open_tail, positions, prefill, run, unembed, write
 
-# Compile time is most of these tests' time; level 0 halves it.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+def _quickest() -> dict[str, int | bool]:
+    """Options that cut compile time, most of these tests' time; XLA may lack the second."""
+    level = {"xla_backend_optimization_level": 0}
+    options = level | {"xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return level
+    return options
+
+
+jit = functools.partial(jax.jit, compiler_options=_quickest())
 
 
 @functools.partial(jit, static_argnums=0)
@@ -26,34 +37,44 @@ def _loop(spec, params, x_BTD, valid_BT, steps, feed):
 
     def step(carry, t):
         h_BD, tail = carry
-        e_BD, out = feed(h_BD)
+        e_BD, out = feed(h_BD, t)
         pos_B1 = (start_B + t)[:, None]
         h_B1D, new = run(spec, params, e_BD[:, None], one_B1, pos_B1, (prefix, tail))
         return (h_B1D[:, 0], write(tail, new, one_B1, pos_B1)), (h_BD, out)
 
-    tail = empty_tail(spec, len(x_BTD), steps, h_BD.dtype)
+    prefix, tail = open_tail(spec, prefix, steps, h_BD.dtype)
     (h_BD, _), (states, outs) = lax.scan(step, (h_BD, tail), jnp.arange(steps, dtype=jnp.int32))
     states = jnp.concatenate([states, h_BD[None]])
-    return jnp.swapaxes(states, 0, 1), jnp.swapaxes(outs, 0, 1)
+    return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (states, outs))
 
 
 @functools.partial(jit, static_argnums=(0, 5))
 def latent(spec, params, x_BTD, valid_BT, map_DD, steps):
     """Feeds `h @ map` back; returns the states [B, steps + 1, D] and what was fed back."""
 
-    def feed(h_BD):
+    def feed(h_BD, t):
         return (h_BD @ map_DD,) * 2
 
     return _loop(spec, params, x_BTD, valid_BT, steps, feed)
+
+
+@functools.partial(jit, static_argnums=0)
+def forced(spec, params, x_BTD, valid_BT, fed_BMD):
+    """The states [B, M + 1, D] of a cached rollout that is fed given vectors."""
+
+    def feed(h_BD, t):
+        return fed_BMD[:, t], None
+
+    return _loop(spec, params, x_BTD, valid_BT, fed_BMD.shape[1], feed)[0]
 
 
 @functools.partial(jit, static_argnums=(0, 4))
 def greedy(spec, params, ids_BT, valid_BT, steps):
     """The most likely continuation, `[B, steps]` ids."""
 
-    def feed(h_BD):
+    def feed(h_BD, t):
         ids_B = jnp.argmax(unembed(spec, params, h_BD), axis=-1)
-        return embed(params, ids_B), ids_B
+        return embed(spec, params, ids_B), ids_B
 
-    _, ids_BM = _loop(spec, params, embed(params, ids_BT), valid_BT, steps, feed)
+    _, ids_BM = _loop(spec, params, embed(spec, params, ids_BT), valid_BT, steps, feed)
     return ids_BM

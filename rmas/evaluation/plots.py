@@ -11,7 +11,7 @@ from typing import Any
 
 from rmas.errors import InputError
 from rmas.evaluation.report import printable
-from rmas.training.files import atomic_write_bytes
+from rmas.files import atomic_write_bytes
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -118,19 +118,40 @@ def plot_tokens(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
     _finish(figure, axes, path)
 
 
-def _figure(rows: Rows, title: str) -> tuple[Any, Any]:
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure in inches; raises `InputError` where matplotlib is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise InputError("plots need matplotlib: pip install -e .[plots]") from None
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Any, path: str | os.PathLike) -> None:
+    """Writes a figure as PNG, the same bytes each time; raises `InputError` where it cannot."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", metadata={"Software": None})
+    try:
+        atomic_write_bytes(path, image.getvalue())
+    except OSError as error:
+        raise InputError(f"plot {path} cannot be written: {error.strerror}") from None
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib draws as it is: `$` would start a formula."""
+    return printable(text).replace("$", r"\$")
+
+
+def _figure(rows: Rows, title: str) -> tuple[Any, Any]:
+    figure = new_figure(6.4, 4.4)
     if not rows:
         raise InputError("nothing to plot: the report has no rows")
-    figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     if title:
-        axes.set_title(_plain(title), fontsize=11)
+        axes.set_title(plain(title), fontsize=11)
     return figure, axes
 
 
@@ -141,12 +162,7 @@ def _finish(figure: Any, axes: Any, path: str | os.PathLike) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", metadata={"Software": None})
-    try:
-        atomic_write_bytes(path, image.getvalue())
-    except OSError as error:
-        raise InputError(f"plot {path} cannot be written: {error.strerror}") from None
+    save(figure, path)
 
 
 def _by_method(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
@@ -173,10 +189,5 @@ def _style(method: str, groups: Mapping[str, Any]) -> tuple[str, str]:
 
 def _label(method: str) -> str:
     if method.startswith("single:"):
-        return _plain(f"{method.removeprefix('single:')} alone")
-    return _NAMES.get(method, _plain(method))
-
-
-def _plain(text: str) -> str:
-    """Text that matplotlib draws as it is: `$` would start a formula."""
-    return printable(text).replace("$", r"\$")
+        return plain(f"{method.removeprefix('single:')} alone")
+    return _NAMES.get(method, plain(method))

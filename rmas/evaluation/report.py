@@ -78,8 +78,12 @@ def summarise(
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Aligned plain text with a header line; no trailing newline."""
-    cells = [list(_HEADER), *[_cells(row) for row in rows]]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(_HEADER))]
+    return aligned([list(_HEADER), *[_cells(row) for row in rows]])
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as columns, the first to the left, the others to the right; a header first."""
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     lines = []
     for line in cells:
         first = line[0].ljust(widths[0])

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rmas.system.run import Answer, Question
+from rmas.files import append_lines, atomic_write_text
+from rmas.system.answers import Answer, Question
 from rmas.tasks.grading import Task
 from rmas.tasks.rows import Row
-from rmas.training.files import append_lines, atomic_write_text
 from rmas.training.metrics import Progress
 
 SCHEMA = 1
@@ -24,11 +24,15 @@ RECORDS, TIMINGS = "records.jsonl", "timings.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A way to answer: `answer(questions, batch)` gives answers for at most `batch` questions."""
+    """A way to answer: `answer(questions, batch)` gives answers for at most `batch` questions.
+
+    With `warm` its first batch is run once more beforehand, so that its time holds no compilation.
+    """
 
     name: str
     rounds: int
     answer: Callable[[Sequence[Question], int], list[Answer]]
+    warm: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Plan:
             "seed": self.seed,
             "agents": answer.counts,
             "texts": answer.texts,
-            "tools": [],
+            "tools": answer.tools,
             "answer": found,
             "gold": row.answer,
             "scores": scores,
@@ -68,11 +72,7 @@ class Plan:
 
 
 def run(plan: Plan, task: Task, folder: Path) -> tuple[list[dict], dict[tuple[str, int], float]]:
-    """Runs what is missing; returns all records, and seconds by (method, rounds).
-
-    The first batch of a method is run once more beforehand, so that its time holds no
-    compilation.
-    """
+    """Runs what is missing; returns all records, and seconds by (method, rounds)."""
     batches = list(plan.batches())
     records = _complete(folder / RECORDS, batches)
     _drop_half_line(folder / TIMINGS)
@@ -90,7 +90,7 @@ def run(plan: Plan, task: Task, folder: Path) -> tuple[list[dict], dict[tuple[st
             if seen <= done:
                 continue
             questions = [Question(row.id, row.question) for row in rows]
-            if warm is not method:
+            if method.warm and warm is not method:
                 method.answer(questions, plan.batch)
                 warm = method
             began = time.perf_counter()

@@ -4,6 +4,7 @@ The name of a builder's config carries a hash of everything that decides its row
 settings, an edited source file or a changed generator never meet old files. No TensorFlow.
 """
 
+import abc
 import hashlib
 import json
 import re
@@ -14,8 +15,9 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from rmas.errors import InputError
-from rmas.tasks import relay
 from rmas.tasks.files import parse_rows
+from rmas.tasks.generated import PUZZLES
+from rmas.tasks.puzzle import MIX
 from rmas.tasks.rows import Row, to_record
 
 FIELDS = ("id", "question", "answer", "texts", "meta")
@@ -29,9 +31,9 @@ class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     # importlib_resources, which TFDS does not declare.)
     code_path = None
 
+    @abc.abstractmethod
     def read_splits(self) -> Mapping[str, Sequence[Row]]:
         """The rows of every split; raises InputError where the source is at fault."""
-        raise NotImplementedError(f"{type(self).__name__} must say what its splits are")
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict({name: tfds.features.Text() for name in FIELDS})
@@ -58,41 +60,44 @@ class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 @dataclass(eq=False, kw_only=True)
-class RelayConfig(tfds.core.BuilderConfig):
-    """Made by `relay_config`, which names it."""
+class GeneratedConfig(tfds.core.BuilderConfig):
+    """Made by `generated_config`, which names it."""
 
+    task: str
     seed: int
     sizes: Mapping[str, int]
 
 
-class Relay(RowBuilder, skip_registration=True):
-    """The relay task; its splits share no question and no id."""
+class Generated(RowBuilder, skip_registration=True):
+    """A generated task; its splits share no question and no id."""
 
-    builder_config: RelayConfig
+    builder_config: GeneratedConfig
 
     def read_splits(self) -> dict[str, list[Row]]:
-        sizes = self.builder_config.sizes
-        rows = relay.make_rows(sum(sizes.values()), self.builder_config.seed)
+        config = self.builder_config
+        rows = PUZZLES[config.task].make_rows(sum(config.sizes.values()), config.seed)
         # The test rows come first: they stay the same when the other sizes change.
         splits, start = {}, 0
         for name in ("test", "validation", "train"):
-            splits[name] = rows[start : start + sizes[name]]
-            start += sizes[name]
+            splits[name] = rows[start : start + config.sizes[name]]
+            start += config.sizes[name]
         return splits
 
 
-def relay_config(seed: int, train: int, validation: int, test: int) -> RelayConfig:
-    """Settings of `Relay`, named after them and after a sample of what the generator makes."""
+def generated_config(
+    task: str, seed: int, train: int, validation: int, test: int
+) -> GeneratedConfig:
+    """Settings of `Generated`, named after them and after a sample of what the generator makes."""
     sizes = {"train": train, "validation": validation, "test": test}
     for name, size in sizes.items():
         if size < 1:
-            raise InputError(f"empty dataset: relay split {name!r} has size {size}; use 1 or more")
+            raise InputError(f"empty dataset: {task} split {name!r} has size {size}; use 1 or more")
     if seed < 0:
-        raise InputError(f"relay seed is {seed}; it must be 0 or more")
-    probe = [to_record(row) for row in relay.make_rows(32, seed)]
-    digest = _digest(relay.MIX.tolist(), probe, sizes, seed)
-    name = f"seed{seed}-{train}-{validation}-{test}-{digest}"
-    return RelayConfig(name=name, seed=seed, sizes=sizes)
+        raise InputError(f"{task} seed is {seed}; it must be 0 or more")
+    probe = [to_record(row) for row in PUZZLES[task].make_rows(32, seed)]
+    digest = _digest(MIX.tolist(), probe, sizes, seed)
+    name = f"{task}-seed{seed}-{train}-{validation}-{test}-{digest}"
+    return GeneratedConfig(name=name, task=task, seed=seed, sizes=sizes)
 
 
 @dataclass(eq=False, kw_only=True)

@@ -5,9 +5,10 @@ Our own form of a row; `id`, `texts` and `meta` may be absent, a single text ser
     {"id": "a1", "question": "...", "answer": "...", "meta": {"level": 2},
      "texts": {"planner": ["round 1", "round 2"], "solver": "all rounds"}}
 
-The flat columns of the sequential training sets; any other column goes into `meta`:
+The flat columns of the public training sets (`COLUMNS`); any other column goes into `meta`:
 
     {"question": "...", "plan": "...", "refined_plan": "...", "answer": "..."}
+    {"question": "...", "deliberation_reflector": "...", "deliberation_toolcaller": "...", ...}
 
 A JSON file holds a list of rows, at the top level or under a field (`data`, unless named).
 """
@@ -21,8 +22,21 @@ from typing import Any
 from rmas.errors import InputError
 from rmas.tasks.rows import Row
 
-# Column of the flat form -> the role whose teacher text it holds.
-FLAT_ROLES = {"plan": "planner", "refined_plan": "critic", "answer": "solver"}
+# Role -> the columns of the flat form that may hold its teacher text: the first that is not empty.
+COLUMNS = {
+    "planner": ("plan",),
+    "critic": ("refined_plan",),
+    "solver": ("answer",),
+    "math": ("hie_math_expert", "math_expert", "expert_math"),
+    "code": ("hie_code_expert", "code_expert", "expert_code"),
+    "science": ("hie_science_expert", "science_expert", "expert_science"),
+    "summarizer": ("hie_summarizer", "summary", "answer"),
+    "expert": ("distill_expert", "refined_plan", "expert_plan"),
+    "learner": ("distill_learner", "answer", "learner_answer"),
+    "reflector": ("deliberation_reflector", "answer"),
+    "toolcaller": ("deliberation_toolcaller", "answer"),
+}
+_FLAT = {name for names in COLUMNS.values() for name in names}
 _OWN_FIELDS = ("id", "question", "answer", "texts", "meta")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -107,19 +121,22 @@ def _unwrap(value: Any, path: Path, field: str | None) -> list[Any]:
 def _parse_row(item: Any, place: str, default_id: str) -> Row:
     if not isinstance(item, dict):
         raise InputError(f"{place}: {_kind(item)}; a row is an object with question and answer")
-    flat = [name for name in ("plan", "refined_plan") if name in item]
+    flat = sorted(_FLAT.intersection(item) - {"answer"})
     if flat and "texts" in item:
         raise InputError(f"{place}: fields 'texts' and {flat[0]!r} exclude each other; keep one")
     if flat:
-        texts = {role: (_text(item, name, place),) for name, role in FLAT_ROLES.items()}
-        known = {"id", "question", *FLAT_ROLES}
-        meta = {key: value for key, value in item.items() if key not in known}
+        texts = {}
+        for role, names in COLUMNS.items():
+            given = [name for name in names if item.get(name) not in (None, "")]
+            if given:
+                texts[role] = (_text(item, given[0], place),)
+        meta = {k: v for k, v in item.items() if k not in _FLAT | {"id", "question"}}
     else:
         unknown = sorted(set(item) - set(_OWN_FIELDS))
         if unknown:
             raise InputError(
                 f"{place}: unknown field {unknown[0]!r}; a row has {', '.join(_OWN_FIELDS)}, or "
-                f"the columns question, plan, refined_plan, answer (put extra facts into meta)"
+                f"flat columns as question, plan, refined_plan, answer (put extra facts into meta)"
             )
         texts, meta = _texts(item.get("texts", {}), place), item.get("meta", {})
     if not isinstance(meta, dict):

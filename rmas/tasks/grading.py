@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rmas.tasks import relay
+from rmas.tasks import puzzle
+from rmas.tasks.generated import PUZZLES
 from rmas.tasks.rows import Row
 
 Scores = dict[str, float]
@@ -34,7 +35,7 @@ def exact_match(answer: str | None, gold: str) -> Scores:
     return {"exact": hit, "release_compatible": hit}
 
 
-RELAY = Task("relay", extract=relay.extract_answer, score=exact_match, ceiling=relay.ceiling)
-
-TASKS = {RELAY.name: RELAY}
+TASKS = {
+    name: Task(name, puzzle.extract_answer, exact_match, ceiling=puzzle.ceiling) for name in PUZZLES
+}
 """Tasks by the family of their prompts."""

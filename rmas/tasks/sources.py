@@ -8,17 +8,18 @@ from jax.experimental import multihost_utils
 
 from rmas.errors import InputError
 from rmas.tasks.builders import (
-    Relay,
+    Generated,
     RowBuilder,
     RowFile,
+    generated_config,
     open_builder,
     prepare,
-    relay_config,
     row_file_config,
 )
+from rmas.tasks.generated import PUZZLES
 from rmas.tasks.rows import Row, from_record
 
-RELAY_DEFAULTS = {"seed": 0, "train": 8000, "validation": 500, "test": 1000}
+GENERATED_DEFAULTS = {"seed": 0, "train": 8000, "validation": 500, "test": 1000}
 
 
 class RowSource(Sequence[Row]):
@@ -59,9 +60,9 @@ def load_rows_source(
     Only process 0 writes; the others wait for it, so `data_dir` must be shared by all processes.
 
     Args:
-        name: `relay` (splits train, validation, test), or the path of a .json or .jsonl file
-            (split train).
-        seed, train, validation, test: the relay task's seed and sizes (`RELAY_DEFAULTS`).
+        name: a generated task (`PUZZLES`; splits train, validation, test), or the path of a .json
+            or .jsonl file (split train).
+        seed, train, validation, test: a generated task's seed and sizes (`GENERATED_DEFAULTS`).
         field: the top-level field that holds the rows of a JSON file.
 
     Raises:
@@ -70,14 +71,21 @@ def load_rows_source(
     """
     given = {"seed": seed, "train": train, "validation": validation, "test": test}
     given = {key: value for key, value in given.items() if value is not None}
-    if str(name) == "relay":
+    if str(name) in PUZZLES:
         if field is not None:
-            raise InputError(f"dataset relay has no field {field!r}; a field belongs to a file")
-        return _load(Relay, relay_config(**{**RELAY_DEFAULTS, **given}), data_dir)
+            raise InputError(f"dataset {name} has no field {field!r}; a field belongs to a file")
+        config = generated_config(str(name), **{**GENERATED_DEFAULTS, **given})
+        return _load(Generated, config, data_dir)
+    known = ", ".join(PUZZLES)
     if Path(name).suffix not in (".json", ".jsonl"):
-        raise InputError(f"dataset {str(name)!r} is unknown; use relay, or a .json or .jsonl file")
+        raise InputError(
+            f"dataset {str(name)!r} is unknown; use {known}, or a .json or .jsonl file"
+        )
     if given:
-        raise InputError(f"dataset {name}: {', '.join(given)} belongs to relay, not to a file")
+        raise InputError(
+            f"dataset {name}: {', '.join(given)} belongs to a generated task ({known}), "
+            "not to a file"
+        )
     return _load(RowFile, row_file_config(name, field), data_dir)
 
 

@@ -45,4 +45,5 @@ def train_inner(
         loss=loss,
         source=source,
         prepare=prepare,
+        mesh=examples.renderer.system.mesh,
     )

@@ -1,6 +1,7 @@
 """The training loop: one file, top to bottom; inner and outer training both run it."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import Mesh, Sharding
 
 from rmas.errors import InputError
+from rmas.parallel import batch_multiple, replicated, use
 from rmas.shapes import Array, Params
 from rmas.tasks.pipeline import batches
 from rmas.tasks.rows import Row
@@ -43,14 +46,15 @@ class Schedule:
     save_every: int
 
 
-def make_step(loss: Loss, optimizer: optax.GradientTransformation):
+def make_step(loss: Loss, optimizer: optax.GradientTransformation, place: Sharding | None = None):
     """The compiled update `(state, frozen, batch, key) -> (state, metrics)`.
 
     `frozen` holds whatever is not trained; it is an argument, so that weights are neither
-    copied into the program nor donated.
+    copied into the program nor donated. State and metrics come out at `place`, where the state
+    went in.
     """
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=place)
     def step(state: TrainState, frozen, batch, key: Array):
         key = jax.random.fold_in(key, state.step)
         grad_fn = jax.value_and_grad(loss, has_aux=True)
@@ -74,6 +78,7 @@ def fit(
     loss: Loss,
     source: Sequence[Row],
     prepare: Callable[[list[Row], int], Any],
+    mesh: Mesh | None = None,
 ) -> Params:
     """Trains links to the end of the schedule, from the newest checkpoint in `folder` if any.
 
@@ -86,20 +91,31 @@ def fit(
       template: their shapes and types.
       frozen: what `loss` reads besides links (weights of agents).
       prepare: `prepare(rows, step)` -> arrays; must depend on its arguments alone.
+      mesh: where `frozen` lies; rows are split over it, links are whole on each device.
+
+    Raises:
+      InputError: the batch does not divide over the mesh, or the loss is no longer finite.
     """
+    if schedule.batch_size % batch_multiple(mesh):
+        raise InputError(
+            f"{label}: a batch of {schedule.batch_size} rows does not divide over the mesh; "
+            f"batch_size must be a multiple of {batch_multiple(mesh)} (data times fsdp), or choose "
+            "another mesh"
+        )
     # 1. State: fresh, or as the newest checkpoint has it.
     optimizer = optimizers.make(schedule.optim)
     checkpoints = Checkpoints(folder / "checkpoints")
     total, resumed = schedule.optim.steps, checkpoints.latest_step() is not None
+    place = replicated(mesh) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     if resumed:
         shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_placement()),
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
             jax.eval_shape(lambda tree: _fresh(tree, optimizer), template),
         )
         start, state, data_state, _ = checkpoints.restore(shapes)
     else:
         # Committed like a restored state, so that both enter one executable.
-        start, state = 0, jax.device_put(_fresh(links(), optimizer), _placement())
+        start, state = 0, jax.device_put(_fresh(links(), optimizer), place)
     if start >= total:
         checkpoints.close()
         return state.links
@@ -110,10 +126,11 @@ def fit(
         stream.set_state(data_state)
 
     # 3. Steps. Metrics of one step are read while the next one runs.
-    step_fn = make_step(loss, optimizer)
+    step_fn = make_step(loss, optimizer, place)
     key = jax.random.key(schedule.seed)
     pending = None
     with (
+        use(mesh),
         MetricsWriter(folder, last_step=start) as writer,
         Progress(total, start=start, label=label) as progress,
     ):
@@ -132,10 +149,6 @@ def fit(
 
 def _fresh(links: Params, optimizer: optax.GradientTransformation) -> TrainState:
     return TrainState(links, optimizer.init(links), jnp.zeros((), jnp.int32))
-
-
-def _placement() -> jax.sharding.Sharding:
-    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
 def _record(writer: MetricsWriter, pending: tuple[int, dict[str, Array]] | None) -> None:

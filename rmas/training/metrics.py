@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, SupportsFloat
 
 from rmas.errors import InputError
-from rmas.training.files import append_lines, atomic_write_text
+from rmas.files import append_lines, atomic_write_text
 
 FILE = "metrics.jsonl"
 

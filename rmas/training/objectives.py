@@ -55,9 +55,9 @@ def inner_loss(game: Game, agent: str, params: Params, links: Params, batch: Tex
     The paper's first stage (reference: inner loop). The agent runs without gradient.
     """
     prompt = batch.prompt
-    x_BTD = models.embed(params, prompt.ids_BT)
-    pos_BT = models.positions(prompt.valid_BT)
     model = game.spec.model(agent)
+    x_BTD = models.embed(model, params, prompt.ids_BT)
+    pos_BT = models.positions(prompt.valid_BT)
     h_BTD, _ = models.run(model, params, x_BTD, prompt.valid_BT, pos_BT)
     z_BTD = game.spec.links.inner(links, agent, jax.lax.stop_gradient(h_BTD[:, :-1]))
     y_BTD = x_BTD[:, 1:].astype(z_BTD.dtype)
@@ -69,7 +69,7 @@ def text_loss(game: Game, agent: str, params: Params, batch: Text, incoming) -> 
     """Cross-entropy of an agent's text after its slotted prompt, per row `[B]`."""
     prompt = batch.prompt
     model = game.spec.model(agent)
-    x_BTD = inputs(params, prompt, incoming)
+    x_BTD = inputs(model, params, prompt, incoming)
     pos_BT = models.positions(prompt.valid_BT)
     h_BTD, _ = models.run(model, params, x_BTD, prompt.valid_BT, pos_BT)
     logits_BTV = models.unembed(model, params, h_BTD[:, :-1])
@@ -85,7 +85,7 @@ def teacher_forced_loss(game: Game, params, links, batch: dict[str, Text], key) 
 
     def stage(agent, prompt, incoming, text_BT):
         def turn(links, incoming):
-            x_BTD = inputs(params[agent], prompt, incoming)
+            x_BTD = inputs(game.spec.model(agent), params[agent], prompt, incoming)
             z_BMD = teacher_forced(game.spec, params[agent], links, agent, x_BTD, prompt)
             loss_B = jnp.zeros(len(x_BTD))
             if agent == out and game.earlier_rounds:
@@ -112,8 +112,8 @@ def rollout_loss(game: Game, params, links, batch, key) -> Array:
 
     def stage(agent, prompt, incoming, _):
         def turn(links, incoming):
-            x_BTD = inputs(params[agent], prompt, incoming)
-            z_BMD = rollout(
+            x_BTD = inputs(game.spec.model(agent), params[agent], prompt, incoming)
+            _, z_BMD = rollout(
                 game.spec,
                 params[agent],
                 links,
@@ -146,8 +146,8 @@ def align_loss(game: Game, params, links, batch, key) -> Array:
 
     def stage(agent, prompt, incoming, target: Targets):
         def turn(links, incoming):
-            x_BTD = inputs(params[agent], prompt, incoming)
-            z_BMD = rollout(
+            x_BTD = inputs(spec.model(agent), params[agent], prompt, incoming)
+            _, z_BMD = rollout(
                 spec,
                 params[agent],
                 links,
@@ -157,13 +157,14 @@ def align_loss(game: Game, params, links, batch, key) -> Array:
                 game.latent_steps,
                 checkpoint=True,
             )
-            y_BMD = models.embed(params[agent], target.ids_BM)
+            y_BMD = models.embed(spec.model(agent), params[agent], target.ids_BM)
             loss = _normalised_error(z_BMD, y_BMD, target.valid_BM)
             sent = {}
             for e in topology.outgoing(agent):
                 name = edge_name(e.src, e.dst)
                 z_BMd, wanted = spec.links.outer(links, e.src, e.dst, z_BMD), target.edges[name]
-                y_BNd = models.embed(params[e.dst], wanted.ids_BN).astype(z_BMd.dtype)
+                y_BNd = models.embed(spec.model(e.dst), params[e.dst], wanted.ids_BN)
+                y_BNd = y_BNd.astype(z_BMd.dtype)
                 y_BMd = jnp.einsum("BMN,BNd->BMd", wanted.weights_BMN, y_BNd, precision=PRECISION)
                 loss += _normalised_error(z_BMd, y_BMd, jnp.any(wanted.weights_BMN > 0, axis=-1))
                 sent[name] = jnp.where(own_B11, jax.lax.stop_gradient(z_BMd), y_BMd)

@@ -54,5 +54,6 @@ def train_outer(
         loss=loss,
         source=source,
         prepare=prepare,
+        mesh=examples.renderer.system.mesh,
     )
     return {key: {**fixed, **trained}[key] for key in ("inner", "outer")}

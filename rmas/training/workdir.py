@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rmas.errors import InputError
-from rmas.training.files import atomic_write_json
+from rmas.files import atomic_write_json
 
 _SHOWN = 6  # differing keys that one message names
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rmas.evaluation.runner import Method, Plan, run
-from rmas.system.run import Answer
+from rmas.system.answers import Answer
 from rmas.tasks.grading import Task, exact_match
 from rmas.tasks.rows import Row
 
@@ -27,7 +27,7 @@ class Fake:
                 raise KeyboardInterrupt
             texts = [str((int(q.id[4:]) + rounds) % 3) + "\n\u2028é" for q in questions]
             return [
-                Answer({"b": [t]}, {"b": {"decoded_tokens": n}}, t.split("\n")[0])
+                Answer({"b": [t]}, {"b": {"decoded_tokens": n}}, text=t.split("\n")[0])
                 for n, t in enumerate(texts)
             ]
 

@@ -1,14 +1,13 @@
 """Wrong input ends in one clear line: what is wrong, where, and what would be right."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT, run
 from safetensors.numpy import load_file, save_file
 
 from experiments import stages
@@ -19,7 +18,6 @@ from experiments.settings import Settings
 from rmas.errors import InputError
 from rmas.tasks.rows import Row
 
-ROOT = Path(__file__).parents[2]
 TINY = ROOT / "rmas" / "tiny"
 SMALL = {
     "data.train": 64,
@@ -80,7 +78,7 @@ def edit_tensors(folder: str, change) -> None:
         ),
         (lambda f: edit_config(f, model_type="mamba"), ["critic", "mamba", "llama"]),
         (lambda f: (Path(f) / "tokenizer.json").write_text("{"), ["critic", "tokenizer"]),
-        (lambda f: shutil.rmtree(f), ["critic", "config.json"]),
+        (lambda f: shutil.rmtree(f), ["critic", "is no folder"]),
     ],
     ids=["truncated", "missing", "shape", "architecture", "tokenizer", "folder"],
 )
@@ -169,18 +167,6 @@ def test_a_malformed_row_is_told_by_file_and_line(tmp_path):
     rows.write_text('{"question": "a", "answer": "1"}\n{"question": 5, "answer": "1"}\n')
     with pytest.raises(InputError, match=r"rows\.jsonl.*line 2.*question"):
         _ = assembly(tmp_path / "run", data__name=str(rows)).rows
-
-
-def run(module: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{module}", *flags],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def one_line(result: subprocess.CompletedProcess[str]) -> str:

@@ -29,8 +29,34 @@ def test_defaults_and_numbers():
 
 def test_flat_columns_become_roles_and_the_rest_meta():
     item = {"question": "q", "plan": "p", "refined_plan": "r", "answer": "a \\boxed{3}", "type": 1}
-    texts = {"planner": ("p",), "critic": ("r",), "solver": ("a \\boxed{3}",)}
-    assert parse([item]) == [Row("f-000000", "q", "a \\boxed{3}", texts, {"type": 1})]
+    (row,) = parse([item])
+    assert (row.id, row.question, row.answer) == ("f-000000", "q", "a \\boxed{3}")
+    assert row.meta == {"type": 1}
+    assert [row.text(role, 2) for role in ("planner", "critic", "solver")] == ["p", "r", row.answer]
+
+
+@pytest.mark.parametrize(
+    ("columns", "texts"),
+    [
+        ({"hie_math_expert": "m", "expert_code": "c", "science_expert": "s"},
+         {"math": "m", "code": "c", "science": "s", "summarizer": "7"}),
+        ({"math_expert": "m", "hie_math_expert": "", "hie_summarizer": "sum", "summary": "no"},
+         {"math": "m", "summarizer": "sum"}),
+        ({"refined_plan": "r", "distill_expert": "e", "distill_learner": "l", "source": "x"},
+         {"expert": "e", "learner": "l", "critic": "r"}),
+        ({"refined_plan": "r"}, {"expert": "r", "learner": "7"}),
+        ({"deliberation_reflector": "r", "deliberation_toolcaller": None},
+         {"reflector": "r", "toolcaller": "7"}),
+    ],
+    ids=lambda value: next(iter(value)),
+)  # fmt: skip
+def test_flat_columns_of_every_pattern(columns, texts):
+    """The first column that is not empty is a role's text; roles without one have none."""
+    (row,) = parse([GOOD | columns])
+    assert {role: row.text(role, 0) for role in texts} == texts
+    assert row.meta == ({"source": "x"} if "source" in columns else {})
+    with pytest.raises(InputError, match="no teacher text for role 'planner'"):
+        row.text("planner", 0)
 
 
 def test_jsonl_skips_blank_lines_and_keeps_odd_line_separators():
@@ -80,7 +106,7 @@ BAD_ROWS = {
     "blank text": ({**GOOD, "texts": {"s": ["a", ""]}}, "field 'texts.s[1]' is empty"),
     "meta": ({**GOOD, "meta": []}, "field 'meta' is an empty list; it must be an object"),
     "surrogate": ({**GOOD, "answer": "\ud800"}, "field 'answer' holds half of a surrogate pair"),
-    "half flat": ({**GOOD, "plan": "p"}, "field 'refined_plan' is missing"),
+    "odd column": ({**GOOD, "plan": 3}, "field 'plan' is a number; it must be a text"),
     "both": ({**GOOD, "plan": "p", "texts": {}}, "fields 'texts' and 'plan' exclude each other"),
     "same id": ({**GOOD, "id": "first"}, "field 'id' 'first' is taken by f.jsonl, line 1"),
 }

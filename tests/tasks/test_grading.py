@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from rmas.tasks import relay
-from rmas.tasks.grading import RELAY, exact_match
+from rmas.tasks import puzzle
+from rmas.tasks.grading import TASKS, exact_match
+from rmas.tasks.relay import RELAY
 
 
 @pytest.mark.parametrize(
@@ -16,13 +17,16 @@ def test_exact_match(answer, gold, score):
 
 
 def test_relay_grades_its_own_teacher_texts():
-    for row in relay.make_rows(50, seed=2):
-        answer, scores = RELAY.grade(row.text("solver", 2), row.answer)
+    for row in RELAY.make_rows(50, seed=2):
+        answer, scores = TASKS["relay"].grade(row.text("solver", 2), row.answer)
         assert (answer, scores["exact"]) == (row.answer, 1.0)
-        assert RELAY.grade("no number", row.answer) == (None, exact_match(None, row.answer))
-        first, scores = RELAY.grade(row.text("solver", 0), row.answer)
+        assert TASKS["relay"].grade("no number", row.answer) == (
+            None,
+            exact_match(None, row.answer),
+        )
+        first, scores = TASKS["relay"].grade(row.text("solver", 0), row.answer)
         assert scores["exact"] == float(first == row.answer)
-        assert first == str(relay.value_after(row, 1))
+        assert first == str(puzzle.value_after(row, 1))
 
 
 def test_grading_imports_no_input_pipeline():

@@ -4,11 +4,11 @@ from itertools import islice
 import pytest
 
 from rmas.errors import InputError
-from rmas.tasks import relay
 from rmas.tasks.pipeline import batches
+from rmas.tasks.relay import RELAY
 from rmas.tasks.sources import load_rows_source
 
-ROWS = relay.make_rows(10, seed=0)
+ROWS = RELAY.make_rows(10, seed=0)
 
 
 def take(n, source=ROWS, **settings):
@@ -59,7 +59,7 @@ def test_a_batch_may_exceed_the_dataset():
 def test_rows_come_from_disk_as_they_were(tmp_path):
     source = load_rows_source(data_dir=tmp_path, seed=0, train=4, validation=1, test=1)["train"]
     rows = next(iter(batches(source, seed=1, batch_size=4)))
-    assert sorted(rows, key=lambda row: row.id) == relay.make_rows(6, seed=0)[2:]
+    assert sorted(rows, key=lambda row: row.id) == RELAY.make_rows(6, seed=0)[2:]
     assert next(iter(batches(source, seed=1, batch_size=4))) == rows
 
 

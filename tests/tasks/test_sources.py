@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from rmas.errors import InputError
-from rmas.tasks import builders, relay
+from rmas.tasks import builders
+from rmas.tasks.relay import RELAY, Chain
 from rmas.tasks.rows import Row
 from rmas.tasks.sources import RowSource, load_rows_source
 
@@ -34,7 +35,7 @@ def test_relay_splits_are_disjoint_and_hold_the_generated_rows(splits):
     assert (
         len({row.question for row in rows}) == len({row.id for row in rows}) == sum(SIZES.values())
     )
-    generated = relay.make_rows(sum(SIZES.values()), seed=3)
+    generated = RELAY.make_rows(sum(SIZES.values()), seed=3)
     assert sorted(rows, key=lambda row: row.id) == generated
     assert list(splits["test"]) == generated[: SIZES["test"]]
 
@@ -53,7 +54,9 @@ def test_source_is_random_access(splits):
 
 def test_prepared_files_are_used_again(splits, data_dir, monkeypatch):
     before = files(data_dir)
-    monkeypatch.setattr(builders.Relay, "read_splits", lambda self: pytest.fail("generated again"))
+    monkeypatch.setattr(
+        builders.Generated, "read_splits", lambda self: pytest.fail("generated again")
+    )
     again = load_rows_source("relay", data_dir=data_dir, seed=3, **SIZES)
     assert list(again["train"]) == list(splits["train"])
     assert files(data_dir) == before
@@ -61,11 +64,11 @@ def test_prepared_files_are_used_again(splits, data_dir, monkeypatch):
 
 def test_every_setting_and_a_changed_generator_get_their_own_files(monkeypatch):
     settings = {"seed": 3, **SIZES}
-    names = {builders.relay_config(**settings).name}
+    names = {builders.generated_config("relay", **settings).name}
     for key in settings:
-        names.add(builders.relay_config(**{**settings, key: settings[key] + 1}).name)
-    monkeypatch.setattr(relay, "role_text", lambda *args: "another text")
-    names.add(builders.relay_config(**settings).name)
+        names.add(builders.generated_config("relay", **{**settings, key: settings[key] + 1}).name)
+    monkeypatch.setattr(Chain, "role_text", lambda *args: "another text")
+    names.add(builders.generated_config("relay", **settings).name)
     assert len(names) == 6
 
 
@@ -98,7 +101,8 @@ def test_same_content_elsewhere_or_under_another_field_is_another_set(tmp_path):
 
 
 def test_a_failed_preparation_leaves_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(builders.relay, "make_rows", Interrupted(relay.make_rows))
+    interrupted = Interrupted(RELAY.make_rows)
+    monkeypatch.setattr(Chain, "make_rows", lambda self, *args: interrupted(*args))
     settings = {"data_dir": tmp_path, "seed": 1, "train": 4, "validation": 1, "test": 1}
     with pytest.raises(RuntimeError, match="interrupted"):
         load_rows_source(**settings)
@@ -145,11 +149,11 @@ def test_runs_that_prepare_at_once_all_succeed(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "gsm9k"}, "dataset 'gsm9k' is unknown; use relay, or a .json"),
+        ({"name": "gsm9k"}, "dataset 'gsm9k' is unknown; use relay, chain, debate, or a .json"),
         ({"validation": 0}, "empty dataset: relay split 'validation' has size 0"),
         ({"seed": -1}, "relay seed is -1"),
         ({"field": "data"}, "dataset relay has no field 'data'"),
-        ({"name": "f.json", "seed": 1, "test": 2}, "seed, test belongs to relay"),
+        ({"name": "f.json", "seed": 1, "test": 2}, "seed, test belongs to a generated task"),
         ({"name": "absent.jsonl"}, "absent.jsonl: cannot be read .No such file"),
     ],
 )

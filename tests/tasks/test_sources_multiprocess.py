@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from rmas.tasks import relay
+from rmas.tasks.relay import RELAY
 
 WORKER = """
 import json, sys
@@ -60,7 +60,7 @@ def run_two(data_dirs):
 def test_two_processes_share_what_the_first_prepared(tmp_path):
     first, second = run_two([tmp_path, tmp_path])
     assert len(first) == len(second) == 4
-    assert sorted(first + second) == [row.id for row in relay.make_rows(10, seed=0)[2:]]
+    assert sorted(first + second) == [row.id for row in RELAY.make_rows(10, seed=0)[2:]]
     assert len(list(tmp_path.rglob("dataset_info.json"))) == 1
 
 

@@ -1,0 +1,1 @@
+import a_large_library_that_is_not_here  # noqa: F401

@@ -1,0 +1,1 @@
+system_prompt = "Use <python> and \\boxed{}."

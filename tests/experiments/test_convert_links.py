@@ -1,0 +1,103 @@
+"""Links from the released layout to ours and back, as a command."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from released_tiny import STYLE, TINY, make_root
+
+from rmas.errors import InputError
+from rmas.system.convert import to_ours, to_released
+from rmas.system.load import fingerprint
+from rmas.weights.links import load_links, save_links
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("released")
+    return folder, make_root(folder)
+
+
+@pytest.fixture(scope="module")
+def ours(root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ours")
+    to_ours(STYLE, root[0], "math", "default", folder)
+    return folder
+
+
+def test_released_links_become_ours_bit_by_bit(root, ours):
+    links, _ = load_links(ours)
+    assert jax.tree.structure(links) == jax.tree.structure(root[1])
+    jax.tree.map(np.testing.assert_array_equal, links, root[1])
+
+
+def test_the_manifest_says_what_they_belong_to(root, ours):
+    manifest = json.loads((ours / "manifest.json").read_text())
+    assert manifest["form"] == "ln_res"
+    assert manifest["topology"]["name"] == "sequential"
+    assert len(manifest["prompts"]["digest"]) == 64
+    assert manifest["agents"] == {a: fingerprint(TINY / a) for a in STYLE.agents}
+    planner = {"base_model": "Qwen/Qwen3-1.7B", "source": "planner", "revision": None}
+    assert manifest["base_models"]["planner"] == planner
+
+
+def test_ours_become_the_same_released_files(root, ours, tmp_path):
+    to_released(STYLE, ours, "math", tmp_path)
+    written = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
+    assert Path("outer/Planner-Critic-Outerlink(math).pt") in written
+    assert len(written) == 3 * 3 + 4
+    for path in written:
+        assert (tmp_path / path).read_bytes() == (root[0] / path).read_bytes()
+
+
+def test_links_of_another_topology_are_refused(ours, tmp_path):
+    manifest = json.loads((ours / "manifest.json").read_text())
+    manifest["topology"]["name"] = "debate"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    (other / "links.safetensors").write_bytes((ours / "links.safetensors").read_bytes())
+    with pytest.raises(InputError, match="are of topology 'debate'"):
+        to_released(STYLE, other, "math", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_without_a_part_are_refused(root, tmp_path):
+    manifest = {"form": "ln_res", "topology": {"name": "sequential"}}
+    inner = root[1]["inner"]
+    for links in (
+        {"inner": inner},
+        {"inner": {"planner": inner["planner"]}},
+        {"inner": inner | {"critic": inner["planner"]}, "outer": root[1]["outer"]},
+    ):
+        save_links(tmp_path / "links", links, manifest)
+        with pytest.raises(InputError, match=r"links in .*links"):
+            to_released(STYLE, tmp_path / "links", "math", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--root=a", "--links=b"], "give --root (a released system) or --links"),
+        (["--root=nowhere", "--prompts=default"], "nowhere is no folder"),
+        (["--root=nowhere"], "experiments.import_prompts"),
+    ],
+)
+def test_faults_are_one_line(flags, told, tmp_path):
+    command = [sys.executable, "-m", "experiments.convert_links", "--style=sequential_light"]
+    done = subprocess.run(
+        [*command, f"--out={tmp_path}/out", *flags],
+        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert told in line
