@@ -1,4 +1,4 @@
-"""Install with `pip install -e .`; extras: plots, torch, test, dev."""
+"""Install with `pip install -e .`; extras: plots, torch, tavily, test, dev."""
 
 from pathlib import Path
 
@@ -12,6 +12,7 @@ REQUIREMENTS = [
 ]
 PLOTS = ["matplotlib>=3.9"]
 TORCH = ["torch==2.13.0"]  # parity tests only; without it they run on the committed goldens
+TAVILY = ["tavily-python>=0.7.9"]  # web search by a user's own key
 TEST = ["pytest>=8.0", "pytest-xdist>=3.6", *PLOTS]
 
 setup(
@@ -23,11 +24,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["rmas", "rmas.*", "experiments", "experiments.*"]),
-    package_data={"rmas": ["system/prompt_sets/*.json", "tiny/**/*"]},
+    package_data={"rmas": ["models/*.json", "system/prompt_sets/*.json", "tiny/**/*"]},
     install_requires=REQUIREMENTS,
     extras_require={
         "plots": PLOTS,
         "torch": TORCH,
+        "tavily": TAVILY,
         "test": TEST,
         "dev": [*TEST, *TORCH, "ruff>=0.8"],
     },

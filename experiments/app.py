@@ -12,6 +12,7 @@ stderr and exit status 2; `--debug` shows the stack trace before it. Ctrl-C exit
 """
 
 import logging
+import os
 import sys
 import textwrap
 import traceback
@@ -40,16 +41,23 @@ _OURS = {
 
 
 def run(
-    main: Callable[[list[str]], int | None], config: str | None = None, workdir: str | None = None
+    main: Callable[[list[str]], int | None],
+    config: str | None = None,
+    workdir: str | None = None,
+    words: int = 0,
+    resumes: bool = True,
 ) -> None:
     """Parses the flags, runs `main(argv)`, and exits; never returns.
 
     `config` is the default of `--config`; without one the main has no such flag. `workdir` is
-    the default of `--workdir`; without one a main that asks for it makes the flag required.
+    the default of `--workdir`; without one a main that asks for it makes the flag required. A main
+    with neither is not resumed: it has no such flag. At most `words` arguments may come without
+    a flag; they are the rest of `argv`. `resumes` says whether the same command goes on after
+    Ctrl-C where it was.
     """
 
     def parse(argv: list[str]) -> list[str]:
-        return _parse(argv, main, config, workdir)
+        return _parse(argv, main, config, workdir, words)
 
     try:
         absl_app.run(main, flags_parser=parse)
@@ -58,11 +66,15 @@ def run(
             traceback.print_exc()
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # the reader of our output, as in `... | head`, wants no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
         if _debug():
             traceback.print_exc()
         after = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
-        print(f"{after}interrupted; the same command resumes the run", file=sys.stderr)
+        resume = "; the same command resumes the run" if resumes and "workdir" in FLAGS else ""
+        print(f"{after}interrupted{resume}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -78,8 +90,11 @@ def config_from_flags() -> tuple[ConfigDict, Path]:
     return FLAGS.config, Path(FLAGS.workdir).expanduser()
 
 
-def _parse(argv: list[str], main: Callable, config: str | None, workdir: str | None) -> list[str]:
-    flags.DEFINE_string("workdir", workdir, _OURS["workdir"])
+def _parse(
+    argv: list[str], main: Callable, config: str | None, workdir: str | None, words: int
+) -> list[str]:
+    if config is not None or workdir is not None:
+        flags.DEFINE_string("workdir", workdir, _OURS["workdir"])
     flags.DEFINE_boolean("debug", False, _OURS["debug"])
     loaded = None
     try:
@@ -99,8 +114,11 @@ def _parse(argv: list[str], main: Callable, config: str | None, workdir: str | N
         rest = FLAGS(argv)
     except flags.Error as error:
         raise InputError(config_file.explain(error, loaded)) from error
-    if len(rest) > 1:
-        raise InputError(f"unexpected argument {rest[1]!r}; flags are given as --name=value")
+    if len(rest) > 1 + words:
+        raise InputError(
+            f"unexpected argument {rest[1 + words]!r}; flags are given as --name=value, "
+            "texts with blanks in quotes"
+        )
     if FLAGS["verbosity"].using_default_value:
         FLAGS.verbosity = absl_logging.WARNING  # absl's own default tells what libraries do
     if not FLAGS.debug:
@@ -129,9 +147,9 @@ def _print_help(main: Callable, spec: str | None, workdir: str | None) -> None:
         _print_flag("--config.FIELD=VALUE", text)
         for name, value in fields:
             print(f"        {printable(f'{name} = {value!r}')}")
-    _print_flag(
-        "--workdir=FOLDER", _OURS["workdir"] + (f" (default: {workdir})" if workdir else "")
-    )
+    if "workdir" in FLAGS:
+        default = f" (default: {workdir})" if workdir else ""
+        _print_flag("--workdir=FOLDER", _OURS["workdir"] + default)
     _print_flag("--debug", _OURS["debug"])
     name = sys.argv[0] if main.__module__ == "__main__" else main.__module__
     for flag in FLAGS.get_key_flags_for_module(name):

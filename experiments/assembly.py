@@ -4,21 +4,27 @@ import dataclasses
 import functools
 import hashlib
 import logging
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from experiments.settings import Settings
+from rmas import models
 from rmas.errors import InputError
 from rmas.links import aligned_inner, init_links, parse_form
 from rmas.shapes import Params
 from rmas.system import prompts
 from rmas.system.load import System, load_agents
 from rmas.system.rendered import Renderer
-from rmas.system.styles import STYLES
+from rmas.system.topology import Topology, difference
+from rmas.tasks.generated import PUZZLES
+from rmas.tasks.rows import Row
 from rmas.tasks.sources import RowSource, load_rows_source
+from rmas.tools import Limits as ProgramLimits
+from rmas.tools import PythonTool, Sandbox, SearchTool, Tool, Toolbox, open_search
 from rmas.training.examples import Examples
 from rmas.training.objectives import Game
 from rmas.weights.links import load_links, save_links
@@ -37,25 +43,47 @@ class Assembly:
     def system(self) -> System:
         """The agents in their topology. Raises `InputError` for whatever is wrong with them."""
         s = self.settings.system
-        if s.style not in STYLES:
-            raise InputError(f"system.style {s.style!r} is unknown; known: {', '.join(STYLES)}")
-        topology = STYLES[s.style]
-        if set(s.agents) != set(topology.agents):
-            raise InputError(
-                f"system.agents names {', '.join(sorted(s.agents))}; "
-                f"style {s.style!r} needs {', '.join(topology.agents)}"
-            )
+        topology = s.pattern()
         prompt_set = prompts.load(s.prompts)
         prompt_set.check(topology, s.family)
-        agents = load_agents(s.agents, s.date, jnp.dtype(s.dtype))
-        return System(topology, agents, prompt_set, s.family)
+        mesh, int8 = self.settings.mesh, self.settings.quantize == "int8"
+        tools = self._tools(topology)  # what they lack is told before weights are read
+        agents = load_agents(s.agents, s.date, s.dtype, mesh, int8)
+        return System(topology, agents, prompt_set, s.family, tools)
+
+    def _tools(self, topology: Topology) -> dict[str, Toolbox]:
+        """The tools of each agent that may call some; sandbox and index are tried here."""
+        t = self.settings.tools
+        for agent in t.agents:
+            if agent not in topology.agents:
+                known = ", ".join(topology.agents)
+                raise InputError(f"tools.agents: unknown agent {agent!r}; known: {known}")
+        callers = t.agents or topology.callers
+        if t.functions and not callers:
+            raise InputError("tools.functions are given to nobody; name agents in tools.agents")
+        if not callers or not (t.names or t.functions):
+            return {}
+        made: list[Tool] = [dataclasses.replace(f, timeout=t.seconds) for f in t.functions]
+        if "python" in t.names:
+            limits = ProgramLimits(wall=t.seconds, cpu=math.ceil(t.seconds))
+            made.append(PythonTool(Sandbox.detect(unsafe=t.unsafe), limits))
+        if "search" in t.names:
+            if not (t.index or t.tavily):
+                raise InputError(
+                    f"{', '.join(callers)} may search, but tools.index names no index (made by "
+                    "experiments.build_search_index); name one, set tools.tavily, or leave search "
+                    "out of tools.names"
+                )
+            engine = open_search(t.index or None, t.tavily)
+            made.append(SearchTool(engine, seconds=t.seconds))
+        return dict.fromkeys(callers, Toolbox(made, t.calls, t.characters))
 
     @functools.cached_property
     def rows(self) -> dict[str, RowSource]:
         """Rows by split."""
         d = self.settings.data
         sizes: dict[str, Any] = {}
-        if d.name == "relay":
+        if d.name in PUZZLES:
             sizes = {"train": d.train, "validation": d.validation, "test": d.test}
             sizes["seed"] = self.settings.seed
         field = {"field": d.field} if d.field else {}
@@ -69,6 +97,23 @@ class Assembly:
                 f"it has {', '.join(self.rows)}"
             )
         return self.rows[name]
+
+    def check_texts(self, agents: Sequence[str]) -> None:
+        """Raises `InputError` for a training row without a text of these agents or senders."""
+        topology = self.system.topology
+        senders = [e.src for agent in agents for e in topology.incoming(agent)]
+        for role in sorted({topology.role(agent) for agent in (*agents, *senders)}):
+            if role in self._without_text:
+                self._without_text[role].text(role, 0)
+
+    @functools.cached_property
+    def _without_text(self) -> dict[str, Row]:
+        """The first training row without a text, for each role that lacks one somewhere."""
+        roles = {self.system.topology.role(agent) for agent in self.system.topology.agents}
+        found: dict[str, Row] = {}
+        for row in self.split("train"):
+            found |= {role: row for role in roles - found.keys() if not row.texts.get(role)}
+        return found
 
     @functools.cached_property
     def game(self) -> Game:
@@ -108,8 +153,8 @@ class Assembly:
             return links
         inner = {}
         for agent, params in links["inner"].items():
-            weight = self.system.agents[agent].params["embed"]["weight"]
-            rms = float(jnp.sqrt(jnp.mean(jnp.square(weight.astype(jnp.float32)))))
+            own = self.system.agents[agent]
+            rms = float(models.embedding_rms(own.model, own.params))
             inner[agent] = aligned_inner(params, rms)
         return {"inner": inner, "outer": links["outer"]}
 
@@ -123,43 +168,62 @@ class Assembly:
 
         Paths do not count, contents do: agents and prompts enter by their digests.
         """
-        settings = dataclasses.asdict(self.settings)
-        data = {k: v for k, v in settings["data"].items() if v != ""}
-        if self.settings.data.name != "relay":
+        data = {k: v for k, v in dataclasses.asdict(self.settings.data).items() if v != ""}
+        if self.settings.data.name not in PUZZLES:
             content = Path(self.settings.data.name).read_bytes()
             data["name"] = hashlib.sha256(content).hexdigest()[:16]
-        picked = {part: settings[part] for part in parts}
+        picked = {part: _fields(getattr(self.settings, part)) for part in parts}
         system = self.system.facts() | {
             "dtype": self.settings.system.dtype,
             "date": self.settings.system.date,
         }
-        return {"seed": settings["seed"], "data": data, "system": system, **picked}
+        if self.settings.quantize != "none":
+            system["quantize"] = self.settings.quantize
+        return {"seed": self.settings.seed, "data": data, "system": system, **picked}
 
     def save(self, folder: Path, links: Params) -> None:
         """Writes links with the facts that they belong to."""
-        save_links(folder, links, {"form": self.game.spec.links.form, **self.system.facts()})
+        manifest = {"form": self.game.spec.links.form, **self.system.facts()}
+        save_links(folder, links, manifest | {"base_models": self.system.origins()})
 
     def load(self, folder: Path, template: Params) -> Params:
         """Reads links; says so when they were trained with other prompts.
 
         Raises `InputError` when they belong to another topology, form or set of agents.
         """
-        links, manifest = load_links(folder, template)
         here = {"form": self.game.spec.links.form, **self.system.facts()}
-        for key in ("form", "topology", "agents"):
-            if _plain(manifest.get(key)) != _plain(here[key]):
+
+        def accept(manifest: dict[str, Any]) -> None:
+            try:
+                told = difference(manifest["topology"], here["topology"])
+            except (AttributeError, KeyError, TypeError):
                 raise InputError(
-                    f"links in {folder} were trained with another {key}: "
-                    f"{manifest.get(key)} there, {here[key]} here"
+                    f"links in {folder}: their manifest does not say what topology they belong to"
+                ) from None
+            if told:
+                raise InputError(f"links in {folder} were trained in another topology: {told}")
+            for key in ("form", "agents"):
+                if _plain(manifest.get(key)) != _plain(here[key]):
+                    raise InputError(
+                        f"links in {folder} were trained with another {key}: "
+                        f"{manifest.get(key)} there, {here[key]} here"
+                    )
+
+        links, manifest = load_links(folder, template, accept)
+        for key in ("prompts", "tools"):  # what a system message says of tools is prompt, too
+            if manifest.get(key) != here.get(key):
+                _log.warning(
+                    "links in %s were trained with %s %s, not with %s: expect poor answers",
+                    folder,
+                    key,
+                    manifest.get(key),
+                    here.get(key),
                 )
-        if manifest.get("prompts") != here["prompts"]:
-            _log.warning(
-                "links in %s were trained with prompts %s, not with %s: expect poor answers",
-                folder,
-                manifest.get("prompts"),
-                here["prompts"],
-            )
         return links
+
+
+def _fields(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
 
 
 def _plain(value: Any) -> Any:

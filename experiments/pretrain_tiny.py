@@ -1,19 +1,23 @@
-"""Makes the three tiny agents of the relay task from nothing: `rmas/tiny/{planner,critic,solver}`.
+"""Makes the tiny agents of the generated tasks from nothing: one folder each in `rmas/tiny`.
 
   python -m experiments.pretrain_tiny --out=rmas/tiny --seed=0
 
-The shipped agents were made by this command, a role at a time, each on one CPU core: planner in
-386 s, critic in 297 s, solver in 472 s. The same seed on the same kind of machine gives the same
-weights. Each agent is an ordinary Hugging Face folder with its own tokenizer (same words, another
-id order) and chat template. An agent learns only its own operation of the relay task, and to read
-and write the messages of its role. Questions come from the relay seeds 1000 to 1002 (training) and
-2000 to 2002 (exact match): no experiment on the shipped agents should use those.
+The shipped agents were made by this command, one at a time, each on one CPU core: planner in
+386 s, critic in 297 s, solver in 472 s, generalist in 3,250 s on a busy one. The same seed on the
+same kind of machine gives the same weights. Each agent is an ordinary Hugging Face folder with its
+own tokenizer and chat template. Planner, critic and solver learn one operation of the relay each,
+and to read and write the messages of their role; the generalist learns every role of the chain and
+the debate, and plays the one that its prompt names. Questions come from the seeds 1000 to 1003
+(training) and 2000 to 2003 (exact match): no experiment on the shipped agents should use those.
 """
 
 import dataclasses
+import functools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -23,6 +27,9 @@ import optax
 from absl import flags, logging
 
 from experiments import app
+from experiments.configs import tiny_chain, tiny_debate, tiny_sequential
+from experiments.freeze import freeze
+from experiments.settings import Settings, SystemSettings
 from rmas import models
 from rmas.errors import InputError
 from rmas.models import ModelSpec
@@ -31,32 +38,45 @@ from rmas.system import prompts
 from rmas.system.batch import Line, line, stack
 from rmas.system.encode import ChatTokenizer, fill
 from rmas.system.prompts import PromptSet
-from rmas.system.styles import SEQUENTIAL
-from rmas.tasks import relay
+from rmas.system.topology import Topology
+from rmas.tasks.generated import PUZZLES
+from rmas.tasks.puzzle import P, Part, Puzzle, apply
 from rmas.tasks.rows import Row
 from rmas.weights.save import save_params
 
 _OUT = flags.DEFINE_string("out", "rmas/tiny", "Folder that receives one folder per agent.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, data and noise.", lower_bound=0)
-_ROLE = flags.DEFINE_enum("role", "all", ["all", *relay.ROLES], "Which agent to make.")
 
 BATCH = 32
 FACTS_PER_ROW = 10
 FACT_STEPS = 100
 MAX_POSITIONS = 256
-LENGTH = 84  # the longest example: prompt 34, message 24, text 25
-ROUND_ODDS = {1: (4, 1, 1), 2: (1, 4, 1), 3: (1, 2, 8)}  # by the question's stop
+WORDS = 24  # of a message
+# Of the round that is drawn, by the question's lines and stop.
+ROUND_ODDS = {
+    3: {1: (4, 1, 1), 2: (1, 4, 1), 3: (1, 2, 8)},
+    2: {1: (3, 1), 2: (1, 4)},
+}
 NUMBERS = (3, 5, 7)  # places of value, argument and result in a text
 SHORTEST_MESSAGE = 8  # words up to and with the result
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """One tiny agent: architecture, control tokens (pad, unknown, system, user, assistant, end)."""
+    """One tiny agent.
 
+    Attributes:
+      plays: (config of an experiment, role) of everything that it learns.
+      config: its architecture.
+      control: its control tokens: pad, unknown, system, user, assistant, end.
+      steps: of the first cycle, of the second, and of a last one in which every other batch is
+        the whole table of facts, for who has many of them to learn.
+    """
+
+    plays: tuple[tuple[ModuleType, str], ...]
     config: dict[str, Any]
     control: tuple[str, str, str, str, str, str]
-    steps: tuple[int, int]
+    steps: tuple[int, int, int]
 
 
 def _config(family: str, width: int, d_ff: int, **extra: Any) -> dict[str, Any]:
@@ -79,21 +99,31 @@ def _config(family: str, width: int, d_ff: int, **extra: Any) -> dict[str, Any]:
 
 RECIPES = {
     "planner": Recipe(
+        ((tiny_sequential, "planner"),),
         _config("qwen3", 96, 288, attention_bias=False),
         ("<|endoftext|>", "<|unk|>", "<|system|>", "<|user|>", "<|assistant|>", "<|im_end|>"),
-        (800, 300),
+        (800, 300, 0),
     ),
     "critic": Recipe(
+        ((tiny_sequential, "critic"),),
         _config("llama", 80, 240, attention_bias=False, mlp_bias=False),
         ("<pad>", "<unk>", "<sys>", "<usr>", "<bot>", "<eot>"),
-        (800, 300),
+        (800, 300, 0),
     ),
     "solver": Recipe(
+        ((tiny_sequential, "solver"),),
         _config("qwen2", 128, 360),
         ("[PAD]", "[UNK]", "[SYS]", "[USER]", "[BOT]", "[END]"),
-        (800, 300),
+        (800, 300, 0),
+    ),
+    "generalist": Recipe(
+        tuple((config, role) for config in (tiny_chain, tiny_debate) for role in config.AGENTS),
+        _config("qwen3", 128, 360, attention_bias=False),
+        ("<|endoftext|>", "<|unk|>", "<|system|>", "<|user|>", "<|assistant|>", "<|im_end|>"),
+        (2400, 600, 400),
     ),
 }
+_AGENT = flags.DEFINE_enum("agent", "all", ["all", *RECIPES], "Which agent to make.")
 
 
 def make_tokenizer(recipe: Recipe, seed: int):
@@ -102,10 +132,13 @@ def make_tokenizer(recipe: Recipe, seed: int):
     from transformers import PreTrainedTokenizerFast
 
     pad, unknown, system, user, assistant, end = recipe.control
-    words = [*recipe.control, "relay", *relay.VOCABULARY]
+    games = {config: _system(config) for config, _ in recipe.plays}
+    vocabulary = {word for game in games.values() for word in PUZZLES[game.family].vocabulary}
+    names = [game.family for game in games.values()]  # their system texts
+    words = [*recipe.control, *names, *sorted(vocabulary)]
     order = np.random.default_rng(seed).permutation(len(words))
-    vocabulary = {words[i]: n for n, i in enumerate(order)}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
+    ids = {words[i]: n for n, i in enumerate(order)}
+    core = Tokenizer(models.WordLevel(ids, unk_token=unknown))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     core.add_special_tokens([AddedToken(c, special=True) for c in recipe.control])
     tokenizer = PreTrainedTokenizerFast(
@@ -126,39 +159,55 @@ def make_tokenizer(recipe: Recipe, seed: int):
     return tokenizer
 
 
+def _system(config: ModuleType) -> SystemSettings:
+    return freeze(config.get_config(), Settings).system
+
+
 @dataclasses.dataclass(frozen=True)
 class Curriculum:
-    """Examples for one role: prompts with messages of any length, and bare facts."""
+    """Examples for some roles of a puzzle: prompts with messages of any length, and bare facts."""
 
-    role: str
+    roles: tuple[str, ...]
     chat: ChatTokenizer
+    puzzle: Puzzle
+    topology: Topology
     prompt_set: PromptSet
 
-    def encoded(self, row: Row, phase: str):
-        parts = self.prompt_set.template(self.role, "relay", phase)
-        system = self.prompt_set.system_text(SEQUENTIAL)
-        return self.chat.encode(system, parts, {"question": row.question})
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What the roles do."""
+        return tuple(part for part in self.puzzle.parts if part.role in self.roles)
 
-    def role_line(self, row: Row, k: int, keep: int) -> Line:
+    @functools.cached_property
+    def length(self) -> int:
+        """Positions of the longest example, rounded up to a multiple of four."""
+        row = self.puzzle.make_rows(1, seed=0)[0]
+        turns = ((role, k) for role in self.roles for k in range(self.puzzle.lines))
+        longest = max(len(self.role_line(role, row, k, WORDS)) for role, k in turns)
+        return -(-longest // 4) * 4
+
+    def role_line(self, role: str, row: Row, k: int, keep: int) -> Line:
         """Prompt and text of round k, each incoming message cut to `keep` words."""
         sources = {
-            e.src: row.texts[e.src][k - (e.when == "feedback")]
-            for e in SEQUENTIAL.incoming(self.role)
+            e.src: row.texts[e.src][max(k - (e.when == "feedback"), 0)]
+            for e in self.topology.incoming(role)
         }
-        encoded = self.encoded(row, "first" if k == 0 else "later")
+        parts = self.prompt_set.template(role, self.puzzle.name, "first" if k == 0 else "later")
+        system = self.prompt_set.system_text(self.topology)
+        encoded = self.chat.encode(system, parts, {"question": row.question})
         ids = fill(encoded, lambda src: self.chat.ids(" ".join(sources[src].split()[:keep])))
-        return line([ids], (), 0, text=self.chat.text_ids(row.texts[self.role][k]))
+        return line([ids], (), 0, text=self.chat.text_ids(row.texts[role][k]))
 
     def batch(self, rows: list[Row], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Seven eighths role prompts, one eighth rows of facts."""
         lines, weights = [], []
         n_roles = len(rows) * 7 // 8
-        for row in rows[:n_roles]:
-            keep = 24 if rng.random() < 0.5 else int(rng.integers(SHORTEST_MESSAGE, 25))
+        for n, row in enumerate(rows[:n_roles]):
+            keep = WORDS if rng.random() < 0.5 else int(rng.integers(SHORTEST_MESSAGE, WORDS + 1))
             # Few questions have a third line to answer: where one has, it is usually drawn.
-            odds = np.array(ROUND_ODDS[row.meta["stop"]])
-            k = int(rng.choice(3, p=odds / odds.sum()))
-            lines.append(self.role_line(row, k, keep))
+            odds = np.array(ROUND_ODDS[self.puzzle.lines][row.meta["stop"]])
+            k = int(rng.choice(len(odds), p=odds / odds.sum()))
+            lines.append(self.role_line(self.roles[n % len(self.roles)], row, k, keep))
             text = [1.0] * lines[-1].text
             for place in NUMBERS:
                 text[place] = 5.0
@@ -169,15 +218,15 @@ class Curriculum:
             ids = [i for fact in chosen for i in fact]
             lines.append(Line(tuple(ids), (-1,) * len(ids)))
             weights.append([w for fact in chosen for w in self._fact_weights(fact)])
-        return _arrays(lines, weights, length=LENGTH)
+        return _arrays(lines, weights, self.length)
 
     def facts(self) -> list[tuple[int, ...]]:
-        """The whole table of the role's operation, as ids of `a op b = c .`"""
-        op, first = {"planner": ("add", 0), "critic": ("mul", 1), "solver": ("mix", 0)}[self.role]
+        """The whole tables of the roles' operations, as ids of `a op b = c .`"""
         return [
-            tuple(self.chat.ids(f"{a} {op} {b} = {relay.apply(op, a, b)} ."))
-            for a in range(relay.P)
-            for b in range(first, relay.P)
+            tuple(self.chat.ids(f"{a} {op} {b} = {apply(op, a, b)} ."))
+            for op, first in ((part.operation, part.smallest) for part in self.parts)
+            for a in range(P)
+            for b in range(first, P)
         ]
 
     def fact_table(self) -> dict[str, np.ndarray]:
@@ -201,7 +250,7 @@ def _arrays(lines: list[Line], weights: list[list[float]], length: int) -> dict[
 
 def loss_fn(spec: ModelSpec, params: Params, batch: dict[str, Array], key: Array) -> Array:
     """Cross-entropy on weighted tokens, with noise of up to a fifth of the embeddings' size."""
-    x_BTD = models.embed(params, batch["ids_BT"])
+    x_BTD = models.embed(spec, params, batch["ids_BT"])
     k_scale, k_noise = jax.random.split(key)
     scale_B11 = 0.2 * jax.random.uniform(k_scale, (len(x_BTD), 1, 1))
     rms = jax.lax.stop_gradient(jnp.sqrt(jnp.mean(params["embed"]["weight"] ** 2)))
@@ -219,7 +268,7 @@ def exact_match(spec: ModelSpec, params: Params, batch: dict[str, np.ndarray]) -
 
     @jax.jit
     def hits(params, ids_BT, valid_BT, weight_BT):
-        x_BTD = models.embed(params, ids_BT)
+        x_BTD = models.embed(spec, params, ids_BT)
         h_BTD, _ = models.run(spec, params, x_BTD, valid_BT, models.positions(valid_BT))
         best_BT = jnp.argmax(models.unembed(spec, params, h_BTD[:, :-1]), axis=-1)
         return jnp.all((best_BT == ids_BT[:, 1:]) | (weight_BT[:, 1:] == 0), axis=1)
@@ -227,19 +276,55 @@ def exact_match(spec: ModelSpec, params: Params, batch: dict[str, np.ndarray]) -
     return float(np.mean(hits(params, batch["ids_BT"], batch["valid_BT"], batch["weight_BT"])))
 
 
-def train(role: str, spec: ModelSpec, curriculum: Curriculum, seed: int) -> Params:
-    """Facts first, then two cycles of the mixture, the second a restart that decays to zero."""
-    first, second = RECIPES[role].steps
-    total = FACT_STEPS + first + second
-    schedule = optax.join_schedules(
+def train(name: str, spec: ModelSpec, curricula: tuple[Curriculum, ...], seed: int) -> Params:
+    """Facts first, then two cycles of the mixture, the second a restart that decays to zero.
+
+    The last cycle starts with a fresh optimizer.
+    """
+    first, second, last = RECIPES[name].steps
+    rates = optax.join_schedules(
         [
             optax.warmup_constant_schedule(0.0, 1.5e-3, 50),
             optax.cosine_decay_schedule(1.2e-3, second),
         ],
         [FACT_STEPS + first],
     )
+    turns = -(-(first + second + last // 2) // len(curricula))
+    rows = [c.puzzle.make_rows(turns * BATCH, seed=seed + 1000) for c in curricula]
+    rng = np.random.default_rng(seed)
+    tables = [curriculum.fact_table() for curriculum in curricula]
+
+    def mixture(n: int) -> dict[str, np.ndarray]:
+        turn, which = divmod(n, len(curricula))
+        drawn = rows[which][turn * BATCH : (turn + 1) * BATCH]
+        return curricula[which].batch(drawn, rng)
+
+    def early(n: int) -> dict[str, np.ndarray]:
+        return tables[n % len(tables)] if n < FACT_STEPS else mixture(n - FACT_STEPS)
+
+    def late(n: int) -> dict[str, np.ndarray]:
+        return mixture(first + second + n // 2) if n % 2 else tables[0]
+
+    params = models.init_params(spec, jax.random.key(seed))
+    params = cycle(name, spec, params, rates, FACT_STEPS + first + second, early, seed)
+    if last:
+        rates = optax.warmup_cosine_decay_schedule(0.0, 8e-4, 20, last)
+        params = cycle(f"{name}, facts again:", spec, params, rates, last, late, seed)
+    return params
+
+
+def cycle(
+    label: str,
+    spec: ModelSpec,
+    params: Params,
+    rates: optax.Schedule,
+    steps: int,
+    batch_of: Callable[[int], dict[str, np.ndarray]],
+    seed: int,
+) -> Params:
+    """So many steps with a fresh optimizer."""
     optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b1=0.9, b2=0.95, weight_decay=0.01)
+        optax.clip_by_global_norm(1.0), optax.adamw(rates, b1=0.9, b2=0.95, weight_decay=0.01)
     )
 
     @jax.jit
@@ -248,41 +333,46 @@ def train(role: str, spec: ModelSpec, curriculum: Curriculum, seed: int) -> Para
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, loss
 
-    params = models.init_params(spec, jax.random.key(seed))
     opt_state = optimizer.init(params)
-    rows = relay.make_rows((first + second) * BATCH, seed=seed + 1000)
-    rng = np.random.default_rng(seed)
-    table = curriculum.fact_table()
     began = time.perf_counter()
-    for n in range(total):
-        if n < FACT_STEPS:
-            batch = table
-        else:
-            k = (n - FACT_STEPS) * BATCH
-            batch = curriculum.batch(rows[k : k + BATCH], rng)
+    for n in range(steps):
         key = jax.random.fold_in(jax.random.key(seed), n)
-        params, opt_state, loss = step(params, opt_state, batch, key)
+        params, opt_state, loss = step(params, opt_state, batch_of(n), key)
         if (n + 1) % 100 == 0:
             seconds = time.perf_counter() - began
-            logging.info("%s step %d/%d loss %.4f (%.0f s)", role, n + 1, total, loss, seconds)
+            logging.info("%s step %d/%d loss %.4f (%.0f s)", label, n + 1, steps, loss, seconds)
     return params
 
 
-def make_agent(role: str, out: Path, seed: int) -> None:
+def make_agent(name: str, out: Path, seed: int) -> None:
     """Trains one agent and writes its folder."""
-    recipe = RECIPES[role]
-    seed = seed * 10 + relay.ROLES.index(role)
+    recipe = RECIPES[name]
+    seed = seed * 10 + list(RECIPES).index(name)
     tokenizer = make_tokenizer(recipe, seed)
     config = recipe.config | {"vocab_size": len(tokenizer)}
-    spec = ModelSpec.from_dict(config, where=role)
-    chat = ChatTokenizer(tokenizer, date="", where=role)
-    curriculum = Curriculum(role, chat, prompts.load("relay"))
-    params = train(role, spec, curriculum, seed)
-    held_out = curriculum.batch(relay.make_rows(1024, seed=seed + 2000), np.random.default_rng(1))
-    score = exact_match(spec, params, held_out)
+    spec = ModelSpec.from_dict(config, where=name)
+    chat = ChatTokenizer(tokenizer, date="", where=name)
+    curricula = tuple(
+        Curriculum(
+            tuple(role for c, role in recipe.plays if c is config),
+            chat,
+            PUZZLES[system.family],
+            system.pattern(),
+            prompts.load(system.prompts),
+        )
+        for config, system in {c: _system(c) for c, _ in recipe.plays}.items()
+    )
+    params = train(name, spec, curricula, seed)
     n = sum(x.size for x in jax.tree.leaves(params))
-    logging.info("%s: %d parameters, exact match %.4f on 1024 fresh rows", role, n, score)
-    folder = out / role
+    logging.info("%s: %d parameters", name, n)
+    for curriculum in curricula:
+        rows = curriculum.puzzle.make_rows(1024, seed=seed + 2000)
+        for role in curriculum.roles:
+            alone = dataclasses.replace(curriculum, roles=(role,))
+            held_out = alone.batch(rows, np.random.default_rng(1))
+            score = exact_match(spec, params, held_out)
+            logging.info("%s: exact match %.4f on 1024 fresh rows of %s", name, score, role)
+    folder = out / name
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     save_params(spec, params, folder, extra=ids)
     tokenizer.save_pretrained(folder)
@@ -298,8 +388,8 @@ def main(_: list[str]) -> None:
         (out / ".probe").unlink()
     except OSError as error:
         raise InputError(f"--out={out} cannot be written: {error.strerror}") from None
-    for role in relay.ROLES if _ROLE.value == "all" else [_ROLE.value]:
-        make_agent(role, out, _SEED.value)
+    for name in RECIPES if _AGENT.value == "all" else [_AGENT.value]:
+        make_agent(name, out, _SEED.value)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from rmas import __version__, parallel
 from rmas.errors import InputError
 from rmas.evaluation import plots
 from rmas.evaluation.report import table
-from rmas.training.files import atomic_write_json
+from rmas.files import atomic_write_json
 
 _SEED = flags.DEFINE_integer("seed", None, "Seed of data, links and evaluation questions.")
 SUMMARY = "summary.json"

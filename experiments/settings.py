@@ -1,10 +1,19 @@
 """What a config file sets, as frozen dataclasses: the one place where a ConfigDict ends."""
 
 import dataclasses
-from typing import Literal
+import hashlib
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
 
 from rmas.errors import InputError
 from rmas.links import parse_form
+from rmas.parallel import parse_mesh
+from rmas.system.styles import TOPOLOGIES
+from rmas.system.topology import Topology, parse_edge
+from rmas.tools import FunctionTool
 from rmas.training.objectives import parse_objective
 from rmas.training.optim import Optim
 
@@ -15,11 +24,36 @@ def _at_least(where: str, value: float, least: float) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class TopologySettings:
+    """A collaboration pattern of one's own.
+
+    `agents` are named in the order in which they speak. Edges are written `src->dst`: those of
+    `round` carry a message within a round, those of `feedback` into the next one. `output` is
+    the agent that answers. An agent plays the role of its own name unless `roles` names another.
+    """
+
+    agents: tuple[str, ...]
+    round: tuple[str, ...]
+    feedback: tuple[str, ...]
+    output: str
+    roles: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def named(self, name: str) -> Topology:
+        """The topology; raises `InputError` naming the agent or edge at fault."""
+        edges = (
+            *(parse_edge(text, "round") for text in self.round),
+            *(parse_edge(text, "feedback") for text in self.feedback),
+        )
+        return Topology(name, self.agents, edges, self.output, tuple(self.roles.items()))
+
+
+@dataclasses.dataclass(frozen=True)
 class SystemSettings:
     """Agents, how they are joined, and what they are told.
 
-    `agents` maps an agent's name to its Hugging Face folder; `style` names a topology, `prompts`
-    a packaged prompt set or a JSON file, `family` the task family whose prompts are used.
+    `agents` maps an agent's name to its Hugging Face folder; `style` names a known pattern, or
+    the `topology` that is given; `prompts` names a packaged prompt set or a JSON file, `family`
+    the task family whose prompts are used.
     """
 
     style: str
@@ -28,11 +62,38 @@ class SystemSettings:
     family: str
     date: str
     dtype: Literal["float32", "bfloat16"]
+    topology: TopologySettings | None = None
+
+    def pattern(self) -> Topology:
+        """Who speaks to whom. Raises `InputError` for what is unknown, and for other agents."""
+        if self.topology is not None:
+            if self.style in TOPOLOGIES:
+                raise InputError(
+                    f"system.style {self.style!r} is a known pattern; give yours another name, "
+                    "or leave system.topology out"
+                )
+            topology = self.topology.named(self.style)
+        elif self.style in TOPOLOGIES:
+            topology = TOPOLOGIES[self.style]
+        else:
+            raise InputError(
+                f"system.style {self.style!r} is unknown; known: {', '.join(TOPOLOGIES)}; "
+                "a pattern of your own is written in system.topology"
+            )
+        if set(self.agents) != set(topology.agents):
+            raise InputError(
+                f"system.agents names {', '.join(sorted(self.agents))}; "
+                f"style {self.style!r} needs {', '.join(topology.agents)}"
+            )
+        return topology
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """Rows: `relay` and the sizes of its splits, or a JSON or JSONL file (`field`: where in it)."""
+    """Rows: a generated task and the sizes of its splits, or a JSON or JSONL file (`field` in it).
+
+    Generated tasks are `relay`, `chain` and `debate`.
+    """
 
     name: str
     train: int
@@ -109,10 +170,70 @@ class OuterSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class ToolSettings:
+    """What agents may call while they write, by tags as in `<python>...</python>`.
+
+    `agents` (empty: those whom the pattern lets call, as deliberation's) may call `names` (python,
+    search; empty: none) and the `functions`, plain Python functions with a tag and a description
+    for the system message: `FunctionTool("double", "a number; its double comes back", double)`;
+    `seconds` is the limit of these, too.
+    `search` looks into `index` (from experiments.build_search_index) or, with `tavily`, the web.
+    `calls`, `seconds` and `characters` (of a result) are the limits. `unsafe` runs programs on
+    machines that cannot contain them.
+    """
+
+    agents: tuple[str, ...] = ()
+    names: tuple[Literal["python", "search"], ...] = ("python", "search")
+    functions: tuple[FunctionTool, ...] = ()
+    calls: int = 5
+    seconds: float = 10.0
+    characters: int = 6000
+    index: str = ""
+    tavily: bool = False
+    unsafe: bool = False
+
+    def __post_init__(self):
+        _at_least("tools.calls", self.calls, 1)
+        _at_least("tools.characters", self.characters, 100)
+        if not 0 < self.seconds < math.inf:
+            raise InputError(f"tools.seconds is {self.seconds}; it must be a positive number")
+        if self.agents and not self.names and not self.functions:
+            raise InputError(
+                "tools.agents may call nothing; name python or search in tools.names, or give "
+                "tools.functions"
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """What answers depend on, for JSON: an index by content, functions by source or name.
+
+        Raises `InputError` for an index that cannot be read.
+        """
+        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        functions = [[f.name, f.description, _source(f.function)] for f in self.functions]
+        index = ""
+        if self.index and "search" in self.names:
+            try:
+                with Path(self.index).open("rb") as file:
+                    index = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise InputError(f"tools.index {self.index}: {error.strerror}") from None
+        return facts | {"functions": functions, "index": index}
+
+
+def _source(function: Callable) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateSettings:
     """What is compared. `methods` of: latent, text, text_terse, single, untrained.
 
-    `message_tokens` limits messages of text exchange, `terse_tokens` those of its terse control.
+    `message_tokens` limits messages of text exchange, `terse_tokens` those of its terse control;
+    `own_tokens` limits the texts of the agents that it names: their messages in text exchange, and
+    the answer of every method if it names the agent that answers.
     `split` names the rows; `limit` takes the first so many of them, 0 all.
     """
 
@@ -127,8 +248,11 @@ class EvaluateSettings:
     temperature: float
     top_p: float
     top_k: int
+    own_tokens: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        for agent, tokens in self.own_tokens.items():
+            _at_least(f"evaluate.own_tokens.{agent}", tokens, 1)
         if not self.methods or not self.rounds:
             raise InputError("evaluate.methods and evaluate.rounds must not be empty")
         for rounds in self.rounds:
@@ -145,11 +269,15 @@ class EvaluateSettings:
 class Settings:
     """A whole experiment; `seed` decides data, links and evaluation questions.
 
+    `mesh` is where everything runs: `data=2,fsdp=2,tensor=2` (axes left out are 1), `auto` or
+    `single`; results do not depend on it. `quantize` int8 holds the agents' matrices in 8 bits.
     `objective` is what outer training minimises: `align`, `rollout`, `teacher_forced`, or
     several with weights, as in `align:1.0,rollout:0.1`.
     """
 
     seed: int
+    mesh: str
+    quantize: Literal["none", "int8"]
     latent_steps: int
     objective: str
     system: SystemSettings
@@ -158,10 +286,16 @@ class Settings:
     inner: InnerSettings
     outer: OuterSettings
     evaluate: EvaluateSettings
+    tools: ToolSettings = ToolSettings()
 
     def __post_init__(self):
+        for agent in self.evaluate.own_tokens:
+            if agent not in self.system.agents:
+                known = ", ".join(self.system.agents)
+                raise InputError(f"evaluate.own_tokens: unknown agent {agent!r}; known: {known}")
         _at_least("seed", self.seed, 0)
         if self.seed >= 2**32:
             raise InputError(f"seed is {self.seed}; it must be below 2**32")
         _at_least("latent_steps", self.latent_steps, 1)
         parse_objective(self.objective)
+        parse_mesh(self.mesh)

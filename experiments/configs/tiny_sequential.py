@@ -4,7 +4,8 @@
   python -m experiments.quickstart --config=$CONFIG --workdir=runs/tiny
 
 or its stages one by one, with the same flags: experiments.train_inner, experiments.train_outer,
-experiments.evaluate.
+experiments.evaluate. Two CPU cores take 7 minutes and 3 GB; latents should reach .34, .67 and .99
+(the ceiling is .34, .68 and 1) at one, two and three rounds.
 """
 
 from importlib import resources
@@ -17,6 +18,8 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
+            "mesh": "single",  # agents this small gain nothing from more devices
+            "quantize": "none",
             "latent_steps": 8,  # the result is the 8th token of every message
             "objective": "align",
             "system": {
@@ -60,6 +63,17 @@ def get_config() -> ConfigDict:
                 "temperature": 0.0,
                 "top_p": 1.0,
                 "top_k": 0,
+            },
+            "tools": {
+                "agents": (),  # none: the tiny agents have not learnt to call
+                "names": ("python", "search"),
+                "functions": (),
+                "calls": 5,
+                "seconds": 10.0,
+                "characters": 6000,
+                "index": "",
+                "tavily": False,
+                "unsafe": False,
             },
         }
     )

@@ -1,0 +1,1 @@
+"""Commands that measure: each prints ratios of figures that it takes in one run."""

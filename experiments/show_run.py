@@ -1,0 +1,31 @@
+"""Shows what happened to one question: every agent's texts, tools, counts, and the outcome.
+
+  python -m experiments.show_run runs/quickstart/evaluate/records.jsonl --id=relay-000017
+
+Without --id it shows the first question. All methods and rounds of the file are shown, or those
+that --method and --rounds name.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from experiments import app
+from rmas.errors import InputError
+from rmas.evaluation.show import choose, read_records, render
+
+_ID = flags.DEFINE_string("id", "", "Question to show (default: the first of the file).")
+_METHOD = flags.DEFINE_string("method", "", "Only this method, as latent or single:planner.")
+_ROUNDS = flags.DEFINE_integer("rounds", 0, "Only so many rounds; 0 shows all.", lower_bound=0)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) < 2:
+        raise InputError("name a file of records, as runs/quickstart/evaluate/records.jsonl")
+    records = read_records(Path(argv[1]).expanduser())
+    chosen = choose(records, _ID.value, _METHOD.value, _ROUNDS.value)
+    print("\n\n".join(render(record) for record in chosen))
+
+
+if __name__ == "__main__":
+    app.run(main, words=1)
