@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from rmas.errors import InputError
+from rmas.system.prompts import PROGRAM, Interface
 from rmas.system.topology import Topology
 from rmas.system.writing import Written
 
@@ -12,11 +13,14 @@ from rmas.system.writing import Written
 class Question:
     """What is asked, and the name that its random keys are folded from.
 
+    `interface` is what a code task asks for.
+
     Raises `InputError` for a text that is no whole characters, as of bytes that are not UTF-8.
     """
 
     id: str
     text: str
+    interface: Interface = PROGRAM
 
     def __post_init__(self):
         try:
@@ -35,10 +39,13 @@ class Answer:
       texts: per agent in order of turns, with the results of tools as the agent read them.
       counts: per agent `prompt_tokens`, the positions read (slot vectors, messages and results of
         tools included), `latent_steps`, the states of its rollouts, and `decoded_tokens`, the
-        tokens that it wrote, stop tokens included.
+        tokens that it wrote, stop tokens included, `positions`, those that its model was run on,
+        each counted once: the prompt's, the latent steps but the first of a turn (which the prompt
+        gives), and the written tokens but the last of a turn (which nobody reads).
       tools: every call: agent, round (from 1), tool, body, result, failed.
       text: the final answer as the output agent wrote it, without results of tools.
       ids: its tokens, the stop token included.
+      retried: whether the answer was asked for once more (`writing.Retry`).
     """
 
     texts: dict[str, list[str]]
@@ -46,11 +53,12 @@ class Answer:
     tools: list[dict[str, object]] = dataclasses.field(default_factory=list)
     text: str = ""
     ids: tuple[int, ...] = ()
+    retried: bool = False
 
     @classmethod
     def blank(cls, topology: Topology) -> "Answer":
         """An answer before anybody has done anything."""
-        zero = {"prompt_tokens": 0, "latent_steps": 0, "decoded_tokens": 0}
+        zero = {"prompt_tokens": 0, "latent_steps": 0, "decoded_tokens": 0, "positions": 0}
         return cls({}, {agent: dict(zero) for agent in topology.agents})
 
     def add(self, agent: str, k: int, wrote: Written) -> None:
@@ -58,13 +66,14 @@ class Answer:
         self.texts.setdefault(agent, []).append(wrote.whole)
         self.counts[agent]["prompt_tokens"] += wrote.read
         self.counts[agent]["decoded_tokens"] += len(wrote.ids)
+        self.counts[agent]["positions"] += wrote.read + wrote.ran
         self.tools += [
             {"agent": agent, "round": k + 1, **dataclasses.asdict(use)} for use in wrote.tools
         ]
 
     def finish(self, wrote: Written) -> None:
         """The output agent's last text."""
-        self.text, self.ids = wrote.text, wrote.ids
+        self.text, self.ids, self.retried = wrote.text, wrote.ids, wrote.retried
 
 
 @dataclasses.dataclass(frozen=True)

@@ -233,8 +233,12 @@ def drain(
     eos: tuple[int, ...],
     limit: int,
     between: Between | None = None,
-) -> list[list[int]]:
-    """Decodes every row to its end; ids per row, the stop token included."""
+) -> tuple[list[list[int]], DecodeState]:
+    """Decodes every row to its end.
+
+    Returns ids per row, the stop token included, and the state at the end, which has not read the
+    last id of any row.
+    """
     rows: list[list[int]] = [[] for _ in range(len(key_B))]
     eos_E = jnp.asarray(eos, jnp.int32)
     while True:
@@ -248,4 +252,4 @@ def drain(
         for row, own in zip(rows, new, strict=True):
             row += own
         if done.all():
-            return rows
+            return rows, state

@@ -37,6 +37,17 @@ class Slot:
 
 
 Part = str | Field | Slot
+
+
+@dataclasses.dataclass(frozen=True)
+class Interface:
+    """What a code task asks for: a `program`, an `unnamed_function`, or a `function` by name."""
+
+    kind: str = "program"
+    name: str = ""
+
+
+PROGRAM = Interface()
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
@@ -105,15 +116,13 @@ class PromptSet:
         """The system message of a style."""
         return self.system.get(topology.name, self.system["default"])
 
-    def interface_text(self, kind: str = "program", name: str = "") -> str:
-        """What a code task asks for: `program`, `unnamed_function`, or `function` with its name.
-
-        Raises `InputError` when the set has no such text.
-        """
-        if kind not in self.interface:
-            raise InputError(f"prompt set {self.name!r} has no interface text {kind!r}")
-        known = {"{{": "{", "}}": "}", "{name}": name}
-        return re.sub(r"\{\{|\}\}|\{name\}", lambda m: known[m[0]], self.interface[kind])
+    def interface_text(self, interface: Interface = PROGRAM) -> str:
+        """What a code task asks for, in words; raises `InputError` when the set has none."""
+        if interface.kind not in self.interface:
+            raise InputError(f"prompt set {self.name!r} has no interface text {interface.kind!r}")
+        known = {"{{": "{", "}}": "}", "{name}": interface.name}
+        text = self.interface[interface.kind]
+        return re.sub(r"\{\{|\}\}|\{name\}", lambda m: known[m[0]], text)
 
     def check(self, topology: Topology, family: str) -> None:
         """Holds slots against edges; raises `InputError` naming the role and slot at fault."""

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from rmas.errors import InputError
 from rmas.parallel import whole_batch
+from rmas.system.answers import Question
 from rmas.system.batch import Line, line, stack
 from rmas.system.encode import Encoded
 from rmas.system.load import System
-from rmas.system.prompts import Field
+from rmas.system.prompts import PROGRAM, Field, Interface
 from rmas.system.stage import Prompt
 
 _TOOLS = "You may call tools. Write what a tool needs between its tags; its result comes back."
@@ -22,14 +23,19 @@ class Renderer:
     system: System
 
     @functools.lru_cache(maxsize=50_000)  # noqa: B019 - one renderer lives as long as its run
-    def encoded(self, agent: str, question: str, phase: str) -> Encoded:
-        """An agent's prompt for a question, slots open; `phase` is `first` or `later`."""
+    def encoded(
+        self, agent: str, question: str, phase: str, interface: Interface = PROGRAM
+    ) -> Encoded:
+        """An agent's prompt for a question, slots open; `phase` is `first` or `later`.
+
+        `interface` matters to prompts of code tasks alone.
+        """
         s = self.system
         parts = s.prompts.template(s.topology.role(agent), s.family, phase)
         system_text = self.system_text(agent)
         values = {"question": question}
         if Field("interface") in parts:
-            values["interface"] = s.prompts.interface_text()
+            values["interface"] = s.prompts.interface_text(interface)
         return s.agents[agent].chat.encode(system_text, parts, values)
 
     def system_text(self, agent: str) -> str:
@@ -42,13 +48,17 @@ class Renderer:
         """Senders to an agent, in the order of its message slots."""
         return tuple(e.src for e in self.system.topology.incoming(agent))
 
-    def latent_line(self, agent: str, question: str, k: int, steps: int) -> Line:
+    def asked(self, agent: str, question: Question, k: int) -> Encoded:
+        """`encoded` in round `k` (from 0)."""
+        return self.encoded(agent, question.text, phase(k), question.interface)
+
+    def latent_line(self, agent: str, question: Question, k: int, steps: int) -> Line:
         """The prompt of round `k` (from 0) with slots of `steps` vectors."""
-        encoded = self.encoded(agent, question, phase(k))
+        encoded = self.asked(agent, question, k)
         return line(encoded, self.sources(agent), steps)
 
     def latent_prompts(
-        self, questions: Sequence[str], rounds: int, steps: int, batch: int, room: int
+        self, questions: Sequence[Question], rounds: int, steps: int, batch: int, room: int
     ) -> dict[str, Prompt]:
         """Every agent's prompts of all rounds as arrays `[R, batch, T]`.
 
@@ -67,7 +77,7 @@ class Renderer:
             extra = max(steps, room if agent == self.system.topology.output else 0)
             for row, question in enumerate(questions):
                 longest = max(len(rows[row]) for rows in lines)
-                self.check_context(agent, question, longest + extra)
+                self.check_context(agent, question.text, longest + extra)
             prompts[agent] = stack(lines)
         return prompts
 

@@ -19,6 +19,7 @@ from rmas.parallel import put_batch, use
 from rmas.shapes import Array, Params
 from rmas.system import decode
 from rmas.system.answers import Answer, Limits, Question, row_names
+from rmas.system.clock import Clock
 from rmas.system.decode import DecodeState, Sampling, row_keys
 from rmas.system.load import System
 from rmas.system.recursion import recurse
@@ -26,7 +27,7 @@ from rmas.system.rendered import Renderer
 from rmas.system.stage import Prompt, SystemSpec, inputs, rollout, send, silence
 from rmas.system.text import exchange
 from rmas.system.topology import Topology
-from rmas.system.writing import Written, write
+from rmas.system.writing import Retry, Written, write
 
 
 @struct.dataclass
@@ -91,13 +92,18 @@ def think(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Runner:
-    """A system ready to answer batches of questions, and who is told how it goes."""
+    """A system ready to answer batches of questions, and who is told how it goes.
+
+    `retry` is for answers alone, not for messages. `clock` is told where time goes.
+    """
 
     system: System
     limits: Limits
     sampling: Sampling
     seed: int
     listener: Listener | None = None
+    retry: Retry | None = None
+    clock: Clock = dataclasses.field(default_factory=Clock)
 
     @functools.cached_property
     def renderer(self) -> Renderer:
@@ -130,17 +136,18 @@ class Runner:
         s, steps = self.system, self.limits.latent_steps
         out = s.topology.output
         limit = self.limits.tokens(out, final=True)
-        prompts = self.renderer.latent_prompts(
-            [q.text for q in questions], rounds, steps, batch, limit
-        )
-        size = decode.room(limit)
-        on_devices = put_batch(s.mesh, prompts, axis=1)
-        with use(s.mesh):
+        with self.clock.phase("render") as made:
+            prompts = self.renderer.latent_prompts(questions, rounds, steps, batch, limit)
+            size = decode.room(limit)
+            on_devices = put_batch(s.mesh, prompts, axis=1)
+            made.append(on_devices)
+        with use(s.mesh), self.clock.phase("think") as made:
             tell = self.listener.thought if self.listener and _can_call_back() else None
             spec, params = s.spec(form), s.params()
             state, thoughts = think(
                 s.topology, spec, steps, size, record, tell, params, links, on_devices
             )
+            made.append(state)
         names = row_names(questions, prompts[out].ids_BT.shape[1], rollout_index)
         wrote = self._write(out, rounds - 1, state, names, limit)
         answers = [Answer.blank(s.topology) for _ in questions]
@@ -148,9 +155,11 @@ class Runner:
             for agent in s.topology.agents:
                 turns = rounds - (agent in s.topology.after)
                 read = prompts[agent].valid_BT[:turns, b].sum()
+                thought = turns - (agent == out)
                 answer.counts[agent] |= {
                     "prompt_tokens": int(read),
-                    "latent_steps": steps * (turns - (agent == out)),
+                    "latent_steps": steps * thought,
+                    "positions": int(read) + (steps - 1) * thought,
                 }
             answer.add(out, rounds - 1, wrote[b])
             answer.finish(wrote[b])
@@ -161,17 +170,31 @@ class Runner:
     ) -> list[Answer]:
         """The same agents and edges with decoded text in the slots (`rmas.system.text`)."""
         return exchange(
-            self.renderer, self.limits, self._write, questions, rounds, batch, rollout_index
+            self.renderer,
+            self.limits,
+            self._write,
+            questions,
+            rounds,
+            batch,
+            rollout_index,
+            self.clock,
         )
 
     def _write(
-        self, agent: str, k: int, state: DecodeState, names: list[str], limit: int
+        self,
+        agent: str,
+        k: int,
+        state: DecodeState,
+        names: list[str],
+        limit: int,
+        final: bool = True,
     ) -> list[Written]:
         own, keys = self.system.agents[agent], row_keys(self.seed, names)
         toolbox = self.system.tools.get(agent)
-        with use(self.system.mesh):
+        with use(self.system.mesh), self.clock.phase("write"):
             watch = functools.partial(self.listener.wrote, agent, k) if self.listener else None
-            return write(own, state, self.sampling, keys, limit, toolbox, watch)
+            retry = self.retry if final else None
+            return write(own, state, self.sampling, keys, limit, toolbox, watch, retry)
 
 
 def _can_call_back() -> bool:

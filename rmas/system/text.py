@@ -17,15 +17,16 @@ from rmas.shapes import Params
 from rmas.system import decode
 from rmas.system.answers import Answer, Limits, Question, row_names
 from rmas.system.batch import Line, line, stack
+from rmas.system.clock import Clock
 from rmas.system.encode import fill
-from rmas.system.rendered import Renderer, phase
+from rmas.system.rendered import Renderer
 from rmas.system.stage import Prompt, inputs
 from rmas.system.topology import Edge
 from rmas.system.writing import Written
 
-WriteTurn = Callable[[str, int, decode.DecodeState, list[str], int], list[Written]]
-"""`write(agent, k, state, names, limit)`: an agent's text in round k from its prefilled prompt,
-per row."""
+WriteTurn = Callable[[str, int, decode.DecodeState, list[str], int, bool], list[Written]]
+"""`write(agent, k, state, names, limit, final)`: an agent's text in round k from its prefilled
+prompt, per row; `final` marks the answer."""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -42,7 +43,8 @@ def exchange(
     questions: Sequence[Question],
     rounds: int,
     batch: int,
-    rollout_index: int = 0,
+    rollout_index: int,
+    clock: Clock,
 ) -> list[Answer]:
     """All turns of all rounds; every text is in the answers."""
     topology = renderer.system.topology
@@ -55,12 +57,16 @@ def exchange(
             final = k == rounds - 1 and agent == topology.output
             limit = limits.tokens(agent, final)
             inbox = {e.src: sent[e] for e in topology.incoming(agent) if e in sent}
-            lines = _lines(renderer, agent, questions, k, inbox, limit)
-            state = _read(renderer, agent, lines, rows, limit)
+            with clock.phase("render"):
+                lines = _lines(renderer, agent, questions, k, inbox, limit)
+            with clock.phase("read") as made:
+                state = _read(renderer, agent, lines, rows, limit)
+                made.append(state)
             names = row_names(questions, rows, rollout_index, f"{agent}/{k}")
-            wrote = write(agent, k, state, names, limit)
+            wrote = write(agent, k, state, names, limit, final)
             for answer, own, row in zip(answers, wrote, lines, strict=False):
                 answer.counts[agent]["prompt_tokens"] += len(row)
+                answer.counts[agent]["positions"] += len(row)
                 answer.add(agent, k, own)
             for e in topology.outgoing(agent):
                 (sent if e.when == "round" else out)[e] = wrote
@@ -76,7 +82,7 @@ def _lines(renderer, agent, questions, k, inbox: dict[str, list[Written]], limit
     chat = renderer.system.agents[agent].chat
     lines = []
     for b, q in enumerate(questions):
-        encoded = renderer.encoded(agent, q.text, phase(k))
+        encoded = renderer.asked(agent, q, k)
         ids = fill(encoded, lambda src, b=b: chat.data_ids(inbox[src][b].text))
         renderer.check_context(agent, q.text, len(ids) + limit)
         lines.append(line([ids], (), 0))

@@ -37,6 +37,21 @@ class ToolUse:
 
 
 @dataclasses.dataclass(frozen=True)
+class Retry:
+    """What becomes of a text that holds no answer: it is given `opening` and goes on, once.
+
+    Attributes:
+      lacks: whether a text holds no answer.
+      opening: how an answer begins, as `Final Answer: \\boxed{`.
+      tokens: how many the text may go on for.
+    """
+
+    lacks: Callable[[str], bool]
+    opening: str
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Written:
     """What an agent wrote in one turn.
 
@@ -45,7 +60,9 @@ class Written:
       text: their text, a new line where a result was read.
       whole: the same with the results of tools where the agent read them.
       tools: its calls, in order.
-      read: tokens of the results.
+      read: tokens of the results, and of a retry's opening.
+      ran: its own tokens that the model was run on: all but the last of each ending.
+      retried: whether it went on from the opening of an answer.
     """
 
     ids: tuple[int, ...]
@@ -53,6 +70,8 @@ class Written:
     whole: str
     tools: tuple[ToolUse, ...]
     read: int
+    ran: int
+    retried: bool = False
 
 
 def write(
@@ -63,26 +82,97 @@ def write(
     limit: int,
     toolbox: Toolbox | None = None,
     watch: Watch | None = None,
+    retry: Retry | None = None,
 ) -> list[Written]:
-    """Decodes every row to its end, at most `limit` tokens of its own."""
+    """Decodes every row to its end, at most `limit` tokens of its own and those of a retry."""
     workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="tools")
     desk = _Desk(agent, toolbox, workers, limit, watch, [_Row() for _ in key_B])
     between = desk.between if toolbox or watch else None
     try:
-        rows = decode.drain(
+        rows, state = decode.drain(
             agent.model, agent.params, state, sampling, key_B, agent.eos, limit, between
         )
     finally:
         workers.shutdown(wait=False, cancel_futures=True)
     if between is None:
         texts = [agent.chat.decode(ids) for ids in rows]
-        return [Written(tuple(i), t, t, (), 0) for i, t in zip(rows, texts, strict=True)]
-    return [row.written(agent, ids) for row, ids in zip(desk.rows, rows, strict=True)]
+        wrote = [_plain(ids, text) for ids, text in zip(rows, texts, strict=True)]
+    else:
+        wrote = [row.written(agent, ids) for row, ids in zip(desk.rows, rows, strict=True)]
+    if retry is None:
+        return wrote
+    again = [
+        bool(own.ids) and not row.full and retry.lacks(own.text)
+        for own, row in zip(wrote, desk.rows, strict=True)
+    ]
+    return _retried(agent, state, sampling, key_B, limit, retry, wrote, again)
+
+
+def _plain(ids: Sequence[int], text: str) -> Written:
+    return Written(tuple(ids), text, text, (), 0, max(len(ids) - 1, 0))
+
+
+def _retried(
+    agent: Agent,
+    state: DecodeState,
+    sampling: Sampling,
+    key_B: np.ndarray,
+    limit: int,
+    retry: Retry,
+    wrote: list[Written],
+    again: Sequence[bool],
+) -> list[Written]:
+    """The rows of `again` go on from the opening; the others stay as they are."""
+    opening = tuple(agent.chat.data_ids(retry.opening))
+    used = np.asarray(state.prefix.valid_BS.sum(1) + state.tail.valid_BS.sum(1))
+    most = 1 + len(opening) + retry.tokens
+    # Without room in its context an answer stays as it is.
+    again = np.asarray(again) & (used + most <= agent.model.max_positions)
+    if not again.any():
+        return wrote
+    lines, count = [Line((), ())] * len(wrote), np.asarray(state.count_B)
+    unread = [
+        own.ids[-1:] if a and own.ids[-1] not in agent.eos else ()
+        for a, own in zip(again, wrote, strict=True)
+    ]
+    for b in np.flatnonzero(again):
+        given = (*unread[b], *opening)
+        lines[b] = Line(given, (-1,) * len(given))
+    prompt = jax.tree.map(lambda x: x[0], stack([lines]))
+    tail = np.asarray(state.tail.valid_BS.sum(1))
+    need = int(tail.max()) + most
+    size = max(state.tail.valid_BS.shape[1], decode.room(bucket(need)))
+    # All go on from the same count, so that each may write as many tokens.
+    ahead = np.where(again, limit - count, 0).astype(np.int32)
+    state = decode.read_on(
+        agent.model, size, agent.params, state, prompt.ids_BT, prompt.valid_BT, ahead
+    )
+    more, _ = decode.drain(
+        agent.model, agent.params, state, sampling, key_B, agent.eos, limit + retry.tokens
+    )
+    found = []
+    for own, ids, first, a in zip(wrote, more, unread, again, strict=True):
+        if a:
+            end = f"\n{retry.opening}{agent.chat.decode(ids)}"
+            own = Written(
+                own.ids + tuple(ids),
+                own.text + end,
+                own.whole + end,
+                own.tools,
+                own.read + len(opening),
+                own.ran + len(first) + max(len(ids) - 1, 0),
+                retried=True,
+            )
+        found.append(own)
+    return found
 
 
 @dataclasses.dataclass
 class _Row:
-    """A row's text so far: what is finished, and the ids since the last result."""
+    """A row's text so far: what is finished, and the ids since the last result.
+
+    `full` marks one that ended because its context had no room for a result.
+    """
 
     text: str = ""
     whole: str = ""
@@ -90,11 +180,13 @@ class _Row:
     tools: list[ToolUse] = dataclasses.field(default_factory=list)
     read: int = 0
     shown: int = 0
+    full: bool = False
 
     def written(self, agent: Agent, ids: Sequence[int]) -> Written:
         last = agent.chat.decode(self.ids)
+        ran = max(len(ids) - 1, 0)
         return Written(
-            tuple(ids), self.text + last, self.whole + last, tuple(self.tools), self.read
+            tuple(ids), self.text + last, self.whole + last, tuple(self.tools), self.read, ran
         )
 
 
@@ -194,7 +286,8 @@ class _Desk:
             if self.watch:
                 self.watch(b, result)
             if not ids:
-                continue  # the context is full: the text ends with its call
+                row.full = True  # the text ends with its call
+                continue
             own = self.agent.chat.decode(row.ids)
             row.text += own + "\n"
             row.whole += own + result

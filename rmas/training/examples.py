@@ -10,9 +10,10 @@ from rmas.links import edge_name
 from rmas.shapes import Array
 from rmas.system.batch import Line, bucket, line, stack, with_text
 from rmas.system.encode import fill
-from rmas.system.rendered import Renderer, phase
+from rmas.system.rendered import Renderer
 from rmas.system.stage import Prompt
 from rmas.system.topology import Edge
+from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
 from rmas.training.alignment import align
 
@@ -81,7 +82,7 @@ class Examples:
         for row in rows:
             k = int(rng.integers(self.rounds))
             sources = {e.src: self._source_text(e, row, k) for e in topology.incoming(agent)}
-            encoded = self.renderer.encoded(agent, row.question, phase(k))
+            encoded = self.renderer.asked(agent, question_of(row), k)
             chat = self.renderer.system.agents[agent].chat
             cut = slice(self.message_tokens or None)
             ids = fill(encoded, lambda src, s=sources, c=chat, n=cut: c.data_ids(s[src])[n])
@@ -107,7 +108,7 @@ class Examples:
                         for e in topology.incoming(agent)
                         if e.when == "round" or k > 0
                     }
-                    encoded = self.renderer.encoded(agent, row.question, phase(k))
+                    encoded = self.renderer.asked(agent, question_of(row), k)
                     text = self.text_ids(agent, row, k)
                     whole = line(encoded, self.renderer.sources(agent), take, lengths, text)
                     lines[-1].append(self._fitted(agent, row, whole))
@@ -122,7 +123,8 @@ class Examples:
         k = self.rounds - 1
         lines = []
         for row in rows:
-            prompt = self.renderer.latent_line(topology.output, row.question, k, self.latent_steps)
+            question = question_of(row)
+            prompt = self.renderer.latent_line(topology.output, question, k, self.latent_steps)
             text = self.text_ids(topology.output, row, k)
             whole = Line(prompt.ids + text, prompt.slots + (-1,) * len(text), len(text))
             lines.append(self._fitted(topology.output, row, whole))
@@ -131,7 +133,7 @@ class Examples:
 
     def latent(self, rows: Sequence[Row]) -> dict[str, Prompt]:
         """Latent prompts of all rounds."""
-        questions = [row.question for row in rows]
+        questions = [question_of(row) for row in rows]
         return self.renderer.latent_prompts(
             questions, self.rounds, self.latent_steps, len(rows), room=0
         )

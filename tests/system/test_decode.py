@@ -38,7 +38,7 @@ def state_of(params, prompts, length=8):
 
 def decoded(params, prompts, names, sampling=GREEDY, eos=NEVER, limit=40, length=8, seed=0):
     state = state_of(params, prompts, length)
-    return drain(SPEC, params, state, sampling, row_keys(seed, names), eos, limit)
+    return drain(SPEC, params, state, sampling, row_keys(seed, names), eos, limit)[0]
 
 
 NAMES = [f"q{i}" for i in range(4)]

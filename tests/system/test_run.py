@@ -58,18 +58,26 @@ def test_latent_counts(runner, links, rounds):
         n = len(q.text.split())
         decoded = answer.counts["solver"].pop("decoded_tokens")
         assert 0 < decoded <= LIMITS.max_new_tokens
+        first, other = rounds * (5 + n) + again * (1 + m), rounds * (5 + n + m)
+        # The prompt gives the first state of a turn, and nobody reads the last token.
         assert answer.counts == {
             "planner": {
-                "prompt_tokens": rounds * (5 + n) + again * (1 + m),
+                "prompt_tokens": first,
                 "latent_steps": rounds * m,
                 "decoded_tokens": 0,
+                "positions": first + rounds * (m - 1),
             },
             "critic": {
-                "prompt_tokens": rounds * (5 + n + m),
+                "prompt_tokens": other,
                 "latent_steps": rounds * m,
                 "decoded_tokens": 0,
+                "positions": other + rounds * (m - 1),
             },
-            "solver": {"prompt_tokens": rounds * (5 + n + m), "latent_steps": again * m},
+            "solver": {
+                "prompt_tokens": other,
+                "latent_steps": again * m,
+                "positions": other + again * (m - 1) + decoded - 1,
+            },
         }
 
 
@@ -152,7 +160,12 @@ def test_text_exchange_is_the_plain_loop(system, runner, rounds):
         assert answer.texts == texts
         assert answer.text == texts["solver"][-1]
         assert answer.counts == {
-            a: {"prompt_tokens": p, "latent_steps": 0, "decoded_tokens": d}
+            a: {
+                "prompt_tokens": p,
+                "latent_steps": 0,
+                "decoded_tokens": d,
+                "positions": p + d - rounds,
+            }
             for a, (p, d) in counts.items()
         }
 
@@ -182,6 +195,7 @@ def test_a_single_agent(system, runner, links):
             "prompt_tokens": len(ids),
             "latent_steps": 0,
             "decoded_tokens": len(own),
+            "positions": len(ids) + len(own) - 1,
         }
 
 

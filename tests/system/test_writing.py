@@ -18,7 +18,7 @@ from rmas.system import decode
 from rmas.system.decode import CHUNK, Sampling, choose, row_keys
 from rmas.system.encode import ChatTokenizer
 from rmas.system.load import Agent
-from rmas.system.writing import write
+from rmas.system.writing import Retry, write
 from rmas.tools import FunctionTool, Toolbox, find_call, find_unclosed, render
 
 # A random model writes random words, and so a call every now and then.
@@ -91,7 +91,7 @@ def _quick_programs():
         yield
 
 
-def together(agent: Agent, rows, box, watch=None, names=NAMES):
+def together(agent: Agent, rows, box, watch=None, names=NAMES, retry=None, limit=LIMIT):
     """All rows in one batch."""
     ids, valid = np.zeros((len(rows), 8), np.int32), np.zeros((len(rows), 8), bool)
     for b, row in enumerate(rows):
@@ -100,7 +100,7 @@ def together(agent: Agent, rows, box, watch=None, names=NAMES):
 
     keys = row_keys(0, ["" if row is None else names[row] for row in rows])
     state = start(agent.model, agent.params, ids, valid)
-    return write(agent, state, SAMPLED, keys, LIMIT, box, watch)
+    return write(agent, state, SAMPLED, keys, limit, box, watch, retry)
 
 
 @functools.partial(jit, static_argnums=0)
@@ -303,3 +303,50 @@ def test_a_parked_row_waits_as_it_was_at_the_chunks_start():
     logits, _ = whole(agent.model, agent.params, sequence, 9, keys[:1], np.int32(0))
     np.testing.assert_allclose(on.logits_BV[0], logits[0], atol=1e-5)
     np.testing.assert_array_equal(on.logits_BV[1], after.logits_BV[1])
+
+
+def draw(agent: Agent, ids: list[int], row: int, count: int) -> int:
+    """The next id behind `ids`, read anew."""
+    buffer = np.zeros((1, LENGTH), np.int32)
+    buffer[0, : len(ids)] = ids
+    key = row_keys(0, [NAMES[row]])
+    return int(whole(agent.model, agent.params, buffer, len(ids), key, np.int32(count))[1][0])
+
+
+@pytest.mark.parametrize("kind", ["dense", pytest.param("hybrid", marks=pytest.mark.slow)])
+def test_a_text_without_an_answer_goes_on_from_the_opening_of_one(kind):
+    agent = AGENTS[kind]
+    limit, rows = 18, range(len(PROMPTS))
+    before = together(agent, rows, None, limit=limit)
+    some = [wrote.text for wrote in before[1:]]
+    retry = Retry(lacks=lambda text: text in some, opening="w1 w2", tokens=5)
+    got = together(agent, rows, None, retry=retry, limit=limit)
+    assert [wrote.retried for wrote in got] == [wrote.text in some for wrote in before]
+    for row, (old, new) in enumerate(zip(before, got, strict=True)):
+        if not new.retried:
+            assert new == old
+            continue
+        ids = [*PROMPTS[row], *(i for i in old.ids if i not in agent.eos)]
+        ids += agent.chat.data_ids("w1 w2")
+        more: list[int] = []
+        while len(more) < 5 and not (more and more[-1] in agent.eos):
+            more.append(draw(agent, ids, row, limit + len(more)))
+            ids.append(more[-1])
+        assert new.ids == old.ids + tuple(more)
+        assert new.text == new.whole == f"{old.text}\nw1 w2{agent.chat.decode(more)}"
+        # Run on: all own tokens but stop tokens and the very last; read: the opening.
+        assert new.read == 2
+        assert new.ran == len([i for i in old.ids if i not in agent.eos]) + len(more) - 1
+        assert together(agent, [row], None, retry=retry, limit=limit) == [new]
+    ended = {wrote.ids[-1] in agent.eos for wrote in before if wrote.text in some}
+    assert ended == {True, False}  # stopped, and cut at the limit
+
+
+def test_a_retry_needs_room_in_the_context():
+    agent = make_agent("dense", max_positions=LIMIT + 8)
+    retry = Retry(lacks=lambda text: True, opening="w1 w2", tokens=5)
+    got = together(agent, range(len(PROMPTS)), None, retry=retry)
+    for row, wrote in enumerate(got):
+        (before,) = together(agent, [row], None)
+        assert wrote.retried == (len(PROMPTS[row]) + len(before.ids) + 2 + 5 <= LIMIT + 8)
+    assert len({wrote.retried for wrote in got}) == 2
