@@ -13,6 +13,7 @@ REQUIREMENTS = [
 PLOTS = ["matplotlib>=3.9"]
 TORCH = ["torch==2.13.0"]  # parity tests only; without it they run on the committed goldens
 TAVILY = ["tavily-python>=0.7.9"]  # web search by a user's own key
+NOTEBOOKS = ["nbmake>=1.5", "ipykernel>=6.29"]  # runs those of experiments/colab as tests
 TEST = ["pytest>=8.0", "pytest-xdist>=3.6", *PLOTS]
 
 setup(
@@ -31,6 +32,7 @@ setup(
         "torch": TORCH,
         "tavily": TAVILY,
         "test": TEST,
-        "dev": [*TEST, *TORCH, "ruff>=0.8"],
+        "notebooks": NOTEBOOKS,
+        "dev": [*TEST, *TORCH, *NOTEBOOKS, "ruff>=0.8"],
     },
 )

@@ -14,12 +14,14 @@ import jax
 from experiments.settings import Settings
 from rmas import models
 from rmas.errors import InputError
-from rmas.links import aligned_inner, init_links, parse_form
+from rmas.links import Form, aligned_inner, init_links, parse_form
 from rmas.shapes import Params
 from rmas.system import prompts
 from rmas.system.load import System, load_agents
+from rmas.system.released import LoadedSystem, load_system
 from rmas.system.rendered import Renderer
 from rmas.system.topology import Topology, difference
+from rmas.tasks.benchmarks import BENCHMARKS, TRAINING_SETS
 from rmas.tasks.generated import PUZZLES
 from rmas.tasks.rows import Row
 from rmas.tasks.sources import RowSource, load_rows_source
@@ -42,6 +44,8 @@ class Assembly:
     @functools.cached_property
     def system(self) -> System:
         """The agents in their topology. Raises `InputError` for whatever is wrong with them."""
+        if self.settings.system.released:
+            return self.released.system
         s = self.settings.system
         topology = s.pattern()
         prompt_set = prompts.load(s.prompts)
@@ -50,6 +54,31 @@ class Assembly:
         tools = self._tools(topology)  # what they lack is told before weights are read
         agents = load_agents(s.agents, s.date, s.dtype, mesh, int8)
         return System(topology, agents, prompt_set, s.family, tools)
+
+    @functools.cached_property
+    def released(self) -> LoadedSystem:
+        """The released system of the settings, with its links."""
+        s = self.settings.system
+        topology = s.pattern()
+        tools = self._tools(topology)
+        return load_system(
+            s.style,
+            s.root or None,
+            s.family,
+            s.dtype,
+            self.settings.mesh,
+            s.prompts,
+            self.settings.quantize == "int8",
+            s.date,
+            next(iter(tools.values()), None),
+        )
+
+    @property
+    def form(self) -> Form:
+        """The form of the links: a released system's own, else that of the settings."""
+        if self.settings.system.released:
+            return self.released.form
+        return parse_form(self.settings.links.form)
 
     def _tools(self, topology: Topology) -> dict[str, Toolbox]:
         """The tools of each agent that may call some; sandbox and index are tried here."""
@@ -86,8 +115,10 @@ class Assembly:
         if d.name in PUZZLES:
             sizes = {"train": d.train, "validation": d.validation, "test": d.test}
             sizes["seed"] = self.settings.seed
-        field = {"field": d.field} if d.field else {}
-        return load_rows_source(d.name, data_dir=self.workdir / "data", **sizes, **field)
+        given = {"field": d.field, "source": d.source}
+        given = {name: value for name, value in given.items() if value}
+        folder = Path(d.folder).expanduser() if d.folder else self.workdir / "data"
+        return load_rows_source(d.name, data_dir=folder, **sizes, **given)
 
     def split(self, name: str) -> RowSource:
         """One split of the rows."""
@@ -121,7 +152,7 @@ class Assembly:
         outer = self.settings.outer
         return Game(
             topology=self.system.topology,
-            spec=self.system.spec(parse_form(self.settings.links.form)),
+            spec=self.system.spec(self.form),
             latent_steps=self.settings.latent_steps,
             on_policy=outer.on_policy,
             earlier_rounds=outer.earlier_rounds,
@@ -169,7 +200,10 @@ class Assembly:
         Paths do not count, contents do: agents and prompts enter by their digests.
         """
         data = {k: v for k, v in dataclasses.asdict(self.settings.data).items() if v != ""}
-        if self.settings.data.name not in PUZZLES:
+        data = {k: v for k, v in data.items() if k not in ("source", "folder")}
+        if self.settings.data.name in {*BENCHMARKS, *TRAINING_SETS}:
+            data["name"] = next(iter(self.rows.values())).version
+        elif self.settings.data.name not in PUZZLES:
             content = Path(self.settings.data.name).read_bytes()
             data["name"] = hashlib.sha256(content).hexdigest()[:16]
         picked = {part: _fields(getattr(self.settings, part)) for part in parts}

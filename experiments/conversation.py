@@ -13,7 +13,6 @@ from experiments import stages
 from experiments.assembly import Assembly
 from rmas.errors import InputError
 from rmas.evaluation.report import aligned, printable
-from rmas.links import parse_form
 from rmas.system.answers import Answer, Question
 from rmas.system.decode import Sampling
 from rmas.system.run import Runner
@@ -91,7 +90,7 @@ class Session:
         began = time.perf_counter()
         try:
             if self.method == "latent":
-                form = parse_form(self.assembly.settings.links.form)
+                form = self.assembly.form
                 (answer,) = self.runner.latent(self.links, form, question, self.rounds, 1)
             else:
                 (answer,) = self.runner.text(question, self.rounds, 1)

@@ -1,10 +1,14 @@
 """Compares methods on fresh questions: latent recursion, text exchange, single agents, controls.
 
   python -m experiments.evaluate --config=CONFIG.py --workdir=runs/tiny
+  python -m experiments.evaluate --config=CONFIG.py --workdir=runs/tiny --config.dry_run
+  python -m experiments.evaluate --config=experiments/configs/released.py:sequential_light,math500 \
+      --config.system.root=DIR --config.system.prompts=release.json --workdir=runs/math500
 
 Writes `evaluate/records.jsonl` (one line per question and method), `timings.jsonl` and
-`summary.json` in the workdir, and prints a table with 95 % intervals. Killed, it goes on where
-it was when the same command is given again, and ends with the same records.
+`summary.json` in the workdir, and prints a table with 95 % intervals; experiments.report makes
+more of them. Killed, it goes on where it was when the same command is given again, and ends with
+the same records. `--config.dry_run` tells what would be done, and loads no weights.
 """
 
 from pathlib import Path
@@ -13,6 +17,7 @@ from absl import flags
 
 from experiments import app, stages
 from experiments.assembly import Assembly
+from experiments.dry_run import describe
 from experiments.settings import Settings
 from rmas import parallel
 from rmas.evaluation.report import table
@@ -26,8 +31,12 @@ def main(_: list[str]) -> None:
     config, workdir = app.config_from_flags()
     settings = app.freeze(config, Settings)
     parallel.start()
+    assembly = Assembly(settings, workdir)
+    if settings.dry_run:
+        print(describe(assembly))
+        return
     links = Path(_LINKS.value) if _LINKS.value else None
-    print(table(stages.evaluate_stage(Assembly(settings, workdir), links)))
+    print(table(stages.evaluate_stage(assembly, links)))
     print(f"summary: {workdir / 'evaluate' / 'summary.json'}")
 
 

@@ -22,7 +22,6 @@ from rmas.errors import InputError
 from rmas.evaluation.latent_plots import plot_latents
 from rmas.evaluation.latents import facts, read_thoughts, table
 from rmas.files import atomic_write_text
-from rmas.links import parse_form
 from rmas.system.answers import Question
 
 _LINKS = flags.DEFINE_string(
@@ -46,7 +45,7 @@ def main(_: list[str]) -> None:
         asked = [Question(row.id, row.question) for row in rows]
     links = stages.trained_links(assembly, Path(_LINKS.value) if _LINKS.value else None)
     rounds = _ROUNDS.value or settings.outer.rounds
-    form = parse_form(settings.links.form)
+    form = assembly.form
     answers, thoughts = stages.think(assembly, links, asked, rounds)
     readings = read_thoughts(assembly.system, links, form, thoughts, _TOP.value)
     print(table(readings, asked[0], answers[0]))

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from rmas.errors import InputError
 from rmas.links import parse_form
 from rmas.parallel import parse_mesh
-from rmas.system.styles import TOPOLOGIES
+from rmas.system.styles import STYLES, TOPOLOGIES, Style
 from rmas.system.topology import Topology, parse_edge
+from rmas.tasks.grading import TASKS
 from rmas.tools import FunctionTool
 from rmas.training.objectives import parse_objective
 from rmas.training.optim import Optim
@@ -53,7 +54,8 @@ class SystemSettings:
 
     `agents` maps an agent's name to its Hugging Face folder; `style` names a known pattern, or
     the `topology` that is given; `prompts` names a packaged prompt set or a JSON file, `family`
-    the task family whose prompts are used.
+    the task family whose prompts are used. Without `agents`, `style` names a released system in
+    the folder `root`, or, without one, on the Hub.
     """
 
     style: str
@@ -63,9 +65,22 @@ class SystemSettings:
     date: str
     dtype: Literal["float32", "bfloat16"]
     topology: TopologySettings | None = None
+    root: str = ""
+
+    @property
+    def released(self) -> Style | None:
+        """The released system that is meant, if one is."""
+        return STYLES.get(self.style) if not self.agents else None
 
     def pattern(self) -> Topology:
         """Who speaks to whom. Raises `InputError` for what is unknown, and for other agents."""
+        if self.released:
+            return self.released.topology
+        if self.root:
+            raise InputError(
+                f"system.root belongs to a released system; leave system.agents out and name its "
+                f"style ({', '.join(STYLES)}), or leave root out"
+            )
         if self.topology is not None:
             if self.style in TOPOLOGIES:
                 raise InputError(
@@ -90,9 +105,12 @@ class SystemSettings:
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """Rows: a generated task and the sizes of its splits, or a JSON or JSONL file (`field` in it).
+    """Rows: a generated task and the sizes of its splits, a benchmark, or a file of rows.
 
-    Generated tasks are `relay`, `chain` and `debate`.
+    Generated tasks are `relay`, `chain` and `debate`. Benchmarks and training sets are those of
+    experiments.prepare_data; `source` is the folder of their files, empty for the Hub, `folder`
+    where they are prepared (default: `data` in the workdir). `field` is the one that holds the
+    rows of a JSON file.
     """
 
     name: str
@@ -100,6 +118,8 @@ class DataSettings:
     validation: int
     test: int
     field: str
+    source: str = ""
+    folder: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,13 +254,15 @@ class EvaluateSettings:
     `message_tokens` limits messages of text exchange, `terse_tokens` those of its terse control;
     `own_tokens` limits the texts of the agents that it names: their messages in text exchange, and
     the answer of every method if it names the agent that answers.
-    `split` names the rows; `limit` takes the first so many of them, 0 all.
+    `split` names the rows. `task` is what grades; empty: the benchmark's own, or the family's.
+    `latent_lengths` are tried one by one in place of `latent_steps`. Every question is answered
+    `rollouts` times; with `retry` an answer that cannot be found is asked for once more.
+    `grade_seconds` is the time that one grading may take.
     """
 
     methods: tuple[Literal["latent", "text", "text_terse", "single", "untrained"], ...]
     rounds: tuple[int, ...]
     split: str
-    limit: int
     batch_size: int
     max_new_tokens: int
     message_tokens: int
@@ -249,8 +271,30 @@ class EvaluateSettings:
     top_p: float
     top_k: int
     own_tokens: dict[str, int] = dataclasses.field(default_factory=dict)
+    task: str = ""
+    latent_lengths: tuple[int, ...] = ()
+    rollouts: int = 1
+    retry: bool = False
+    grade_seconds: float = 10.0
 
     def __post_init__(self):
+        if self.task and self.task not in TASKS:
+            raise InputError(f"evaluate.task {self.task!r} is unknown; known: {', '.join(TASKS)}")
+        for steps in self.latent_lengths:
+            _at_least("evaluate.latent_lengths", steps, 1)
+        for name in ("rounds", "latent_lengths"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise InputError(f"evaluate.{name} names a value twice; name each once")
+        _at_least("evaluate.rollouts", self.rollouts, 1)
+        if self.rollouts > 1 and self.temperature == 0:
+            raise InputError(
+                f"evaluate.rollouts is {self.rollouts}, but temperature 0 answers alike each time; "
+                "raise evaluate.temperature, or take 1"
+            )
+        if not 0 < self.grade_seconds < math.inf:
+            raise InputError(
+                f"evaluate.grade_seconds is {self.grade_seconds}; it must be a positive number"
+            )
         for agent, tokens in self.own_tokens.items():
             _at_least(f"evaluate.own_tokens.{agent}", tokens, 1)
         if not self.methods or not self.rounds:
@@ -259,7 +303,7 @@ class EvaluateSettings:
             _at_least("evaluate.rounds", rounds, 1)
         for name in ("batch_size", "max_new_tokens", "message_tokens", "terse_tokens"):
             _at_least(f"evaluate.{name}", getattr(self, name), 1)
-        for name in ("limit", "temperature", "top_k"):
+        for name in ("temperature", "top_k"):
             _at_least(f"evaluate.{name}", getattr(self, name), 0)
         if not 0 < self.top_p <= 1:
             raise InputError(f"evaluate.top_p is {self.top_p}; it must lie in (0, 1]")
@@ -272,7 +316,8 @@ class Settings:
     `mesh` is where everything runs: `data=2,fsdp=2,tensor=2` (axes left out are 1), `auto` or
     `single`; results do not depend on it. `quantize` int8 holds the agents' matrices in 8 bits.
     `objective` is what outer training minimises: `align`, `rollout`, `teacher_forced`, or
-    several with weights, as in `align:1.0,rollout:0.1`.
+    several with weights, as in `align:1.0,rollout:0.1`. Evaluation asks the first `num_questions`
+    (0: all); with `dry_run` it says what it would do, and loads nothing.
     """
 
     seed: int
@@ -287,11 +332,15 @@ class Settings:
     outer: OuterSettings
     evaluate: EvaluateSettings
     tools: ToolSettings = ToolSettings()
+    num_questions: int = 0
+    dry_run: bool = False
 
     def __post_init__(self):
+        _at_least("num_questions", self.num_questions, 0)
+        agents = self.system.released.agents if self.system.released else self.system.agents
         for agent in self.evaluate.own_tokens:
-            if agent not in self.system.agents:
-                known = ", ".join(self.system.agents)
+            if agent not in agents:
+                known = ", ".join(agents)
                 raise InputError(f"evaluate.own_tokens: unknown agent {agent!r}; known: {known}")
         _at_least("seed", self.seed, 0)
         if self.seed >= 2**32:

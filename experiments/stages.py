@@ -7,20 +7,24 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from rmas.tasks.benchmarks import BENCHMARKS
+from rmas.tasks.graders import Graders
 
 from experiments.assembly import Assembly
+from experiments.settings import Settings
 from rmas.errors import InputError
 from rmas.evaluation.report import summarise
-from rmas.evaluation.runner import Method, Plan, run
+from rmas.evaluation.runner import TIMINGS, Method, Plan, by_length, run, seconds_of
+from rmas.evaluation.tries import ROWS, Maker
 from rmas.files import atomic_write_json
-from rmas.links import parse_form
 from rmas.shapes import Params
 from rmas.system.answers import Answer, Limits, Question
 from rmas.system.decode import Sampling
 from rmas.system.load import System
 from rmas.system.run import Runner, Thoughts
 from rmas.system.topology import single
-from rmas.tasks.grading import TASKS, Task
+from rmas.system.writing import Retry
+from rmas.tasks.grading import TASKS
 from rmas.tasks.rows import Row
 from rmas.training.initial import align_outer_links
 from rmas.training.inner import train_inner
@@ -30,6 +34,7 @@ from rmas.training.outer import train_outer
 from rmas.training.workdir import open_workdir
 
 LINKS = "links"
+SINGLE = "single:"
 
 
 def inner_stage(a: Assembly, agents: Sequence[str] = ()) -> None:
@@ -98,15 +103,18 @@ def outer_stage(a: Assembly) -> None:
     a.save(folder / LINKS, links)
 
 
-def questions(a: Assembly) -> tuple[Task, list[Row]]:
-    """What evaluation asks, and how it grades. Raises `InputError` if it can do neither."""
+def questions(a: Assembly) -> tuple[str, list[Row]]:
+    """The name of what grades, and what is asked. Raises `InputError` if there is neither."""
     s, e = a.settings, a.settings.evaluate
-    if s.system.family not in TASKS:
+    own = BENCHMARKS[s.data.name].task if s.data.name in BENCHMARKS else s.system.family
+    task = e.task or own
+    if task not in TASKS:
         raise InputError(
-            f"no grading for task family {s.system.family!r}; known: {', '.join(TASKS)}"
+            f"nothing grades task family {task!r}; name what does in evaluate.task "
+            f"({', '.join(TASKS)})"
         )
     rows = a.split(e.split)
-    return TASKS[s.system.family], rows[: e.limit] if e.limit else rows[:]
+    return task, rows[: s.num_questions] if s.num_questions else rows[:]
 
 
 def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
@@ -115,27 +123,70 @@ def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
     Returns the rows of the final table.
     """
     s, e = a.settings, a.settings.evaluate
-    task, rows = questions(a)
+    name, rows = questions(a)
+    task = TASKS[name]
     links = trained_links(a, links_folder) if "latent" in e.methods else a.untrained_links()
     folder = a.workdir / "evaluate"
-    identity = a.identity("latent_steps", "links", "evaluate")
+    identity = a.identity("latent_steps", "links", "evaluate", "num_questions")
     if a.system.tools:
         identity["tools"] = s.tools.facts()
     identity["trained_links"] = _digest(links) if "latent" in e.methods else "none"
     open_workdir(folder, identity)
-    plan = Plan(s.system.family, methods(a, links), rows, e.batch_size, s.seed)
-    records, seconds = run(plan, task, folder)
+    chat = a.system.agents[a.system.topology.output].chat
+    rows, lengths = by_length(rows, lambda row: len(chat.data_ids(row.question)))
+    plan = Plan(
+        benchmark=s.data.name if s.data.name in BENCHMARKS else s.system.family,
+        task=name,
+        methods=methods(a, links),
+        rows=rows,
+        lengths=lengths,
+        batch=e.batch_size,
+        seed=s.seed,
+        rollouts=e.rollouts,
+    )
+    with Graders(seconds=e.grade_seconds, unsafe=s.tools.unsafe) as graders:
+        records = run(plan, graders, folder)
     ceilings = {}
     if task.ceiling:
         ceilings = {r: task.ceiling(rows, r) for r in e.rounds}
+    seconds = seconds_of(folder / TIMINGS, len(rows))
     summary = summarise(records, ceilings=ceilings, seconds=seconds)
     atomic_write_json(folder / "summary.json", {"rows": summary})
     return summary
 
 
+def rows_stage(a: Assembly) -> tuple[int, int, Path]:
+    """Makes training rows in `rows/` of the workdir: how many, of how many questions, and where."""
+    s, e = a.settings, a.settings.evaluate
+    task, rows = questions(a)
+    folder = a.workdir / "rows"
+    identity = a.identity("evaluate", "num_questions") | {"rounds": s.outer.rounds}
+    if a.system.tools:
+        identity["tools"] = s.tools.facts()
+    open_workdir(folder, identity)
+    lengths = limits(a, e.message_tokens, e.own_tokens)
+    sampling = Sampling(e.temperature, e.top_p, e.top_k)
+    runner = Runner(a.system, lengths, sampling, s.seed, retry=_retry(a))
+    with Graders(seconds=e.grade_seconds, unsafe=s.tools.unsafe) as graders:
+        maker = Maker(
+            a.system.topology,
+            lambda asked, batch, n: runner.text(asked, s.outer.rounds, batch, n),
+            lambda texts, group: graders.grade(task, texts, group),
+            e.rollouts,
+            e.batch_size,
+        )
+        return maker.make(rows, folder), len(rows), folder / ROWS
+
+
 def trained_links(a: Assembly, folder: Path | None = None) -> Params:
-    """The links of a folder (`outer/links` of the workdir), checked against the system."""
-    folder = folder or a.workdir / "outer" / LINKS
+    """The links of a folder (`outer/links` of the workdir), checked against the system.
+
+    A released system's own are taken where no others are named or lie in the workdir.
+    """
+    own = a.workdir / "outer" / LINKS
+    if a.settings.system.released and folder is None and not own.exists():
+        return a.released.links
+    folder = folder or own
     if not folder.exists():
         raise InputError(
             f"{folder} is missing; run experiments.train_outer with this --workdir first, "
@@ -150,7 +201,7 @@ def think(
     """Greedy answers and all thoughts, a batch at a time."""
     s, e = a.settings, a.settings.evaluate
     runner = Runner(a.system, limits(a, e.message_tokens, e.own_tokens), Sampling(), s.seed)
-    batch, form = min(e.batch_size, len(asked)), parse_form(s.links.form)
+    batch, form = min(e.batch_size, len(asked)), a.form
     answers, parts = [], []
     for start in range(0, len(asked), batch):
         group = asked[start : start + batch]
@@ -161,50 +212,77 @@ def think(
     return answers, {agent: joined[agent] for agent in a.system.topology.agents if agent in joined}
 
 
-def limits(a: Assembly, message_tokens: int, own_tokens: Mapping[str, int]) -> Limits:
+def limits(
+    a: Assembly, message_tokens: int, own_tokens: Mapping[str, int], latent_steps: int = 0
+) -> Limits:
     """Lengths of a method: the answer's are the same for all."""
     s, e = a.settings, a.settings.evaluate
     answer = e.own_tokens.get(a.system.topology.output, e.max_new_tokens)
-    return Limits(s.latent_steps, answer, message_tokens, own_tokens)
+    return Limits(latent_steps or s.latent_steps, answer, message_tokens, own_tokens)
 
 
 def methods(a: Assembly, links: Params) -> tuple[Method, ...]:
     """The methods of the settings, in the order of the table."""
     s, e = a.settings, a.settings.evaluate
-    form = parse_form(s.links.form)
-    sampling = Sampling(e.temperature, e.top_p, e.top_k)
-
-    def runner(system: System, message_tokens: int, own: Mapping[str, int]) -> Runner:
-        return Runner(system, limits(a, message_tokens, own), sampling, s.seed)
-
-    def latent(links: Params, rounds: int):
-        whole = runner(a.system, e.message_tokens, e.own_tokens)
-        return lambda questions, batch: whole.latent(links, form, questions, rounds, batch)
-
-    def text(system: System, rounds: int, message_tokens: int, own: Mapping[str, int]):
-        whole = runner(system, message_tokens, own)
-        return lambda questions, batch: whole.text(questions, rounds, batch)
-
+    sampling, retry = Sampling(e.temperature, e.top_p, e.top_k), _retry(a)
     # Tools act for real, and may cost: with them no batch is run twice to compile beforehand.
     warm = not a.system.tools
-    found: list[Method] = []
-    for name in e.methods:
-        if name == "single":
-            for agent in _different(a.system):
-                alone = dataclasses.replace(a.system, topology=single(agent))
-                # An agent alone has no rounds to repeat.
-                answer = text(alone, 1, e.max_new_tokens, {})
-                found.append(Method(f"single:{agent}", 1, answer, warm))
-            continue
-        for rounds in e.rounds:
-            answer = {
-                "latent": lambda r=rounds: latent(links, r),
-                "untrained": lambda r=rounds: latent(a.untrained_links(), r),
-                "text": lambda r=rounds: text(a.system, r, e.message_tokens, e.own_tokens),
-                "text_terse": lambda r=rounds: text(a.system, r, e.terse_tokens, {}),
-            }[name]()
-            found.append(Method(name, rounds, answer, warm))
+
+    def runner(system: System, lengths: Limits) -> Runner:
+        return Runner(system, lengths, sampling, s.seed, retry=retry)
+
+    def latent(name: str, links: Params, rounds: int, steps: int) -> Method:
+        own = runner(a.system, limits(a, e.message_tokens, e.own_tokens, steps))
+
+        def answer(asked: Sequence[Question], batch: int, rollout: int) -> list[Answer]:
+            return own.latent(links, a.form, asked, rounds, batch, rollout)
+
+        return Method(name, rounds, answer, warm, steps, own.clock.take)
+
+    def text(name: str, system: System, rounds: int, lengths: Limits) -> Method:
+        own = runner(system, lengths)
+
+        def answer(asked: Sequence[Question], batch: int, rollout: int) -> list[Answer]:
+            return own.text(asked, rounds, batch, rollout)
+
+        return Method(name, rounds, answer, warm, None, own.clock.take)
+
+    found = []
+    for name, rounds, steps in variants(s, _different(a.system)):
+        if steps is not None:
+            taken = links if name == "latent" else a.untrained_links()
+            found.append(latent(name, taken, rounds, steps))
+        elif name.startswith(SINGLE):
+            alone = single(name.removeprefix(SINGLE))
+            system = dataclasses.replace(a.system, topology=alone)
+            found.append(text(name, system, rounds, limits(a, e.max_new_tokens, {})))
+        else:
+            whole = limits(a, e.message_tokens, e.own_tokens)
+            terse = limits(a, e.terse_tokens, {})
+            found.append(text(name, a.system, rounds, whole if name == "text" else terse))
     return tuple(found)
+
+
+def variants(s: Settings, agents: Sequence[str]) -> list[tuple[str, int, int | None]]:
+    """Name, rounds and latent length (None: no latents) of each method, in the table's order.
+
+    `agents` are those that are run alone.
+    """
+    e, found = s.evaluate, []
+    for name in e.methods:
+        if name == "single":  # which has no rounds to repeat
+            found += [(f"{SINGLE}{agent}", 1, None) for agent in agents]
+            continue
+        latents = (None,) if name.startswith("text") else e.latent_lengths or (s.latent_steps,)
+        found += [(name, rounds, steps) for rounds in e.rounds for steps in latents]
+    return found
+
+
+def _retry(a: Assembly) -> Retry | None:
+    task = TASKS[questions(a)[0]]
+    if not a.settings.evaluate.retry or not task.opening:
+        return None
+    return Retry(lambda text: task.extract(text) is None, task.opening, task.retry_tokens)
 
 
 def _different(system: System) -> list[str]:

@@ -20,6 +20,8 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "mesh": "single",  # agents this small gain nothing from more devices
             "quantize": "none",
+            "num_questions": 0,
+            "dry_run": False,
             "latent_steps": 8,  # the result is the 8th token of every message
             "objective": "align",
             "system": {
@@ -30,7 +32,15 @@ def get_config() -> ConfigDict:
                 "date": "2026-01-01",
                 "dtype": "float32",
             },
-            "data": {"name": "relay", "train": 8000, "validation": 500, "test": 1000, "field": ""},
+            "data": {
+                "name": "relay",
+                "train": 8000,
+                "validation": 500,
+                "test": 1000,
+                "field": "",
+                "source": "",
+                "folder": "",
+            },
             "links": {"form": "ln_res", "init": "aligned", "ridge": 1e-3, "aligned_rows": 512},
             "inner": {
                 "optim": {"steps": 800, "lr": 3e-3, "warmup_steps": 10},
@@ -55,7 +65,6 @@ def get_config() -> ConfigDict:
                 "methods": ("latent", "text", "text_terse", "single", "untrained"),
                 "rounds": (1, 2, 3),
                 "split": "test",
-                "limit": 0,
                 "batch_size": 125,
                 "max_new_tokens": 32,
                 "message_tokens": 32,
@@ -63,6 +72,11 @@ def get_config() -> ConfigDict:
                 "temperature": 0.0,
                 "top_p": 1.0,
                 "top_k": 0,
+                "task": "",
+                "latent_lengths": (),
+                "rollouts": 1,
+                "retry": False,
+                "grade_seconds": 10.0,
             },
             "tools": {
                 "agents": (),  # none: the tiny agents have not learnt to call

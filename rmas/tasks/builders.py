@@ -8,17 +8,22 @@ import abc
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 
 from rmas.errors import InputError
-from rmas.tasks.files import parse_rows
+from rmas.tasks import columns, tables
+from rmas.tasks import files as rows_of_files
+from rmas.tasks.benchmarks import BENCHMARKS
+from rmas.tasks.files import parse_records, parse_rows
 from rmas.tasks.generated import PUZZLES
+from rmas.tasks.locate import Files
 from rmas.tasks.puzzle import MIX
 from rmas.tasks.rows import Row, to_record
+from rmas.tasks.tables import Cells, read_records
 
 FIELDS = ("id", "question", "answer", "texts", "meta")
 
@@ -32,8 +37,11 @@ class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     code_path = None
 
     @abc.abstractmethod
-    def read_splits(self) -> Mapping[str, Sequence[Row]]:
-        """The rows of every split; raises InputError where the source is at fault."""
+    def read_splits(self) -> Mapping[str, Iterable[Row]]:
+        """The rows of every split; raises InputError where the source is at fault.
+
+        What is too large to be held comes as it is read, and so do its errors.
+        """
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict({name: tfds.features.Text() for name in FIELDS})
@@ -116,6 +124,11 @@ class RowFile(RowBuilder, skip_registration=True):
 
     def read_splits(self) -> dict[str, list[Row]]:
         config = self.builder_config
+        if config.path.suffix == ".parquet":
+            rows = list(parse_records(read_records(config.path), config.path.stem))
+            if not rows:
+                raise InputError(f"empty dataset: {config.path} holds no rows")
+            return {"train": rows}
         content = read_file(config.path)
         if hashlib.sha256(content).hexdigest() != config.sha256:
             raise InputError(f"{config.path}: the file changed while it was read; start again")
@@ -129,6 +142,65 @@ def row_file_config(path: str | Path, field: str | None = None) -> RowFileConfig
     stem = re.sub(r"[^A-Za-z0-9]+", "_", path.stem)[:40]
     digest = _digest(sha256, path.name, field)
     return RowFileConfig(name=f"{stem}-{digest}", path=path, field=field, sha256=sha256)
+
+
+@dataclass(eq=False, kw_only=True)
+class PublicConfig(tfds.core.BuilderConfig):
+    """Made by `public_config`, which names it."""
+
+    dataset: str
+    files: Files
+
+
+class Public(RowBuilder, skip_registration=True):
+    """A benchmark, or a training set of the release, from its public files."""
+
+    builder_config: PublicConfig
+
+    def read_splits(self) -> dict[str, Iterator[Row]]:
+        config = self.builder_config
+        reader = _benchmark_rows if config.dataset in BENCHMARKS else _training_rows
+        return {
+            split: reader(config.dataset, paths) for split, paths in config.files.splits.items()
+        }
+
+
+def public_config(dataset: str, files: Files) -> PublicConfig:
+    """Settings of `Public`, named after the content of the files and after what reads them."""
+    contents = {
+        split: [_digest_of(path) for path in paths] for split, paths in files.splits.items()
+    }
+    readers = [Path(module.__file__).read_text() for module in (columns, tables, rows_of_files)]
+    name = f"{dataset.replace('-', '_')}-{_digest(contents, readers)}"
+    return PublicConfig(name=name, dataset=dataset, files=files)
+
+
+def _benchmark_rows(name: str, paths: Iterable[Path]) -> Iterator[Row]:
+    benchmark, seen, n = BENCHMARKS[name], {}, -1
+    for path in paths:
+        for place, record in read_records(path):
+            n += 1
+            own, question, answer, meta = benchmark.read(Cells(record, place))
+            row = Row(f"{name}/{own}" if own else f"{name}-{n:06d}", question, answer, meta=meta)
+            if row.id in seen:
+                raise InputError(f"{place}: the id {row.id!r} is taken by {seen[row.id]}")
+            seen[row.id] = place
+            yield row
+    if n < 0:
+        raise InputError(f"empty dataset: the files of {name} hold no rows")
+
+
+def _training_rows(name: str, paths: Iterable[Path]) -> Iterator[Row]:
+    records = (placed for path in paths for placed in read_records(path))
+    yield from parse_records(records, name)
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def read_file(path: Path) -> bytes:
@@ -147,6 +219,8 @@ def prepare(builder: RowBuilder) -> None:
     try:
         tfds.disable_progress_bar()
         builder.download_and_prepare()
+    except InputError as error:  # with notes of TFDS about how rows are to be written
+        raise InputError(str(error)) from None
     except OSError as error:
         if builder.data_path.exists():  # another run wrote the same files first
             return

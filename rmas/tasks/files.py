@@ -15,7 +15,7 @@ A JSON file holds a list of rows, at the top level or under a field (`data`, unl
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +73,23 @@ def parse_rows(content: bytes, path: str | Path, field: str | None = None) -> li
         located = [(f"{path}, index {index}", item) for index, item in enumerate(items)]
     if not located:
         raise InputError(f"empty dataset: {path} holds no rows; it needs at least one")
-    rows, places = [], {}
+    return list(parse_records(located, path.stem))
+
+
+def parse_records(located: Iterable[tuple[str, Any]], stem: str) -> Iterator[Row]:
+    """Rows of `(place, record)` pairs; those without an id are called `STEM-000017`.
+
+    Raises InputError as `parse_rows`.
+    """
+    places: dict[str, str] = {}
     for index, (place, item) in enumerate(located):
-        row = _parse_row(item, place, default_id=f"{path.stem}-{index:06d}")
+        row = _parse_row(item, place, default_id=f"{stem}-{index:06d}")
         if row.id in places:
             raise InputError(
                 f"{place}: field 'id' {row.id!r} is taken by {places[row.id]}; ids must differ"
             )
         places[row.id] = place
-        rows.append(row)
-    return rows
+        yield row
 
 
 def _load(text: str, place: str) -> Any:

@@ -1,10 +1,15 @@
-"""A task: how an answer is read from a text, and how it is scored against the gold answer."""
+"""A task: how an answer is read from a text, and how it is scored against a row."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from rmas.tasks import puzzle
+from rmas.tasks.choice_answers import find_choice, score_choice
+from rmas.tasks.code_answers import find_code, score_livecodebench, score_mbpp
 from rmas.tasks.generated import PUZZLES
+from rmas.tasks.math_answers import find_math, score_integer, score_math
+from rmas.tasks.qa_answers import find_fact, score_fact
 from rmas.tasks.rows import Row
 
 Scores = dict[str, float]
@@ -12,21 +17,48 @@ Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Task:
-    """A kind of question; `score` takes None where no answer was found.
+class Grade:
+    """What grading says of a text.
 
-    `ceiling` gives the accuracy of a faultless system with so many rounds, where a task knows it.
+    Attributes:
+      answer: as found in it; None where there is none.
+      scores: each from 0 to 1; always `exact` and `release_compatible`.
+      note: why it could not be graded as usual: `timeout`, `crashed`, or what failed.
+    """
+
+    answer: str | None
+    scores: Mapping[str, float] = field(
+        default_factory=lambda: {"exact": 0.0, "release_compatible": 0.0}
+    )
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of question.
+
+    Attributes:
+      extract: the answer in a text, or None; quick, whatever the text.
+      score: `(answer, scores)` of a text for a row, or `(answer, scores, note)`; it may take long
+        (`graders.py`).
+      where: `here`, `apart` (in a process of its own), or in the `sandbox`, which `score` is given
+        with the seconds that a test may take.
+      opening: how an answer begins that is asked for once more; empty for no retry.
+      retry_tokens: how many tokens that may take.
+      ceiling: the accuracy of a faultless system with so many rounds, where a task knows it.
     """
 
     name: str
     extract: Callable[[str], str | None]
-    score: Callable[[str | None, str], Scores]
+    score: Callable[..., tuple]
+    where: Literal["here", "apart", "sandbox"] = "here"
+    opening: str = ""
+    retry_tokens: int = 16
     ceiling: Callable[[Sequence[Row], int], float] | None = None
 
-    def grade(self, text: str, gold: str) -> tuple[str | None, Scores]:
-        """The answer in a text (None where there is none) and its scores, each from 0 to 1."""
-        answer = self.extract(text)
-        return answer, self.score(answer, gold)
+    def grade(self, text: str, row: Row, *context: object) -> Grade:
+        """The answer in a text and its scores; `context` is what `score` takes beside."""
+        return Grade(*self.score(text, row, *context))
 
 
 def exact_match(answer: str | None, gold: str) -> Scores:
@@ -35,7 +67,22 @@ def exact_match(answer: str | None, gold: str) -> Scores:
     return {"exact": hit, "release_compatible": hit}
 
 
+def _score_puzzle(text: str, row: Row) -> tuple[str | None, Scores]:
+    answer = puzzle.extract_answer(text)
+    return answer, exact_match(answer, row.answer)
+
+
+_BOX = "Final Answer: \\boxed{"
+_FENCE = "```python\n"
 TASKS = {
-    name: Task(name, puzzle.extract_answer, exact_match, ceiling=puzzle.ceiling) for name in PUZZLES
+    name: Task(name, puzzle.extract_answer, _score_puzzle, ceiling=puzzle.ceiling)
+    for name in PUZZLES
+} | {
+    "math": Task("math", find_math, score_math, "apart", _BOX),
+    "integer": Task("integer", find_math, score_integer, "apart", _BOX),
+    "choice": Task("choice", find_choice, score_choice, "apart", _BOX),
+    "qa": Task("qa", find_fact, score_fact, "apart", _BOX),
+    "mbpp": Task("mbpp", find_code, score_mbpp, "sandbox", _FENCE, 256),
+    "livecodebench": Task("livecodebench", find_code, score_livecodebench, "sandbox", _FENCE, 256),
 }
-"""Tasks by the family of their prompts."""
+"""Tasks by name: the puzzles, and what the benchmarks name (`benchmarks.py`)."""

@@ -7,16 +7,20 @@ import jax
 from jax.experimental import multihost_utils
 
 from rmas.errors import InputError
+from rmas.tasks.benchmarks import BENCHMARKS, TRAINING_SETS, source_of
 from rmas.tasks.builders import (
     Generated,
+    Public,
     RowBuilder,
     RowFile,
     generated_config,
     open_builder,
     prepare,
+    public_config,
     row_file_config,
 )
 from rmas.tasks.generated import PUZZLES
+from rmas.tasks.locate import locate
 from rmas.tasks.rows import Row, from_record
 
 GENERATED_DEFAULTS = {"seed": 0, "train": 8000, "validation": 500, "test": 1000}
@@ -41,6 +45,11 @@ class RowSource(Sequence[Row]):
             raise IndexError(f"row {index} of {self._name}, which has {len(self)} rows")
         return from_record(self._records[int(index) % len(self)])
 
+    @property
+    def version(self) -> str:
+        """What the rows depend on: name, settings and content, as one word."""
+        return self._name.split("/")[1].split(" ")[0]
+
     def __repr__(self) -> str:
         return f"RowSource({self._name}, {len(self)} rows)"
 
@@ -54,16 +63,18 @@ def load_rows_source(
     validation: int | None = None,
     test: int | None = None,
     field: str | None = None,
+    source: str | Path | None = None,
 ) -> dict[str, RowSource]:
     """Rows of every split of a dataset, written under `data_dir` if they are not there yet.
 
     Only process 0 writes; the others wait for it, so `data_dir` must be shared by all processes.
 
     Args:
-        name: a generated task (`PUZZLES`; splits train, validation, test), or the path of a .json
-            or .jsonl file (split train).
+        name: a generated task (`PUZZLES`; splits train, validation, test), a benchmark or training
+            set (`benchmarks.py`), or the path of a .json, .jsonl or .parquet file (split train).
         seed, train, validation, test: a generated task's seed and sizes (`GENERATED_DEFAULTS`).
         field: the top-level field that holds the rows of a JSON file.
+        source: the folder with the files of a benchmark or training set; None asks the Hub.
 
     Raises:
         InputError: an unknown name, a malformed file, an empty split, settings of the other kind
@@ -71,20 +82,27 @@ def load_rows_source(
     """
     given = {"seed": seed, "train": train, "validation": validation, "test": test}
     given = {key: value for key, value in given.items() if value is not None}
+    if source is not None and str(name) not in {*BENCHMARKS, *TRAINING_SETS}:
+        raise InputError(f"dataset {name} has no source; a source belongs to a public dataset")
     if str(name) in PUZZLES:
         if field is not None:
             raise InputError(f"dataset {name} has no field {field!r}; a field belongs to a file")
         config = generated_config(str(name), **{**GENERATED_DEFAULTS, **given})
         return _load(Generated, config, data_dir)
-    known = ", ".join(PUZZLES)
-    if Path(name).suffix not in (".json", ".jsonl"):
-        raise InputError(
-            f"dataset {str(name)!r} is unknown; use {known}, or a .json or .jsonl file"
-        )
     if given:
         raise InputError(
-            f"dataset {name}: {', '.join(given)} belongs to a generated task ({known}), "
-            "not to a file"
+            f"dataset {name}: {', '.join(given)} belongs to a generated task "
+            f"({', '.join(PUZZLES)}), not to files"
+        )
+    if str(name) in {*BENCHMARKS, *TRAINING_SETS}:
+        if field is not None:
+            raise InputError(f"dataset {name} has no field {field!r}; a field belongs to a file")
+        files = locate(str(name), source_of(str(name)), source)
+        return _load(Public, public_config(str(name), files), data_dir)
+    if Path(name).suffix not in (".json", ".jsonl", ".parquet"):
+        known = ", ".join([*PUZZLES, *BENCHMARKS, *TRAINING_SETS])
+        raise InputError(
+            f"dataset {str(name)!r} is unknown; use {known}, or a .json, .jsonl or .parquet file"
         )
     return _load(RowFile, row_file_config(name, field), data_dir)
 

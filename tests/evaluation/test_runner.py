@@ -2,15 +2,17 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from rmas.evaluation.runner import Method, Plan, run
+from rmas.evaluation.runner import Method, Plan, by_length, run, seconds_of
 from rmas.system.answers import Answer
-from rmas.tasks.grading import Task, exact_match
+from rmas.tasks.graders import Graders
 from rmas.tasks.rows import Row
 
-TASK = Task("toy", extract=lambda text: text.strip() or None, score=exact_match)
 ROWS = [Row(f"row-{n}", f"what is {n}?", str(n % 3)) for n in range(5)]
+GRADERS = Graders()  # puzzles are graded here: no worker starts
 
 
 class Fake:
@@ -20,22 +22,24 @@ class Fake:
         self.calls, self.dies = [], dies
 
     def method(self, name, rounds):
-        def answer(questions, batch):
+        def answer(questions, batch, rollout):
             assert all(q.text == f"what is {q.id.removeprefix('row-')}?" for q in questions)
             self.calls.append((name, rounds, [q.id for q in questions], batch))
             if len(self.calls) == self.dies:
                 raise KeyboardInterrupt
-            texts = [str((int(q.id[4:]) + rounds) % 3) + "\n\u2028é" for q in questions]
+            texts = [f"value {(int(q.id[4:]) + rounds + rollout) % 3}\n\u2028é" for q in questions]
             return [
-                Answer({"b": [t]}, {"b": {"decoded_tokens": n}}, text=t.split("\n")[0])
+                Answer({"b": [t]}, {"b": {"decoded_tokens": n}}, text=t)
                 for n, t in enumerate(texts)
             ]
 
-        return Method(name, rounds, answer)
+        latent_length = 8 if name == "latent" else None
+        return Method(name, rounds, answer, latent_length=latent_length)
 
-    def plan(self, rows=ROWS, methods=(("latent", 1), ("latent", 3), ("text", 1))):
+    def plan(self, rows=ROWS, methods=(("latent", 1), ("latent", 3), ("text", 1)), rollouts=1):
         made = tuple(self.method(*m) for m in methods)
-        return Plan("toy", made, rows, batch=2, seed=7)
+        lengths = [len(row.question) for row in rows]
+        return Plan("toy", "relay", made, rows, lengths, batch=2, seed=7, rollouts=rollouts)
 
 
 @pytest.fixture(autouse=True)
@@ -47,35 +51,39 @@ def _no_waiting_for_disks(monkeypatch):
 def whole(tmp_path_factory):
     """The records file of a run in one go."""
     folder = tmp_path_factory.mktemp("whole")
-    run(Fake().plan(), TASK, folder)
+    run(Fake().plan(), GRADERS, folder)
     return (folder / "records.jsonl").read_bytes()
 
 
 def test_records_in_the_order_of_the_plan(tmp_path, whole):
     fake = Fake()
-    records, seconds = run(fake.plan(), TASK, tmp_path)
+    records = run(fake.plan(), GRADERS, tmp_path)
     assert (tmp_path / "records.jsonl").read_bytes() == whole
     assert [json.loads(line) for line in whole.decode().splitlines()] == records
     keys = [(r["method"], r["rounds"], r["id"]) for r in records]
     methods = [("latent", 1), ("latent", 3), ("text", 1)]
     assert keys == [(*m, row.id) for m in methods for row in ROWS]
     assert records[6] == {
-        "schema": 1,
+        "schema": 2,
         "id": "row-1",
         "benchmark": "toy",
         "method": "latent",
         "rounds": 3,
+        "latent_length": 8,
         "rollout": 0,
         "seed": 7,
         "agents": {"b": {"decoded_tokens": 1}},
-        "texts": {"b": ["1\n\u2028é"]},
+        "texts": {"b": ["value 1\n\u2028é"]},
         "tools": [],
         "answer": "1",
         "gold": "1",
         "scores": {"exact": 1.0, "release_compatible": 1.0},
+        "retried": False,
+        "note": "",
     }
     assert records[0]["scores"]["exact"] == 0.0
-    assert set(seconds) == set(methods)
+    seconds = seconds_of(tmp_path / "timings.jsonl", len(ROWS))
+    assert set(seconds) == {("latent", 1, 8), ("latent", 3, 8), ("text", 1, None)}
     # Each method's first batch runs twice: the first time compiles.
     batches = [["row-0", "row-1"], ["row-2", "row-3"], ["row-4"]]
     assert fake.calls == [(*m, ids, 2) for m in methods for ids in [batches[0], *batches]]
@@ -85,14 +93,14 @@ def test_a_file_cut_at_any_byte(tmp_path):
     """Every cut: the same records, and no whole batch is asked again."""
     file = tmp_path / "records.jsonl"
     small = {"rows": ROWS[:3], "methods": (("latent", 1),)}
-    run(Fake().plan(**small), TASK, tmp_path)
+    run(Fake().plan(**small), GRADERS, tmp_path)
     whole = file.read_bytes()
     lines = whole.splitlines(keepends=True)
     ends = [sum(map(len, lines[:n])) for n in (2, 3)]  # of batches
     for cut in range(len(whole) + 1):
         file.write_bytes(whole[:cut])
         fake = Fake()
-        records, _ = run(fake.plan(**small), TASK, tmp_path)
+        records = run(fake.plan(**small), GRADERS, tmp_path)
         assert file.read_bytes() == whole, cut
         assert len(records) == 3
         kept = sum(end <= cut for end in ends)
@@ -107,10 +115,10 @@ def test_killed_at_every_call_and_run_again(tmp_path, whole):
         folder = tmp_path / str(calls)
         folder.mkdir()
         try:
-            run(Fake(dies=calls).plan(), TASK, folder)
+            run(Fake(dies=calls).plan(), GRADERS, folder)
         except KeyboardInterrupt:
             assert whole.startswith((folder / "records.jsonl").read_bytes())
-            run(Fake().plan(), TASK, folder)
+            run(Fake().plan(), GRADERS, folder)
             assert (folder / "records.jsonl").read_bytes() == whole
         else:
             break
@@ -120,10 +128,9 @@ def test_killed_at_every_call_and_run_again(tmp_path, whole):
 def test_a_finished_run_asks_nothing(tmp_path, whole):
     (tmp_path / "records.jsonl").write_bytes(whole)
     fake = Fake()
-    records, seconds = run(fake.plan(), TASK, tmp_path)
+    assert len(run(fake.plan(), GRADERS, tmp_path)) == 15
     assert fake.calls == []
-    assert len(records) == 15
-    assert seconds == {}
+    assert (tmp_path / "timings.jsonl").read_text() == ""
     assert (tmp_path / "records.jsonl").read_bytes() == whole
 
 
@@ -134,13 +141,13 @@ def test_what_follows_a_strange_line_is_run_again(tmp_path, whole, spoilt):
     for other in (lines[spoilt][:9] + b"#" + lines[spoilt][10:], lines[spoilt - 5], b"[1]\n"):
         changed = [*lines[:spoilt], other, *lines[spoilt + 1 :]]
         (tmp_path / "records.jsonl").write_bytes(b"".join(changed))
-        run(Fake().plan(), TASK, tmp_path)
+        run(Fake().plan(), GRADERS, tmp_path)
         assert (tmp_path / "records.jsonl").read_bytes() == whole
 
 
 def timing(method, rounds, start, n, seconds):
     fact = {"method": method, "rounds": rounds, "start": start, "n": n, "seconds": seconds}
-    return json.dumps(fact) + "\n"
+    return json.dumps(fact | {"latent_length": None, "rollout": 0}) + "\n"
 
 
 def test_seconds_take_the_newest_timing_of_each_batch(tmp_path, whole):
@@ -153,17 +160,17 @@ def test_seconds_take_the_newest_timing_of_each_batch(tmp_path, whole):
         + timing("latent", 3, 0, 2, 4.0)
         + timing("text", 1, 0, 2, 1.0)[:20]
     )
-    _, seconds = run(Fake().plan(), TASK, tmp_path)
+    run(Fake().plan(), GRADERS, tmp_path)
+    seconds = seconds_of(tmp_path / "timings.jsonl", len(ROWS))
     # The second method lacks batches: what is known is scaled to all rows. The third's is cut.
-    assert seconds == {("latent", 1): 6.0, ("latent", 3): 10.0}
+    assert seconds == {("latent", 1, None): 6.0, ("latent", 3, None): 10.0}
 
 
 def test_a_timing_after_one_that_was_cut_counts(tmp_path, whole):
     lines = whole.splitlines(keepends=True)
     (tmp_path / "records.jsonl").write_bytes(b"".join(lines[:10]))
     (tmp_path / "timings.jsonl").write_text(timing("text", 1, 0, 2, 1.0)[:-9])
-    _, seconds = run(Fake().plan(), TASK, tmp_path)
-    assert set(seconds) == {("text", 1)}
+    run(Fake().plan(), GRADERS, tmp_path)
     kept = [
         line for line in (tmp_path / "timings.jsonl").read_text().splitlines() if line[-1] == "}"
     ]
@@ -173,21 +180,73 @@ def test_a_timing_after_one_that_was_cut_counts(tmp_path, whole):
 def test_timings_are_measured_without_the_first_call(tmp_path, monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr("rmas.evaluation.runner.time.perf_counter", lambda: next(clock))
-    _, seconds = run(Fake().plan(), TASK, tmp_path)
-    assert seconds == {("latent", 1): 3.0, ("latent", 3): 3.0, ("text", 1): 3.0}
+    run(Fake().plan(), GRADERS, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
+    assert [line["seconds"] for line in lines] == [1.0] * 9  # three batches of three methods
+    ids = [line["ids"] for line in lines[:3]]
+    assert ids == [["row-0", "row-1"], ["row-2", "row-3"], ["row-4"]]
+    assert all(line["compile"] == 0 and line["peak_bytes"] > 1 << 20 for line in lines)
+
+
+def test_compilation_is_timed_apart(tmp_path):
+    """Also where nothing was run beforehand: what compiles is taken off the time of the batch."""
+    function = jax.jit(lambda x: jnp.sort(x * 3) @ x)
+
+    def answer(questions, batch, rollout):
+        function(jnp.arange(float(len(questions)))).block_until_ready()
+        return [Answer({}, {}, text="value 1") for _ in questions]
+
+    method = Method("latent", 1, answer, warm=False, phases=lambda: {"think": 0.5})
+    plan = Plan("toy", "relay", (method,), ROWS[:4], [3] * 4, batch=2, seed=7)
+    run(plan, GRADERS, tmp_path)
+    first, second = map(json.loads, (tmp_path / "timings.jsonl").read_text().splitlines())
+    assert first["compile"] > second["compile"] == 0
+    assert first["phases"] == second["phases"] == {"think": 0.5}
+
+
+def test_rollouts_are_answered_and_resumed_one_by_one(tmp_path):
+    fake = Fake()
+    records = run(fake.plan(methods=(("latent", 1),), rollouts=3), GRADERS, tmp_path)
+    assert [(r["rollout"], r["id"]) for r in records] == [(n, q.id) for n in range(3) for q in ROWS]
+    assert [r["answer"] for r in records[::5]] == ["1", "2", "0"]
+    whole = (tmp_path / "records.jsonl").read_bytes()
+    (tmp_path / "records.jsonl").write_bytes(whole[: len(whole) // 2])
+    again = Fake()
+    assert run(again.plan(methods=(("latent", 1),), rollouts=3), GRADERS, tmp_path) == records
+    assert (tmp_path / "records.jsonl").read_bytes() == whole
+    assert len(again.calls) < len(fake.calls)
+
+
+def test_rows_are_ordered_by_the_shape_of_their_prompt():
+    rows = [Row(str(n), "x" * n, "1") for n in (40, 3, 17, 16, 33)]
+    ordered, lengths = by_length(rows, lambda row: len(row.question))
+    assert [row.id for row in ordered] == ["3", "16", "17", "40", "33"]  # 16, 32, 48
+    assert lengths == [3, 16, 17, 40, 33]
+    plan = Plan("toy", "relay", (Method("m", 1, None),), ordered, lengths, batch=2, seed=0)
+    assert [batch.bucket for batch in plan.batches()] == [16, 48, 48]
+
+
+def test_each_shape_is_warmed_once(tmp_path):
+    fake, rows = Fake(), [Row(f"row-{n}", f"what is {n}?", "1") for n in range(6)]
+    method = fake.method("latent", 1)
+    plan = Plan("toy", "relay", (method,), rows, [5, 5, 20, 20, 20, 20], batch=2, seed=0)
+    run(plan, GRADERS, tmp_path)
+    asked = [ids[0] for _, _, ids, _ in fake.calls]
+    assert asked == ["row-0", "row-0", "row-2", "row-2", "row-4"]
 
 
 def test_too_few_answers_are_an_error_before_anything_is_written(tmp_path):
-    plan = Plan("toy", (Method("m", 1, lambda questions, batch: []),), ROWS, 2, 0)
-    with pytest.raises(ValueError, match="shorter"):
-        run(plan, TASK, tmp_path)
+    method = Method("m", 1, lambda questions, batch, rollout: [])
+    plan = Plan("toy", "relay", (method,), ROWS, [1] * 5, 2, 0)
+    with pytest.raises(ValueError, match="longer than"):
+        run(plan, GRADERS, tmp_path)
     assert (tmp_path / "records.jsonl").read_bytes() == b""
 
 
 def test_progress_goes_on_from_what_is_done(tmp_path, whole, capsys):
     lines = whole.splitlines(keepends=True)
     (tmp_path / "records.jsonl").write_bytes(b"".join(lines[:7]))
-    run(Fake().plan(), TASK, tmp_path)
+    run(Fake().plan(), GRADERS, tmp_path)
     shown = capsys.readouterr().err.splitlines()
     assert shown[0].startswith("evaluate  step 9/15  latent r=3 1")
     assert shown[-1].startswith("evaluate  step 15/15  text r=1 0")

@@ -59,7 +59,9 @@ def test_killed_runs_end_like_an_uninterrupted_one(tmp_path):
     for file, least in (
         ("inner/critic/metrics.jsonl", 10),
         ("outer/metrics.jsonl", 7),
+        ("evaluate/records.jsonl", 1),
         ("evaluate/records.jsonl", 50),
+        ("evaluate/records.jsonl", 130),
     ):
         process = start(killed, cache)
         deadline = time.monotonic() + 300

@@ -149,7 +149,7 @@ def test_runs_that_prepare_at_once_all_succeed(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "gsm9k"}, "dataset 'gsm9k' is unknown; use relay, chain, debate, or a .json"),
+        ({"name": "gsm9k"}, "dataset 'gsm9k' is unknown; use relay, chain, debate, math500"),
         ({"validation": 0}, "empty dataset: relay split 'validation' has size 0"),
         ({"seed": -1}, "relay seed is -1"),
         ({"field": "data"}, "dataset relay has no field 'data'"),

@@ -1,0 +1,114 @@
+"""Released systems on the paper's benchmarks: `released.py:STYLE,BENCHMARK`.
+
+  python -m experiments.evaluate --config=experiments/configs/released.py:sequential_light,math500 \
+      --config.system.root=DIR --config.system.prompts=release.json --workdir=runs/math500
+
+`python experiments/configs/released.py` prints the command of every style and benchmark. DIR is the
+folder of the system (without `root`: from the Hub), release.json its prompts
+(experiments.import_prompts). It compares latent recursion with text exchange and the agents alone
+at one to three rounds. Hardware: weights and links take 9 GiB in bfloat16 for sequential_light, 8
+for deliberation, 22 for sequential_scaled, 25 for distillation, 27 for mixture (by
+experiments.inspect; --config.dry_run adds the caches). Run times and results on released weights
+were not measured here.
+Published at three rounds (light / scaled): math500 77.8 / 88.0, medqa 31.7 / 79.3, gpqa 32.6 /
+66.2, aime25 34 / 86.7, aime26 20 / 86.7, mbppplus 37.4 / -, livecodebench - / 42.9.
+
+Lengths, temperatures and rounds are the release's where it gives them (light and scaled systems on
+math500, medqa, gpqa, mbppplus); elsewhere those of the nearest.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import tiny_sequential
+
+# Style: (latent steps, tokens of the answer) by benchmark; "" is for those not named.
+STYLES = {
+    "sequential_light": {
+        "": (48, 4000),
+        "math500": (48, 1000),
+        "medqa": (32, 4000),
+        "gpqa": (32, 4000),
+        "mbppplus": (16, 4000),
+    },
+    "sequential_scaled": {
+        "": (32, 4000),
+        "math500": (32, 2000),
+        "medqa": (48, 4000),
+        "gpqa": (48, 4000),
+        "mbppplus": (16, 4000),
+    },
+    "mixture": {"": (32, 4000), "math500": (32, 2000), "mbppplus": (16, 4000)},
+    "distillation": {"": (32, 4000), "math500": (32, 2000), "mbppplus": (16, 4000)},
+    "deliberation": {"": (32, 4000), "math500": (32, 2000), "mbppplus": (16, 4000)},
+}
+
+# Benchmark: task family, split, batch, temperature, rollouts of each question.
+BENCHMARKS = {
+    "math500": ("math", "test", 32, 0.6, 1),
+    "aime25": ("math", "test", 30, 0.6, 10),
+    "aime26": ("math", "test", 30, 0.6, 10),
+    "gpqa": ("choice", "test", 32, 0.6, 1),
+    "medqa": ("choice", "test", 32, 0.6, 1),
+    "mbppplus": ("code", "test", 32, 0.2, 1),
+    "livecodebench": ("code", "test", 16, 0.6, 1),
+    "hotpotqa": ("math", "test", 32, 0.6, 1),
+    "bamboogle": ("math", "test", 32, 0.6, 1),
+    "gsm8k": ("math", "test", 32, 0.6, 1),
+}
+
+
+def get_config(which: str) -> ConfigDict:
+    style, _, benchmark = which.partition(",")
+    if style not in STYLES or benchmark not in BENCHMARKS:
+        raise ValueError(
+            f"{which!r} is no STYLE,BENCHMARK; styles: {', '.join(STYLES)}; "
+            f"benchmarks: {', '.join(BENCHMARKS)}"
+        )
+    steps, tokens = STYLES[style].get(benchmark, STYLES[style][""])
+    family, split, batch, temperature, rollouts = BENCHMARKS[benchmark]
+    config = tiny_sequential.get_config()
+    config.seed = 42
+    config.mesh = "auto"
+    config.latent_steps = steps
+    config.system = ConfigDict(
+        {
+            "style": style,
+            "agents": {},
+            "root": "",
+            "prompts": "default",
+            "family": family,
+            "date": "26 Jul 2024",
+            "dtype": "bfloat16",
+        }
+    )
+    config.data.update({"name": benchmark, "folder": "runs/data"})
+    config.evaluate.update(
+        {
+            "methods": ("latent", "text", "single"),
+            "split": split,
+            "batch_size": batch,
+            "max_new_tokens": tokens,
+            "message_tokens": tokens,
+            "terse_tokens": steps,
+            "temperature": temperature,
+            "top_p": 0.95,
+            "rollouts": rollouts,
+            "retry": True,
+        }
+    )
+    return config
+
+
+def main() -> None:
+    """Prints the command of every style and benchmark."""
+    for style in STYLES:
+        for benchmark in BENCHMARKS:
+            print(
+                "python -m experiments.evaluate "
+                f"--config=experiments/configs/released.py:{style},{benchmark} "
+                f"--workdir=runs/{style}-{benchmark}"
+            )
+
+
+if __name__ == "__main__":
+    main()

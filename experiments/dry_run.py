@@ -1,0 +1,116 @@
+"""What an evaluation would do, told without loading a weight: methods, batches, lengths, memory."""
+
+from collections import Counter
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from experiments import stages
+from experiments.assembly import Assembly
+from rmas import parallel
+from rmas.errors import InputError
+from rmas.evaluation.report import aligned, printable
+from rmas.evaluation.runner import by_length
+from rmas.links import Form, parse_form
+from rmas.models import ModelSpec
+from rmas.system import outline
+from rmas.system.batch import bucket
+from rmas.system.load import load_tokenizer, shared_weights
+from rmas.system.sizes import CACHE_POSITIONS, measure
+from rmas.tasks.rows import Row
+from rmas.weights import hub
+from rmas.weights.placement import device_memory, planned
+
+_CHARACTERS = 3.5
+"""Characters of a token, where there is no tokenizer to ask."""
+_GIB = 1 << 30
+
+
+def describe(a: Assembly) -> str:
+    """The plan as text. Raises `InputError` for what would stop the run at its start."""
+    s, e = a.settings, a.settings.evaluate
+    topology = s.system.pattern()
+    task, rows = stages.questions(a)
+    specs, form, shares, tokenizer = _outline(a)
+    rows, lengths = by_length(rows, lambda row: _tokens(tokenizer, row))
+    asked = [agent for agent in topology.agents if agent not in shares]
+    variants = stages.variants(s, asked)
+    batches = -(-len(rows) // e.batch_size)
+    cells = [["method", "rounds", "latent length", "rollouts", "batches", "answers"]]
+    for name, rounds, steps in variants:
+        counts = (rounds, "-" if steps is None else steps, e.rollouts)
+        done = (batches * e.rollouts, len(rows) * e.rollouts)
+        cells.append([printable(name), *map(str, (*counts, *done))])
+    starts = range(0, len(rows), e.batch_size)
+    buckets = Counter(bucket(max(lengths[i : i + e.batch_size])) for i in starts)
+    shapes = ", ".join(f"{n} of up to {size} tokens" for size, n in sorted(buckets.items()))
+    total = len(rows) * e.rollouts * len(variants)
+    how = "" if tokenizer else f" (estimated: {_CHARACTERS} characters a token)"
+    return "\n".join(
+        [
+            f"{printable(s.data.name)}, split {e.split}: {len(rows)} questions, graded by {task}",
+            f"batches of {e.batch_size}; questions per method: {shapes}{how}",
+            "",
+            aligned(cells),
+            "",
+            f"{total:,} answers in all",
+            *_memory(a, specs, form, shares, max(lengths)),
+        ]
+    )
+
+
+def _outline(a: Assembly) -> tuple[dict[str, ModelSpec], Form, dict[str, str], object | None]:
+    """Architectures, links' form, shared weights, and the tokenizer of the agent that answers."""
+    s = a.settings.system
+    output = s.pattern().output
+    if s.released and not s.root:
+        return *outline.released(s.released), None
+    if s.released:
+        root = Path(s.root).expanduser()
+        return *outline.on_disk(s.released, root, s.family), load_tokenizer(root / output)
+    paths = {agent: hub.resolve(source).path for agent, source in s.agents.items()}
+    specs = {agent: ModelSpec.from_config(path) for agent, path in paths.items()}
+    form = parse_form(a.settings.links.form)
+    return specs, form, shared_weights(paths, specs), load_tokenizer(paths[output])
+
+
+def _tokens(tokenizer, row: Row) -> int:
+    if tokenizer is None:
+        return int(len(row.question) / _CHARACTERS) + 1
+    return len(tokenizer(row.question, add_special_tokens=False)["input_ids"])
+
+
+def _memory(
+    a: Assembly, specs: dict[str, ModelSpec], form: Form, shares: dict[str, str], longest: int
+) -> list[str]:
+    """What each device would hold, in words."""
+    s, e = a.settings, a.settings.evaluate
+    topology, dtype, int8 = s.system.pattern(), jnp.dtype(s.system.dtype), s.quantize == "int8"
+    n = jax.device_count()
+    owners = [spec for agent, spec in specs.items() if agent not in shares]
+    memory = device_memory()
+    try:
+        sizes = planned(parallel.parse_mesh(s.mesh), owners, dtype, int8, n, n, memory)
+        mesh = parallel.abstract_mesh(sizes, n)
+    except InputError as error:
+        return [f"memory: {error}"]
+    size = measure(specs, topology.link_edges, form, mesh, dtype, int8, shares)
+    messages = {agent: len(topology.incoming(agent)) for agent in topology.agents}
+    steps = max([s.latent_steps, *e.latent_lengths])
+    most = 0
+    for own in size.agents:
+        sent = max(steps, e.message_tokens if "text" in e.methods else 0)
+        positions = longest + messages[own.name] * sent + max(steps, e.max_new_tokens)
+        most = max(most, own.cache * positions * e.batch_size // CACHE_POSITIONS)
+    shape = ",".join(f"{axis}={k}" for axis, k in mesh.shape.items())
+    lines = [
+        f"each device holds {size.resident / _GIB:.2f} GiB of weights and links (mesh {shape})",
+        f"caches of the largest batch, over all devices: about {most / _GIB:.2f} GiB at most "
+        "(questions and messages; the words of the prompts come on top)",
+    ]
+    if memory is not None and size.resident + most > memory:
+        lines.append(
+            f"a device has {memory / _GIB:.2f} GiB: lower evaluate.batch_size, or use more"
+        )
+    return lines

@@ -1,0 +1,36 @@
+"""What a run takes beside time: compilation, and memory at its peak."""
+
+import functools
+import resource
+import sys
+
+import jax
+
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+@functools.cache
+def _compiled() -> list[float]:
+    """Seconds of every compilation from the first call on."""
+    found: list[float] = []
+
+    def listen(event: str, seconds: float, **_: object) -> None:
+        if event == _COMPILE_EVENT:
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return found
+
+
+def seconds_compiling() -> float:
+    """Seconds that XLA compiled, or read compiled programs, since this was first asked."""
+    return sum(_compiled())
+
+
+def peak_bytes() -> int:
+    """The most that was in use so far: of the first device, or on CPU of this process."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

@@ -1,0 +1,53 @@
+r"""Where a text gives its answer: the last `\boxed{...}`, or what it says is its answer."""
+
+import re
+
+MAX_ANSWER = 10_000
+"""Characters of an answer; a longer one is no answer."""
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[A-Za-z0-9+-]))")
+_SAID = re.compile(
+    r"\b(?:final answer|the answer|answer)\s*(?:is|:|=)\s*:?[ \t]*([^\n]{1,400})", re.IGNORECASE
+)
+
+
+def boxed(text: str) -> str | None:
+    r"""The content of the last `\boxed{...}` that is closed, braces in it matched; or None.
+
+    `\boxed 5` counts as well. Linear in the length of the text.
+    """
+    for match in reversed(list(_BOX.finditer(text))):
+        start = match.end()
+        if not match.group().endswith("{"):
+            return re.match(r"[^\s$.,;\\]*", text[start : start + 100])[0] or None
+        end = _closing(text, start)
+        if end is not None:
+            return text[start:end].strip() or None
+        if len(text) - start > MAX_ANSWER:
+            return None
+    return None
+
+
+def said(text: str) -> str | None:
+    """What stands behind the last `answer is` or `answer:`, to the end of its line; or None."""
+    found = _SAID.findall(text)
+    if not found:
+        return None
+    answer = re.sub(r"^[*_\s$]+|[*_\s$.]+$", "", found[-1])
+    return answer or None
+
+
+def _closing(text: str, start: int) -> int | None:
+    """The place of the brace that closes the one before `start`, within `MAX_ANSWER`."""
+    depth, at = 1, start
+    end = min(len(text), start + MAX_ANSWER)
+    while at < end:
+        c = text[at]
+        if c == "\\":
+            at += 2  # an escaped brace is none
+            continue
+        depth += (c == "{") - (c == "}")
+        if depth == 0:
+            return at
+        at += 1
+    return None

@@ -1,0 +1,169 @@
+"""The public columns of each benchmark -> rows.
+
+A reader takes the cells of one record and gives `(id, question, answer, meta)`; the id is empty
+where the dataset has none of its own.
+"""
+
+import hashlib
+import json
+import random
+import re
+from typing import Any
+
+from rmas.errors import InputError
+from rmas.tasks.tables import Cells
+
+Read = tuple[str, str, str, dict[str, Any]]
+LETTERS = "ABCD"
+GPQA_SEED = 42
+"""The release's seed of the order of GPQA's options."""
+
+
+def math500(cells: Cells) -> Read:
+    """MATH-500; the gold answer is LaTeX."""
+    own = cells.text("unique_id") if "unique_id" in cells.record else ""
+    meta = {k: cells.record[k] for k in ("subject", "level") if k in cells.record}
+    own = own.removesuffix(".json")
+    return own, cells.text("problem"), cells.text("answer"), meta
+
+
+def aime(cells: Cells) -> Read:
+    """AIME; the gold answer is a whole number from 0 to 999."""
+    own = next((n for n in ("id", "problem_idx") if n in cells.record), None)
+    answer = cells.integer("answer")
+    if not 0 <= answer <= 999:
+        raise InputError(f"{cells.place}: column 'answer' is {answer}; it must be from 0 to 999")
+    name = "" if own is None else str(cells.record[own])
+    return name, cells.text("problem", "question"), str(answer), {}
+
+
+def gpqa(cells: Cells) -> Read:
+    """GPQA: the right option and three wrong ones, in the release's order."""
+    names = ("Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3)))
+    stem, options = cells.text("Question"), [cells.text(name) for name in names]
+    order = shuffled(stem)
+    own = cells.text("Record ID") if "Record ID" in cells.record else ""
+    meta = {"domain": cells.record.get("High-level domain", "")}
+    named = {LETTERS[place]: options[index] for place, index in enumerate(order)}
+    return own, with_options(stem, named), LETTERS[order.index(0)], meta | {"options": named}
+
+
+def shuffled(stem: str, seed: int = GPQA_SEED) -> list[int]:
+    """The order of four options: a fixed rule of seed and question, the release's."""
+    key = hashlib.md5(f"{seed}::{stem.strip()}".encode(), usedforsecurity=False).hexdigest()
+    order = [0, 1, 2, 3]
+    random.Random(int(key[:16], 16)).shuffle(order)
+    return order
+
+
+def with_options(stem: str, options: dict[str, str]) -> str:
+    """A question with its options, a line each."""
+    return "\n".join([stem, "", *(f"{letter}. {text}" for letter, text in options.items())])
+
+
+def medqa(cells: Cells) -> Read:
+    """MedQA: options as an object with `answer_idx`, or as a list of texts with their letters."""
+    if "answer_idx" in cells.record:
+        given = cells.mapping("options")
+        options = {k: _option(cells, given, k) for k in sorted(given)}
+        letter = cells.text("answer_idx")
+        stem = cells.text("question")
+    else:
+        listed = [text.partition(".") for text in cells.texts("options")]
+        options = {letter.strip(): text.strip() for letter, _, text in listed}
+        answer = cells.text("answer")
+        letter = next((k for k, text in options.items() if text == answer), "")
+        stem = cells.text("query").removesuffix("Choose the correct option.").strip()
+        for letter_, text in options.items():  # they stand there already
+            stem = stem.replace(f"{letter_}. {text}", "")
+        stem = stem.strip()
+    if letter not in options or list(options) != list(LETTERS):
+        raise InputError(
+            f"{cells.place}: the right option is {letter[:20]!r} of {', '.join(options)}; it must "
+            "be one of A, B, C, D"
+        )
+    return "", with_options(stem, options), letter, {"options": options}
+
+
+def _option(cells: Cells, given: Any, key: str) -> str:
+    if not isinstance(given[key], str) or not given[key].strip():
+        raise cells.wrong("options", "an object of texts")
+    return given[key].strip()
+
+
+def mbppplus(cells: Cells) -> Read:
+    """MBPP+: the task in words with three of its tests, the tests as a script."""
+    tests, script, code = cells.texts("test_list"), cells.text("test"), cells.text("code")
+    name = _function(script, tests, code)
+    if name is None:
+        raise InputError(f"{cells.place}: column 'test' names no function that it tests")
+    shown = "\n".join(test.strip() for test in tests[:3])
+    question = f"{cells.text('prompt')}\n\nYour code should pass these tests:\n{shown}"
+    meta = {
+        "task_id": cells.integer("task_id"),
+        "script": script,
+        "imports": cells.texts("test_imports") if "test_imports" in cells.record else [],
+        "interface": {"kind": "function", "name": name},
+    }
+    return str(meta["task_id"]), question, code, meta
+
+
+def _function(script: str, tests: list[str], code: str) -> str | None:
+    """The function that is tested, where the release looks for it, in its order."""
+    for text, pattern in (
+        (script, r"\bassertion\(\s*([A-Za-z_]\w*)\s*\("),
+        (script, r"\bassert\s+([A-Za-z_]\w*)\s*\("),
+        ("\n".join(tests), r"\bassert\s+(?:[a-z]\w*\()*([A-Za-z_]\w*)\s*\("),
+        (code, r"^def\s+([A-Za-z_]\w*)\s*\("),
+    ):
+        found = re.findall(pattern, text, re.MULTILINE)
+        if found:
+            return found[-1]
+    return None
+
+
+def livecodebench(cells: Cells) -> Read:
+    """LiveCodeBench: tests as they are in the file; private ones are decoded when they are run."""
+    starter = cells.text("starter_code", empty=True)
+    try:
+        metadata = json.loads(cells.text("metadata"))
+        name = metadata.get("func_name", "") if isinstance(metadata, dict) else None
+    except (ValueError, RecursionError):
+        name = None
+    if not isinstance(name, str):
+        raise cells.wrong("metadata", "a JSON object, with func_name for functional tasks")
+    functional = bool(name or starter)
+    question = cells.text("question_content")
+    if starter:
+        question += f"\n\nStart from this code:\n{starter}"
+    meta = {
+        "public": cells.text("public_test_cases"),
+        "private": cells.text("private_test_cases", empty=True),
+        "interface": {"kind": "function" if functional else "program", "name": name},
+        "starter_code": starter,
+        "difficulty": cells.text("difficulty"),
+        "platform": cells.text("platform"),
+        "date": cells.text("contest_date"),
+    }
+    return cells.text("question_id"), question, "", meta
+
+
+def hotpotqa(cells: Cells) -> Read:
+    """HotpotQA without its paragraphs: the question alone, for agents that know or search."""
+    own = cells.text("id", "_id")
+    meta = {k: cells.record[k] for k in ("type", "level") if k in cells.record}
+    return own, cells.text("question"), cells.text("answer"), meta
+
+
+def bamboogle(cells: Cells) -> Read:
+    """Bamboogle."""
+    return "", cells.text("Question"), cells.text("Answer"), {}
+
+
+def gsm8k(cells: Cells) -> Read:
+    """GSM8K: the gold answer stands behind `####`; its commas are no part of it."""
+    solution, mark, answer = cells.text("answer").rpartition("####")
+    answer = answer.strip().replace(",", "")
+    if not mark or not answer:
+        raise InputError(f"{cells.place}: column 'answer' has no '####' with the answer behind it")
+    return "", cells.text("question"), answer, {"solution": solution.strip()}

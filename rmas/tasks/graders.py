@@ -1,0 +1,167 @@
+"""Grading that no answer can stop: in processes of their own, or in the sandbox, in limited time.
+
+    with Graders() as graders:
+        grades = graders.grade("math", texts, rows)
+
+A process that hangs is killed and replaced; its answer is wrong, with the note `timeout`; one that
+dies takes nothing but its answer with it (`crashed`).
+"""
+
+import contextlib
+import json
+import os
+import resource
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from rmas.errors import InputError
+from rmas.tasks.grading import TASKS, Grade, Task
+from rmas.tasks.rows import Row
+from rmas.tools.sandbox import Sandbox
+
+MEMORY = 2 << 30
+"""Bytes of address space of a process that grades."""
+_START = 120.0
+"""Seconds that a process may take to start."""
+
+
+class Graders:
+    """A few processes that grade; they start when they are first needed.
+
+    Args:
+      processes: how many grade at a time.
+      seconds: what one answer may take (of code: one test).
+      unsafe: run code also where nothing can contain it (`Sandbox.detect`).
+    """
+
+    def __init__(self, processes: int = 2, seconds: float = 10.0, unsafe: bool = False):
+        self._processes, self._seconds, self._unsafe = processes, seconds, unsafe
+        self._local = threading.local()
+        self._workers: list[_Worker] = []
+        self._threads: ThreadPoolExecutor | None = None
+        self._sandbox: Sandbox | None = None
+
+    def __enter__(self) -> "Graders":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all processes; a later `grade` starts new ones."""
+        if self._threads:
+            self._threads.shutdown(cancel_futures=True)
+        for worker in self._workers:
+            worker.stop()
+        self._threads, self._workers, self._local = None, [], threading.local()
+
+    def check(self, task: str) -> None:
+        """Raises `InputError` if this machine cannot grade the task: beforehand, not at the end."""
+        if TASKS[task].where == "sandbox" and self._sandbox is None:
+            self._sandbox = Sandbox.detect(unsafe=self._unsafe)
+
+    def grade(self, task: str, texts: Sequence[str], rows: Sequence[Row]) -> list[Grade]:
+        """One grade for each text and its row, in their order.
+
+        Raises InputError for a row that cannot be graded, whatever the answer.
+        """
+        found, pairs = TASKS[task], list(zip(texts, rows, strict=True))
+        if found.where == "here":
+            return [found.grade(text, row) for text, row in pairs]
+        self.check(task)
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._processes, thread_name_prefix="graders")
+        one = self._contained if found.where == "sandbox" else self._apart
+        return list(self._threads.map(lambda pair: one(found, *pair), pairs))
+
+    def _contained(self, task: Task, text: str, row: Row) -> Grade:
+        return task.grade(text, row, self._sandbox, self._seconds)
+
+    def _apart(self, task: Task, text: str, row: Row) -> Grade:
+        """Each thread has a process; where that fails, it gets another one."""
+        worker = getattr(self._local, "worker", None)
+        if worker is None:
+            worker = self._local.worker = _Worker()
+            self._workers.append(worker)
+        job = {"task": task.name, "text": text, "gold": row.answer, "meta": dict(row.meta)}
+        grade = worker.ask(job, self._seconds)
+        if grade.note in ("timeout", "crashed"):
+            worker.stop()
+            self._workers.remove(worker)
+            self._local.worker = None
+            return Grade(task.extract(text), note=grade.note)
+        return grade
+
+
+class _Worker:
+    """A process that grades one answer after the other, asked and answering in lines of JSON."""
+
+    def __init__(self) -> None:
+        # Neither forked, since the process that evaluates runs JAX's threads, nor a child of
+        # multiprocessing, which would import that process's main module again.
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from rmas.tasks.graders import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+        if self._line(_START) != b'"ready"\n':
+            self.stop()
+            raise InputError("a process that grades does not start; is math-verify installed?")
+
+    def ask(self, job: dict[str, Any], seconds: float) -> Grade:
+        """The grade; one with a note where the process takes too long, or dies of it."""
+        try:
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.flush()
+            line = self._line(seconds)
+        except OSError:
+            line = b""
+        if line is None:
+            return Grade(None, note="timeout")
+        return Grade(*json.loads(line)) if line else Grade(None, note="crashed")
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.wait()
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._process.stdout.close()
+
+    def _line(self, seconds: float) -> bytes | None:
+        """What it says next; None where that takes too long, and nothing where it has ended."""
+        pipe, found, until = self._process.stdout.fileno(), b"", time.monotonic() + seconds
+        while not found.endswith(b"\n"):
+            if not select.select([pipe], [], [], max(until - time.monotonic(), 0))[0]:
+                return None
+            new = os.read(pipe, 1 << 16)
+            if not new:
+                return b""
+            found += new
+        return found
+
+
+def serve() -> None:
+    """What a process does: grades, a line each, until its input ends."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    lines, out = sys.stdin, os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no grade
+    import math_verify  # noqa: F401 - slow to import, and not part of an answer's time
+
+    print('"ready"', file=out, flush=True)
+    for line in lines:
+        job = json.loads(line)
+        try:
+            row = Row("", "", job["gold"], meta=job["meta"])
+            grade = TASKS[job["task"]].grade(job["text"], row)
+        except Exception as error:  # parsers raise whatever they like; the answer is wrong
+            grade = Grade(None, note=f"{type(error).__name__}: {str(error)[:100]}")
+        print(json.dumps([grade.answer, dict(grade.scores), grade.note]), file=out, flush=True)

@@ -1,0 +1,220 @@
+r"""Mathematical answers: where they stand in a text, and whether two are equal.
+
+Equality is math-verify's, of both sides normalised: units, degrees, currency, thousands commas,
+a leading `x =` do not count. Lists in brackets are compared part by part here, brackets included,
+since an interval and a point look alike. Answers that could keep a computer busy (towers of powers,
+factorials, deep braces) are refused by their look; what is still slow ends with the time limit of
+the process that grades (`graders.py`).
+"""
+
+import logging
+import re
+
+from rmas.tasks.boxed import boxed, said
+from rmas.tasks.rows import Row
+
+MAX_LENGTH = 400
+"""Characters of an answer that is parsed; no gold answer is nearly as long."""
+_DEPTH = 12
+
+_SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\(?:quad|qquad)\b|~|\s+")
+_SIZES = re.compile(r"\\(?:left|right|big|Big|bigg|Bigg|displaystyle|limits)(?![A-Za-z])")
+_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
+_UNITS = (
+    *("meters?", "metres?", "cm", "km", "mm", "m", "inch(?:es)?", "in", "feet", "foot", "ft"),
+    *("yards?", "miles?", "mi", "units?", "square", "sq", "cubic", "degrees?", "hours?", "h"),
+    *("minutes?", "min", "seconds?", "s", "days?", "weeks?", "years?", "grams?", "g", "kg"),
+    *("dollars?", "cents?", "percent", "points?", "mph", "liters?", "gallons?", "people", "ways"),
+)
+_UNIT = re.compile(
+    rf"(?<=[0-9}})\]]) *(?:(?:{'|'.join(_UNITS)})(?:\^\{{?[23]\}}?)?(?: |$))+$", re.IGNORECASE
+)
+_THOUSANDS = re.compile(r"(?<![\d.])(\d{1,3}(?:(?:,|\{,\})\d{3})+)(?![\d,])")
+_NAMED = re.compile(r"^\s*[A-Za-z](?:\([A-Za-z]\))?\s*(?:=|\\in\b)\s*(?=[^=]+$)")
+_ENDLESS = re.compile(r"\\(?:prod|sum|int|lim)|gamma", re.IGNORECASE)
+_POWER = re.compile(r"\^|\*\*")
+_TOWER = re.compile(r"(?:\^|\*\*) *(?:\{[^{}]*|[(]?[\w.]*)[)]? *(?:\^|\*\*)")
+_INTEGER = re.compile(r"-?\d+")
+_PROSE = re.compile(
+    r"(?<![A-Za-z\\])(?!(?:sin|cos|tan|log|ln|exp|sqrt|pi)\b)[A-Za-z]{2,}(?![A-Za-z{])"
+)
+_COUNTED = re.compile(r"([-+]?[\d./]+|[-+]?\\frac\{\d+\}\{\d+\}) [A-Za-z][A-Za-z ]*")
+_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
+_BRACKETS = {"(": ")]", "[": ")]", "\\{": ("\\}",)}
+
+
+def find_math(text: str) -> str | None:
+    r"""The last `\boxed{...}`, or what the text says is its answer; None where there is neither."""
+    return boxed(text) or said(text)
+
+
+def score_math(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
+    """The answer and its scores; the release compares the first integers alone."""
+    answer = find_math(text)
+    if answer is None:
+        return None, {"exact": 0.0, "release_compatible": 0.0}
+    exact = float(equal(answer, row.answer))
+    return answer, {"exact": exact, "release_compatible": float(_release(answer, row.answer))}
+
+
+def score_integer(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
+    """The same for answers that are integers, as of the AIME: leading zeros do not count."""
+    answer = find_math(text)
+    if answer is None:
+        return None, {"exact": 0.0, "release_compatible": 0.0}
+    plain = normalise(answer)
+    hit = re.fullmatch(r"[+-]?\d{1,18}(?:\.0*)?", plain) is not None
+    hit = hit and int(plain.split(".")[0]) == int(row.answer)
+    return answer, {
+        "exact": float(hit),
+        "release_compatible": float(_release(answer, row.answer)),
+    }
+
+
+def equal(answer: str, gold: str) -> bool:
+    """Whether an answer is the gold answer. May take long for strange answers; never executes any.
+
+    Raises nothing that math-verify does not.
+    """
+    if len(answer) > MAX_LENGTH:
+        return False
+    one, other = normalise(answer), normalise(gold)
+    if one == other:
+        return bool(one)
+    if not (_harmless(one) and _harmless(other)):
+        return False
+    return _equal(one, other)
+
+
+def normalise(answer: str) -> str:
+    r"""A form in which equal answers often are equal texts; still LaTeX."""
+    text = answer.strip().strip("$").strip()
+    text = _SIZES.sub("", text)
+    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    text = re.sub(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree|°", "", text)
+    text = text.replace("\\%", "%").replace("\\$", "").replace("$", "").replace("\u2212", "-")
+    text = _TEXT.sub(r" \1", text)
+    text = _SPACES.sub(" ", text).strip()
+    text = _THOUSANDS.sub(lambda m: re.sub(r"[{},]", "", m[0]), text)
+    text = _UNIT.sub("", text).strip()
+    text = _NAMED.sub("", text)
+    text = text.rstrip(".").strip()
+    if re.fullmatch(r"[-+]?\d*\.\d+", text):
+        text = text.rstrip("0").rstrip(".") or "0"
+    if _WORDS.fullmatch(text):
+        return text.lower()
+    return re.sub(r" *([-+*/^=,(){}\[\]<>|]) *", r"\1", text)
+
+
+def _equal(one: str, other: str) -> bool:
+    lists = _parts(one), _parts(other)
+    if lists[0] is None and lists[1] is None:
+        return _single(one, other)
+    if lists[0] is None or lists[1] is None:
+        return False
+    (kind, parts), (kind_other, parts_other) = lists
+    kinds = {kind, kind_other}
+    # A list without brackets may stand for a point or a set, never for an interval.
+    if len(kinds) > 1 and kinds not in ({"", "()"}, {"", "\\{\\}"}):
+        return False
+    if len(parts) != len(parts_other):
+        return False
+    if "()" not in kinds and kinds <= {"", "\\{\\}"}:
+        return _same_set(parts, parts_other)
+    return all(_single(a, b) for a, b in zip(parts, parts_other, strict=True))
+
+
+def _single(one: str, other: str) -> bool:
+    if one == other:
+        return True
+    if _WORDS.fullmatch(one) and _WORDS.fullmatch(other) and max(len(one), len(other)) > 2:
+        return one.lower() == other.lower()
+    one, other = _without_words(one, other), _without_words(other, one)
+    if _prose(one) or _prose(other):
+        return one.lower() == other.lower()
+    if re.fullmatch(r"[-+]?\d+", one) and re.fullmatch(r"[-+]?\d+", other):
+        return int(one) == int(other)
+    from math_verify import parse, verify
+    from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
+
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    how = [LatexExtractionConfig(), ExprExtractionConfig()]
+    answer, gold = (
+        parse(f"${side}$", extraction_config=how, parsing_timeout=None) for side in (one, other)
+    )
+    return bool(verify(gold, answer, timeout_seconds=None))
+
+
+def _without_words(text: str, other: str) -> str:
+    """A number without the words behind it, where the other side has none."""
+    match = _COUNTED.fullmatch(text)
+    return match[1] if match and not _prose(other) else text
+
+
+def _prose(text: str) -> bool:
+    """Whether there are words in it that mathematics does not have."""
+    return _PROSE.search(re.sub(r"\\(?:begin|end)\{\w+\}", "", text)) is not None
+
+
+def _same_set(one: list[str], other: list[str]) -> bool:
+    left = list(other)
+    for part in one:
+        same = next((p for p in left if _single(part, p)), None)
+        if same is None:
+            return False
+        left.remove(same)
+    return True
+
+
+def _parts(text: str) -> tuple[str, list[str]] | None:
+    """Brackets and parts of a list with a comma in it; None for what is none."""
+    for opening, closings in _BRACKETS.items():
+        for closing in closings:
+            if text.startswith(opening) and text.endswith(closing):
+                inner = text[len(opening) : len(text) - len(closing)]
+                parts = _split(inner)
+                if parts and len(parts) > 1:
+                    return opening + closing, parts
+    if text.count("\\pm") == 1:
+        text = ",".join(text.replace("\\pm", sign).lstrip("+") for sign in "+-")
+    parts = _split(text)
+    return ("", parts) if parts and len(parts) > 1 else None
+
+
+def _split(text: str) -> list[str] | None:
+    """Split at the commas outside of all brackets; None where brackets do not match."""
+    parts, depth = [""], 0
+    for c in text:
+        depth += (c in "([{") - (c in ")]}")
+        if depth < 0:
+            return None
+        if c == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += c
+    return [part.strip() for part in parts] if depth == 0 else None
+
+
+def _harmless(text: str) -> bool:
+    """Whether a text may be parsed and simplified: few nested brackets, no towers, small powers."""
+    depth = deepest = 0
+    for c in text:
+        depth += (c in "([{") - (c in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > _DEPTH or len(text) > MAX_LENGTH or _ENDLESS.search(text):
+        return False
+    factorials = text.count("!") + len(re.findall(r"\\[dt]?binom", text))
+    if factorials and (factorials > 2 or "!!" in text or re.search(r"\d{3}|\)!|\}!", text)):
+        return False
+    if _TOWER.search(text):
+        return False
+    exponents = re.split(_POWER, text)[1:]
+    return all(len(digits) <= 3 for e in exponents for digits in re.findall(r"^\W*(\d+)", e))
+
+
+def _release(answer: str, gold: str) -> bool:
+    """The release's rule: the first integers are equal; texts where one has none."""
+    one, other = (_INTEGER.search(side.replace(",", "")) for side in (answer, gold))
+    if one and other:
+        return one[0].lstrip("0") == other[0].lstrip("0")
+    return answer.strip() == gold.strip()

@@ -1,0 +1,48 @@
+"""Questions of fact: exact match and F1 after the normalisation that is usual for them."""
+
+import re
+import string
+import unicodedata
+from collections import Counter
+
+from rmas.tasks.boxed import MAX_ANSWER, boxed, said
+from rmas.tasks.rows import Row
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation))
+_ALIKE = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\u2212", "''\"\"---")
+_CLOSED = ("yes", "no", "noanswer")
+
+
+def find_fact(text: str) -> str | None:
+    """The boxed answer, or the one that is said, or the last line; None for an empty text."""
+    found = boxed(text) or said(text)
+    if found is None:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        found = lines[-1] if lines else None
+    return found[:MAX_ANSWER] if found else None
+
+
+def normalise(text: str) -> str:
+    """Lower case, without punctuation, articles and superfluous blanks."""
+    plain = unicodedata.normalize("NFKC", text).translate(_ALIKE).lower().translate(_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", plain).split())
+
+
+def f1(answer: str, gold: str) -> float:
+    """F1 of the words of two normalised texts; `yes`, `no` and `noanswer` match whole or not."""
+    one, other = normalise(answer), normalise(gold)
+    if one != other and (one in _CLOSED or other in _CLOSED):
+        return 0.0
+    a, b = one.split(), other.split()
+    common = sum((Counter(a) & Counter(b)).values())
+    return 2 * common / (len(a) + len(b)) if common else 0.0
+
+
+def score_fact(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
+    """The answer, its exact match and its F1. The release matches exactly, too."""
+    answer = find_fact(text)
+    if answer is None:
+        return None, {"exact": 0.0, "release_compatible": 0.0, "f1": 0.0}
+    hit = float(normalise(answer) == normalise(row.answer))
+    return answer, {"exact": hit, "release_compatible": hit, "f1": f1(answer, row.answer)}

@@ -1,0 +1,133 @@
+"""Code against the benchmarks' tests, in the sandbox: right, wrong, and tricks."""
+
+import json
+
+import pytest
+from make_samples import SAMPLES
+
+from rmas.errors import InputError
+from rmas.tasks.code_answers import find_code
+from rmas.tasks.graders import Graders
+from rmas.tasks.rows import Row
+from rmas.tasks.sources import load_rows_source
+from rmas.tools.sandbox import Sandbox
+
+FENCE = "```"
+
+
+def fenced(code: str) -> str:
+    return f"Here it is:\n{FENCE}python\n{code}\n{FENCE}\nDone."
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (fenced("x = 1"), "x = 1\n"),
+        (fenced("x = 1") + "\n" + fenced("x = 2"), "x = 2\n"),
+        (f"{FENCE}\nx = 1\n{FENCE}", "x = 1\n"),
+        (fenced("x = 1") + f"\n{FENCE}text\noutput\n{FENCE}", "x = 1\n"),
+        (f"{FENCE}py\nx = 1", "x = 1\n"),
+        (f"{FENCE}python\n\n{FENCE}", None),
+        ("x = 1", None),
+        ("", None),
+        (fenced("x" * 300_000), None),
+    ],
+)
+def test_the_last_block_counts(text, code):
+    assert find_code(text) == code
+
+
+@pytest.fixture(scope="module")
+def graders():
+    try:
+        Sandbox.detect()
+    except InputError as error:
+        pytest.skip(f"no sandbox here: {error}")
+    with Graders(seconds=3) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+
+    def get(name: str) -> list[Row]:
+        return load_rows_source(name, data_dir=folder, source=SAMPLES / name)["test"][:]
+
+    return {name: get(name) for name in ("mbppplus", "livecodebench")}
+
+
+@pytest.mark.parametrize(
+    ("code", "passed", "note"),
+    [
+        ("def add_two(a, b):\n    return a + b", 1, ""),
+        ("print('a word')\ndef add_two(a, b):\n    return a + b", 1, ""),
+        ("def add_two(a, b):\n    return math.floor(a + b)", 1, ""),  # by the row's imports
+        ("def add_two(a, b):\n    return a - b", 0, "failed"),
+        ("def add_three(a, b):\n    return a + b", 0, "failed"),
+        ("import sys\nsys.exit(0)", 0, "failed"),
+        ("import os\nos._exit(0)", 0, "failed"),
+        ("raise SystemExit", 0, "failed"),
+        ("print(open('/dev/stdin').read())\nraise SystemExit", 0, "failed"),
+        ("def add_two(a, b:\n", 0, "failed"),
+        ("while True:\n    pass", 0, "timeout"),
+        ("while True:\n    print('x' * 1000)", 0, "output"),
+    ],
+)
+def test_mbpp(graders, rows, code, passed, note):
+    (grade,) = graders.grade("mbpp", [fenced(code)], rows["mbppplus"][:1])
+    assert grade.scores == {"exact": passed, "release_compatible": passed}
+    assert grade.note == note
+
+
+def test_mbpp_without_code(graders, rows):
+    (grade,) = graders.grade("mbpp", ["I cannot."], rows["mbppplus"][1:])
+    assert (grade.answer, grade.scores["exact"], grade.note) == (None, 0, "no code")
+
+
+SUM = "print(sum(map(int, input().split())))"
+ORDER = "class Solution:\n    def order(self, a: int, b: int) -> List[int]:\n        return {}"
+
+
+@pytest.mark.parametrize(
+    ("which", "code", "note"),
+    [
+        (0, SUM, ""),
+        (0, "a, b = map(int, input().split())\nprint(f'{a + b}.0 ')", ""),  # numbers by value
+        (0, "print(3)", "failed"),  # passes the public test alone
+        (0, "print(3)\nprint()\nprint(4)", "failed"),
+        (0, SUM + "\nraise SystemExit(1)", "failed"),
+        (0, "while True: pass", "timeout"),
+        (1, ORDER.format("sorted([a, b])"), ""),
+        (1, ORDER.format("tuple(sorted([a, b]))"), ""),
+        (1, "def order(a, b):\n    print('noise')\n    return [min(a, b), max(a, b)]", ""),
+        (1, ORDER.format("[a, b]"), "failed"),
+        (1, ORDER.format("{1, 2}"), "failed"),
+        (1, ORDER.replace("order", "other").format("[]"), "failed"),
+        (1, "import os\nos._exit(0)", "failed"),
+    ],
+)
+def test_livecodebench(graders, rows, which, code, note):
+    (grade,) = graders.grade("livecodebench", [fenced(code)], [rows["livecodebench"][which]])
+    assert grade.note == note
+    assert grade.scores["exact"] == float(not note)
+
+
+def test_tests_that_cannot_be_read_are_told(graders, rows):
+    row = rows["livecodebench"][0]
+    broken = Row(row.id, row.question, "", meta=dict(row.meta) | {"private": "no base64!"})
+    with pytest.raises(InputError, match=r"livecodebench/abc1_a, private tests: the tests are"):
+        graders.grade("livecodebench", [fenced(SUM)], [broken])
+    none = Row(row.id, row.question, "", meta=dict(row.meta) | {"private": "", "public": "[]"})
+    with pytest.raises(InputError, match="there are no tests"):
+        graders.grade("livecodebench", [fenced(SUM)], [none])
+
+
+def test_many_tests_are_run_in_groups_until_one_fails(graders, rows):
+    row = rows["livecodebench"][0]
+    tests = [{"input": f"{n} 1", "output": str(n + 1), "testtype": "stdin"} for n in range(20)]
+    meta = dict(row.meta) | {"private": json.dumps(tests)}
+    many = Row(row.id, row.question, "", meta=meta)
+    wrong = "a, b = map(int, input().split())\nprint(a + b if a < 15 else 0)"
+    grades = graders.grade("livecodebench", [fenced(SUM), fenced(wrong)], [many, many])
+    assert [grade.scores["exact"] for grade in grades] == [1, 0]

@@ -1,0 +1,140 @@
+r"""Mathematical answers: equal and unequal pairs, where answers stand, and hostile ones."""
+
+import pytest
+
+from rmas.tasks.boxed import MAX_ANSWER
+from rmas.tasks.graders import Graders
+from rmas.tasks.grading import TASKS
+from rmas.tasks.math_answers import equal, find_math
+from rmas.tasks.rows import Row
+
+EQUAL = [
+    ("1/2", r"\frac{1}{2}"), (r"\dfrac{3}{4}", r"\frac34"), ("0.5", r"\frac{1}{2}"),
+    (r"-\frac{1}{3}", "-1/3"), (r"\frac{-1}{3}", r"-\frac{1}{3}"), ("2.50", "2.5"),
+    (".5", "0.5"), ("10,000", "10000"), (r"10{,}000", "10000"), ("1,234,567", "1234567"),
+    ("007", "7"), (r"2\sqrt{2}", r"\sqrt{8}"), (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"),
+    (r"3\pi/4", r"\frac{3}{4}\pi"), (r"\frac{3\pi}{4}", r"\frac34 \pi"), ("2^{10}", "1024"),
+    ("x=5", "5"), ("5", "x = 5"), (r"f(x)=x+1", "x+1"), ("1+x", "x+1"), ("(x+1)^2", "x^2+2x+1"),
+    ("4i+3", "3+4i"), ("90", r"90^\circ"), (r"90^{\circ}", r"90^\circ"), ("45 degrees", "45"),
+    (r"5\text{ cm}", "5"), (r"5 \text{ square meters}", "5"), ("12 cm^2", "12"),
+    (r"\$5", "5"), ("$5$", "5"), (r"50\%", r"50\%"), ("50%", r"50\%"), (r"50\%", "50"),
+    ("(1, 2)", "(1,2)"), (r"\left(1, \frac{1}{2}\right)", "(1,0.5)"), ("1,2", "(1,2)"),
+    ("[1,2)", "[1, 2)"), (r"(-\infty,3]", r"(-\infty, 3]"), (r"x\in[0,1]", "[0,1]"),
+    (r"(-\infty,0)\cup(0,\infty)", r"(-\infty, 0) \cup (0, \infty)"),
+    (r"\{1,2,3\}", r"\{3,2,1\}"), ("1,2", "2,1"), (r"1, 2", r"\{2,1\}"),
+    (r"1 \pm \sqrt{2}", r"1+\sqrt{2},1-\sqrt{2}"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
+    (r"\begin{pmatrix}0.5&1\\2&3\end{pmatrix}", r"\begin{pmatrix}\frac12&1\\2&3\end{pmatrix}"),
+    (r"\text{east}", "east"), ("East", r"\text{east}"), (r"\text{Evelyn}", "Evelyn."),
+    (r"\textbf{yes}", "Yes"), ("123456789012345678901234567890", "123456789012345678901234567890"),
+    ("10!", "3628800"), (r"\binom{5}{2}", "10"), ("\u22123", "-3"),
+    (r"\log_2 8", "3"), ("12 apples", "12"), (r"12 \text{ red apples}", "12"), (r"e^{2}", "e^2"),
+    ("3.0", "3"), (r"6{,}000 ", "6000"),
+]  # fmt: skip
+UNEQUAL = [
+    ("1/2", "1/3"), ("3", "4"), ("-3", "3"), ("0.33", r"\frac{1}{3}"), ("3.14", r"\pi"),
+    ("(1,2)", "(2,1)"), ("(2,1)", "(3,1)"), ("[1,2)", "[1,2]"), ("[1,2]", "(1,2)"),
+    ("1,2", "[1,2]"), ("(1,2)", r"\{1,2\}"), (r"\{1,2\}", r"\{1,2,3\}"), ("1,1,2", "1,2,2"),
+    ("12345678901234567890", "12345678901234567891"), (r"2\sqrt{2}", r"2\sqrt{3}"),
+    ("x+1", "x+2"), ("3+4i", "3-4i"), ("east", "west"), (r"\text{A}", r"\text{B}"),
+    ("10000", "1000"), ("1,000", "(1,0)"), ("5", "(5,5)"), ("1", "1,2"), ("", "5"),
+    (r"(-\infty,3)", r"(-\infty,3]"), (r"\begin{pmatrix}1\\2\end{pmatrix}",
+     r"\begin{pmatrix}2\\1\end{pmatrix}"), ("the answer is 5", "5"), ("2^{10}", "1025"),
+    (r"\frac{1}{2}, \frac{1}{3}", r"\frac{1}{2}, \frac{1}{4}"), ("5x", "5"), ("5 or 6", "5"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def graders():
+    with Graders(processes=1, seconds=10) as made:
+        yield made
+
+
+def test_there_are_enough_pairs():
+    assert len(EQUAL) + len(UNEQUAL) >= 60
+
+
+def test_equal_answers(graders):
+    """In processes as in a run; texts before the box do not count."""
+    texts = [f"we get 7, so \\boxed{{{answer}}}." for answer, _ in EQUAL]
+    grades = graders.grade("math", texts, [Row("", "", gold) for _, gold in EQUAL])
+    wrong = [(p, g) for p, g in zip(EQUAL, grades, strict=True) if g.scores["exact"] != 1]
+    assert wrong == []
+
+
+def test_unequal_answers(graders):
+    texts = [f"it is \\boxed{{{answer}}}" for answer, _ in UNEQUAL]
+    grades = graders.grade("math", texts, [Row("", "", gold) for _, gold in UNEQUAL])
+    wrong = [(p, g) for p, g in zip(UNEQUAL, grades, strict=True) if g.scores["exact"] != 0]
+    assert wrong == []
+    assert not any(grade.note for grade in grades)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{3} then \boxed{4}", "4"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\{1, \{2\}\}} done", r"\{1, \{2\}\}"),
+        (r"\boxed{a} and \boxed{b", "a"),
+        (r"\fbox{9}", "9"),
+        (r"so \boxed 5.", "5"),
+        (r"\boxed{}", None),
+        ("The final answer is 42.", "42"),
+        ("**Final Answer:** $12$", "12"),
+        ("the answer is: x = 3\nmore", "x = 3"),
+        ("answer: 1\nAnswer: 2", "2"),
+        ("nothing here", None),
+        ("", None),
+    ],
+)
+def test_where_an_answer_stands(text, answer):
+    assert find_math(text) == answer
+
+
+HOSTILE = [
+    "9**9**9**9", "9^{9^{9}}", "10^{10^{10}}", "9^9^9^9", "(9^9)^{9^9}", "99999!", "((3!)!)!",
+    "3!!!!!!", r"\sum_{n=1}^{99999999} n", "2^{99999}", "10^{99999999}",
+    r"\binom{99999}{555}", "(" * 3000 + "1" + ")" * 3000, r"\frac{1}{" * 300 + "1" + "}" * 300,
+    "1" * 300 + "^{" + "1" * 90 + "}", "x" * 399, "__import__('os').system('true')", "\x00\ud800",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", HOSTILE)
+def test_hostile_answers_are_wrong_before_time_is_up(graders, answer):
+    """None needs the time limit: what could run long is refused by its look."""
+    (grade,) = graders.grade("math", [f"\\boxed{{{answer}}}"], [Row("", "", "7")])
+    assert grade.scores["exact"] == 0
+    assert grade.note != "timeout" and grade.note != "crashed"
+
+
+def test_megabytes_are_read_once(graders):
+    for text in (
+        "{" * 1_000_000, r"\boxed{" * 150_000, "\\boxed{" + "{" * 1_000_000 + "}" * 1_000_000,
+        "answer is " * 100_000, "1" * 1_000_000,
+    ):  # fmt: skip
+        (grade,) = graders.grade("math", [text], [Row("", "", "7")])
+        assert grade.scores["exact"] == 0
+        assert grade.note == ""
+    assert find_math("\\boxed{" + "1" * (MAX_ANSWER + 1) + "}") is None
+    assert not equal("1" * 500, "7")
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "exact"),
+    [(r"\boxed{62}", "62", 1), (r"\boxed{062}", "62", 1), (r"\boxed{336^\circ}", "336", 1),
+     (r"\boxed{62.0}", "62", 1), (r"\boxed{61}", "62", 0), (r"\boxed{62.5}", "62", 0),
+     (r"\boxed{m+n=62}", "62", 0), (r"\boxed{124/2}", "62", 0), ("62", "62", 0)],
+)  # fmt: skip
+def test_answers_of_the_aime_are_whole_numbers(text, gold, exact):
+    assert TASKS["integer"].grade(text, Row("", "", gold)).scores["exact"] == exact
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "exact", "release"),
+    [("3/4", "3/7", 0, 1), (r"\frac{1}{2}", "0.5", 1, 0), ("12 or 13", "12", 0, 1),
+     ("1,234", "1234", 1, 1), ("x", "x", 1, 1), ("x", "y", 0, 0), ("-3", "3", 0, 0)],
+)  # fmt: skip
+def test_the_release_compares_first_integers(answer, gold, exact, release):
+    grade = TASKS["math"].grade(f"\\boxed{{{answer}}}", Row("", "", gold))
+    assert grade.scores == {"exact": exact, "release_compatible": release}
