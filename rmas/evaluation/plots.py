@@ -118,6 +118,34 @@ def plot_tokens(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
     _finish(figure, axes, path)
 
 
+_PHASES = {"render": "#999999", "read": "#56B4E9", "think": "#0072B2", "write": "#D55E00"}
+
+
+def plot_phases(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
+    """Seconds of a question by phase, a bar for each row; a PNG.
+
+    Raises InputError as `plot_rounds`.
+    """
+    timed = [row for row in rows if row.get("phases")]
+    figure, axes = _figure(timed, title)
+    names = [f"{_label(row['method'])}, r={row['rounds']}" for row in timed]
+    left = [0.0] * len(timed)
+    known = [*_PHASES, *sorted({p for row in timed for p in row["phases"]} - set(_PHASES))]
+    for phase in known:
+        seconds = [row["phases"].get(phase, 0.0) for row in timed]
+        if any(seconds):
+            colour = _PHASES.get(phase, "#CC79A7")
+            axes.barh(names, seconds, left=left, label=plain(phase), color=colour)
+            left = [a + b for a, b in zip(left, seconds, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds per question, by phase")
+    axes.set_ylabel("")
+    axes.tick_params(axis="y", labelsize=7)
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
 def new_figure(width: float, height: float) -> Any:
     """An empty figure in inches; raises `InputError` where matplotlib is not installed."""
     try:

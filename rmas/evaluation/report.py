@@ -9,6 +9,7 @@ A row is a flat dict that goes into JSON as it is:
 Token counts are summed over agents and averaged over questions; `ceiling` and
 `seconds_per_100` are None where they were not given. A question with several rollouts counts
 once, with the mean of its rollouts, so that `n` and the interval are about questions.
+Where a method was run with several latent lengths, each has rows of its own: `latent m=16`.
 """
 
 import math
@@ -48,11 +49,18 @@ def summarise(
     """One row per (method, rounds), ordered as in METHODS, then by rounds.
 
     `ceilings` maps rounds to the best accuracy that any system of so many rounds can reach on
-    these questions; `seconds` maps (method, rounds) to the total seconds spent on them.
+    these questions; `seconds` maps (method, rounds), or (method, rounds, latent length), to the
+    total seconds spent on them.
     A record given twice counts once. Raises InputError for a record without a needed field, for
     two records of one (question, method, rounds, rollout) that differ, and for records of more
     than one benchmark.
     """
+    records = list(records)
+    names = names_of((r.get("method"), r.get("latent_length")) for r in records)
+    spent = {}
+    for (method, rounds, *length), total in (seconds or {}).items():
+        found = names.get((method, length[0] if length else None), method)
+        spent[found, rounds] = total
     groups: dict[tuple[str, int], dict[str, list[dict[str, float]]]] = {}
     seen: dict[tuple, Mapping[str, Any]] = {}
     benchmarks: set[Any] = set()
@@ -67,13 +75,31 @@ def summarise(
         if len(benchmarks) > 1:
             names = ", ".join(sorted(str(b) for b in benchmarks))
             raise InputError(f"records: more than one benchmark ({names}); report one at a time")
-        question, method, rounds, _ = key
-        groups.setdefault((method, rounds), {}).setdefault(question, []).append(facts)
+        question, method, rounds, *_ = key
+        name = names[method, record.get("latent_length")]
+        groups.setdefault((name, rounds), {}).setdefault(question, []).append(facts)
     rows = [
-        _row(method, rounds, list(questions.values()), ceilings or {}, seconds or {})
+        _row(method, rounds, list(questions.values()), ceilings or {}, spent)
         for (method, rounds), questions in groups.items()
     ]
     return sorted(rows, key=_order)
+
+
+def names_of(
+    methods: Iterable[tuple[str, int | None]],
+) -> dict[tuple[str, int | None], str]:
+    """Names of (method, latent length) pairs: the method, with the length where it has several."""
+    pairs = dict.fromkeys(methods)
+    lengths: dict[str, int] = {}
+    for method, _ in pairs:
+        lengths[method] = lengths.get(method, 0) + 1
+    return {(m, n): f"{m} m={n}" if lengths[m] > 1 else m for m, n in pairs}
+
+
+def rank(method: str) -> int:
+    """The place of a method's name in the order of `METHODS`."""
+    kind = "single:" if method.startswith("single:") else method.split(" m=")[0]
+    return METHODS.index(kind) if kind in METHODS else len(METHODS)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -139,10 +165,13 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 def _facts(
     record: Mapping[str, Any], score: str, number: int
-) -> tuple[tuple[str, str, int, int], dict[str, float]]:
-    """The record's key (question, method, rounds, rollout), and its numbers."""
+) -> tuple[tuple[str, str, int, int, int | None], dict[str, float]]:
+    """The record's key (question, method, rounds, rollout, latent length), and its numbers."""
     try:
-        key = (record["id"], record["method"], int(record["rounds"]), int(record["rollout"]))
+        key = (
+            *(record["id"], record["method"], int(record["rounds"]), int(record["rollout"])),
+            record.get("latent_length"),
+        )
         facts = {count: float(sum(a[count] for a in record["agents"].values())) for count in COUNTS}
         facts["score"] = float(record["scores"][score])
     except KeyError as error:
@@ -185,11 +214,10 @@ def _row(
     }
 
 
-def _order(row: Mapping[str, Any]) -> tuple[int, str, int]:
-    kind = "single:" if row["method"].startswith("single:") else row["method"]
-    place = METHODS.index(kind) if kind in METHODS else len(METHODS)
-    return place, row["method"], row["rounds"]
+def _order(row: Mapping[str, Any]) -> tuple[int, int, str, int]:
+    method = row["method"]  # by name, but m=8 before m=16
+    return rank(method), len(method) if " m=" in method else 0, method, row["rounds"]
 
 
 def _name(key: tuple[str, str, int, int]) -> str:
-    return printable("question {}, method {}, rounds {}, rollout {}".format(*key))
+    return printable("question {}, method {}, rounds {}, rollout {}".format(*key[:4]))
