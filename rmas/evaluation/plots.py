@@ -1,4 +1,4 @@
-"""Two plots of a report's rows: accuracy against rounds, and against decoded tokens.
+"""Plots of a report's rows: accuracy against rounds and decoded tokens, and time by phase.
 
 matplotlib is an extra (`pip install -e .[plots]`); it is imported when a plot is drawn, without
 pyplot, so that no window system and no global state are touched.
@@ -23,6 +23,16 @@ _STYLES = {
     "untrained": ("#777777", "v"),
 }
 _OTHERS = (("#009E73", "^"), ("#CC79A7", "P"), ("#56B4E9", "X"), ("#000000", "*"))
+_LENGTH = " m="  # as in `report.names_of`
+_SEVERAL = ("o", "h", "p", "d", "<", ">", "8", "H")  # markers of a method's latent lengths
+_REST = "other"
+_PHASES = {
+    "render": "#999999",
+    "read": "#56B4E9",
+    "think": "#0072B2",
+    "write": "#D55E00",
+    _REST: "#DDCC77",
+}
 _NAMES = {
     "latent": "latent messages",
     "text": "text messages",
@@ -102,7 +112,7 @@ def plot_tokens(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
             label=_label(method),
             zorder=3,
         )
-        if len(points) == 1 or method == "untrained":  # one point, or points in one place
+        if len(points) == 1 or method.startswith("untrained"):  # one point, or points in one place
             continue
         for row, x, y in zip(points, xs, ys, strict=True):
             axes.annotate(
@@ -118,31 +128,37 @@ def plot_tokens(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
     _finish(figure, axes, path)
 
 
-_PHASES = {"render": "#999999", "read": "#56B4E9", "think": "#0072B2", "write": "#D55E00"}
-
-
 def plot_phases(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
-    """Seconds of a question by phase, a bar for each row; a PNG.
+    """Seconds of a question by phase, stacked, a bar for each row that tells its phases; a PNG.
 
-    Raises InputError as `plot_rounds`.
+    What the phases leave of `seconds` is `other`. Raises InputError as `plot_rounds`.
     """
     timed = [row for row in rows if row.get("phases")]
-    figure, axes = _figure(timed, title)
-    names = [f"{_label(row['method'])}, r={row['rounds']}" for row in timed]
-    left = [0.0] * len(timed)
-    known = [*_PHASES, *sorted({p for row in timed for p in row["phases"]} - set(_PHASES))]
-    for phase in known:
-        seconds = [row["phases"].get(phase, 0.0) for row in timed]
-        if any(seconds):
-            colour = _PHASES.get(phase, "#CC79A7")
-            axes.barh(names, seconds, left=left, label=plain(phase), color=colour)
-            left = [a + b for a, b in zip(left, seconds, strict=True)]
+    figure, axes = _figure(timed, title, 1.6 + 0.3 * max(len(timed), 4))
+    parts = [dict(row["phases"]) for row in timed]
+    for row, own in zip(timed, parts, strict=True):
+        own[_REST] = own.get(_REST, 0.0) + max(
+            0.0, (row.get("seconds") or 0.0) - sum(row["phases"].values())
+        )
+    places, left = range(len(timed)), [0.0] * len(timed)
+    found = dict.fromkeys(phase for own in parts for phase in own)
+    unknown = [phase for phase in found if phase not in _PHASES]
+    for phase in [*_PHASES, *unknown]:
+        seconds = [own.get(phase, 0.0) for own in parts]
+        if not any(seconds):
+            continue
+        colour = _PHASES.get(phase)
+        if colour is None:
+            colour = _OTHERS[unknown.index(phase) % len(_OTHERS)][0]
+        axes.barh(places, seconds, 0.7, left, color=colour, label=plain(phase), zorder=3)
+        left = [a + b for a, b in zip(left, seconds, strict=True)]
+    names = [f"{_label(_name(row))}, r={row['rounds']}" for row in timed]
+    axes.set_yticks(places, names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("seconds per question, by phase")
-    axes.set_ylabel("")
-    axes.tick_params(axis="y", labelsize=7)
-    axes.legend(fontsize=8, frameon=False)
+    axes.grid(True, axis="x", color="#DDDDDD", lw=0.7, zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     save(figure, path)
 
 
@@ -173,8 +189,8 @@ def plain(text: str) -> str:
     return printable(text).replace("$", r"\$")
 
 
-def _figure(rows: Rows, title: str) -> tuple[Any, Any]:
-    figure = new_figure(6.4, 4.4)
+def _figure(rows: Rows, title: str, height: float = 4.4) -> tuple[Any, Any]:
+    figure = new_figure(6.4, height)
     if not rows:
         raise InputError("nothing to plot: the report has no rows")
     axes = figure.add_subplot()
@@ -194,11 +210,16 @@ def _finish(figure: Any, axes: Any, path: str | os.PathLike) -> None:
 
 
 def _by_method(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
-    """Method -> its rows by rounds, in the report's order of methods."""
+    """Name -> its rows by rounds, in the report's order; a latent length is part of a name."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(row["method"], []).append(row)
-    return {method: sorted(rs, key=lambda r: r["rounds"]) for method, rs in groups.items()}
+        groups.setdefault(_name(row), []).append(row)
+    return {name: sorted(rs, key=lambda r: r["rounds"]) for name, rs in groups.items()}
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """The method, with its latent length where there are several."""
+    return row.get("name", row["method"])
 
 
 def _bars(points: Rows) -> list[list[float]]:
@@ -208,14 +229,25 @@ def _bars(points: Rows) -> list[list[float]]:
     return [below, above]
 
 
-def _style(method: str, groups: Mapping[str, Any]) -> tuple[str, str]:
-    if method in _STYLES:
-        return _STYLES[method]
-    others = [m for m in groups if m not in _STYLES]
-    return _OTHERS[others.index(method) % len(_OTHERS)]
+def _style(name: str, groups: Mapping[str, Any]) -> tuple[str, str]:
+    """Colour and marker; latent lengths of a method are shades of its colour, the longest full."""
+    method, _, length = name.partition(_LENGTH)
+    if method not in _STYLES:
+        others = [n for n in groups if n.partition(_LENGTH)[0] not in _STYLES]
+        return _OTHERS[others.index(name) % len(_OTHERS)]
+    colour, marker = _STYLES[method]
+    if not length:
+        return colour, marker
+    same = [n for n in groups if n.startswith(method + _LENGTH)]
+    place = len(same) - 1 - same.index(name)
+    white = 0.65 * place / max(1, len(same) - 1)
+    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    shade = "".join(f"{round(part + white * (255 - part)):02X}" for part in parts)
+    return f"#{shade}", _SEVERAL[place % len(_SEVERAL)]
 
 
-def _label(method: str) -> str:
-    if method.startswith("single:"):
-        return plain(f"{method.removeprefix('single:')} alone")
-    return _NAMES.get(method, plain(method))
+def _label(name: str) -> str:
+    if name.startswith("single:"):
+        return plain(f"{name.removeprefix('single:')} alone")
+    method, _, length = name.partition(_LENGTH)
+    return _NAMES.get(method, plain(method)) + (plain(f", m={length}") if length else "")

@@ -64,6 +64,7 @@ def summarise(
     groups: dict[tuple[str, int], dict[str, list[dict[str, float]]]] = {}
     seen: dict[tuple, Mapping[str, Any]] = {}
     benchmarks: set[Any] = set()
+    lengths: dict[str, int | None] = {}
     for number, record in enumerate(records, 1):
         key, facts = _facts(record, score, number)
         if key in seen:
@@ -73,14 +74,16 @@ def summarise(
         seen[key] = record
         benchmarks.add(record.get("benchmark"))
         if len(benchmarks) > 1:
-            names = ", ".join(sorted(str(b) for b in benchmarks))
-            raise InputError(f"records: more than one benchmark ({names}); report one at a time")
+            told = ", ".join(sorted(str(b) for b in benchmarks))
+            raise InputError(f"records: more than one benchmark ({told}); report one at a time")
         question, method, rounds, *_ = key
         name = names[method, record.get("latent_length")]
+        lengths[name] = record.get("latent_length")
         groups.setdefault((name, rounds), {}).setdefault(question, []).append(facts)
     rows = [
-        _row(method, rounds, list(questions.values()), ceilings or {}, spent)
-        for (method, rounds), questions in groups.items()
+        _row(name, rounds, list(questions.values()), ceilings or {}, spent)
+        | {"latent_length": lengths[name]}
+        for (name, rounds), questions in groups.items()
     ]
     return sorted(rows, key=_order)
 

@@ -1,63 +1,75 @@
 """Writing a report: Markdown, JSON and plots, each file at once or not at all."""
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rmas import __version__
 from rmas.errors import InputError
 from rmas.evaluation import plots
+from rmas.evaluation.records import File
+from rmas.evaluation.statistics import FLIPS, SAMPLES
 from rmas.evaluation.tables import markdown_report
 from rmas.files import atomic_write_json, atomic_write_text
 
 SCHEMA = 1
 
+_PLOTS = {
+    "accuracy_rounds": plots.plot_rounds,
+    "accuracy_tokens": plots.plot_tokens,
+    "time_phases": plots.plot_phases,
+}
+
+Rows = Mapping[str, Sequence[Mapping[str, Any]]]
+
 
 def write_report(
-    rows: Sequence[Mapping[str, Any]], files: Sequence[Mapping[str, Any]], out: Path
-) -> tuple[list[Path], str]:
-    """Writes `report.md`, `report.json` and plots to a folder: the paths, and what is missing.
+    rows: Rows, files: Sequence[tuple[File, File | None]], out: Path, draw: bool = True
+) -> list[Path]:
+    """Writes `report.md`, `report.json` and, with `draw`, plots; returns their paths.
 
-    `rows` come from `comparison.compare`, with the `workdir` of each. Raises InputError where the
-    folder cannot be written.
+    `rows` are those of `comparison.compare`; with several benchmarks a plot's name starts with
+    its benchmark. Raises InputError where the folder cannot be written, or matplotlib is missing.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
+        drawn = _draw(rows, out) if draw else {}
+        atomic_write_text(out / "report.md", markdown_report(rows, files, drawn))
         atomic_write_json(
-            out / "report.json", {"schema": SCHEMA, "rows": list(rows), "files": list(files)}
+            out / "report.json",
+            {
+                "schema": SCHEMA,
+                "rmas": __version__,
+                "bootstrap": {"samples": SAMPLES, "flips": FLIPS, "seed": 0, "interval": 0.95},
+                "files": [
+                    {"kind": kind, **dataclasses.asdict(file)}
+                    for pair in files
+                    for kind, file in zip(("records", "timings"), pair, strict=True)
+                    if file
+                ],
+                "benchmarks": rows,
+                "plots": drawn,
+            },
         )
-        text, made, missing = markdown_report(rows, files), [], ""
-        if find_spec("matplotlib") is None:
-            missing = "no plots: they need matplotlib, pip install -e '.[plots]'"
-        else:
-            made = _plots(rows, out)
-            text += "\n" + "".join(f"![{path.stem}]({path.name})\n" for path in made)
-        atomic_write_text(out / "report.md", text)
     except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}") from None
-    return [out / "report.md", out / "report.json", *made], missing
+        raise InputError(f"report in {out} cannot be written: {error.strerror}") from None
+    made = [name for names in drawn.values() for name in names]
+    return [out / name for name in ("report.md", "report.json", *made)]
 
 
-def _plots(rows: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
-    made = []
-    groups = dict.fromkeys((row["workdir"], row["benchmark"]) for row in rows)
-    for n, (workdir, benchmark) in enumerate(groups):
-        own = [
-            dict(row) | {"method": row["name"]}
-            for row in rows
-            if (row["workdir"], row["benchmark"]) == (workdir, benchmark)
-        ]
-        stem = re.sub(r"[^A-Za-z0-9]+", "_", benchmark)[:40] + (
-            f"_{n + 1}" if len(groups) > 1 else ""
-        )
-        for name, draw in (
-            ("rounds", plots.plot_rounds),
-            ("tokens", plots.plot_tokens),
-            ("time", plots.plot_phases),
-        ):
-            if name == "time" and not any(row["phases"] for row in own):
+def _draw(rows: Rows, out: Path) -> dict[str, list[str]]:
+    """File names of the plots that there is something for, by benchmark."""
+    drawn: dict[str, list[str]] = {}
+    for number, (benchmark, own) in enumerate(rows.items(), 1):
+        start = ""
+        if len(rows) > 1:  # names that differ in a sign alone must not share a file
+            plain = re.sub(r"[^A-Za-z0-9]+", "_", benchmark)[:40]
+            start = f"{plain}_" if plain == benchmark else f"{plain}_{number}_"
+        for name, plot in _PLOTS.items():
+            if name == "time_phases" and not any(row["phases"] for row in own):
                 continue
-            made.append(out / f"{stem}_{name}.png")
-            draw(own, made[-1], benchmark)
-    return made
+            drawn.setdefault(benchmark, []).append(f"{start}{name}.png")
+            plot(own, out / f"{start}{name}.png", benchmark)
+    return drawn

@@ -1,67 +1,144 @@
-"""Comparisons of paired questions: ratios and differences with intervals, and tests."""
+"""Paired comparisons: ratios and differences with bootstrap intervals, and tests. Deterministic.
 
-import math
-from collections.abc import Sequence
+Units (questions) are paired: place i of both sequences is the same question. Nothing here needs
+more than numpy, and equal input gives equal output.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
 SAMPLES = 2000
-"""Bootstrap samples, and random signs of a test."""
+"""Bootstrap samples."""
+
+FLIPS = 10_000
+"""Random signs of the permutation test, where not all of them are tried."""
+
+_ALL_SIGNS = 14  # so many questions that differ: all 2^14 signs are tried
+_CELLS = 1_000_000  # numbers held at once
+
+Estimate = tuple[float, float | None, float | None]
+"""A value, and the ends of its 95 % interval; an end is None where nothing bounds it."""
 
 
 def bootstrap_ratio(
-    above: Sequence[float], below: Sequence[float], samples: int = SAMPLES, seed: int = 0
-) -> tuple[float, float, float] | None:
-    """Ratio of the sums of paired units, and its 95 % interval (percentiles of the bootstrap).
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> Estimate | None:
+    """Sum of `numerators` over sum of `denominators`, with its 95 % percentile interval.
 
-    Units are what is drawn anew: questions, or batches of questions that share a time. None where
-    there is nothing below to divide by.
+    Units of one cluster are drawn together; without `clusters` each unit is drawn alone. The ends
+    are None with fewer than two clusters, of which no interval can be told; the upper one also
+    where draws have nothing to divide by. None where the ratio itself has no denominator.
+
+    Raises ValueError for sequences of different lengths, and for negative or endless numbers.
     """
-    a_U, b_U = np.asarray(above, float), np.asarray(below, float)
-    if a_U.shape != b_U.shape:
-        raise ValueError(f"{len(a_U)} units above, {len(b_U)} below; they must be paired")
-    if len(a_U) == 0 or b_U.sum() <= 0:
+    above, below = _units(numerators), _units(denominators)
+    if len(above) != len(below) or (clusters is not None and len(clusters) != len(above)):
+        raise ValueError("numerators, denominators and clusters must be of one length")
+    if (above < 0).any() or (below < 0).any():
+        raise ValueError("a ratio of sums needs numbers that are not negative")
+    if below.sum() <= 0:
         return None
-    drawn_SU = _draws(len(a_U), samples, seed)
-    sums_S = b_U[drawn_SU].sum(axis=1)
-    ratios_S = a_U[drawn_SU].sum(axis=1)[sums_S > 0] / sums_S[sums_S > 0]
-    low, high = np.percentile(ratios_S, [2.5, 97.5])
-    return float(a_U.sum() / b_U.sum()), float(low), float(high)
+    if clusters is not None:
+        places = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+        index = [places[name] for name in clusters]
+        above = np.bincount(index, above, len(places))
+        below = np.bincount(index, below, len(places))
+
+    def ratio(drawn_SU: np.ndarray) -> np.ndarray:
+        tops, bottoms = above[drawn_SU].sum(1), below[drawn_SU].sum(1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return tops / bottoms
+
+    return float(above.sum() / below.sum()), *_ends(ratio, len(above), samples, seed)
 
 
-def bootstrap_difference(
-    one: Sequence[float], other: Sequence[float], samples: int = SAMPLES, seed: int = 0
-) -> tuple[float, float, float] | None:
-    """Mean of the differences of paired questions, and its 95 % interval; None for none."""
-    d_Q = np.asarray(one, float) - np.asarray(other, float)
-    if len(d_Q) == 0:
+def difference(
+    a: Sequence[float], b: Sequence[float], samples: int = SAMPLES, seed: int = 0
+) -> Estimate | None:
+    """Mean of `a` minus mean of `b`, paired, with its 95 % percentile interval.
+
+    The ends are None for a single unit; None for no units. Raises ValueError as `bootstrap_ratio`.
+    """
+    gaps = _paired(a, b)
+    if not len(gaps):
         return None
-    low, high = np.percentile(d_Q[_draws(len(d_Q), samples, seed)].mean(axis=1), [2.5, 97.5])
-    return float(d_Q.mean()), float(low), float(high)
+    ends = _ends(lambda drawn_SU: gaps[drawn_SU].mean(1), len(gaps), samples, seed)
+    return float(gaps.mean()), *ends
 
 
 def paired_test(
-    one: Sequence[float], other: Sequence[float], samples: int = 10_000, seed: int = 0
-) -> float:
-    """p of the hypothesis that two methods score alike on paired questions, two-sided.
+    a: Sequence[float], b: Sequence[float], samples: int = FLIPS, seed: int = 0
+) -> float | None:
+    """Two-sided p of "a and b score alike", from paired scores; None for no units.
 
-    McNemar's exact test where all scores are 0 or 1; else differences with random signs.
+    McNemar's exact test where every score is 0 or 1, else the sign-flip permutation test of the
+    mean difference: with all signs where at most 14 units differ, else with `samples` random ones.
+    Raises ValueError as `bootstrap_ratio`.
     """
-    a_Q, b_Q = np.asarray(one, float), np.asarray(other, float)
-    if a_Q.shape != b_Q.shape:
-        raise ValueError(f"{len(a_Q)} scores and {len(b_Q)}; they must be paired")
-    d_Q = (a_Q - b_Q)[a_Q != b_Q]
-    n = len(d_Q)
-    if n == 0:
-        return 1.0
-    if np.isin(np.concatenate([a_Q, b_Q]), (0.0, 1.0)).all():
-        fewer = min(int((d_Q > 0).sum()), int((d_Q < 0).sum()))
-        tail = sum(math.comb(n, k) for k in range(fewer + 1))
-        return min(1.0, 2 * tail / 2**n)
-    signs_SQ = np.random.default_rng(seed).choice((-1.0, 1.0), (samples, n))
-    extreme = np.abs(signs_SQ @ d_Q) >= abs(d_Q.sum()) - 1e-12
-    return float((extreme.sum() + 1) / (samples + 1))
+    gaps = _paired(a, b)
+    if not len(gaps):
+        return None
+    if all(score in (0, 1) for score in (*a, *b)):
+        return _mcnemar(int((gaps > 0).sum()), int((gaps < 0).sum()))
+    # Means of rollouts differ by rounding where they are equal.
+    gaps = gaps[np.abs(gaps) > 1e-12]
+    n, least = len(gaps), abs(gaps.sum()) * (1 - 1e-9)
+    if n <= _ALL_SIGNS:
+        signs = ((np.arange(2**n)[:, None] >> np.arange(n)) & 1) * 2 - 1
+        return float((np.abs(signs @ gaps) >= least).mean())
+    rng, extreme = np.random.default_rng(seed), 0
+    for count in _portions(samples, n):
+        signs = rng.integers(0, 2, (count, n), dtype=np.int8) * 2.0 - 1
+        extreme += int((np.abs(signs @ gaps) >= least).sum())
+    return (extreme + 1) / (samples + 1)
 
 
-def _draws(n: int, samples: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, n, (samples, n))
+def _mcnemar(more: int, fewer: int) -> float:
+    """Both tails of a fair coin's tosses, by whole numbers."""
+    n, term, tail = more + fewer, 1, 0
+    for k in range(min(more, fewer) + 1):
+        tail += term
+        term = term * (n - k) // (k + 1)
+    return min(1.0, 2 * tail / 2**n)
+
+
+def _ends(
+    statistic: Callable[[np.ndarray], np.ndarray], n: int, samples: int, seed: int
+) -> tuple[float | None, float | None]:
+    """The 2.5 and 97.5 % points of a statistic of `n` units drawn with replacement."""
+    if n < 2:
+        return None, None
+    rng = np.random.default_rng(seed)
+    drawn = [statistic(rng.integers(0, n, (count, n))) for count in _portions(samples, n)]
+    values = np.concatenate(drawn)
+    values = np.sort(values[~np.isnan(values)])  # 0 / 0 says nothing
+    last = len(values) - 1
+    # Points that were drawn, to the outside: between a number and infinity lies nothing.
+    low, high = values[int(0.025 * last)], values[-1 - int(0.025 * last)]
+    return (
+        float(low) if np.isfinite(low) else None,
+        float(high) if np.isfinite(high) else None,
+    )
+
+
+def _portions(samples: int, n: int) -> list[int]:
+    most = max(1, _CELLS // max(n, 1))
+    return [min(most, samples - done) for done in range(0, samples, most)]
+
+
+def _paired(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
+    if len(a) != len(b):
+        raise ValueError("a and b must be of one length")
+    return _units(a) - _units(b)
+
+
+def _units(values: Sequence[float]) -> np.ndarray:
+    found = np.asarray(values, np.float64)
+    if found.ndim != 1 or not np.isfinite(found).all():
+        raise ValueError("units must be one finite number each")
+    return found

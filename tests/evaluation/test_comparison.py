@@ -1,164 +1,217 @@
-"""Records and timings with known figures: the rows, the report, and what is refused."""
-
-import json
+"""Rows of hand-made evaluations, against figures worked out by hand."""
 
 import pytest
+from evaluations import old, record, timing, write
 
-from rmas.errors import InputError
 from rmas.evaluation.comparison import compare
 from rmas.evaluation.intervals import wilson
-from rmas.evaluation.records import read_evaluation
-from rmas.evaluation.reporting import write_report
-from rmas.evaluation.tables import text_report
+from rmas.evaluation.records import read_evaluations
+from rmas.evaluation.statistics import bootstrap_ratio, difference
 
 
-def record(
-    question, method="latent", rounds=1, length=None, rollout=0, exact=1.0, tokens=10, **more
-):
-    counts = {"prompt_tokens": 30, "latent_steps": 8 if length else 0, "decoded_tokens": tokens}
-    return {
-        "schema": 2, "id": f"q{question}", "benchmark": "gsm8k", "method": method,
-        "rounds": rounds, "latent_length": length, "rollout": rollout, "seed": 0,
-        "agents": {"a": counts | {"positions": 40}, "b": counts | {"positions": 20}},
-        "texts": {}, "tools": [], "answer": "1", "gold": "1",
-        "scores": {"exact": exact, "release_compatible": 1.0}, "retried": False, "note": "",
-    } | more  # fmt: skip
+def rows_of(*workdirs, k=None):
+    (rows,) = compare(read_evaluations(workdirs), k).values()
+    return rows
 
 
-def timing(method, length, start, n, seconds, rounds=1, **more):
-    return {
-        "method": method, "rounds": rounds, "latent_length": length, "rollout": 0, "start": start,
-        "n": n, "ids": [], "seconds": seconds, "compile": 0.5,
-        "phases": {"render": 0.1, "write": seconds - 0.1}, "peak_bytes": 1000,
-    } | more  # fmt: skip
+def estimate(value, low, high):
+    return {"value": value, "low": low, "high": high}
 
 
-def write(folder, records, timings=()):
-    (folder / "evaluate").mkdir(parents=True, exist_ok=True)
-    for name, lines in (("records", records), ("timings", timings)):
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (folder / "evaluate" / f"{name}.jsonl").write_text(text)
-    return folder
+def pair(questions=4, batch=2, seconds=(1.0, 3.0), **more):
+    """Records and timings of latent (8 states) and text, in equal batches."""
+    records, timings = [], []
+    for method, length, tokens, spent in (
+        ("latent", 8, 10, seconds[0]),
+        ("text", None, 40, seconds[1]),
+    ):
+        for q in range(questions):
+            records.append(record(q, method, length=length, tokens=tokens + q, **more))
+        for start in range(0, questions, batch):
+            asked = range(start, min(start + batch, questions))
+            timings.append(timing(method, start, asked, spent * (1 + start), length=length))
+    return records, timings
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Four questions: latent right on all, text on two, with four times the tokens."""
-    records = [record(q, length=8) for q in range(4)]
-    records += [record(q, "text", exact=float(q < 2), tokens=40) for q in range(4)]
-    records += [record(q, "single:a", exact=0.0, tokens=5) for q in range(4)]
-    timings = [
-        timing("latent", 8, 0, 2, 9.0), timing("latent", 8, 0, 2, 1.0),  # the newer one counts
-        timing("latent", 8, 2, 2, 1.0),
-        timing("text", None, 0, 2, 3.0), timing("text", None, 2, 2, 3.0),
-    ]  # fmt: skip
-    return write(tmp_path / "run", records, timings)
+def test_what_a_method_reached_and_took(tmp_path):
+    records, timings = pair()
+    records[1]["scores"] = {"exact": 0.0, "release_compatible": 1.0, "f1": 0.5}
+    records[2] |= {"answer": None, "retried": True, "note": "timeout"}
+    latent, text = rows_of(write(tmp_path, records, timings))
+    assert (latent["name"], latent["latent_length"], latent["rounds"]) == ("latent", 8, 1)
+    assert (latent["n"], latent["records"], latent["rollouts"]) == (4, 4, [1, 1])
+    assert latent["accuracy"] == 0.75
+    assert (latent["accuracy_low"], latent["accuracy_high"]) == wilson(3, 4)
+    assert (latent["release_compatible"], latent["f1"]) == (1.0, None)  # not all records have f1
+    assert (latent["ours_only"], latent["release_only"]) == (0, 1)
+    assert (latent["unanswered"], latent["retried"], latent["notes"]) == (1, 1, {"timeout": 1})
+    assert (latent["decoded_tokens"], text["decoded_tokens"]) == (23.0, 83.0)
+    assert (latent["latent_steps"], text["latent_steps"]) == (16.0, 0.0)
+    assert (latent["prompt_tokens"], latent["positions"]) == (60.0, 60.0)
+    # Batches of 1 + 3 seconds, over four questions; a quarter of a second each renders.
+    assert (latent["seconds"], latent["timed"], latent["batches"]) == (1.0, 4, 2)
+    assert (latent["compile"], latent["peak_bytes"]) == (1.0, 1 << 30)
+    assert latent["phases"] == {"render": 0.125, "write": 0.875}
+    assert latent["pass_k"] is None and text["against_text"] is None
 
 
-def test_rows(folder):
-    latent, text, single = compare(read_evaluation(folder))
-    assert [row["name"] for row in (latent, text, single)] == ["latent", "text", "single:a"]
-    assert (latent["accuracy"], text["accuracy"], single["accuracy"]) == (1.0, 0.5, 0.0)
-    assert (text["accuracy_low"], text["accuracy_high"]) == wilson(2, 4)
-    assert (latent["decoded_tokens"], text["decoded_tokens"]) == (20, 80)
-    assert (latent["latent_steps"], latent["prompt_tokens"], latent["positions"]) == (16, 60, 60)
-    assert (latent["seconds"], text["seconds"], single["seconds"]) == (0.5, 1.5, None)
-    assert latent["compile"] == 1.0
-    assert latent["phases"] == pytest.approx({"render": 0.05, "write": 0.45})
-    assert latent["token_ratio"] == (4.0, 4.0, 4.0)
-    assert latent["time_ratio"] == (3.0, 3.0, 3.0)
-    assert latent["position_ratio"] == (1.0, 1.0, 1.0)
-    assert latent["difference"][0] == 0.5
-    assert latent["p"] == 0.5  # two questions differ, both one way
-    assert latent["paired"] == 4
-    assert "token_ratio" not in single and "token_ratio" not in text
+def test_against_text(tmp_path):
+    records, timings = pair()
+    for wrong in (4, 5, 6):
+        records[wrong]["scores"] |= {"exact": 0.0}
+    found = rows_of(write(tmp_path, records, timings))[0]["against_text"]
+    ours, theirs = [20 + 2 * q for q in range(4)], [80 + 2 * q for q in range(4)]
+    ratio = bootstrap_ratio(theirs, ours)
+    assert ratio[0] == 332 / 92
+    assert found == {
+        "n": 4,
+        "n_timed": 4,
+        "clusters": 2,
+        "token_ratio": estimate(*ratio),
+        "position_ratio": estimate(1.0, 1.0, 1.0),
+        "time_ratio": estimate(3.0, 3.0, 3.0),
+        "difference": estimate(*difference([1] * 4, [0, 0, 0, 1])),
+        "p": 0.25,
+    }
+    assert found["difference"]["value"] == 0.75
 
 
-def test_only_questions_that_both_answered_are_compared(folder):
-    evaluation = read_evaluation(folder)
-    left = {k: v for k, v in evaluation.records.items() if (k[1][0], k[2]) != ("text", "q3")}
-    latent, text, _ = compare(type(evaluation)(left, evaluation.timings, evaluation.files))
-    assert (latent["n"], text["n"], latent["paired"]) == (4, 3, 3)
-    assert latent["difference"][0] == pytest.approx(1 / 3)
+def test_time_is_drawn_by_batches(tmp_path):
+    """Eight questions in two batches of 1 and 4 against 4 seconds: two units, not eight."""
+    records, timings = pair(questions=8, batch=4)
+    timings = [line | {"seconds": s} for line, s in zip(timings, (1.0, 4.0, 4.0, 4.0), strict=True)]
+    found = rows_of(write(tmp_path, records, timings))[0]["against_text"]
+    assert found["time_ratio"] == estimate(8 / 5, 1.0, 4.0)
+    assert (found["n_timed"], found["clusters"]) == (8, 2)
+
+
+def test_batches_of_other_sizes_are_joined(tmp_path):
+    """Batches of two against batches of three: a question of each ties all six together."""
+    records, timings = pair(questions=6)
+    threes = [timing("text", start, range(start, start + 3), 3.0) for start in (0, 3)]
+    timings = [*timings[:3], *threes]
+    found = rows_of(write(tmp_path, records, timings))[0]["against_text"]
+    assert found["clusters"] == 1  # 01, 23, 45 and 012, 345 hang together
+    assert found["time_ratio"] == estimate(6.0 / 9.0, None, None)
+
+
+def test_a_batch_that_was_run_again_counts_once(tmp_path):
+    records, timings = pair()
+    again = [timing("text", 0, [0, 1], 99.0), *timings, timings[0]]
+    assert rows_of(write(tmp_path / "1", records, again)) == rows_of(
+        write(tmp_path / "2", records, timings)
+    )
+
+
+def test_only_what_both_completed_is_paired(tmp_path):
+    """Of a run that goes on: text has not asked q3, and q2 but once."""
+    records, timings = [], []
+    for rollout in (0, 1):
+        more, times = pair()
+        records += [r | {"rollout": rollout} for r in more]
+        timings += [t | {"rollout": rollout} for t in times]
+    records = [r for r in records if (r["method"], r["id"]) != ("text", "q3")]
+    records = [r for r in records if (r["method"], r["id"], r["rollout"]) != ("text", "q2", 1)]
+    latent, text = rows_of(write(tmp_path, records, timings))
+    assert (latent["n"], text["n"], text["rollouts"]) == (4, 3, [1, 2])
+    found = latent["against_text"]
+    assert found["n"] == found["n_timed"] == 2
+    assert found["token_ratio"]["value"] == (80 + 82) / (20 + 22)
+    # The batch of q2 and q3 is not known whole, so its time is nobody's.
+    assert (text["timed"], found["clusters"]) == (4, 1)
 
 
 def test_rollouts_and_pass_at_k(tmp_path):
-    records = [record(0, rollout=n, exact=float(n == 0)) for n in range(4)]
-    records += [record(1, rollout=n, exact=0.0) for n in range(4)]
-    (row,) = compare(read_evaluation(write(tmp_path, records)), ks=(1, 2, 10))
-    assert (row["n"], row["records"], row["accuracy"]) == (2, 8, 0.125)
-    assert row["pass@2"] == pytest.approx((1 - 3 / 6) / 2)  # 3 of 6 pairs lack the right one
-    assert "pass@10" not in row and "pass@1" not in row
+    right = {0: {0}, 1: set(), 2: {0, 1, 3}}
+    records = [record(q, rollout=n, exact=float(n in right[q])) for n in range(4) for q in range(3)]
+    workdir = write(tmp_path, records)
+    (row,) = rows_of(workdir, k=2)
+    # Pairs without a right one: 3 of 6, all, none.
+    assert row["pass_k"] == {"k": 2, "value": pytest.approx((0.5 + 0 + 1) / 3)}
+    assert (row["n"], row["records"], row["accuracy"]) == (3, 12, pytest.approx(1 / 3))
+    assert rows_of(workdir)[0]["pass_k"] == {"k": 4, "value": pytest.approx(2 / 3)}
+    assert rows_of(workdir, k=5)[0]["pass_k"] is None
+    write(tmp_path, [*records[:-1], record(2, rollout=3, exact=0.5)])
+    assert rows_of(tmp_path, k=2)[0]["pass_k"] is None
+
+
+def test_rollouts_are_tested_by_signs(tmp_path):
+    records = [
+        record(q, m, length=8 if m == "latent" else None, rollout=n, exact=float(x))
+        for m, own in (("latent", "10111111"), ("text", "00010101"))
+        for (q, n), x in zip([(q, n) for q in range(4) for n in (0, 1)], own, strict=True)
+    ]
+    found = rows_of(write(tmp_path, records))[0]["against_text"]
+    assert found["difference"]["value"] == 0.5
+    assert found["p"] == 2 / 16  # four halves of one sign, of 16 ways
+    assert found["time_ratio"] is None and found["clusters"] == 0
+
+
+def test_text_of_the_same_rounds_is_the_reference(tmp_path):
+    records = [
+        record(q, m, r, tokens=10 * r) for m in ("latent", "text") for r in (1, 2) for q in (0, 1)
+    ]
+    records += [record(q, "latent", 3) for q in (0, 1)] + [record(0, "single:a", tokens=0)]
+    rows = rows_of(write(tmp_path, records))
+    names = [(row["name"], row["rounds"]) for row in rows]
+    assert names == [*(("latent", r) for r in (1, 2, 3)), ("text", 1), ("text", 2), ("single:a", 1)]
+    assert [row["against_text"] is None for row in rows] == [False, False, True, True, True, False]
+    assert rows[1]["against_text"]["token_ratio"] == estimate(1.0, 1.0, 1.0)
+    alone = rows[-1]["against_text"]
+    assert (alone["n"], alone["token_ratio"], alone["time_ratio"]) == (1, None, None)
+    assert alone["difference"] == estimate(0.0, None, None)
+
+
+def test_nothing_in_common(tmp_path):
+    records = [record(0, "latent"), record(1, "text")]
+    found = rows_of(write(tmp_path, records))[0]["against_text"]
+    assert found == {
+        "n": 0, "n_timed": 0, "clusters": 0, "token_ratio": None, "position_ratio": None,
+        "difference": None, "p": None, "time_ratio": None,
+    }  # fmt: skip
 
 
 def test_every_latent_length_is_a_row(tmp_path):
-    records = [record(q, length=n, exact=float(n == 16)) for n in (16, 8) for q in range(3)]
-    rows = compare(read_evaluation(write(tmp_path, records)))
-    assert [(row["name"], row["accuracy"]) for row in rows] == [
-        ("latent m=8", 0.0),
-        ("latent m=16", 1.0),
-    ]
+    variants = (("latent", 2, 16), ("latent", 1, 16), ("latent", 2, 8), ("text", 2, None))
+    records = [record(q, *variant) for q in (0, 1) for variant in variants]
+    rows = rows_of(write(tmp_path, records))
+    assert [(r["name"], r["rounds"], r["latent_length"]) for r in rows] == [
+        ("latent m=8", 2, 8), ("latent m=16", 1, 16), ("latent m=16", 2, 16), ("text", 2, None),
+    ]  # fmt: skip
+    assert [r["against_text"] is None for r in rows] == [False, True, False, True]
 
 
-def test_records_of_schema_1(tmp_path):
-    old = record(0)
-    for name in ("latent_length", "retried", "note"):
-        del old[name]
-    for agent in old["agents"].values():
-        del agent["positions"]
-    line = timing("latent", None, 0, 1, 2.0)
-    for name in ("latent_length", "rollout", "ids", "compile", "phases", "peak_bytes"):
-        del line[name]
-    (row,) = compare(read_evaluation(write(tmp_path, [old | {"schema": 1}], [line])))
-    assert (row["positions"], row["seconds"], row["phases"]) == (80, 2.0, {})
+def test_times_of_two_workdirs_are_not_compared(tmp_path):
+    """They may be of two machines; tokens and answers may."""
+    records, timings = pair()
+    one = write(tmp_path / "1", records[:4], timings[:2])
+    two = write(tmp_path / "2", records[4:], timings[2:])
+    latent, text = rows_of(one, two)
+    assert (latent["seconds"], text["seconds"]) == (1.0, 3.0)
+    assert latent["against_text"]["token_ratio"]["value"] == 332 / 92
+    assert latent["against_text"]["time_ratio"] is None
+    # A copy of a whole evaluation changes nothing.
+    three = write(tmp_path / "3", records, timings)
+    four = write(tmp_path / "4", records, timings)
+    assert rows_of(three, four) == rows_of(three)
+    assert rows_of(three)[0]["against_text"]["time_ratio"]["value"] == 3.0
 
 
-def test_the_report(folder, tmp_path):
-    evaluation = read_evaluation(folder)
-    rows = [row | {"workdir": "run"} for row in compare(evaluation)]
-    made, missing = write_report(rows, evaluation.files, tmp_path / "out")
-    assert missing == ""
-    names = ["report.md", "report.json", *(f"gsm8k_{n}.png" for n in ("rounds", "tokens", "time"))]
-    assert [path.name for path in made] == names
-    assert all(path.stat().st_size > 1000 for path in made)
-    text = made[0].read_text()
-    assert "| latent | 1 | 1.000 [0.510, 1.000] | 20.0 | 16.0 | 0.5000 |" in text
-    assert "| 75.0% [75.0%, 75.0%] | 3.00 [3.00, 3.00] | +0.500 [" in text
-    # Where the release grades otherwise, both stand there, with the reason.
-    assert "| text | 1 | 0.500 | 1.000 |" in text
-    assert "first integer" in text
-    data = json.loads(made[1].read_text())
-    assert data["rows"][0]["records"] == 4
-    assert [file["lines"] for file in data["files"]] == [12, 5]
-    assert len(data["files"][0]["sha256"]) == 64
-    assert "latent" in text_report(rows)
+def test_benchmarks_are_apart(tmp_path):
+    records, timings = pair()
+    other, _ = pair(benchmark="aime25", exact=0.0)
+    one, two = write(tmp_path / "1", records, timings), write(tmp_path / "2", other)
+    found = compare(read_evaluations([one, two]))
+    assert list(found) == ["aime25", "gsm8k"]
+    assert [row["accuracy"] for row in found["aime25"]] == [0.0, 0.0]
+    assert found["gsm8k"] == rows_of(one)
 
 
-def test_a_half_line_at_the_end_does_not_count(folder):
-    path = folder / "evaluate" / "records.jsonl"
-    path.write_bytes(path.read_bytes() + b'{"id": "q9", "benc')
-    assert len(read_evaluation(folder).records) == 12
-
-
-@pytest.mark.parametrize(
-    ("line", "told"),
-    [
-        ("[1]", "line 13: no JSON object"),
-        ("{", "line 13: no JSON object"),
-        (json.dumps({"id": "x"}), "line 13: the record has no field 'benchmark'"),
-        (json.dumps(record(0, length=8, exact=0.0)), "line 13: another record of q0 than before"),
-    ],
-)
-def test_bad_lines_are_told(folder, line, told):
-    path = folder / "evaluate" / "records.jsonl"
-    path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(InputError) as error:
-        read_evaluation(folder)
-    assert str(error.value).startswith(f"{path}, ") and told in str(error.value)
-
-
-def test_no_records(tmp_path):
-    with pytest.raises(InputError, match=r"records.jsonl is missing; run experiments\.evaluate"):
-        read_evaluation(tmp_path)
-    with pytest.raises(InputError, match="holds no records yet"):
-        read_evaluation(write(tmp_path, []))
+def test_schema_1(tmp_path):
+    records, timings = pair()
+    latent, text = rows_of(write(tmp_path, map(old, records), map(old, timings)))
+    assert (latent["latent_length"], latent["positions_estimated"]) == (None, 4)
+    assert latent["positions"] == 60 + 16 + 23
+    assert (latent["seconds"], text["seconds"]) == (1.0, 3.0)
+    assert (latent["compile"], latent["phases"], latent["peak_bytes"]) == (None, {}, None)
+    assert latent["against_text"]["time_ratio"] == estimate(3.0, 3.0, 3.0)

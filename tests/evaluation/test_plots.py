@@ -55,6 +55,41 @@ def test_every_method_is_drawn_and_bytes_are_reproducible(tmp_path, plot):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png"]
 
 
+@BOTH
+def test_latent_lengths_are_told_apart(tmp_path, plot):
+    lengths = [row(f"latent m={m}", r, 0.1 * m, 25.0 + m) for m in (2, 4, 8) for r in (1, 2)]
+    plot(lengths, tmp_path / "a.png")
+    groups = plots._by_method(lengths)
+    styles = [plots._style(name, groups) for name in groups]
+    assert styles[-1][0] == plots._STYLES["latent"][0]  # the longest
+    assert len({colour for colour, _ in styles}) == len({marker for _, marker in styles}) == 3
+    assert {rgb(colour) for colour, _ in styles} <= colours(tmp_path / "a.png")
+    assert plots._label("latent m=4") == "latent messages, m=4"
+
+
+def test_phases_are_stacked_and_what_is_left_is_other(tmp_path):
+    rows = [
+        {**ROWS[0], "seconds": 2.0, "phases": {"think": 1.0, "write": 0.5, "new": 0.25}},
+        {**ROWS[3], "seconds": 1.0, "phases": {"write": 1.0}},
+        {**ROWS[4], "seconds": 1.0, "phases": {}},  # not told: no bar
+    ]
+    plots.plot_phases(rows, tmp_path / "a.png", title="gsm8k")
+    pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
+
+    def width(colour):
+        """The longest line of the colour, in points."""
+        return int((pixels == rgb(colour)).all(-1).sum(1).max())
+
+    second = width(plots._PHASES["write"])  # of the second bar
+    assert width(plots._PHASES["think"]) == pytest.approx(second, abs=3)
+    quarter = width(plots._PHASES["other"]), width(plots._OTHERS[0][0])
+    assert quarter == pytest.approx((second / 4, second / 4), abs=3)
+    plots.plot_phases(rows, tmp_path / "b.png", title="gsm8k")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with pytest.raises(InputError, match="no rows"):
+        plots.plot_phases(rows[2:], tmp_path / "a.png")
+
+
 def test_ceiling_is_drawn_where_it_is_known(tmp_path):
     plots.plot_rounds(ROWS, tmp_path / "with.png")
     plots.plot_rounds([{**r, "ceiling": None} for r in ROWS], tmp_path / "without.png")

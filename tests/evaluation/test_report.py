@@ -32,6 +32,7 @@ def test_one_row():
         {
             "method": "latent",
             "rounds": 3,
+            "latent_length": None,
             "accuracy": 0.75,
             "accuracy_low": low,
             "accuracy_high": high,
@@ -65,6 +66,17 @@ def test_rollouts_of_a_question_count_once():
     records = [record(0, exact=1.0), record(0, rollout=1, exact=0.0), record(1, exact=1.0)]
     (row,) = report.summarise(records, seconds={("latent", 3): 3.0})
     assert (row["n"], row["accuracy"], row["seconds_per_100"]) == (2, 0.75, 150.0)
+
+
+def test_every_latent_length_is_a_row_of_its_own():
+    records = [record(q, exact=float(m == 16), latent_length=m) for m in (16, 8) for q in (0, 1)]
+    seconds = {("latent", 3, 8): 1.0, ("latent", 3, 16): 3.0}
+    short, long = report.summarise([*records, record(0, "text")], seconds=seconds)[:2]
+    assert (short["method"], short["latent_length"], short["accuracy"]) == ("latent m=8", 8, 0.0)
+    assert (long["method"], long["latent_length"], long["accuracy"]) == ("latent m=16", 16, 1.0)
+    assert (short["seconds_per_100"], long["seconds_per_100"]) == (50.0, 150.0)
+    (one,) = report.summarise(records[:2], seconds={("latent", 3): 3.0})
+    assert (one["method"], one["latent_length"], one["seconds_per_100"]) == ("latent", 16, 150.0)
 
 
 def test_a_line_given_twice_counts_once():

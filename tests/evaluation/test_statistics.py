@@ -1,60 +1,162 @@
-import itertools
-import random
+"""Intervals and tests against brute force over all draws and all signs, and against the tables."""
 
+import itertools
+import math
+from fractions import Fraction
+
+import numpy as np
 import pytest
 
-from rmas.evaluation.statistics import bootstrap_difference, bootstrap_ratio, paired_test
+from rmas.evaluation.statistics import bootstrap_ratio, difference, paired_test
 
 
-def test_a_ratio_of_sums_and_its_interval():
-    assert bootstrap_ratio([2.0] * 9, [1.0] * 9) == (2.0, 2.0, 2.0)
-    rng = random.Random(0)
-    below = [rng.uniform(1, 3) for _ in range(400)]
-    above = [2 * b + rng.gauss(0, 0.5) for b in below]
-    ratio, low, high = bootstrap_ratio(above, below)
-    assert ratio == pytest.approx(sum(above) / sum(below))
-    # The delta method: the spread of the residuals over the sum below.
-    residuals = [a - ratio * b for a, b in zip(above, below, strict=True)]
-    error = sum(r * r for r in residuals) ** 0.5 / sum(below)
-    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
-    assert bootstrap_ratio(above, below) == (ratio, low, high)
+def outer_points(values):
+    """The 2.5 and 97.5 % points of a whole distribution."""
+    values = sorted(values)
+    last = len(values) - 1
+    return values[int(0.025 * last)], values[-1 - int(0.025 * last)]
 
 
-def test_intervals_cover_what_they_should():
-    rng, covered = random.Random(1), 0
-    for seed in range(200):
-        d = [rng.gauss(0.3, 1) for _ in range(60)]
-        _, low, high = bootstrap_difference(d, [0.0] * 60, samples=400, seed=seed)
-        covered += low <= 0.3 <= high
-    assert 180 <= covered <= 198
+def test_ratio_is_of_sums_and_a_constant_ratio_has_no_width():
+    assert bootstrap_ratio([30, 10], [10, 10])[0] == 2.0  # not the mean of 3 and 1
+    assert bootstrap_ratio([3, 6, 30], [1, 2, 10]) == (3.0, 3.0, 3.0)
 
 
-def test_nothing_to_compare():
-    assert bootstrap_ratio([1.0], [0.0]) is None
+def test_ratio_against_all_draws():
+    above, below = [4.0, 9.0, 1.0, 7.0], [2.0, 3.0, 1.0, 1.0]
+    all_draws = [
+        sum(above[i] for i in draw) / sum(below[i] for i in draw)
+        for draw in itertools.product(range(4), repeat=4)
+    ]
+    low, high = outer_points(all_draws)
+    found = bootstrap_ratio(above, below, samples=20_000)
+    assert found == pytest.approx((21 / 7, low, high), abs=0.05)
+
+
+def test_units_of_a_cluster_are_drawn_together():
+    above, below, clusters = [1, 3, 2, 2, 5, 9], [1, 1, 2, 1, 2, 3], list("ababcc")
+    sums = [3, 5, 14], [3, 2, 5]  # of a, b, c
+    assert bootstrap_ratio(above, below, clusters) == bootstrap_ratio(*sums)
+    # Copies of a unit in its cluster tell nothing new; copies as units of their own narrow it.
+    wide = bootstrap_ratio(above * 50, below * 50, clusters * 50)
+    narrow = bootstrap_ratio(above * 50, below * 50)
+    assert wide[2] - wide[1] > 3 * (narrow[2] - narrow[1])
+
+
+def test_what_has_no_ratio_or_no_interval():
     assert bootstrap_ratio([], []) is None
-    assert bootstrap_difference([], []) is None
-    assert paired_test([], []) == 1.0
-    with pytest.raises(ValueError, match="paired"):
-        bootstrap_ratio([1.0], [1.0, 2.0])
-    with pytest.raises(ValueError, match="paired"):
-        paired_test([1.0], [1.0, 2.0])
+    assert bootstrap_ratio([1, 2], [0, 0]) is None
+    assert bootstrap_ratio([1], [2]) == (0.5, None, None)
+    assert bootstrap_ratio([1, 2], [2, 2], ["batch", "batch"]) == (0.75, None, None)
+    ratio, low, high = bootstrap_ratio([1, 1], [0, 2])  # a quarter of the draws divides by 0
+    assert (ratio, low, high) == (1.0, 0.5, None)
+    assert bootstrap_ratio([0, 4], [0, 2]) == (2.0, 2.0, 2.0)  # 0 / 0 is left out
 
 
 @pytest.mark.parametrize(
-    ("better", "worse", "same", "p"),
-    [(0, 0, 9, 1.0), (5, 0, 3, 0.0625), (0, 5, 3, 0.0625), (8, 2, 0, 0.109375), (3, 3, 1, 1.0)],
+    ("above", "below", "clusters"),
+    [
+        ([1, 2], [1], None),
+        ([1, 2], [1, 2], ["a"]),
+        ([1, -2], [1, 2], None),
+        ([1, math.inf], [1, 2], None),
+        ([1, math.nan], [1, 2], None),
+    ],
 )
-def test_mcnemar_by_hand(better, worse, same, p):
-    one = [1.0] * better + [0.0] * worse + [1.0] * same
-    other = [0.0] * better + [1.0] * worse + [1.0] * same
-    assert paired_test(one, other) == pytest.approx(p)
+def test_impossible_units(above, below, clusters):
+    with pytest.raises(ValueError, match=r"one length|not negative|finite"):
+        bootstrap_ratio(above, below, clusters)
 
 
-def test_random_signs_come_near_all_signs():
-    one, other = [0.9, 0.7, 0.4, 0.8, 0.6, 1.0, 0.3], [0.5, 0.6, 0.5, 0.3, 0.1, 0.2, 0.2]
-    d = [a - b for a, b in zip(one, other, strict=True)]
-    signs = itertools.product((-1, 1), repeat=len(d))
-    exact = [
-        abs(sum(s * x for s, x in zip(row, d, strict=True))) >= abs(sum(d)) - 1e-12 for row in signs
+def test_difference_against_all_draws():
+    a, b = [1, 0, 1, 1, 1], [0, 0, 1, 0, 1]
+    draws = itertools.product([x - y for x, y in zip(a, b, strict=True)], repeat=5)
+    low, high = outer_points([sum(draw) / 5 for draw in draws])
+    assert difference(a, b, samples=20_000) == pytest.approx((0.4, low, high))
+    assert difference(b, a)[0] == pytest.approx(-0.4)
+    assert difference([1, 1], [1, 1]) == (0.0, 0.0, 0.0)
+    assert difference([1], [0]) == (1.0, None, None)
+    assert difference([], []) is None
+    with pytest.raises(ValueError, match="one length"):
+        difference([1], [])
+
+
+def test_intervals_hold_what_they_promise():
+    """Of 200 drawn experiments, about 95 % of the intervals hold the true difference."""
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(200):
+        a, b = rng.random(80) < 0.7, rng.random(80) < 0.5
+        _, low, high = difference(a.astype(float), b.astype(float), samples=400)
+        held += low <= 0.2 <= high
+    assert 0.90 <= held / 200 <= 0.99
+
+
+def test_equal_input_gives_equal_output_whatever_the_portions(monkeypatch):
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 300))
+    first = bootstrap_ratio(a, b), difference(a, b), paired_test(a, b)
+    assert (bootstrap_ratio(a, b), difference(a, b), paired_test(a, b)) == first
+    assert bootstrap_ratio(a, b, seed=1) != first[0]
+    monkeypatch.setattr("rmas.evaluation.statistics._CELLS", 1000)
+    assert bootstrap_ratio(a, b) == pytest.approx(first[0], rel=0.01)
+
+
+def scores(both, only_a, only_b, neither):
+    a = [1.0] * (both + only_a) + [0.0] * (only_b + neither)
+    b = [1.0] * both + [0.0] * only_a + [1.0] * only_b + [0.0] * neither
+    return a, b
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "p"),
+    [
+        (0, 0, Fraction(1)),
+        (1, 0, Fraction(1)),
+        (6, 0, Fraction(2, 64)),
+        (2, 8, Fraction(2 * (1 + 10 + 45), 1024)),
+        (5, 5, Fraction(1)),
+    ],
+)
+def test_mcnemar_by_hand(only_a, only_b, p):
+    assert paired_test(*scores(3, only_a, only_b, 4)) == float(p)
+    assert paired_test(*scores(30, only_b, only_a, 0)) == float(p)
+
+
+def test_mcnemar_of_many_questions_is_exact_and_finite():
+    more, fewer = 2600, 2400
+    tail = sum(math.comb(5000, k) for k in range(fewer + 1))
+    assert paired_test(*scores(0, more, fewer, 0)) == 2 * tail / 2**5000
+    assert 0 <= paired_test(*scores(0, 3000, 0, 0)) < 1e-300
+
+
+def test_sign_flips_against_all_signs():
+    a, b = [0.5, 1.0, 0.25, 0.75, 0.0, 1.0], [0.25, 0.5, 0.25, 1.0, 0.0, 0.25]
+    gaps = [Fraction(x) - Fraction(y) for x, y in zip(a, b, strict=True) if x != y]
+    sums = [
+        abs(sum(s * g for s, g in zip(signs, gaps, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(gaps))
     ]
-    assert paired_test(one, other) == pytest.approx(sum(exact) / len(exact), abs=0.01)
+    p = Fraction(sum(s >= abs(sum(gaps)) for s in sums), len(sums))
+    assert paired_test(a, b) == float(p)
+
+
+def test_rounding_of_means_is_no_difference():
+    third = (1 + 0 + 0) / 3
+    assert paired_test([third, 0.1 + 0.2], [1 - 2 / 3, 0.3]) == 1.0
+
+
+def test_random_signs_come_near_mcnemar():
+    """With half scores the two tests ask the same: 24 against 8 questions of one size."""
+    a, b = scores(10, 24, 8, 10)
+    exact = paired_test(a, b)
+    halves = [0.5 * x for x in a], [0.5 * x for x in b]
+    assert paired_test(*halves) == pytest.approx(exact, abs=0.003)
+    assert paired_test(*halves) == paired_test(*halves)
+    assert paired_test([0.5] * 40, [0.0] * 40) == 1 / 10_001  # never 0
+
+
+def test_no_units_have_no_p():
+    assert paired_test([], []) is None
+    with pytest.raises(ValueError, match="one length"):
+        paired_test([1], [1, 0])

@@ -85,7 +85,8 @@ def test_killed_runs_end_like_an_uninterrupted_one(tmp_path):
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     report = run("report", str(killed))
     assert report.returncode == 0, report.stderr
-    rows = json.loads((killed / "report" / "report.json").read_text())["rows"]
+    data = json.loads((killed / "report" / "report.json").read_text())
+    rows = data["benchmarks"]["relay"]
     assert [(row["name"], row["rounds"], row["n"]) for row in rows] == [
         (method, rounds, 40) for method in ("latent", "text_terse") for rounds in (1, 2, 3)
     ]

@@ -1,38 +1,75 @@
+"""The report as a command: its files and table, and wrong input in one line."""
+
 import json
+from pathlib import Path
 
 import pytest
 from commands import run
 
 
+def line(question, method, benchmark="gsm8k", rollout=0, tokens=10):
+    counts = {"prompt_tokens": 3, "latent_steps": 0, "decoded_tokens": tokens}
+    return {
+        "schema": 1, "id": question, "benchmark": benchmark, "method": method, "rounds": 1,
+        "rollout": rollout, "agents": {"a": counts}, "answer": "1", "gold": "1",
+        "scores": {"exact": 1.0, "release_compatible": 1.0},
+    }  # fmt: skip
+
+
+def workdir(folder: Path, benchmark="gsm8k") -> Path:
+    (folder / "evaluate").mkdir(parents=True)
+    lines = [
+        line(q, m, benchmark, n, 20 if m == "text" else 10)
+        for m in ("latent", "text") for n in (0, 1) for q in "ab"
+    ]  # fmt: skip
+    text = "".join(json.dumps(one) + "\n" for one in lines)
+    (folder / "evaluate" / "records.jsonl").write_text(text)
+    return folder
+
+
+def test_one_workdir(tmp_path):
+    done = run("report", str(workdir(tmp_path / "run")), "--k=1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2.00 [2.00, 2.00]" in done.stdout
+    assert "1.000 (k=1)" in done.stdout
+    out = tmp_path / "run" / "report"
+    written = [w.removeprefix("written: ") for w in done.stdout.splitlines() if w[:8] == "written:"]
+    assert sorted(written) == sorted(map(str, out.iterdir()))
+    data = json.loads((out / "report.json").read_text())
+    assert [row["records"] for row in data["benchmarks"]["gsm8k"]] == [4, 4]
+
+
+def test_several_workdirs_without_matplotlib(tmp_path, monkeypatch):
+    (tmp_path / "path" / "matplotlib").mkdir(parents=True)
+    (tmp_path / "path" / "matplotlib" / "__init__.py").write_text("raise ImportError('broken')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+    one, two = workdir(tmp_path / "1"), workdir(tmp_path / "2", "aime25")
+    done = run("report", str(one), str(two), f"--out={tmp_path / 'out'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no plots: they need matplotlib, pip install -e '.[plots]'" in done.stdout
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.md", "report.json"}
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert text.index("## aime25") < text.index("## gsm8k")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "error: name a workdir"),
-        (["runs/none"], "records.jsonl is missing; run experiments.evaluate"),
-        (["a", "b"], "several workdirs need --out"),
-        (["a", "--k=0"], "--k=0: name whole numbers above 0"),
+        ([], "name a workdir, as in"),
+        (["runs/none"], "records.jsonl is missing; name a workdir of experiments.evaluate"),
+        (["{run}", "other"], "several workdirs need --out=FOLDER"),
+        (["{run}", "--k=0"], "flag --k=0"),
+        (["{run}", "--k=3"], "--k=3: no method has so many rollouts of every question; the"),
+        (["{broken}"], "evaluate/records.jsonl, line 2 is no JSON object"),
+        (["{run}", "--out={run}/evaluate/records.jsonl"], "cannot be written: File exists"),
     ],
-)
-def test_wrong_words_end_in_one_line(words, told):
-    done = run("report", *words)
+)  # fmt: skip
+def test_wrong_input_ends_in_one_line(tmp_path, words, told):
+    folders = {name: workdir(tmp_path / name) for name in ("run", "broken")}
+    path = folders["broken"] / "evaluate" / "records.jsonl"
+    path.write_text(path.read_text().replace("\n", "\nnot json \x1b[2J\n", 1))
+    done = run("report", *(word.format(**folders) for word in words))
     assert done.returncode == 2
-    assert told in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_several_workdirs(tmp_path):
-    for name, exact in (("one", 1.0), ("two", 0.0)):
-        folder = tmp_path / name / "evaluate"
-        folder.mkdir(parents=True)
-        counts = {"prompt_tokens": 3, "latent_steps": 0, "decoded_tokens": 2}
-        line = {
-            "id": "q", "benchmark": name, "method": "text", "rounds": 1, "rollout": 0,
-            "agents": {"a": counts}, "scores": {"exact": exact, "release_compatible": exact},
-        }  # fmt: skip
-        (folder / "records.jsonl").write_text(json.dumps(line) + "\n")
-    done = run("report", str(tmp_path / "one"), str(tmp_path / "two"), f"--out={tmp_path / 'out'}")
-    assert done.returncode == 0, done.stderr
-    assert "1.000 [0.207, 1.000]" in done.stdout and "0.000 [0.000, 0.793]" in done.stdout
-    data = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert [row["benchmark"] for row in data["rows"]] == ["one", "two"]
-    assert (tmp_path / "out" / "one_1_rounds.png").is_file()
+    assert len(done.stderr.splitlines()) == 1 and told in done.stderr
+    assert done.stderr.startswith("error: ") and "\x1b" not in done.stderr
+    assert not (folders["run"] / "report").exists()

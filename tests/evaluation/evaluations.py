@@ -1,0 +1,55 @@
+"""Evaluation workdirs made by hand."""
+
+import json
+from pathlib import Path
+
+
+def record(question, method="latent", rounds=1, length=None, rollout=0, exact=1.0, **more):
+    """A record of schema 2 of two agents with 10 tokens each."""
+    steps = 0 if length is None else length
+    counts = {"prompt_tokens": 30, "latent_steps": steps, "decoded_tokens": more.pop("tokens", 10)}
+    return {
+        "schema": 2, "id": f"q{question}", "benchmark": "gsm8k", "method": method,
+        "rounds": rounds, "latent_length": length, "rollout": rollout, "seed": 7,
+        "agents": {"a": counts | {"positions": 45}, "b": counts | {"positions": 15}},
+        "texts": {"b": ["\u2028é"]}, "tools": [], "answer": "1", "gold": "1",
+        "scores": {"exact": exact, "release_compatible": exact}, "retried": False, "note": "",
+    } | more  # fmt: skip
+
+
+def timing(method, start, questions, seconds, rounds=1, length=None, **more):
+    """A timing of schema 2."""
+    return {
+        "method": method, "rounds": rounds, "latent_length": length, "rollout": 0, "start": start,
+        "n": len(questions), "ids": [f"q{q}" for q in questions], "seconds": seconds,
+        "compile": 0.5, "phases": {"render": 0.25, "write": seconds - 0.25}, "peak_bytes": 1 << 30,
+    } | more  # fmt: skip
+
+
+def old(line):
+    """A record or timing as files of schema 1 have it."""
+    left = {k: v for k, v in line.items() if k in _OLD}
+    if "agents" in left:
+        left["schema"] = 1
+        left["agents"] = {
+            name: {k: v for k, v in counts.items() if k != "positions"}
+            for name, counts in line["agents"].items()
+        }
+    return left
+
+
+_OLD = (
+    *("schema", "id", "benchmark", "method", "rounds", "rollout", "seed", "agents", "texts"),
+    *("tools", "answer", "gold", "scores", "start", "n", "seconds"),
+)
+
+
+def write(workdir: Path, records, timings=None) -> Path:
+    """`workdir` with these records, and with timings where they are given."""
+    folder = workdir / "evaluate"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in (("records", records), ("timings", timings)):
+        if lines is not None:
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (folder / f"{name}.jsonl").write_text(text)
+    return workdir

@@ -1,0 +1,251 @@
+"""Records and timings are read strictly, and what a kill or a copy leaves does no harm."""
+
+import hashlib
+import json
+
+import pytest
+from evaluations import old, record, timing, write
+
+from rmas.errors import InputError
+from rmas.evaluation.records import Key, Variant, read_evaluations
+from rmas.evaluation.runner import Method, Plan, run
+from rmas.system.answers import Answer
+from rmas.tasks.graders import Graders
+from rmas.tasks.rows import Row
+
+LATENT = Variant("latent", 1, 8)
+
+
+def key(question, variant=LATENT, rollout=0):
+    return Key("gsm8k", variant, f"q{question}", rollout)
+
+
+def test_grouped_by_benchmark_variant_question_and_rollout(tmp_path):
+    records = [
+        record(0, length=8), record(0, length=8, rollout=1, exact=0.0), record(1, "text"),
+        record(0, length=16), record(0, benchmark="aime25"),
+    ]  # fmt: skip
+    found = read_evaluations([write(tmp_path, records)])
+    assert {b: set(variants) for b, variants in found.questions.items()} == {
+        "gsm8k": {LATENT, Variant("latent", 1, 16), Variant("text", 1, None)},
+        "aime25": {Variant("latent", 1, None)},
+    }
+    rollouts = found.questions["gsm8k"][LATENT]["q0"]
+    assert {n: r.scores["exact"] for n, r in rollouts.items()} == {0: 1.0, 1: 0.0}
+    assert rollouts[0].counts == {
+        "prompt_tokens": 60, "latent_steps": 16, "decoded_tokens": 20, "positions": 60,
+    }  # fmt: skip
+    assert found.batches == {} and found.files[0][1] is None
+
+
+def test_files_are_hashed_and_counted(tmp_path):
+    lines = [record(0, length=8), record(1, length=8), record(0, length=8)]
+    timings = [timing("latent", 0, [0, 1], s, length=8) for s in (9.0, 1.0)]
+    write(tmp_path, lines, timings)
+    path = tmp_path / "evaluate" / "records.jsonl"
+    path.write_bytes(path.read_bytes() + json.dumps(record(2)).encode()[:-20])
+    ((records, times),) = read_evaluations([tmp_path]).files
+    assert records.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (records.lines, records.duplicates, records.half_lines) == (3, 1, 1)
+    assert (times.lines, times.duplicates, times.half_lines) == (2, 1, 0)
+
+
+def test_a_last_line_cut_anywhere_is_left_out_unless_it_is_whole(tmp_path):
+    write(tmp_path, [record(0)])
+    path = tmp_path / "evaluate" / "records.jsonl"
+    first = path.read_bytes()
+    last = json.dumps(record(1, gold="é"), ensure_ascii=False).encode()
+    for cut in range(len(last) + 1):
+        path.write_bytes(first + last[:cut])
+        (variants,) = read_evaluations([tmp_path]).questions.values()
+        (questions,) = variants.values()
+        assert list(questions) == (["q0", "q1"] if cut == len(last) else ["q0"]), cut
+
+
+def test_the_newest_timing_of_a_batch_counts(tmp_path):
+    lines = [record(q, length=8) for q in range(3)]
+    timings = [
+        timing("latent", 0, [0, 1], 9.0, length=8),
+        timing("latent", 2, [2], 4.0, length=8),
+        timing("latent", 0, [0, 1], 1.0, length=8),
+        timing("latent", 0, [0, 1], 77.0, length=16),  # of questions without records
+    ]
+    batches = read_evaluations([write(tmp_path, lines, timings)]).batches
+    assert {k: b.seconds for k, b in batches.items()} == {key(0): 1.0, key(1): 1.0, key(2): 4.0}
+    assert batches[key(0)] is batches[key(1)]
+
+
+def test_a_run_that_was_killed_and_run_again(tmp_path):
+    """The runner's own files: a batch cut short is timed twice, and the report counts it once."""
+    counts = {"prompt_tokens": 5, "latent_steps": 8, "decoded_tokens": 3, "positions": 15}
+
+    def answer(questions, batch, rollout):
+        return [Answer({"b": ["value 1"]}, {"b": counts}, text="value 1") for _ in questions]
+
+    rows = [Row(f"q{n}", "what is one?", "1") for n in range(5)]
+    methods = (Method("latent", 1, answer, latent_length=8), Method("text", 1, answer))
+    plan = Plan("toy", "relay", methods, rows, [3] * 5, batch=2, seed=7)
+    folder = tmp_path / "evaluate"
+    folder.mkdir()
+    with Graders() as graders:
+        run(plan, graders, folder)
+        before = read_evaluations([tmp_path])
+        path = folder / "records.jsonl"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-40])  # within the last batch, after its time was told
+        ((cut, _),) = read_evaluations([tmp_path]).files
+        assert (cut.lines, cut.half_lines) == (9, 1)
+        run(plan, graders, folder)
+    assert path.read_bytes() == whole
+    after = read_evaluations([tmp_path])
+    assert after.files[0][1].duplicates == 1
+    assert after.questions.keys() == before.questions.keys() == {"toy"}
+    assert after.batches.keys() == before.batches.keys()
+    newest = json.loads((folder / "timings.jsonl").read_text().splitlines()[-1])
+    last = after.batches[Key("toy", Variant("text", 1, None), "q4", 0)]
+    assert (last.seconds, len(last.keys)) == (newest["seconds"], 1)
+    assert sum(len(b.keys) for b in {id(b): b for b in after.batches.values()}.values()) == 10
+
+
+def test_files_of_schema_1(tmp_path):
+    """Without ids, the places of records tell whose time it is; also after a rerun batch."""
+    lines = [record(q, m, r) for m in ("text", "latent") for r in (1, 2) for q in (5, 3, 4)]
+    timings = [
+        timing(m, s, qs, 1.0 + s, rounds=r)
+        for m in ("text", "latent")
+        for r in (1, 2)
+        for s, qs in ((0, [5, 3]), (2, [4]))
+    ]
+    timings.append(timing("text", 2, [4], 8.0, rounds=2))
+    found = read_evaluations([write(tmp_path, map(old, lines), map(old, timings))])
+    text = Variant("text", 2, None)
+    own = found.questions["gsm8k"][text]["q4"][0]
+    assert (own.counts["positions"], own.estimated, own.note, own.retried) == (80, True, "", False)
+    shared = found.batches[key(5, text)]
+    assert shared is found.batches[key(3, text)]
+    assert (shared.seconds, shared.compile, shared.phases, shared.peak_bytes) == (
+        1.0,
+        None,
+        {},
+        None,
+    )
+    assert found.batches[key(4, text)].seconds == 8.0
+
+
+def test_several_workdirs(tmp_path):
+    one = write(tmp_path / "1", [record(0, length=8)], [timing("latent", 0, [0], 1.0, length=8)])
+    two = write(
+        tmp_path / "2",
+        [record(0, length=8), record(0, "text")],
+        [timing("latent", 0, [0], 5.0, length=8), timing("text", 0, [0], 3.0)],
+    )
+    found = read_evaluations([one, two, one / ".." / "1"])
+    assert len(found.files) == 2  # the same folder by another name is read once
+    assert found.questions["gsm8k"][LATENT]["q0"][0].workdirs == (0, 1)
+    assert [found.batches[key(0, v)].seconds for v in (LATENT, Variant("text", 1, None))] == [1, 3]
+
+
+def test_records_that_contradict_each_other(tmp_path):
+    one = write(tmp_path / "1", [record(0), record(1)])
+    two = write(tmp_path / "2", [record(2), record(1, exact=0.0)])
+    with pytest.raises(InputError) as error:
+        read_evaluations([one, two])
+    assert str(error.value) == (
+        f"{two}/evaluate/records.jsonl, line 2: this record of q1 differs from "
+        f"{one}/evaluate/records.jsonl, line 2, of the same method, rounds, latent length and "
+        "rollout; report only one of them"
+    )
+    three = write(tmp_path / "3", [record(0, "text", gold="2")])
+    with pytest.raises(
+        InputError, match=r"line 1: q0 has another gold answer than in .*1/evaluate"
+    ):
+        read_evaluations([one, three])
+
+
+def wrong_agent(**counts):
+    agents = record(0)["agents"]
+    return {"agents": agents | {"b\x1b": agents["b"] | counts}}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"schema": 3}, "field 'schema' is not one of 1, 2"),
+        ({"id": 5}, "field 'id' is missing or no text"),
+        ({"benchmark": ""}, "field 'benchmark' is no plain name"),
+        ({"method": "a\x1b[2J"}, "field 'method' is no plain name"),
+        ({"method": "\ud800"}, "field 'method' is no plain name"),
+        ({"rounds": 0}, "field 'rounds' is missing or no whole number from 1 on"),
+        ({"rounds": True}, "field 'rounds' is missing or no whole number"),
+        ({"rounds": 2.0}, "field 'rounds' is missing or no whole number"),
+        ({"latent_length": 0}, "field 'latent_length' is missing or no whole number from 1 on"),
+        ({"rollout": -1}, "field 'rollout' is missing or no whole number from 0 on"),
+        ({"agents": []}, "field 'agents' is missing or no object"),
+        ({"agents": {"a": 1}}, "agents.a is no object"),
+        (wrong_agent(decoded_tokens=-1), r"agents.b\x1b: field 'decoded_tokens' is"),
+        (wrong_agent(prompt_tokens=10**400), r"agents.b\x1b: field 'prompt_tokens' is"),
+        (wrong_agent(positions=None), r"agents.b\x1b: field 'positions' is"),
+        ({"scores": {"exact": 1.0}}, "field 'scores.release_compatible' is no number from 0 to 1"),
+        ({"scores": {"release_compatible": 1.0}}, "field 'scores.exact' is no number"),
+        ({"scores": {"exact": float("nan"), "release_compatible": 0}}, "field 'scores.exact'"),
+        ({"scores": {"exact": 1, "release_compatible": 1, "f1": 1.5}}, "field 'scores.f1'"),
+        ({"answer": 3}, "field 'answer' is neither text nor null"),
+        ({"gold": None}, "field 'gold' is missing or no text"),
+        ({"retried": 0}, "field 'retried' is missing or no true or false"),
+        ({"note": None}, "field 'note' is missing or no text"),
+    ],
+)
+def test_a_wrong_record_is_told_in_one_line(tmp_path, change, told):
+    path = write(tmp_path, [record(0), record(1) | change]) / "evaluate" / "records.jsonl"
+    with pytest.raises(InputError) as error:
+        read_evaluations([tmp_path])
+    assert str(error.value).startswith(f"{path}, line 2: ")
+    assert told in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seconds": -1.0}, "field 'seconds' is no number of seconds"),
+        ({"seconds": None}, "field 'seconds' is no number of seconds"),
+        ({"compile": float("inf")}, "field 'compile' is no number of seconds"),
+        ({"phases": [1]}, "field 'phases' is missing or no object"),
+        ({"phases": {"write": "1"}}, "field 'phases.write' is no number of seconds"),
+        ({"phases": {"\x07": 1.0}}, "field 'phases' is no plain name"),
+        ({"n": 0}, "field 'n' is missing or no whole number from 1 on"),
+        ({"start": None}, "field 'start' is missing or no whole number from 0 on"),
+        ({"ids": ["q0", "q0"], "n": 2}, "field 'ids' must name n = 2 different questions"),
+        ({"ids": ["q0"], "n": 2}, "field 'ids' must name n = 2 different questions"),
+        ({"ids": "q0"}, "field 'ids' is no list of question ids"),
+        ({"peak_bytes": -1}, "field 'peak_bytes' is missing or no whole number from 0 on"),
+    ],
+)
+def test_a_wrong_timing_is_told_in_one_line(tmp_path, change, told):
+    good = timing("latent", 0, [0], 1.0)
+    path = write(tmp_path, [record(0)], [good, good | change]) / "evaluate" / "timings.jsonl"
+    with pytest.raises(InputError) as error:
+        read_evaluations([tmp_path])
+    assert str(error.value).startswith(f"{path}, line 2: {told}")
+
+
+@pytest.mark.parametrize("line", [b"[1]", b"", b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 5000])
+def test_what_is_no_record_at_all(tmp_path, line):
+    path = write(tmp_path, [record(0)]) / "evaluate" / "records.jsonl"
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(InputError, match="line 2 is no JSON object; give the files of an"):
+        read_evaluations([tmp_path])
+
+
+def test_a_line_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("rmas.evaluation.records.MAX_LINE", 2000)
+    write(tmp_path, [record(0), record(1, texts={"b": ["x" * 2000]})])
+    with pytest.raises(InputError, match="line 2 is longer than 0 MiB"):
+        read_evaluations([tmp_path])
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(InputError, match=r"records\.jsonl is missing; name a workdir of"):
+        read_evaluations([tmp_path])
+    with pytest.raises(InputError, match=r"records\.jsonl holds no records yet"):
+        read_evaluations([write(tmp_path, [])])
