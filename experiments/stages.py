@@ -7,8 +7,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from rmas.tasks.benchmarks import BENCHMARKS
-from rmas.tasks.graders import Graders
 
 from experiments.assembly import Assembly
 from experiments.settings import Settings
@@ -24,6 +22,8 @@ from rmas.system.load import System
 from rmas.system.run import Runner, Thoughts
 from rmas.system.topology import single
 from rmas.system.writing import Retry
+from rmas.tasks.benchmarks import BENCHMARKS
+from rmas.tasks.graders import Graders
 from rmas.tasks.grading import TASKS
 from rmas.tasks.rows import Row
 from rmas.training.initial import align_outer_links
@@ -145,6 +145,7 @@ def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
         rollouts=e.rollouts,
     )
     with Graders(seconds=e.grade_seconds, unsafe=s.tools.unsafe) as graders:
+        graders.check(name)
         records = run(plan, graders, folder)
     ceilings = {}
     if task.ceiling:
@@ -168,6 +169,7 @@ def rows_stage(a: Assembly) -> tuple[int, int, Path]:
     sampling = Sampling(e.temperature, e.top_p, e.top_k)
     runner = Runner(a.system, lengths, sampling, s.seed, retry=_retry(a))
     with Graders(seconds=e.grade_seconds, unsafe=s.tools.unsafe) as graders:
+        graders.check(task)
         maker = Maker(
             a.system.topology,
             lambda asked, batch, n: runner.text(asked, s.outer.rounds, batch, n),

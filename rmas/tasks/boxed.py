@@ -29,12 +29,16 @@ def boxed(text: str) -> str | None:
 
 
 def said(text: str) -> str | None:
-    """What stands behind the last `answer is` or `answer:`, to the end of its line; or None."""
+    """What stands behind the last `answer is` or `answer:`: a formula, or a sentence; or None."""
     found = _SAID.findall(text)
     if not found:
         return None
-    answer = re.sub(r"^[*_\s$]+|[*_\s$.]+$", "", found[-1])
-    return answer or None
+    answer = found[-1].strip("*_ \t")
+    formula = re.match(r"\$([^$]+)\$", answer)
+    if formula:
+        return formula[1].strip() or None
+    answer = re.split(r"\.(?:\s|$)", answer, maxsplit=1)[0]
+    return re.sub(r"^[*_\s$]+|[*_\s$.]+$", "", answer) or None
 
 
 def _closing(text: str, start: int) -> int | None:

@@ -7,7 +7,6 @@ the frames of the process for it could still cheat; one that just exits cannot.)
 """
 
 import json
-import re
 import secrets
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
@@ -23,7 +22,6 @@ MAX_CODE = 200_000
 """Characters of a program."""
 _GROUP = 8
 """Tests that share a sandbox; after a group with a failure no other is run."""
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.M)
 
 _SCRIPT = """
 import sys
@@ -81,10 +79,18 @@ def find_code(text: str) -> str | None:
 
     A block that the text leaves open counts up to its end.
     """
-    if text.count("```") % 2:
-        text += "\n```\n"
-    blocks = _FENCE.findall(text)
-    python = [code for mark, code in blocks if mark.lower() in ("python", "py", "python3")]
+    blocks: list[tuple[str, str]] = []
+    mark, lines = None, []
+    for line in [*text.split("\n"), "```"]:
+        bare = line.strip()
+        if mark is None and bare.startswith("```"):
+            mark, lines = bare.strip("`").strip().lower(), []
+        elif mark is not None and bare == "```":
+            blocks.append((mark, "\n".join(lines) + "\n"))
+            mark = None
+        elif mark is not None:
+            lines.append(line)
+    python = [code for mark, code in blocks if mark in ("python", "py", "python3")]
     found = (python or [code for _, code in blocks])[-1:]
     return found[0] if found and found[0].strip() and len(found[0]) <= MAX_CODE else None
 

@@ -31,6 +31,8 @@ def fenced(code: str) -> str:
         ("x = 1", None),
         ("", None),
         (fenced("x" * 300_000), None),
+        ("```x\n" * 200_000, None),  # in linear time
+        (fenced("s = 'a ``` b'"), "s = 'a ``` b'\n"),
     ],
 )
 def test_the_last_block_counts(text, code):
@@ -63,6 +65,7 @@ def rows(tmp_path_factory):
         ("def add_two(a, b):\n    return a + b", 1, ""),
         ("print('a word')\ndef add_two(a, b):\n    return a + b", 1, ""),
         ("def add_two(a, b):\n    return math.floor(a + b)", 1, ""),  # by the row's imports
+        ("import numpy as np\ndef add_two(a, b):\n    return int(np.add(a, b))", 1, ""),
         ("def add_two(a, b):\n    return a - b", 0, "failed"),
         ("def add_three(a, b):\n    return a + b", 0, "failed"),
         ("import sys\nsys.exit(0)", 0, "failed"),

@@ -84,6 +84,8 @@ def test_unequal_answers(graders):
         ("**Final Answer:** $12$", "12"),
         ("the answer is: x = 3\nmore", "x = 3"),
         ("answer: 1\nAnswer: 2", "2"),
+        ("The answer is $\\frac{1}{2}$, since it halves.", r"\frac{1}{2}"),
+        ("The answer is 3.5. It is not 4.", "3.5"),
         ("nothing here", None),
         ("", None),
     ],
