@@ -8,7 +8,8 @@
         app.run(main, config="experiments/configs/relay.py", workdir="runs/relay")
 
 Wrong input (an InputError, or flags and config files that do not parse) ends in one line on
-stderr and exit status 2; `--debug` shows the stack trace before it. Ctrl-C exits with 130.
+stderr and exit status 2; `--debug` shows the stack trace before it. Ctrl-C exits with 130, and a
+run that was told to end (SIGTERM) and has saved its state with 143.
 """
 
 import logging
@@ -26,10 +27,11 @@ from ml_collections import ConfigDict
 
 from experiments import config_file
 from experiments.freeze import freeze
-from rmas.errors import InputError
+from rmas import parallel
+from rmas.errors import InputError, Stopped
 from rmas.evaluation.report import printable
 
-__all__ = ["config_from_flags", "freeze", "run"]
+__all__ = ["config_from_flags", "freeze", "run", "say", "start"]
 
 FLAGS = flags.FLAGS
 _HELP = ("--help", "-help", "-h", "--helpshort", "-?")
@@ -37,6 +39,10 @@ _OURS = {
     "config": "config file: Python with a function get_config()",
     "workdir": "folder of this run; a started run in it is resumed",
     "debug": "show the stack trace of an error",
+    "coordinator": "HOST:PORT of process 0, where a run has several processes; not needed in a "
+    "SLURM step or on a TPU pod",
+    "processes": "how many processes the run has",
+    "process": "which one of them this is, from 0",
 }
 
 
@@ -46,6 +52,7 @@ def run(
     workdir: str | None = None,
     words: int = 0,
     resumes: bool = True,
+    pod: bool = False,
 ) -> None:
     """Parses the flags, runs `main(argv)`, and exits; never returns.
 
@@ -53,8 +60,12 @@ def run(
     the default of `--workdir`; without one a main that asks for it makes the flag required. A main
     with neither is not resumed: it has no such flag. At most `words` arguments may come without
     a flag; they are the rest of `argv`. `resumes` says whether the same command goes on after
-    Ctrl-C where it was.
+    Ctrl-C where it was. A main for `pod`s runs in many processes, and calls `start` first.
     """
+    if pod:
+        flags.DEFINE_string("coordinator", None, _OURS["coordinator"])
+        flags.DEFINE_integer("processes", 1, _OURS["processes"])
+        flags.DEFINE_integer("process", 0, _OURS["process"])
 
     def parse(argv: list[str]) -> list[str]:
         return _parse(argv, main, config, workdir, words)
@@ -66,6 +77,9 @@ def run(
             traceback.print_exc()
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stopped:
+        print(f"{_one_line(stopped)}; the same command resumes the run", file=sys.stderr)
+        sys.exit(143)
     except BrokenPipeError:  # the reader of our output, as in `... | head`, wants no more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -76,6 +90,29 @@ def run(
         resume = "; the same command resumes the run" if resumes and "workdir" in FLAGS else ""
         print(f"{after}interrupted{resume}", file=sys.stderr)
         sys.exit(130)
+
+
+def start() -> None:
+    """Joins the other processes of the run, as flags or the cluster name them; see `parallel`.
+
+    Of many processes the first one alone speaks; the others tell of errors.
+    """
+    cluster = None
+    if FLAGS.coordinator:
+        cluster = parallel.Cluster(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
+    elif FLAGS.processes != 1:
+        raise InputError(
+            f"--processes={FLAGS.processes} needs --coordinator=HOST:PORT and --process=I"
+        )
+    parallel.start(cluster=cluster, pod=True)
+    if not parallel.is_first():
+        absl_logging.set_verbosity(absl_logging.ERROR)
+
+
+def say(text: str) -> None:
+    """Prints a result, in the first process of the run."""
+    if parallel.is_first():
+        print(text, flush=True)
 
 
 def config_from_flags() -> tuple[ConfigDict, Path]:
@@ -151,6 +188,9 @@ def _print_help(main: Callable, spec: str | None, workdir: str | None) -> None:
         default = f" (default: {workdir})" if workdir else ""
         _print_flag("--workdir=FOLDER", _OURS["workdir"] + default)
     _print_flag("--debug", _OURS["debug"])
+    if "coordinator" in FLAGS:
+        for flag, value in (("coordinator", "HOST:PORT"), ("processes", "N"), ("process", "I")):
+            _print_flag(f"--{flag}={value}", _OURS[flag])
     name = sys.argv[0] if main.__module__ == "__main__" else main.__module__
     for flag in FLAGS.get_key_flags_for_module(name):
         default = "" if flag.default is None else f" (default: {flag.default})"

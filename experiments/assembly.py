@@ -12,9 +12,10 @@ from typing import Any
 import jax
 
 from experiments.settings import Settings
-from rmas import models
+from rmas import __version__, models
 from rmas.errors import InputError
 from rmas.links import Form, aligned_inner, init_links, parse_form
+from rmas.parallel import barrier, is_first, to_host
 from rmas.shapes import Params
 from rmas.system import prompts
 from rmas.system.load import System, load_agents
@@ -36,10 +37,20 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Assembly:
-    """One experiment, put together once; parts are made when they are first asked for."""
+    """One experiment, put together once; parts are made when they are first asked for.
+
+    Of a run of many processes, `local` keeps its agents on the devices of this one.
+    """
 
     settings: Settings
     workdir: Path
+    local: bool = False
+
+    def on_own_devices(self) -> "Assembly":
+        """The same experiment with whole agents on the devices of each process."""
+        if jax.process_count() == 1 or self.local:
+            return self
+        return dataclasses.replace(self, local=True)
 
     @functools.cached_property
     def system(self) -> System:
@@ -52,7 +63,7 @@ class Assembly:
         prompt_set.check(topology, s.family)
         mesh, int8 = self.settings.mesh, self.settings.quantize == "int8"
         tools = self._tools(topology)  # what they lack is told before weights are read
-        agents = load_agents(s.agents, s.date, s.dtype, mesh, int8)
+        agents = load_agents(s.agents, s.date, s.dtype, mesh, int8, self.local)
         return System(topology, agents, prompt_set, s.family, tools)
 
     @functools.cached_property
@@ -71,6 +82,7 @@ class Assembly:
             self.settings.quantize == "int8",
             s.date,
             next(iter(tools.values()), None),
+            self.local,
         )
 
     @property
@@ -217,8 +229,16 @@ class Assembly:
 
     def save(self, folder: Path, links: Params) -> None:
         """Writes links with the facts that they belong to."""
-        manifest = {"form": self.game.spec.links.form, **self.system.facts()}
-        save_links(folder, links, manifest | {"base_models": self.system.origins()})
+        links = to_host(links)
+        if is_first():
+            save_links(folder, links, self.facts())
+        barrier("links are saved")
+
+    def facts(self) -> dict[str, Any]:
+        """What links, and checkpoints of them, belong to, for JSON."""
+        form, origins = self.game.spec.links.form, self.system.origins()
+        version = {"rmas": __version__}
+        return {"form": form, **self.system.facts(), "base_models": origins, "version": version}
 
     def load(self, folder: Path, template: Params) -> Params:
         """Reads links; says so when they were trained with other prompts.

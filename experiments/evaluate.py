@@ -19,7 +19,6 @@ from experiments import app, stages
 from experiments.assembly import Assembly
 from experiments.dry_run import describe
 from experiments.settings import Settings
-from rmas import parallel
 from rmas.evaluation.report import table
 
 _LINKS = flags.DEFINE_string(
@@ -30,15 +29,15 @@ _LINKS = flags.DEFINE_string(
 def main(_: list[str]) -> None:
     config, workdir = app.config_from_flags()
     settings = app.freeze(config, Settings)
-    parallel.start()
+    app.start()
     assembly = Assembly(settings, workdir)
     if settings.dry_run:
-        print(describe(assembly))
+        app.say(describe(assembly))
         return
     links = Path(_LINKS.value) if _LINKS.value else None
-    print(table(stages.evaluate_stage(assembly, links)))
-    print(f"summary: {workdir / 'evaluate' / 'summary.json'}")
+    app.say(table(stages.evaluate_stage(assembly, links)))
+    app.say(f"summary: {workdir / 'evaluate' / 'summary.json'}")
 
 
 if __name__ == "__main__":
-    app.run(main, config="experiments/configs/tiny_sequential.py")
+    app.run(main, config="experiments/configs/tiny_sequential.py", pod=True)

@@ -20,11 +20,12 @@ from absl import flags
 from experiments import app, stages
 from experiments.assembly import Assembly
 from experiments.settings import Settings
-from rmas import __version__, parallel
+from rmas import __version__
 from rmas.errors import InputError
 from rmas.evaluation import plots
 from rmas.evaluation.report import table
 from rmas.files import atomic_write_json
+from rmas.parallel import is_first
 
 _SEED = flags.DEFINE_integer("seed", None, "Seed of data, links and evaluation questions.")
 SUMMARY = "summary.json"
@@ -36,7 +37,7 @@ def main(_: list[str]) -> None:
     if _SEED.value is not None:
         config.seed = _SEED.value
     settings = app.freeze(config, Settings)
-    parallel.start()
+    app.start()
     if find_spec("matplotlib") is None:
         raise InputError("matplotlib is missing, the plots need it: pip install -e '.[plots]'")
     assembly = Assembly(settings, workdir)
@@ -48,18 +49,20 @@ def main(_: list[str]) -> None:
         ("outer", stages.outer_stage),
         ("evaluate", stages.evaluate_stage),
     ):
-        print(f"== {name}", flush=True)
+        app.say(f"== {name}")
         began = time.perf_counter()
         rows = stage(assembly)
         seconds[name] = round(time.perf_counter() - began, 1)
-    print(table(rows))
+    app.say(table(rows))
+    if not is_first():
+        return
     if rows == before:
-        print(f"already done, nothing was run again; summary and plots: {workdir}")
+        app.say(f"already done, nothing was run again; summary and plots: {workdir}")
         return
     atomic_write_json(workdir / SUMMARY, _summary(assembly, rows, seconds))
     plots.plot_rounds(rows, workdir / "accuracy_rounds.png")
     plots.plot_tokens(rows, workdir / "accuracy_tokens.png")
-    print(f"summary and plots: {workdir}")
+    app.say(f"summary and plots: {workdir}")
 
 
 def _summary(a: Assembly, rows: list[dict], seconds: dict[str, float]) -> dict:
@@ -86,4 +89,5 @@ def _rows_of(path: Path) -> list[dict] | None:
 
 
 if __name__ == "__main__":
-    app.run(main, config="experiments/configs/tiny_sequential.py", workdir="runs/quickstart")
+    default = "experiments/configs/tiny_sequential.py"
+    app.run(main, config=default, workdir="runs/quickstart", pod=True)

@@ -145,18 +145,32 @@ class LinkSettings:
 
 @dataclasses.dataclass(frozen=True)
 class InnerSettings:
-    """Inner training, each agent alone. `message_tokens` 0 keeps incoming texts whole."""
+    """Inner training, each agent alone. `message_tokens` 0 keeps incoming texts whole.
+
+    For `save_minutes` and what follows it see `OuterSettings`.
+    """
 
     optim: Optim
     batch_size: int
     message_tokens: int
     max_length: int
     save_every: int
+    save_minutes: float = 0.0
+    accumulate: int = 1
+    validation_rows: int = 0
+    take: Literal["last", "best"] = "last"
 
     def __post_init__(self):
         for name in ("batch_size", "max_length", "save_every"):
             _at_least(f"inner.{name}", getattr(self, name), 1)
         _at_least("inner.message_tokens", self.message_tokens, 0)
+        _check_pace("inner", self)
+
+
+def _check_pace(where: str, stage: Any) -> None:
+    _at_least(f"{where}.save_minutes", stage.save_minutes, 0)
+    _at_least(f"{where}.accumulate", stage.accumulate, 1)
+    _at_least(f"{where}.validation_rows", stage.validation_rows, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +180,12 @@ class OuterSettings:
     `train` names the parts of the links that move: `outer`, or `inner` and `outer`. `shift`,
     `max_latent_tokens`, `max_length` and `earlier_rounds` belong to `teacher_forced`,
     `on_policy` to `align`.
+
+    A checkpoint is made every `save_every` steps, and where `save_minutes` have gone by since the
+    last one (0: never). A batch is computed in `accumulate` parts. The loss of `validation_rows`
+    rows of the split `validation` is measured at every checkpoint; the links that count are those
+    of the last step or, with `take` best, of the checkpoint with the lowest validation loss
+    (without such rows: training loss).
     """
 
     train: tuple[Literal["inner", "outer"], ...]
@@ -178,10 +198,15 @@ class OuterSettings:
     shift: Literal[0, 1]
     earlier_rounds: float
     save_every: int
+    save_minutes: float = 0.0
+    accumulate: int = 1
+    validation_rows: int = 0
+    take: Literal["last", "best"] = "last"
 
     def __post_init__(self):
         for name in ("batch_size", "rounds", "max_latent_tokens", "max_length", "save_every"):
             _at_least(f"outer.{name}", getattr(self, name), 1)
+        _check_pace("outer", self)
         _at_least("outer.earlier_rounds", self.earlier_rounds, 0)
         if not 0 <= self.on_policy <= 1:
             raise InputError(f"outer.on_policy is {self.on_policy}; it must lie in 0 .. 1")
@@ -317,7 +342,8 @@ class Settings:
     `single`; results do not depend on it. `quantize` int8 holds the agents' matrices in 8 bits.
     `objective` is what outer training minimises: `align`, `rollout`, `teacher_forced`, or
     several with weights, as in `align:1.0,rollout:0.1`. Evaluation asks the first `num_questions`
-    (0: all); with `dry_run` it says what it would do, and loads nothing.
+    (0: all); with `dry_run` it says what it would do, and loads nothing. Training traces its steps
+    from the first of `profile_steps` up to, but not with, the second, for TensorBoard and Perfetto.
     """
 
     seed: int
@@ -334,6 +360,7 @@ class Settings:
     tools: ToolSettings = ToolSettings()
     num_questions: int = 0
     dry_run: bool = False
+    profile_steps: tuple[int, ...] = ()
 
     def __post_init__(self):
         _at_least("num_questions", self.num_questions, 0)

@@ -4,17 +4,19 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from experiments.assembly import Assembly
-from experiments.settings import Settings
+from experiments.settings import InnerSettings, OuterSettings, Settings
 from rmas.errors import InputError
 from rmas.evaluation.report import summarise
 from rmas.evaluation.runner import TIMINGS, Method, Plan, by_length, run, seconds_of
 from rmas.evaluation.tries import ROWS, Maker
 from rmas.files import atomic_write_json
+from rmas.parallel import is_first
 from rmas.shapes import Params
 from rmas.system.answers import Answer, Limits, Question
 from rmas.system.decode import Sampling
@@ -31,6 +33,7 @@ from rmas.training.inner import train_inner
 from rmas.training.loop import Schedule
 from rmas.training.objectives import parse_objective
 from rmas.training.outer import train_outer
+from rmas.training.stopping import end_at_once
 from rmas.training.workdir import open_workdir
 
 LINKS = "links"
@@ -57,7 +60,9 @@ def inner_stage(a: Assembly, agents: Sequence[str] = ()) -> None:
             links=a.initial_links(),
             examples=a.examples(s.inner.max_length),
             source=a.split("train"),
-            schedule=Schedule(s.inner.optim, s.inner.batch_size, s.seed, s.inner.save_every),
+            schedule=_schedule(s, s.inner),
+            validation=_validation(a, s.inner),
+            facts=_facts(a, "inner"),
         )
         a.save(folder / LINKS, {"inner": {agent: links}})
 
@@ -98,9 +103,33 @@ def outer_stage(a: Assembly) -> None:
         links=start,
         examples=examples,
         source=a.split("train"),
-        schedule=Schedule(s.outer.optim, s.outer.batch_size, s.seed, s.outer.save_every),
+        schedule=_schedule(s, s.outer),
+        validation=_validation(a, s.outer),
+        facts=_facts(a, "objective", "outer"),
     )
     a.save(folder / LINKS, links)
+
+
+def _schedule(s: Settings, stage: InnerSettings | OuterSettings) -> Schedule:
+    return Schedule(
+        stage.optim,
+        stage.batch_size,
+        s.seed,
+        stage.save_every,
+        stage.save_minutes,
+        stage.accumulate,
+        stage.validation_rows,
+        stage.take,
+        s.profile_steps,
+    )
+
+
+def _validation(a: Assembly, stage: InnerSettings | OuterSettings) -> Sequence[Row]:
+    return a.split("validation") if stage.validation_rows else ()
+
+
+def _facts(a: Assembly, *parts: str) -> dict[str, Any]:
+    return {**a.facts(), "config": a.identity("latent_steps", "links", *parts)}
 
 
 def questions(a: Assembly) -> tuple[str, list[Row]]:
@@ -120,8 +149,12 @@ def questions(a: Assembly) -> tuple[str, list[Row]]:
 def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
     """Runs all methods: `evaluate/{records,timings}.jsonl`, `evaluate/summary.json`.
 
-    Returns the rows of the final table.
+    Returns the rows of the final table. Each process of a run answers its share of the questions
+    on its own devices.
     """
+    a = a.on_own_devices()
+    if jax.process_count() > 1:
+        end_at_once()
     s, e = a.settings, a.settings.evaluate
     name, rows = questions(a)
     task = TASKS[name]
@@ -152,7 +185,8 @@ def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
         ceilings = {r: task.ceiling(rows, r) for r in e.rounds}
     seconds = seconds_of(folder / TIMINGS, len(rows))
     summary = summarise(records, ceilings=ceilings, seconds=seconds)
-    atomic_write_json(folder / "summary.json", {"rows": summary})
+    if is_first():
+        atomic_write_json(folder / "summary.json", {"rows": summary})
     return summary
 
 

@@ -11,7 +11,6 @@ from absl import flags
 from experiments import app, stages
 from experiments.assembly import Assembly
 from experiments.settings import Settings
-from rmas import parallel
 
 _AGENTS = flags.DEFINE_list("agents", [], "Agents to train, with commas; all if not given.")
 
@@ -19,10 +18,10 @@ _AGENTS = flags.DEFINE_list("agents", [], "Agents to train, with commas; all if 
 def main(_: list[str]) -> None:
     config, workdir = app.config_from_flags()
     settings = app.freeze(config, Settings)
-    parallel.start()
+    app.start()
     stages.inner_stage(Assembly(settings, workdir), _AGENTS.value)
-    print(f"links: {workdir / 'inner'}")
+    app.say(f"links: {workdir / 'inner'}")
 
 
 if __name__ == "__main__":
-    app.run(main, config="experiments/configs/tiny_sequential.py")
+    app.run(main, config="experiments/configs/tiny_sequential.py", pod=True)

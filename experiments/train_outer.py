@@ -10,16 +10,15 @@ Killed, it goes on from its newest checkpoint when the same command is given aga
 from experiments import app, stages
 from experiments.assembly import Assembly
 from experiments.settings import Settings
-from rmas import parallel
 
 
 def main(_: list[str]) -> None:
     config, workdir = app.config_from_flags()
     settings = app.freeze(config, Settings)
-    parallel.start()
+    app.start()
     stages.outer_stage(Assembly(settings, workdir))
-    print(f"links: {workdir / 'outer'}")
+    app.say(f"links: {workdir / 'outer'}")
 
 
 if __name__ == "__main__":
-    app.run(main, config="experiments/configs/tiny_sequential.py")
+    app.run(main, config="experiments/configs/tiny_sequential.py", pod=True)

@@ -1,4 +1,4 @@
-"""The one exception that means "the user's input is wrong".
+"""The exceptions that end a run with one line: wrong input, and a request to stop.
 
 Every message is one line that says what is wrong, where, and what would be right. The
 command-line wrapper (`experiments/app.py`) prints it and exits with status 2.
@@ -7,3 +7,10 @@ command-line wrapper (`experiments/app.py`) prints it and exits with status 2.
 
 class InputError(ValueError):
     """Bad input from outside: a file, a flag, a config field, a row of data."""
+
+
+class Stopped(Exception):  # noqa: N818 - nothing is wrong
+    """The run was asked to end (SIGTERM, a notice of preemption), and has saved what it did.
+
+    Its message is one line that says where it stopped; the same command goes on from there.
+    """

@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rmas.evaluation.meters import peak_bytes, seconds_compiling
+import jax
+
 from rmas.files import append_lines, atomic_write_text
+from rmas.parallel import barrier, is_first
+from rmas.parallel.meters import peak_bytes, seconds_compiling
 from rmas.system.answers import Answer, Question
 from rmas.system.batch import bucket
 from rmas.tasks.graders import Graders
@@ -23,6 +26,7 @@ from rmas.tasks.rows import Row
 from rmas.training.metrics import Progress
 
 SCHEMA = 2
+_LONG = 7 * 24 * 3600  # seconds that processes wait for the slowest one's answers
 RECORDS, TIMINGS = "records.jsonl", "timings.jsonl"
 
 
@@ -122,23 +126,31 @@ def by_length(rows: Sequence[Row], length: Callable[[Row], int]) -> tuple[list[R
 
 
 def run(plan: Plan, graders: Graders, folder: Path) -> list[dict]:
-    """Runs what is missing; returns all records."""
+    """Runs what is missing; returns all records, in the order of the plan.
+
+    Of a run of many processes, each answers its share of the missing batches and writes files of
+    its own, which the first one puts together before and behind. So a run may be resumed by
+    another number of processes.
+    """
     batches = list(plan.batches())
-    records = _complete(folder / RECORDS, batches)
-    _drop_half_line(folder / TIMINGS)
-    done, total = len(records), sum(len(batch.rows) for batch in batches)
+    if is_first():
+        merge(folder, batches)
+    barrier("records are put together")
+    done = whole_batches(_lines(folder / RECORDS), batches)
+    index, count = jax.process_index(), jax.process_count()
+    mine = [batch for n, batch in enumerate(batches) if n not in done][index::count]
+    seen = sum(len(batches[n].rows) for n in done) if count == 1 else 0
+    total = seen + sum(len(batch.rows) for batch in mine)
+    label = "evaluate" if count == 1 else f"evaluate (process 1 of {count})"
     warm: set[tuple[Method, int]] = set()
     right: dict[Method, list[float]] = {}
     with (
-        (folder / RECORDS).open("a") as record_file,
-        (folder / TIMINGS).open("a") as timing_file,
-        Progress(total, start=done, label="evaluate") as progress,
+        own_file(folder / RECORDS).open("a") as record_file,
+        own_file(folder / TIMINGS).open("a") as timing_file,
+        Progress(total, start=seen, label=label) as progress,
     ):
-        seen = 0
-        for batch in batches:
+        for batch in mine:
             seen += len(batch.rows)
-            if seen <= done:
-                continue
             answers, timing = _answer(plan, batch, warm)
             grades = graders.grade(plan.task, [a.text for a in answers], batch.rows)
             new = [
@@ -147,12 +159,16 @@ def run(plan: Plan, graders: Graders, folder: Path) -> list[dict]:
             ]
             append_lines(record_file, [json.dumps(record) for record in new])
             append_lines(timing_file, [json.dumps(timing)])
-            records += new
             scores = right.setdefault(batch.method, [])
             scores += [record["scores"]["exact"] for record in new]
             name = f"{batch.method.name} r={batch.method.rounds}"
             progress.update(seen, **{name: sum(scores) / len(scores)})
-    return records
+    barrier("all questions are answered", _LONG)
+    if is_first():
+        merge(folder, batches)
+    barrier("all records are put together")
+    found = whole_batches(_lines(folder / RECORDS), batches)
+    return [json.loads(line) for n in range(len(batches)) for line in found[n]]
 
 
 def _answer(
@@ -183,36 +199,59 @@ def _answer(
     }
 
 
-def _complete(path: Path, batches: Sequence[Batch]) -> list[dict]:
-    """Records of whole batches, from the start of the plan; the file is cut to just these."""
-    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
-    kept: list[dict] = []
+def own_file(path: Path) -> Path:
+    """Where this process appends: the file itself, or `records.3.jsonl` of process 3 of many."""
+    if jax.process_count() == 1:
+        return path
+    return path.with_name(f"{path.stem}.{jax.process_index()}{path.suffix}")
+
+
+def merge(folder: Path, batches: Sequence[Batch]) -> None:
+    """Puts the files of all processes together: whole batches once, in the order of the plan."""
+    for name, whole in ((RECORDS, True), (TIMINGS, False)):
+        path = folder / name
+        parts = sorted(folder.glob(f"{path.stem}.*{path.suffix}"))
+        lines = [line for file in (path, *parts) for line in _lines(file)]
+        if whole:
+            found = whole_batches(lines, batches)
+            lines = [line for n in sorted(found) for line in found[n]]
+        if lines or path.is_file():
+            atomic_write_text(path, "".join(f"{line}\n" for line in lines))
+        for part in parts:
+            part.unlink()
+
+
+def whole_batches(lines: Sequence[str], batches: Sequence[Batch]) -> dict[int, list[str]]:
+    """The records of each batch, by its place in the plan, that were written in one go."""
+    place = {}
+    for n, batch in enumerate(batches):
+        place[batch.key(batch.rows[0])] = n
+    found: dict[int, list[str]] = {}
     at = 0
-    for batch in batches:
-        try:
-            found = [json.loads(line) for line in lines[at : at + len(batch.rows)]]
-            same = [_key(record) for record in found] == [batch.key(row) for row in batch.rows]
-        except (ValueError, KeyError, TypeError):
-            same = False
-        if not same:
-            break
-        kept += found
-        at += len(batch.rows)
-    if path.is_file():
-        atomic_write_text(path, "".join(line + "\n" for line in lines[:at]))
-    return kept
+    while at < len(lines):
+        n = place.get(_key(lines[at]))
+        rows = batches[n].rows if n is not None else ()
+        group = lines[at : at + len(rows)]
+        if rows and [_key(line) for line in group] == [batches[n].key(row) for row in rows]:
+            found.setdefault(n, list(group))
+            at += len(rows)
+        else:
+            at += 1
+    return found
 
 
-def _key(record: dict) -> tuple[str, int, int | None, int, str]:
+def _key(line: str) -> tuple[str, int, int | None, int, str] | None:
     names = ("method", "rounds", "latent_length", "rollout", "id")
-    return tuple(record[name] for name in names)
+    try:
+        record = json.loads(line)
+        return tuple(record[name] for name in names)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
-def _drop_half_line(path: Path) -> None:
-    """What a kill left at the end would swallow the line that is appended to it."""
-    text = path.read_text() if path.is_file() else "\n"
-    if not text.endswith("\n"):
-        atomic_write_text(path, text[: text.rfind("\n") + 1])
+def _lines(path: Path) -> list[str]:
+    """Whole lines of a file; what a kill left at its end is no line."""
+    return path.read_text().split("\n")[:-1] if path.is_file() else []
 
 
 def seconds_of(path: Path, n: int) -> dict[tuple[str, int, int | None], float]:

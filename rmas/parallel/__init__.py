@@ -1,6 +1,15 @@
 """How a program starts, and how its arrays lie on devices: mesh, rules, constraints."""
 
-from rmas.parallel.axes import batch_multiple, constrain, put_batch, replicated, whole_batch
+from rmas.parallel.axes import (
+    Share,
+    batch_multiple,
+    batch_share,
+    constrain,
+    put_batch,
+    put_whole,
+    replicated,
+    whole_batch,
+)
 from rmas.parallel.mesh import (
     AXES,
     MeshSpec,
@@ -11,27 +20,38 @@ from rmas.parallel.mesh import (
     use,
 )
 from rmas.parallel.place import Place, Read, placer
-from rmas.parallel.rules import Heads, is_stacked, param_shardings
-from rmas.parallel.startup import start
+from rmas.parallel.processes import agreed, barrier, is_first, largest, to_host
+from rmas.parallel.rules import Heads, is_stacked, param_shardings, state_shardings
+from rmas.parallel.startup import Cluster, start
 
 __all__ = [
     "AXES",
+    "Cluster",
     "Heads",
     "MeshSpec",
     "Place",
     "Read",
+    "Share",
     "abstract_mesh",
+    "agreed",
     "automatic",
+    "barrier",
     "batch_multiple",
+    "batch_share",
     "constrain",
+    "is_first",
     "is_stacked",
+    "largest",
     "make_mesh",
     "param_shardings",
     "parse_mesh",
     "placer",
     "put_batch",
+    "put_whole",
     "replicated",
     "start",
+    "state_shardings",
+    "to_host",
     "use",
     "whole_batch",
 ]

@@ -4,8 +4,9 @@ Model code names meanings (`constrain(h_BTD, "batch", None, None)`); only this t
 mesh. Without a mesh every function here leaves arrays as they are.
 """
 
+import dataclasses
+import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -80,28 +81,76 @@ def whole_batch(mesh: Mesh | None, rows: int) -> int:
     return -(-rows // multiple) * multiple
 
 
-def put_batch(mesh: Mesh | None, tree: Any, axis: int = 0) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The rows of every batch that a process feeds: block `index` of `count` equal ones."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, rows: int) -> slice:
+        """Where they lie in a batch."""
+        size = rows // self.count
+        return slice(self.index * size, (self.index + 1) * size)
+
+
+def batch_share(mesh: Mesh | None) -> Share:
+    """The rows that this process's devices hold; all of them where they are no one block."""
+    if mesh is None or jax.process_count() == 1:
+        return Share()
+    rows = batch_multiple(mesh)
+    spans = NamedSharding(mesh, P(AXES_OF["batch"])).addressable_devices_indices_map((rows,))
+    held = sorted({i for (span,) in spans.values() for i in range(*span.indices(rows))})
+    block = len(held)
+    if held != list(range(held[0], held[0] + block)) or held[0] % block or rows % block:
+        return Share()
+    return Share(held[0] // block, rows // block)
+
+
+def put_batch(mesh: Mesh | None, tree: Any, axis: Any = 0, share: Share = Share()) -> Any:
     """Puts a batch on the devices, its rows split; on the default device without a mesh.
 
     Args:
-      tree: numpy arrays with rows along `axis` (1 for `[R, B, ...]`), the same on every
-        process; each process takes the rows of its own devices.
+      tree: numpy arrays with this process's rows along `axis`.
+      axis: 1 for `[R, B, ...]`; or a tree of such numbers above the arrays, as `jax.vmap` takes.
+      share: which rows of the whole batch they are.
 
     Raises:
       ValueError: the rows do not divide; pad them to a multiple of `batch_multiple(mesh)`.
     """
     if mesh is None:
         return jax.tree.map(jnp.asarray, tree)
-    sharding = NamedSharding(mesh, P(*[None] * axis, AXES_OF["batch"]))
 
-    def put(x: np.ndarray) -> Array:
-        if x.ndim <= axis or x.shape[axis] % batch_multiple(mesh):
+    def put(axis: int, x: np.ndarray) -> Array:
+        x = np.asarray(x)
+        own = x.shape[axis] if x.ndim > axis else 0
+        if not own or own * share.count % batch_multiple(mesh):
             need = f"a multiple of {batch_multiple(mesh)} rows along axis {axis}"
             raise ValueError(f"a batch array is {x.shape}; the mesh needs {need}")
-        return jax.make_array_from_callback(x.shape, sharding, _rows_of(np.asarray(x)))
+        shape = (*x.shape[:axis], own * share.count, *x.shape[axis + 1 :])
+        sharding = NamedSharding(mesh, P(*[None] * axis, AXES_OF["batch"]))
+        first = share.index * own
 
-    return jax.tree.map(put, tree)
+        def rows_of(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[axis].indices(shape[axis])
+            return x[(*index[:axis], slice(start - first, stop - first), *index[axis + 1 :])]
+
+        return jax.make_array_from_callback(shape, sharding, rows_of)
+
+    return jax.tree.map(lambda n, part: jax.tree.map(functools.partial(put, n), part), axis, tree)
 
 
-def _rows_of(x: np.ndarray) -> Callable[[tuple[slice, ...]], np.ndarray]:
-    return lambda index: x[index]
+def put_whole(tree: Any, shardings: Any) -> Any:
+    """Puts arrays that every process has alike where `shardings` (a tree, or one for all) say."""
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+
+    def put(x: Any, sharding: jax.sharding.Sharding) -> Array:
+        if jax.process_count() == 1:
+            return jax.device_put(x, sharding)
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            raise ValueError("random keys are made inside programs")
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, tree, shardings)

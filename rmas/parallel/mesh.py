@@ -37,6 +37,21 @@ class MeshSpec:
         """In the order of `AXES`."""
         return self.data, self.fsdp, self.tensor
 
+    def share(self, processes: int) -> "MeshSpec":
+        """The same for the devices of one of so many processes: each takes its part of `data`.
+
+        Raises:
+          InputError: `data` does not divide, so that weights would be spread over processes.
+        """
+        if self.auto or -1 in self.sizes:
+            return self
+        if self.data % processes and self.sizes != (1, 1, 1):
+            raise InputError(
+                f"mesh {self}: each of {processes} processes answers questions with whole agents "
+                f"on its own devices, so data must be a multiple of {processes}; or write auto"
+            )
+        return dataclasses.replace(self, data=max(self.data // processes, 1))
+
     def __str__(self) -> str:
         pairs = zip(AXES, self.sizes, strict=True)
         return "auto" if self.auto else ",".join(f"{axis}={size}" for axis, size in pairs)
@@ -108,13 +123,15 @@ def automatic(
 def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Lays the axes `data`, `fsdp` and `tensor` over `devices` (all there are, unless given).
 
-    A mesh of one device takes the first where a single process runs; any other covers all.
+    A mesh of one device takes the first of those that are given, or of a single process; any other
+    covers all.
 
     Raises:
       InputError: the sizes do not multiply to the number of devices.
     """
+    one = devices is not None or jax.process_count() == 1
     devices = jax.devices() if devices is None else list(devices)
-    if spec.sizes == (1, 1, 1) and not spec.auto and jax.process_count() == 1:
+    if spec.sizes == (1, 1, 1) and not spec.auto and one:
         devices = devices[:1]
     types = (AxisType.Auto,) * len(AXES)
     sizes = mesh_sizes(spec, len(devices), f" ({devices[0].platform})")

@@ -135,3 +135,19 @@ def param_shardings(mesh: Mesh, shapes: Any, heads: Heads) -> Any:
         return sharding("/".join(key.key for key in path), leaf.shape)
 
     return tree_util.tree_map_with_path(one, shapes)
+
+
+def state_shardings(mesh: Mesh, shapes: Any) -> Any:
+    """How links, and the optimizer's numbers about them, lie on the mesh: a tree like `shapes`.
+
+    A matrix is split over `fsdp` along its first axis that divides, so that each device holds a
+    share of links and moments; the rest is small, and whole everywhere. A step gathers links once.
+    """
+    pieces = mesh.shape["fsdp"]
+
+    def one(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        axes = [n for n, size in enumerate(leaf.shape) if size % pieces == 0]
+        split = leaf.ndim > 1 and pieces > 1 and axes
+        return NamedSharding(mesh, P(*[None] * axes[0], "fsdp") if split else P())
+
+    return jax.tree.map(one, shapes)

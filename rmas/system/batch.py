@@ -83,13 +83,15 @@ def stack(rounds: Sequence[Sequence[Line]], length: int | None = None) -> Prompt
     return Prompt(ids, valid, slot)
 
 
-def with_text(rounds: Sequence[Sequence[Line]], take: int, shift: int) -> Prompt:
+def with_text(
+    rounds: Sequence[Sequence[Line]], take: int, shift: int, length: int | None = None
+) -> Prompt:
     """The same for lines that end in a role's text, with the positions of its first states.
 
     `take_BM` points to the first `take` positions of each text, moved left by `shift`: 0 takes
     states at the text's own positions (the release), 1 those that a rollout would see.
     """
-    prompt = stack(rounds)
+    prompt = stack(rounds, length)
     T = prompt.ids_BT.shape[-1]
     index = np.zeros((*prompt.ids_BT.shape[:2], take), np.int32)
     for r, rows in enumerate(rounds):

@@ -132,6 +132,7 @@ def load_agents(
     dtype=None,
     mesh: Mesh | str | None = None,
     quantize: bool = False,
+    local: bool = False,
 ) -> dict[str, Agent]:
     """Loads agents by name, from folders or Hub ids.
 
@@ -142,6 +143,7 @@ def load_agents(
       dtype: what weights are cast to, as in `weight_dtype`.
       mesh: where weights lie, as in `choose_mesh`; None means the default device.
       quantize: hold matrices as int8.
+      local: of a run of many processes, take the devices of this one alone.
 
     Raises `InputError` naming the folder and what is wrong in it.
     """
@@ -151,7 +153,7 @@ def load_agents(
     shares = shared_weights(paths, models)
     dtype = weight_dtype(dtype)
     owners = [spec for source, spec in models.items() if source not in shares]
-    mesh = choose_mesh(mesh, owners, dtype, quantize)
+    mesh = choose_mesh(mesh, owners, dtype, quantize, local)
     held: dict[str, Params] = {}
     agents: dict[str, Agent] = {}
     for source, at in located.items():

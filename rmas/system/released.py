@@ -9,7 +9,6 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 from jax.sharding import Mesh
 
 from rmas import parallel
@@ -56,6 +55,7 @@ def load_system(
     quantize: bool = False,
     date: str = DATE,
     tools: Toolbox | None = None,
+    local: bool = False,
 ) -> LoadedSystem:
     """Loads a released system.
 
@@ -71,6 +71,7 @@ def load_system(
       quantize: hold the agents' matrices as int8.
       date: for chat templates that print one.
       tools: what the agents of deliberation may call; no other style lets its agents call.
+      local: of a run of many processes, take the devices of this one alone.
 
     Raises:
       InputError: whatever is wrong with the folders, links, prompts or arguments, in one line.
@@ -95,13 +96,13 @@ def load_system(
     sources = {agent: _pinned(at) for agent, at in folders.items()}
     system = System(
         made.topology,
-        load_agents(sources, date, dtype, mesh, quantize),
+        load_agents(sources, date, dtype, mesh, quantize, local),
         prompt_set,
         task,
         dict.fromkeys(made.topology.callers, tools) if tools else {},
     )
     if system.mesh is not None:
-        links = jax.device_put(links, parallel.replicated(system.mesh))
+        links = parallel.put_whole(links, parallel.replicated(system.mesh))
     return LoadedSystem(system, links, form)
 
 

@@ -2,10 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rmas.errors import InputError
-from rmas.parallel import whole_batch
 from rmas.system.answers import Question
 from rmas.system.batch import Line, line, stack
 from rmas.system.encode import Encoded
@@ -58,15 +57,20 @@ class Renderer:
         return line(encoded, self.sources(agent), steps)
 
     def latent_prompts(
-        self, questions: Sequence[Question], rounds: int, steps: int, batch: int, room: int
+        self,
+        questions: Sequence[Question],
+        rounds: int,
+        steps: int,
+        batch: int,
+        room: int,
+        stacked: Callable[[Sequence[Sequence[Line]]], Prompt] = stack,
     ) -> dict[str, Prompt]:
-        """Every agent's prompts of all rounds as arrays `[R, batch, T]`.
+        """Every agent's prompts of all rounds as arrays `[R, batch, T]`, made by `stacked`.
 
-        Missing rows are empty; the mesh may ask for more of them. Raises `InputError` when a
+        Missing rows are empty. Raises `InputError` when a
         prompt with its latent steps, or the output agent's with `room` decoded tokens, is longer
         than the agent's context.
         """
-        batch = whole_batch(self.system.mesh, batch)
         prompts = {}
         for agent in self.system.topology.agents:
             lines = [
@@ -78,7 +82,7 @@ class Renderer:
             for row, question in enumerate(questions):
                 longest = max(len(rows[row]) for rows in lines)
                 self.check_context(agent, question.text, longest + extra)
-            prompts[agent] = stack(lines)
+            prompts[agent] = stacked(lines)
         return prompts
 
     def check_context(self, agent: str, question: str, positions: int) -> None:

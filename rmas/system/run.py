@@ -15,7 +15,7 @@ import numpy as np
 from flax import struct
 
 from rmas.links import Form
-from rmas.parallel import put_batch, use
+from rmas.parallel import put_batch, use, whole_batch
 from rmas.shapes import Array, Params
 from rmas.system import decode
 from rmas.system.answers import Answer, Limits, Question, row_names
@@ -137,6 +137,7 @@ class Runner:
         out = s.topology.output
         limit = self.limits.tokens(out, final=True)
         with self.clock.phase("render") as made:
+            batch = whole_batch(s.mesh, batch)
             prompts = self.renderer.latent_prompts(questions, rounds, steps, batch, limit)
             size = decode.room(limit)
             on_devices = put_batch(s.mesh, prompts, axis=1)

@@ -19,9 +19,10 @@ def batches(
     """An endless stream of this process's share of each global batch, as lists of rows.
 
     Rows are shuffled anew each epoch. The global stream is cut after shuffling and repeating: a
-    global batch holds the same rows for every process count (row i of the batch goes to process
-    i % process_count), and may span epochs, so that `batch_size` may exceed the dataset. An
-    iterator has `get_state()` and `set_state()`; its `next_index` is the number of batches taken.
+    global batch holds the same rows in the same order for every process count (each process gets
+    one block of it), and may span epochs, so that `batch_size` may exceed the dataset. An iterator
+    has `get_state()` and `set_state()`; its `next_index` is the number of batches taken, whatever
+    the process count.
 
     Args:
         source: rows by index, such as a `RowSource`.
@@ -43,8 +44,8 @@ def batches(
             f"process(es) that share a batch"
         )
     stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    mine = stream[process_index::process_count]
     share = batch_size // process_count
+    blocks = stream.batch(share, drop_remainder=True, batch_fn=list)
     # Rows are small: a few batches read ahead hide the disk (Grain's own default is 500).
     ahead = grain.ReadOptions(num_threads=4, prefetch_buffer_size=16)
-    return mine.batch(share, drop_remainder=True, batch_fn=list).to_iter_dataset(ahead)
+    return blocks[process_index::process_count].to_iter_dataset(ahead)

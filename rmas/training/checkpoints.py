@@ -1,18 +1,21 @@
 """Checkpoints of a run: one module over Orbax's CheckpointManager.
 
 A step holds the state (any pytree of arrays: links, optimizer, step), the state of the data
-iterator, and a JSON dict that names what we did not train. A step is committed by one rename: a
-kill in the middle of a save leaves the steps before it as they were. Beside the arrays lies a
-list of every leaf's dtype, shape and checksum; a step that does not match its own list, or
-cannot be read, is put aside with a warning, and the step before it is used.
+iterator, and a JSON dict that names what we did not train. It is written while training goes on,
+and committed by one rename: a kill in the middle of a save leaves the steps before it as they
+were. Beside the arrays lies a list of every leaf's dtype, shape and checksum; a step that does
+not match its own list, or cannot be read, is put aside with a warning, and the step before it is
+used. A step may be restored by another number of processes, and onto another mesh.
 """
 
 import base64
+import contextlib
 import logging
 import os
 import shutil
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +24,41 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rmas.errors import InputError
+from rmas.parallel import barrier, is_first
 
 _log = logging.getLogger(__name__)
 _ASIDE = "damaged-"
+_SCORE = "score"
+_FULL = ("No space left", "ENOSPC", "Disk quota exceeded", "File too large")
 _OLD = "deleting"  # old steps are renamed into here first: a kill leaves no half-deleted step
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one folder; the newest `keep` steps stay.
+    """The checkpoints of one run, in one folder: the newest `keep` steps stay, and the best one.
 
-    Raises InputError where the folder cannot be made.
+    All processes of a run make it, save and restore together. Raises InputError where the folder
+    cannot be made.
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 2) -> None:
         self.folder = Path(folder).expanduser().absolute()
         _quiet()
+        policies = ocp.checkpoint_managers
+        best = policies.BestN(
+            get_metric_fn=_score, reverse=True, n=1, keep_checkpoints_without_metrics=False
+        )
+        kept = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            enable_async_checkpointing=False,
+            preservation_policy=kept,
+            best_fn=_score,
+            best_mode="min",
             cleanup_tmp_directories=True,
             todelete_subdir=_OLD,
         )
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if is_first():
+                self.folder.mkdir(parents=True, exist_ok=True)
+            barrier("checkpoint folder")
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
             raise InputError(
@@ -52,13 +67,22 @@ class Checkpoints:
         self._delete_old()
 
     def save(
-        self, step: int, state: Any, data_state: dict | bytes | None, meta: dict[str, Any]
+        self,
+        step: int,
+        state: Any,
+        data_state: dict | bytes | None,
+        meta: dict[str, Any],
+        score: float = 0.0,
     ) -> None:
-        """Saves one step, and returns when it is on disk under its final name.
+        """Starts to save one step, once the one before is on disk; `wait` returns when it is.
 
         `data_state` is what Grain's `get_state()` gave (bytes, or a dict that JSON can hold);
-        `meta` is a dict that JSON can hold. Raises ValueError for a step that is not newer than
-        the latest, and for a leaf that is no array.
+        `meta` is a dict that JSON can hold; the step with the lowest `score` is the best, the newer
+        of equal ones.
+
+        Raises:
+          ValueError: a step that is not newer than the latest, or a leaf that is no array.
+          InputError: an earlier step could not be written.
         """
         latest = self.latest_step()
         if latest is not None and step <= latest:
@@ -72,23 +96,53 @@ class Checkpoints:
             "data": _data_to_json(data_state),
             "meta": meta,
         }
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(leaves), info=ocp.args.JsonSave(info)
-            ),
-            force=True,
-        )
+        self.wait()
+        with self._writing():
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(leaves), info=ocp.args.JsonSave(info)
+                ),
+                metrics={_SCORE: score},
+                force=True,
+            )
         if not saved:
             raise RuntimeError(f"the checkpoint of step {step} was refused by Orbax")
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on disk; InputError where it cannot be written."""
+        with self._writing():
+            self._manager.wait_until_finished()
         self._delete_old()
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            # Tensorstore tells of a full disk in errors of its own.
+            full = any(word in str(error) for word in _FULL)
+            if not (full or isinstance(error, OSError)):
+                raise
+            why = "the disk is full" if full else _one_line(error)
+            raise InputError(
+                f"a checkpoint cannot be written in {self.folder}: {why}; make room, and give the "
+                "same command again: the checkpoints before it are whole"
+            ) from error
+
     def latest_step(self) -> int | None:
-        """The newest committed step, or None."""
+        """The newest step, or None."""
         return self._manager.latest_step()
 
-    def restore(self, template: Any) -> tuple[int, Any, dict | bytes | None, dict[str, Any]]:
-        """The newest readable step, as (step, state, data_state, meta).
+    def best_step(self) -> int | None:
+        """The step with the lowest score, or None before the first."""
+        self.wait()
+        return self._manager.best_step()
+
+    def restore(
+        self, template: Any, step: int | None = None
+    ) -> tuple[int, Any, dict | bytes | None, dict[str, Any]]:
+        """The newest readable step (or this one), as (step, state, data_state, meta).
 
         `template` is a pytree of the same structure (arrays, or ShapeDtypeStructs with a
         sharding); every restored leaf is a jax.Array with its template's dtype, shape and
@@ -99,7 +153,8 @@ class Checkpoints:
         are not the template's, naming the leaf.
         """
         wanted = _leaves(template)
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        self.wait()
+        steps = sorted(self._manager.all_steps(), reverse=True) if step is None else [step]
         if not steps:
             raise InputError(f"no checkpoint in {self.folder}")
         damaged = []
@@ -125,11 +180,19 @@ class Checkpoints:
         )
 
     def close(self) -> None:
-        """Releases Orbax's threads; a closed object is of no further use."""
-        self._manager.close()
+        """Waits, and releases Orbax's threads; a closed object is of no further use."""
+        with self._writing():
+            self._manager.close()
+        self._delete_old()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _delete_old(self) -> None:
-        if jax.process_index() == 0:
+        if is_first():
             shutil.rmtree(self.folder / _OLD, ignore_errors=True)
 
     def _info(self, step: int) -> dict[str, Any]:
@@ -165,10 +228,15 @@ class Checkpoints:
             while target.exists():
                 count += 1
                 target = self.folder / f"{_ASIDE}{step}-{count}"
-            if jax.process_index() == 0:
+            if is_first():
                 (self.folder / str(step)).rename(target)
             _log.warning("checkpoint step %d is used; step %d is now %s", used, step, target.name)
+        barrier("damaged checkpoints are put aside")
         self._manager.reload()
+
+
+def _score(metrics: dict[str, float]) -> float:
+    return metrics[_SCORE]
 
 
 def _quiet() -> None:

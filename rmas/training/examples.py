@@ -1,12 +1,13 @@
 """Rows to the arrays that objectives read, on the host; the same row always gives the same."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from flax import struct
 
 from rmas.links import edge_name
+from rmas.parallel import largest
 from rmas.shapes import Array
 from rmas.system.batch import Line, bucket, line, stack, with_text
 from rmas.system.encode import fill
@@ -54,6 +55,7 @@ class Examples:
       max_length: longer rows are cut from the left.
       message_tokens: incoming texts of inner training are cut to so many tokens; 0 keeps them.
       shift: 0 takes states at a text's own positions (the release), 1 those a rollout sees.
+      longest: the longest row of all processes that share a batch, from that of this one.
     """
 
     renderer: Renderer
@@ -63,24 +65,28 @@ class Examples:
     max_length: int
     message_tokens: int
     shift: int
+    longest: Callable[[int], int] = largest
 
     def text_ids(self, agent: str, row: Row, k: int) -> tuple[int, ...]:
         """Teacher text of an agent in round k, closing tokens included."""
         system = self.renderer.system
         return system.agents[agent].chat.text_ids(row.text(system.topology.role(agent), k))
 
-    def inner(self, agent: str, rows: Sequence[Row], rng: np.random.Generator) -> Text:
-        """Prompts with teacher texts in their slots, each row at a round drawn by `rng`."""
-        return self.inner_with_texts(agent, rows, rng)[0]
+    def draw(self, rng: np.random.Generator, rows: int) -> list[int]:
+        """The round of each row of a batch of inner training, from 0."""
+        return [int(rng.integers(self.rounds)) for _ in range(rows)]
 
-    def inner_with_texts(
-        self, agent: str, rows: Sequence[Row], rng: np.random.Generator
-    ) -> tuple[Text, list[str]]:
-        """`inner`, and the texts themselves."""
+    def inner(self, agent: str, rows: Sequence[Row], rounds: Sequence[int]) -> Text:
+        """Prompts with teacher texts in their slots, each row at its round."""
+        lines = self.inner_lines(agent, rows, rounds)
+        prompt = self._stack([lines])
+        return _first(Text(prompt, _text_mask([lines], prompt)))
+
+    def inner_lines(self, agent: str, rows: Sequence[Row], rounds: Sequence[int]) -> list[Line]:
+        """The same before they are arrays, one row each."""
         topology = self.renderer.system.topology
-        lines, texts = [], []
-        for row in rows:
-            k = int(rng.integers(self.rounds))
+        lines = []
+        for row, k in zip(rows, rounds, strict=True):
             sources = {e.src: self._source_text(e, row, k) for e in topology.incoming(agent)}
             encoded = self.renderer.asked(agent, question_of(row), k)
             chat = self.renderer.system.agents[agent].chat
@@ -88,9 +94,7 @@ class Examples:
             ids = fill(encoded, lambda src, s=sources, c=chat, n=cut: c.data_ids(s[src])[n])
             whole = line([ids], (), 0, text=self.text_ids(agent, row, k))
             lines.append(self._fitted(agent, row, whole))
-            texts.append(row.text(topology.role(agent), k))
-        prompt = stack([lines])
-        return _first(Text(prompt, _text_mask([lines], prompt))), texts
+        return lines
 
     def teacher_forced(self, rows: Sequence[Row]) -> dict[str, Text]:
         """Every agent's prompt and text of every round; messages are states of those texts."""
@@ -112,7 +116,7 @@ class Examples:
                     text = self.text_ids(agent, row, k)
                     whole = line(encoded, self.renderer.sources(agent), take, lengths, text)
                     lines[-1].append(self._fitted(agent, row, whole))
-            prompt = with_text(lines, take, self.shift)
+            prompt = with_text(lines, take, self.shift, self._bucket(lines))
             out[agent] = Text(prompt, _text_mask(lines, prompt))
         return out
 
@@ -128,14 +132,14 @@ class Examples:
             text = self.text_ids(topology.output, row, k)
             whole = Line(prompt.ids + text, prompt.slots + (-1,) * len(text), len(text))
             lines.append(self._fitted(topology.output, row, whole))
-        last = stack([lines])
+        last = self._stack([lines])
         return prompts, _first(Text(last, _text_mask([lines], last)))
 
     def latent(self, rows: Sequence[Row]) -> dict[str, Prompt]:
         """Latent prompts of all rounds."""
         questions = [question_of(row) for row in rows]
         return self.renderer.latent_prompts(
-            questions, self.rounds, self.latent_steps, len(rows), room=0
+            questions, self.rounds, self.latent_steps, len(rows), 0, self._stack
         )
 
     def targets(self, rows: Sequence[Row]) -> dict[str, Targets]:
@@ -155,7 +159,7 @@ class Examples:
                     for e, pairs in found.items():
                         pairs.append(align(agents[agent].chat, agents[e.dst].chat, text, m))
             edges = {
-                edge_name(e.src, e.dst): _edge_targets(pairs, ids.shape)
+                edge_name(e.src, e.dst): self._edge_targets(pairs, ids.shape)
                 for e, pairs in found.items()
             }
             out[agent] = Targets(ids, valid, edges)
@@ -166,6 +170,24 @@ class Examples:
         cut = whole.cut_left(self.max_length)
         self.renderer.check_context(agent, row.question, len(cut))
         return cut
+
+    def _bucket(self, rounds: Sequence[Sequence[Line]]) -> int:
+        return bucket(self.longest(max(len(row) for rows in rounds for row in rows)))
+
+    def _stack(self, rounds: Sequence[Sequence[Line]]) -> Prompt:
+        return stack(rounds, self._bucket(rounds))
+
+    def _edge_targets(
+        self, pairs: list[tuple[tuple[int, ...], np.ndarray]], shape: tuple[int, ...]
+    ) -> EdgeTargets:
+        N = bucket(self.longest(max(len(ids) for ids, _ in pairs)))
+        ids_XN = np.zeros((len(pairs), N), np.int32)
+        weights_XMN = np.zeros((len(pairs), shape[-1], N), np.float32)
+        for x, (ids, weights) in enumerate(pairs):
+            ids_XN[x, : len(ids)] = ids
+            weights_XMN[x, :, : len(ids)] = weights
+        lead = shape[:2]
+        return EdgeTargets(ids_XN.reshape(*lead, N), weights_XMN.reshape(*lead, shape[-1], N))
 
     def _source_text(self, edge: Edge, row: Row, k: int) -> str:
         role = self.renderer.system.topology.role(edge.src)
@@ -188,16 +210,3 @@ def _first(text: Text) -> Text:
         *(x[0] for x in (text.prompt.ids_BT, text.prompt.valid_BT, text.prompt.slot_BT))
     )
     return Text(prompt, text.text_BT[0])
-
-
-def _edge_targets(
-    pairs: list[tuple[tuple[int, ...], np.ndarray]], shape: tuple[int, ...]
-) -> EdgeTargets:
-    N = bucket(max(len(ids) for ids, _ in pairs))
-    ids_XN = np.zeros((len(pairs), N), np.int32)
-    weights_XMN = np.zeros((len(pairs), shape[-1], N), np.float32)
-    for x, (ids, weights) in enumerate(pairs):
-        ids_XN[x, : len(ids)] = ids
-        weights_XMN[x, :, : len(ids)] = weights
-    lead = shape[:2]
-    return EdgeTargets(ids_XN.reshape(*lead, N), weights_XMN.reshape(*lead, shape[-1], N))

@@ -4,17 +4,22 @@ import functools
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rmas import models
 from rmas.errors import InputError
 from rmas.links import aligned_outer, edge_name
-from rmas.parallel import use
+from rmas.models import ModelSpec
+from rmas.parallel import to_host, use
 from rmas.shapes import Params
 from rmas.system.stage import SystemSpec
 from rmas.tasks.rows import Row
 from rmas.training.alignment import align
 from rmas.training.examples import Examples, Text
+
+_TOKENS = 1 << 17
+"""Tokens that are run at once, padding included."""
 
 
 def align_outer_links(
@@ -31,7 +36,8 @@ def align_outer_links(
     For each edge, states of the sender over teacher texts of `rows` (one position earlier than
     the token, as a rollout sees them) are paired with the reader's embeddings of the same
     piece of text. Both may cut text differently: see `alignment.align`. Rows cut into their
-    text are left out; raises `InputError` where none is left.
+    text are left out; raises `InputError` where none is left. All processes do it together, each
+    with all rows.
     """
     topology = examples.renderer.system.topology
     agents = examples.renderer.system.agents
@@ -41,19 +47,17 @@ def align_outer_links(
         edges = topology.outgoing(agent)
         if not edges:
             continue
-        rng = np.random.default_rng([seed, topology.index(agent)])
-        batch, texts = examples.inner_with_texts(agent, rows, rng)
-        with use(mesh):
-            z_BTD = np.asarray(_states(spec, agent, params[agent], links, batch))
+        rounds = examples.draw(np.random.default_rng([seed, topology.index(agent)]), len(rows))
+        states = _states_of(spec, agent, params[agent], links, examples, rows, rounds)
+        role = topology.role(agent)
         for e in edges:
             z, weights, tokens = [], [], []
-            for b, text in enumerate(texts):
-                n = int(batch.text_BT[b].sum())
-                if n == int(batch.prompt.valid_BT[b].sum()):
+            for row, k, (n, prompt, own) in zip(rows, rounds, states, strict=True):
+                if not prompt:
                     continue  # cut so short that no prompt is left, and perhaps not all the text
+                text = row.text(role, k)
                 ids, weights_NN = align(agents[agent].chat, agents[e.dst].chat, text, n)
                 known = weights_NN.any(axis=1)
-                own = z_BTD[b, -n - 1 : -1]
                 z.append(own[known])
                 weights.append(weights_NN[known])
                 tokens.append(np.asarray(ids, np.int32))
@@ -63,12 +67,41 @@ def align_outer_links(
                     f"max_length {examples.max_length}; raise it, or use another link init"
                 )
             all_ids = np.concatenate(tokens)
-            y_ND = np.asarray(models.embed(spec.model(e.dst), params[e.dst], all_ids), np.float32)
+            with use(mesh):
+                y_ND = to_host(_embeddings(spec.model(e.dst), params[e.dst], all_ids))
             ends = np.cumsum([len(ids) for ids in tokens])[:-1]
             y = [w @ part for w, part in zip(weights, np.split(y_ND, ends), strict=True)]
             name = edge_name(e.src, e.dst)
             outer[name] = aligned_outer(outer[name], np.concatenate(z), np.concatenate(y), ridge)
     return {"inner": links["inner"], "outer": outer}
+
+
+def _states_of(
+    spec: SystemSpec,
+    agent: str,
+    params: Params,
+    links: Params,
+    examples: Examples,
+    rows: Sequence[Row],
+    rounds: Sequence[int],
+) -> list[tuple[int, bool, np.ndarray]]:
+    """Per row: tokens of its text, whether it has a prompt, and inner-mapped states `[N, D]`."""
+    longest = max(len(line) for line in examples.inner_lines(agent, rows, rounds))
+    size = max(_TOKENS // longest, 1)
+    found = []
+    for at in range(0, len(rows), size):
+        batch = examples.inner(agent, rows[at : at + size], rounds[at : at + size])
+        with use(examples.renderer.system.mesh):
+            z_BTD = to_host(_states(spec, agent, params, links, batch))
+        for b, z_TD in enumerate(z_BTD):
+            n = int(batch.text_BT[b].sum())
+            found.append((n, n < int(batch.prompt.valid_BT[b].sum()), z_TD[-n - 1 : -1]))
+    return found
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embeddings(model: ModelSpec, params: Params, ids_N: np.ndarray):
+    return models.embed(model, params, ids_N).astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -1,14 +1,16 @@
 """Stage one: an agent's inner link learns to turn hidden states into its own embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from rmas.parallel import batch_share
 from rmas.shapes import Params
 from rmas.tasks.rows import Row
 from rmas.training.examples import Examples
-from rmas.training.loop import Schedule, fit
+from rmas.training.loop import Problem, Schedule, fit
 from rmas.training.objectives import Game, inner_loss
 
 
@@ -22,28 +24,36 @@ def train_inner(
     examples: Examples,
     source: Sequence[Row],
     schedule: Schedule,
+    validation: Sequence[Row] = (),
+    facts: Mapping[str, Any] | None = None,
 ) -> Params:
     """Trains one inner link (`links["inner"][agent]` is where it starts); resumable in `folder`.
 
-    Returns the link's parameters.
+    Returns the link's parameters. For `validation` and `facts` see `loop.Problem`.
     """
 
     def loss(inner, frozen, batch, key):
         tree = {"inner": {agent: inner}, "outer": {}}
-        return inner_loss(game, agent, frozen, tree, batch), {}
+        distance = inner_loss(game, agent, frozen, tree, batch)
+        return distance, {f"cosine/{agent}": 1.0 - distance}
+
+    mesh = examples.renderer.system.mesh
+    share = batch_share(mesh)
 
     def prepare(rows: list[Row], step: int):
-        return examples.inner(agent, rows, np.random.default_rng([schedule.seed, step]))
+        rounds = examples.draw(np.random.default_rng([schedule.seed, step]), schedule.batch_size)
+        return examples.inner(agent, rows, rounds[share.of(schedule.batch_size)])
 
-    return fit(
-        folder=folder,
+    problem = Problem(
         label=f"inner {agent}",
-        schedule=schedule,
+        loss=loss,
         links=lambda: links["inner"][agent],
         template=links["inner"][agent],
         frozen=params,
-        loss=loss,
         source=source,
         prepare=prepare,
-        mesh=examples.renderer.system.mesh,
+        mesh=mesh,
+        validation=validation,
+        facts=facts or {},
     )
+    return fit(problem, schedule, folder)

@@ -1,163 +1,203 @@
 """The training loop: one file, top to bottom; inner and outer training both run it."""
 
 import dataclasses
-import functools
-import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
-from flax import struct
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Mesh
 
-from rmas.errors import InputError
-from rmas.parallel import batch_multiple, replicated, use
-from rmas.shapes import Array, Params
+from rmas.errors import InputError, Stopped
+from rmas.parallel import agreed, batch_multiple, batch_share, put_batch, put_whole, use
+from rmas.shapes import Params
 from rmas.tasks.pipeline import batches
 from rmas.tasks.rows import Row
 from rmas.training import optim as optimizers
 from rmas.training.checkpoints import Checkpoints
 from rmas.training.metrics import MetricsWriter, Progress
 from rmas.training.optim import Optim
+from rmas.training.profile import Profile
+from rmas.training.recorder import Recorder
+from rmas.training.step import Loss, fresh, make_step, place_of
+from rmas.training.stopping import listening
+from rmas.training.validation import Validation
 
-Loss = Callable[[Params, Any, Any, Array], tuple[Array, dict[str, Array]]]
-"""`loss(links, frozen, batch, key) -> (loss, parts)`: links alone are differentiated."""
-
-
-@struct.dataclass
-class TrainState:
-    """All that training changes; the checkpoint adds the place in the data."""
-
-    links: Params
-    opt_state: optax.OptState
-    step: Array
+_CLOCK_STEPS = 10
+"""Processes look at the clock of the first one only so often: it takes a message."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Length and pace of a run."""
+    """Length and pace of a run.
+
+    Attributes:
+      save_every: steps between checkpoints.
+      save_minutes: minutes after which one is saved in any case; 0: never.
+      accumulate: parts of a batch that are computed one after the other.
+      validation_rows: rows of the validation split whose loss is measured at each checkpoint.
+      take: whether the run gives the links of its last step, or of its best checkpoint.
+      profile_steps: the first step to be traced, and the first not to be; empty: none.
+    """
 
     optim: Optim
     batch_size: int
     seed: int
     save_every: int
+    save_minutes: float = 0.0
+    accumulate: int = 1
+    validation_rows: int = 0
+    take: str = "last"
+    profile_steps: tuple[int, ...] = ()
 
 
-def make_step(loss: Loss, optimizer: optax.GradientTransformation, place: Sharding | None = None):
-    """The compiled update `(state, frozen, batch, key) -> (state, metrics)`.
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is learnt, and from what.
 
-    `frozen` holds whatever is not trained; it is an argument, so that weights are neither
-    copied into the program nor donated. State and metrics come out at `place`, where the state
-    went in.
-    """
-
-    @functools.partial(jax.jit, out_shardings=place)
-    def step(state: TrainState, frozen, batch, key: Array):
-        key = jax.random.fold_in(key, state.step)
-        grad_fn = jax.value_and_grad(loss, has_aux=True)
-        (value, parts), grads = grad_fn(state.links, frozen, batch, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.links)
-        links = optax.apply_updates(state.links, updates)
-        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **parts}
-        return TrainState(links, opt_state, state.step + 1), metrics
-
-    return step
-
-
-def fit(
-    *,
-    folder: Path,
-    label: str,
-    schedule: Schedule,
-    links: Callable[[], Params],
-    template: Params,
-    frozen: Any,
-    loss: Loss,
-    source: Sequence[Row],
-    prepare: Callable[[list[Row], int], Any],
-    mesh: Mesh | None = None,
-) -> Params:
-    """Trains links to the end of the schedule, from the newest checkpoint in `folder` if any.
-
-    A run that was killed and is started again goes through the same batches, keys and updates:
-    its links are bit-identical to an uninterrupted run's on the same kind of machine.
-
-    Args:
-      folder: receives `checkpoints/` and `metrics.jsonl`.
+    Attributes:
+      label: names it in messages and on the progress bar.
       links: makes the initial links; not called on resume.
       template: their shapes and types.
       frozen: what `loss` reads besides links (weights of agents).
-      prepare: `prepare(rows, step)` -> arrays; must depend on its arguments alone.
-      mesh: where `frozen` lies; rows are split over it, links are whole on each device.
+      source: the rows.
+      prepare: `prepare(rows, step)` -> numpy arrays; must depend on its arguments alone.
+      axes: where the rows are in these arrays, as `jax.vmap` takes it.
+      mesh: where `frozen` lies; rows are split over it, links over its axis `fsdp`.
+      taps: see `step.make_step`.
+      validation: rows of which the first `Schedule.validation_rows` are measured.
+      facts: what the checkpoints say that they belong to, for JSON.
+    """
+
+    label: str
+    loss: Loss
+    links: Callable[[], Params]
+    template: Params
+    frozen: Any
+    source: Sequence[Row]
+    prepare: Callable[[list[Row], int], Any]
+    axes: Any = 0
+    mesh: Mesh | None = None
+    taps: Params | None = None
+    validation: Sequence[Row] = ()
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def fit(problem: Problem, schedule: Schedule, folder: Path) -> Params:
+    """Trains links to the end of the schedule, from the newest checkpoint in `folder` if any.
+
+    A run that was killed and is started again goes through the same batches, keys and updates:
+    its links are bit-identical to an uninterrupted run's on the same kind of machine. All
+    processes of a run call it together; each reads the rows of its own devices. The folder
+    receives `checkpoints/`, `metrics.jsonl`, `timings.jsonl` and TensorBoard's files.
 
     Raises:
-      InputError: the batch does not divide over the mesh, or the loss is no longer finite.
+      InputError: the batch does not divide over the mesh, a checkpoint cannot be written, or the
+        loss is no longer finite.
+      Stopped: the process was told to end; what was done is saved.
     """
-    if schedule.batch_size % batch_multiple(mesh):
+    multiple = batch_multiple(problem.mesh) * schedule.accumulate
+    if schedule.batch_size % multiple:
+        parts = f", times {schedule.accumulate} parts" if schedule.accumulate > 1 else ""
         raise InputError(
-            f"{label}: a batch of {schedule.batch_size} rows does not divide over the mesh; "
-            f"batch_size must be a multiple of {batch_multiple(mesh)} (data times fsdp), or choose "
-            "another mesh"
+            f"{problem.label}: a batch of {schedule.batch_size} rows does not divide over the "
+            f"mesh; batch_size must be a multiple of {multiple} (data times fsdp{parts}), or "
+            "choose another mesh"
         )
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        return _fit(problem, schedule, folder, checkpoints)
+
+
+def _fit(problem: Problem, schedule: Schedule, folder: Path, checkpoints: Checkpoints) -> Params:
     # 1. State: fresh, or as the newest checkpoint has it.
+    label, mesh, total = problem.label, problem.mesh, schedule.optim.steps
     optimizer = optimizers.make(schedule.optim)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    total, resumed = schedule.optim.steps, checkpoints.latest_step() is not None
-    place = replicated(mesh) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.eval_shape(lambda links: fresh(links, optimizer), problem.template)
+    place = place_of(mesh, shapes)
+    templates = jax.tree.map(
+        lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, place
+    )
+    resumed = checkpoints.latest_step() is not None
     if resumed:
-        shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-            jax.eval_shape(lambda tree: _fresh(tree, optimizer), template),
-        )
-        start, state, data_state, _ = checkpoints.restore(shapes)
+        start, state, data_state, _ = checkpoints.restore(templates)
     else:
         # Committed like a restored state, so that both enter one executable.
-        start, state = 0, jax.device_put(_fresh(links(), optimizer), place)
-    if start >= total:
-        checkpoints.close()
-        return state.links
+        start, state = 0, put_whole(fresh(problem.links(), optimizer), place)
 
-    # 2. Data, from where the checkpoint left it.
-    stream = iter(batches(source, seed=schedule.seed, batch_size=schedule.batch_size))
+    # 2. Data, from where the checkpoint left it; each process reads its share of every batch.
+    share = batch_share(mesh)
+    stream = iter(
+        batches(
+            problem.source,
+            seed=schedule.seed,
+            batch_size=schedule.batch_size,
+            process_index=share.index,
+            process_count=share.count,
+        )
+    )
     if resumed:
         stream.set_state(data_state)
+    validation = Validation(
+        problem.loss,
+        problem.validation,
+        schedule.validation_rows,
+        schedule.batch_size,
+        share,
+        lambda rows, n: put_batch(mesh, problem.prepare(rows, n), problem.axes, share),
+        problem.taps,
+    )
 
     # 3. Steps. Metrics of one step are read while the next one runs.
-    step_fn = make_step(loss, optimizer, place)
-    key = jax.random.key(schedule.seed)
-    pending = None
+    step_fn = make_step(
+        problem.loss,
+        optimizer,
+        schedule.seed,
+        place,
+        mesh,
+        problem.axes,
+        schedule.accumulate,
+        problem.taps,
+    )
+    saved_at = time.monotonic()
     with (
         use(mesh),
+        listening() as stop,
         MetricsWriter(folder, last_step=start) as writer,
+        Profile(folder / "profile", schedule.profile_steps) as profile,
         Progress(total, start=start, label=label) as progress,
     ):
+        recorder = Recorder(writer, optimizers.learning_rate(schedule.optim))
         for n in range(start, total):
-            state, metrics = step_fn(state, frozen, prepare(next(stream), n), key)
-            _record(writer, pending)
-            pending = (n + 1, metrics)
+            profile.at(n)
+            with recorder.waiting():
+                arrays = problem.prepare(next(stream), n)
+                batch = put_batch(mesh, arrays, problem.axes, share)
+            recorder.counts(arrays, share.count)
+            state, metrics = step_fn(state, problem.frozen, batch)
+            recorder.ran(n + 1, metrics)
             progress.update(n + 1, loss=lambda m=metrics: m["loss"])
-            if (n + 1) % schedule.save_every == 0 or n + 1 == total:
-                _record(writer, pending)
-                pending = None
-                checkpoints.save(n + 1, state, stream.get_state(), {"label": label})
-    checkpoints.close()
-    return state.links
+            stopping = stop.reached(n + 1)
+            if stopping or _due(schedule, n + 1, saved_at):
+                measured = validation(state.links, problem.frozen)
+                score = recorder.flush(**measured)
+                score = measured.get("validation", score)
+                facts = {**problem.facts, "label": label, "step": n + 1}
+                checkpoints.save(n + 1, state, stream.get_state(), facts, score)
+                saved_at = time.monotonic()
+            if stopping and n + 1 < total:
+                checkpoints.wait()
+                raise Stopped(f"{label}: stopped after step {n + 1} of {total}, which is saved")
+
+    # 4. The links of the last step, or of the best checkpoint.
+    best = checkpoints.best_step() if schedule.take == "best" else total
+    return state.links if best == total else checkpoints.restore(templates, best)[1].links
 
 
-def _fresh(links: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    return TrainState(links, optimizer.init(links), jnp.zeros((), jnp.int32))
-
-
-def _record(writer: MetricsWriter, pending: tuple[int, dict[str, Array]] | None) -> None:
-    if pending is not None:
-        step, metrics = pending
-        values = {name: float(value) for name, value in metrics.items()}
-        writer.write(step, values)
-        if not math.isfinite(values["loss"]):
-            raise InputError(
-                f"the loss of step {step} is {values['loss']}; lower the learning rate, or look "
-                "for the row that causes it"
-            )
+def _due(schedule: Schedule, step: int, saved_at: float) -> bool:
+    """Whether a checkpoint is due after `step` steps; all processes decide alike."""
+    if step % schedule.save_every == 0 or step == schedule.optim.steps:
+        return True
+    if not schedule.save_minutes or step % _CLOCK_STEPS:
+        return False
+    return agreed(time.monotonic() - saved_at > 60 * schedule.save_minutes)

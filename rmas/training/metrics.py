@@ -2,7 +2,7 @@
 
 `metrics.jsonl` holds one object per logged step, with "step" and numbers, and nothing that
 depends on the clock: the file of a killed and resumed run equals that of an unbroken one. For
-that, write a step's metrics before its checkpoint.
+that, write a step's metrics before its checkpoint. What steps took goes to `timings.jsonl`.
 """
 
 import json
@@ -16,28 +16,34 @@ from typing import IO, Any, SupportsFloat
 
 from rmas.errors import InputError
 from rmas.files import append_lines, atomic_write_text
+from rmas.parallel import is_first
 
-FILE = "metrics.jsonl"
+FILE, TIMES = "metrics.jsonl", "timings.jsonl"
 
 
 class MetricsWriter:
     """Writes `metrics.jsonl` and TensorBoard event files into one folder.
 
     `last_step` is the step of the checkpoint that the run resumes from: lines of later steps,
-    written before the kill, are dropped. Without a checkpoint (None) all lines are.
+    written before the kill, are dropped. Without a checkpoint (None) all lines are. Of the
+    processes of a run the first one writes; the others only keep the order of steps.
 
     Raises InputError where the folder cannot be written, or a kept line is broken.
     """
 
     def __init__(self, folder: str | os.PathLike, last_step: int | None = None) -> None:
+        self.folder, self._last = Path(folder), last_step
+        self._file = self._times = self._board = None
+        if not is_first():
+            return
         from tensorboardX import SummaryWriter  # a second of imports that library users may skip
 
-        self.folder = Path(folder)
         path = self.folder / FILE
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._last = _drop_later(path, last_step)
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+            self._times = open(self.folder / TIMES, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
         # TensorBoard hides the dropped steps of older event files, too.
@@ -52,24 +58,42 @@ class MetricsWriter:
         """
         if self._last is not None and step <= self._last:
             raise ValueError(f"metrics of step {step} come after those of step {self._last}")
-        floats = {name: float(value) for name, value in values.items()}
-        line = {name: v if math.isfinite(v) else None for name, v in floats.items()}
+        self._last = step
+        if self._file is None:
+            return
+        line = _finite(values)
         append_lines(self._file, [json.dumps({"step": int(step), **line}, allow_nan=False)])
+        self._draw(step, line)
+
+    def took(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
+        """One line of what a step took; a resumed run adds its own behind, and none are dropped."""
+        if self._times is None:
+            return
+        line = _finite(values)
+        self._times.write(json.dumps({"step": int(step), **line}, allow_nan=False) + "\n")
+        self._draw(step, {f"time/{name}": value for name, value in line.items()})
+
+    def _draw(self, step: int, line: Mapping[str, float | None]) -> None:
         for name, value in line.items():
             if value is not None:
-                self._board.add_scalar(name, value, step)
-        self._last = step
+                self._board.add_scalar(name.replace("->", "-"), value, step)
 
     def close(self) -> None:
-        """Flushes and closes both files."""
-        self._file.close()
-        self._board.close()
+        """Flushes and closes all files."""
+        for file in (self._file, self._times, self._board):
+            if file is not None:
+                file.close()
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _finite(values: Mapping[str, SupportsFloat]) -> dict[str, float | None]:
+    floats = {name: float(value) for name, value in values.items()}
+    return {name: v if math.isfinite(v) else None for name, v in floats.items()}
 
 
 def _drop_later(path: Path, last_step: int | None) -> int | None:
@@ -100,7 +124,8 @@ class Progress:
 
     Use it as a context manager and call `update` after every step. `start` is the step that the
     run resumes from; plain lines come for the first and the last step, and at most every
-    `every_seconds` between. It writes to stderr, so that stdout is left to results.
+    `every_seconds` between. It writes to stderr, so that stdout is left to results. Of the
+    processes of a run the first one speaks.
     """
 
     def __init__(
@@ -114,11 +139,14 @@ class Progress:
         self._total, self._step, self._label = total, start, label
         self._every = every_seconds
         self._stream = sys.stderr if stream is None else stream
+        self._silent = not is_first()
         self._shown: float | None = None
         self._from: tuple[float, int] | None = None  # when, and after which step, timing began
         self._bar: Any = None
 
     def __enter__(self) -> "Progress":
+        if self._silent:
+            return self
         if self._stream.isatty():
             self._bar, self._task = _make_bar(self._stream, self._label, self._total, self._step)
             self._bar.start()
@@ -134,6 +162,8 @@ class Progress:
         Values may be functions without arguments, called only when they are shown: reading a
         loss from an accelerator at every step would make it wait.
         """
+        if self._silent:
+            return
         now = time.monotonic()
         first = self._from is None
         if first:  # the first step compiles: rates are measured from its end

@@ -6,7 +6,6 @@ together: `teacher_forced` (the release's), `rollout` (cross-entropy through tru
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +24,13 @@ from rmas.system.stage import SystemSpec, inputs, rollout, send, silence, teache
 from rmas.system.topology import Topology
 from rmas.tasks.rows import Row
 from rmas.training.examples import Examples, Targets, Text
+from rmas.training.step import tap
+
+Taps = dict[str, dict[str, Array]]
+"""Per agent and link that its turns use (`inner/a`, `outer/a->b`), zeros `[R]`: see `step.tap`."""
+
+Measured = tuple[Array, dict[str, Array]]
+"""A loss, and what else is worth a line in the record: numbers, or one for each round `[R]`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +47,33 @@ class Game:
     latent_steps: int
     on_policy: float
     earlier_rounds: float
+
+
+def taps_of(game: Game, rounds: int) -> Taps:
+    """Zeros for every link that an agent's turn uses, in every round."""
+    return {
+        agent: dict.fromkeys(
+            [f"inner/{agent}"]
+            + [f"outer/{edge_name(e.src, e.dst)}" for e in game.topology.outgoing(agent)],
+            jnp.zeros(rounds, jnp.float32),
+        )
+        for agent in game.topology.agents
+    }
+
+
+def _tapped(links: Params, taps: dict[str, Array]) -> Params:
+    """Links whose gradients are measured where this turn uses them."""
+    found = {part: dict(trees) for part, trees in links.items()}
+    for name, squares in taps.items():
+        part, _, key = name.partition("/")
+        found[part][key] = tap(found[part][key], squares)
+    return found
+
+
+def _data(game: Game, taps: Taps | None, own: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What each turn gets beside its prompt: an objective's own arrays, and taps."""
+    own, taps = own or {}, taps or {}
+    return {agent: (own.get(agent), taps.get(agent, {})) for agent in game.topology.agents}
 
 
 def row_mean(value_BT: Array, mask_BT: Array) -> Array:
@@ -77,13 +110,17 @@ def text_loss(game: Game, agent: str, params: Params, batch: Text, incoming) -> 
     return row_mean(loss_BT, batch.text_BT[:, 1:] & prompt.valid_BT[:, :-1])
 
 
-def teacher_forced_loss(game: Game, params, links, batch: dict[str, Text], key) -> Array:
+def teacher_forced_loss(
+    game: Game, params, links, batch: dict[str, Text], key, taps: Taps | None = None
+) -> Measured:
     """The release's outer loop: messages are states of teacher texts, the loss the answer's."""
     topology, out = game.topology, game.topology.output
     prompts = {agent: text.prompt for agent, text in batch.items()}
     rounds = prompts[out].ids_BT.shape[0]
 
-    def stage(agent, prompt, incoming, text_BT):
+    def stage(agent, prompt, incoming, data):
+        text_BT, own_taps = data
+
         def turn(links, incoming):
             x_BTD = inputs(game.spec.model(agent), params[agent], prompt, incoming)
             z_BMD = teacher_forced(game.spec, params[agent], links, agent, x_BTD, prompt)
@@ -92,25 +129,27 @@ def teacher_forced_loss(game: Game, params, links, batch: dict[str, Text], key) 
                 loss_B = text_loss(game, agent, params[agent], Text(prompt, text_BT), incoming)
             return send(topology, game.spec, links, agent, z_BMD), loss_B
 
-        return jax.checkpoint(turn)(links, incoming)
+        return jax.checkpoint(turn)(_tapped(links, own_taps), incoming)
 
     take = prompts[out].take_BM.shape[-1]
     quiet = silence(game.spec, links, prompts[out].ids_BT.shape[1], take)
     masks = {agent: text.text_BT for agent, text in batch.items()}
-    incoming, aux = recurse(topology, prompts, stage, quiet, masks)
+    incoming, aux = recurse(topology, prompts, stage, quiet, _data(game, taps, masks))
     last = jax.tree.map(lambda x: x[-1], batch[out])
     loss = jnp.mean(text_loss(game, out, params[out], last, incoming))
-    if rounds > 1 and game.earlier_rounds:
-        loss = loss + game.earlier_rounds * jnp.mean(aux[out])
-    return loss
+    if rounds == 1 or not game.earlier_rounds:
+        return loss, {}
+    earlier_R = jnp.mean(aux[out], axis=1)
+    measured = {"teacher_forced/round": jnp.append(earlier_R, loss)}
+    return loss + game.earlier_rounds * jnp.mean(earlier_R), measured
 
 
-def rollout_loss(game: Game, params, links, batch, key) -> Array:
+def rollout_loss(game: Game, params, links, batch, key, taps: Taps | None = None) -> Measured:
     """Cross-entropy of the answer through the true rollouts of all rounds."""
     prompts, last = batch
     topology, out = game.topology, game.topology.output
 
-    def stage(agent, prompt, incoming, _):
+    def stage(agent, prompt, incoming, data):
         def turn(links, incoming):
             x_BTD = inputs(game.spec.model(agent), params[agent], prompt, incoming)
             _, z_BMD = rollout(
@@ -125,14 +164,14 @@ def rollout_loss(game: Game, params, links, batch, key) -> Array:
             )
             return send(topology, game.spec, links, agent, z_BMD)
 
-        return jax.checkpoint(turn)(links, incoming), ()
+        return jax.checkpoint(turn)(_tapped(links, data[1]), incoming), ()
 
     quiet = silence(game.spec, links, prompts[out].ids_BT.shape[1], game.latent_steps)
-    incoming, _ = recurse(topology, prompts, stage, quiet)
-    return jnp.mean(text_loss(game, out, params[out], last, incoming))
+    incoming, _ = recurse(topology, prompts, stage, quiet, _data(game, taps))
+    return jnp.mean(text_loss(game, out, params[out], last, incoming)), {}
 
 
-def align_loss(game: Game, params, links, batch, key) -> Array:
+def align_loss(game: Game, params, links, batch, key, taps: Taps | None = None) -> Measured:
     """Each true rollout against the teacher's text, in the sender's and the readers' embeddings.
 
     Normalised squared error of `inner(h_t)` to the embedding of the agent's next token, and of
@@ -144,7 +183,9 @@ def align_loss(game: Game, params, links, batch, key) -> Array:
     rows = prompts[topology.output].ids_BT.shape[1]
     own_B11 = jax.random.bernoulli(key, game.on_policy, (rows, 1, 1))
 
-    def stage(agent, prompt, incoming, target: Targets):
+    def stage(agent, prompt, incoming, data: tuple[Targets, dict[str, Array]]):
+        target, own_taps = data
+
         def turn(links, incoming):
             x_BTD = inputs(spec.model(agent), params[agent], prompt, incoming)
             _, z_BMD = rollout(
@@ -159,6 +200,7 @@ def align_loss(game: Game, params, links, batch, key) -> Array:
             )
             y_BMD = models.embed(spec.model(agent), params[agent], target.ids_BM)
             loss = _normalised_error(z_BMD, y_BMD, target.valid_BM)
+            cosine = jnp.mean(row_mean(_cosine(z_BMD, y_BMD), target.valid_BM))
             sent = {}
             for e in topology.outgoing(agent):
                 name = edge_name(e.src, e.dst)
@@ -168,14 +210,25 @@ def align_loss(game: Game, params, links, batch, key) -> Array:
                 y_BMd = jnp.einsum("BMN,BNd->BMd", wanted.weights_BMN, y_BNd, precision=PRECISION)
                 loss += _normalised_error(z_BMd, y_BMd, jnp.any(wanted.weights_BMN > 0, axis=-1))
                 sent[name] = jnp.where(own_B11, jax.lax.stop_gradient(z_BMd), y_BMd)
-            return sent, loss
+            return sent, (loss, cosine)
 
-        return turn(links, incoming)
+        return turn(_tapped(links, own_taps), incoming)
 
     quiet = silence(spec, links, rows, game.latent_steps)
-    _, aux = recurse(topology, prompts, stage, quiet, targets)
-    turns = sum(len(value) for value in aux.values())
-    return sum(jnp.sum(value) for value in aux.values()) / turns
+    _, aux = recurse(topology, prompts, stage, quiet, _data(game, taps, targets))
+    losses = [loss_R for loss_R, _ in aux.values()]
+    measured = {f"cosine/{agent}": jnp.mean(cosine_R) for agent, (_, cosine_R) in aux.items()}
+    rounds = max(map(len, losses))
+    spoke_R = sum(np.arange(rounds) < len(loss_R) for loss_R in losses)
+    sum_R = sum(jnp.pad(loss_R, (0, rounds - len(loss_R))) for loss_R in losses)
+    measured["align/round"] = sum_R / spoke_R
+    return sum(map(jnp.sum, losses)) / sum(map(len, losses)), measured
+
+
+def _cosine(z_BMD: Array, y_BMD: Array) -> Array:
+    """Of `[..., D]` and `[..., D]`, in the type of the first; no gradient goes through."""
+    z_BMD = jax.lax.stop_gradient(z_BMD)
+    return optax.losses.cosine_similarity(z_BMD, y_BMD.astype(z_BMD.dtype), epsilon=1e-8)
 
 
 def _normalised_error(z_BMD: Array, y_BMD: Array, valid_BM: Array) -> Array:
@@ -187,15 +240,22 @@ def _normalised_error(z_BMD: Array, y_BMD: Array, valid_BM: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """How rows become arrays, and arrays a loss `(game, params, links, batch, key) -> scalar`."""
+    """How rows become arrays, and arrays a loss.
+
+    Attributes:
+      prepare: `prepare(examples, rows)` -> numpy arrays.
+      loss: `loss(game, params, links, batch, key, taps=None) -> Measured`.
+      axes: where the rows are in the arrays, as `jax.vmap` takes it.
+    """
 
     prepare: Callable[[Examples, Sequence[Row]], Any]
-    loss: Callable[..., Array]
+    loss: Callable[..., Measured]
+    axes: Any = 1
 
 
 OBJECTIVES = {
     "teacher_forced": Objective(Examples.teacher_forced, teacher_forced_loss),
-    "rollout": Objective(Examples.rollout, rollout_loss),
+    "rollout": Objective(Examples.rollout, rollout_loss, (1, 0)),
     "align": Objective(lambda ex, rows: (ex.latent(rows), ex.targets(rows)), align_loss),
 }
 
@@ -220,11 +280,14 @@ def parse_objective(text: str) -> tuple[tuple[str, float], ...]:
     return tuple(found.items())
 
 
-def system_loss(game: Game, objective, params, links, batches, key) -> tuple[Array, dict]:
-    """The weighted sum of objectives, and each of them for the record."""
-    losses = {
-        name: OBJECTIVES[name].loss(game, params, links, batches[name], jax.random.fold_in(key, n))
-        for n, (name, _) in enumerate(objective)
-    }
-    total = functools.reduce(jnp.add, [weight * losses[name] for name, weight in objective])
-    return total, losses
+def system_loss(
+    game: Game, objective, params, links, batches, key, taps: Taps | None = None
+) -> Measured:
+    """The weighted sum of objectives, and each of them with its details for the record."""
+    total, found = jnp.zeros(()), {}
+    for n, (name, weight) in enumerate(objective):
+        own = OBJECTIVES[name].loss
+        loss, more = own(game, params, links, batches[name], jax.random.fold_in(key, n), taps)
+        total = total + weight * loss
+        found |= {name: loss, **more}
+    return total, found

@@ -36,15 +36,20 @@ class Optim:
             raise InputError(f"optim.warmup_steps is {self.warmup_steps}; it must not be negative")
 
 
-def make(optim: Optim) -> optax.GradientTransformation:
-    """The optax chain."""
-    schedule = optax.warmup_cosine_decay_schedule(
+def learning_rate(optim: Optim) -> optax.Schedule:
+    """The learning rate of each step, from 0."""
+    return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if optim.warmup_steps else optim.lr,
         peak_value=optim.lr,
         warmup_steps=optim.warmup_steps,
         decay_steps=max(optim.steps, optim.warmup_steps + 1),
     )
+
+
+def make(optim: Optim) -> optax.GradientTransformation:
+    """The optax chain."""
+    rate, decay = learning_rate(optim), optim.weight_decay
     return optax.chain(
         optax.clip_by_global_norm(optim.clip),
-        optax.adamw(schedule, b1=optim.b1, b2=optim.b2, weight_decay=optim.weight_decay),
+        optax.adamw(rate, b1=optim.b1, b2=optim.b2, weight_decay=decay),
     )

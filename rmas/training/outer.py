@@ -1,16 +1,18 @@
 """Stage two: the links of a whole system learn together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from rmas.links import init_links
+from rmas.parallel import put_whole, replicated
 from rmas.shapes import Params
 from rmas.tasks.rows import Row
 from rmas.training.examples import Examples
-from rmas.training.loop import Schedule, fit
-from rmas.training.objectives import OBJECTIVES, Game, system_loss
+from rmas.training.loop import Problem, Schedule, fit
+from rmas.training.objectives import OBJECTIVES, Game, system_loss, taps_of
 
 
 def train_outer(
@@ -24,6 +26,8 @@ def train_outer(
     examples: Examples,
     source: Sequence[Row],
     schedule: Schedule,
+    validation: Sequence[Row] = (),
+    facts: Mapping[str, Any] | None = None,
 ) -> Params:
     """Trains the parts of the links tree that `links()` gives; resumable in `folder`.
 
@@ -31,29 +35,37 @@ def train_outer(
       objective: names and weights, see `parse_objective`.
       fixed: the other parts of the tree (inner links, in the release's recipe), which are
         differentiated through but not trained.
+      validation, facts: see `loop.Problem`.
 
     Returns:
       The whole links tree.
     """
 
-    def loss(trained, frozen, batches, key):
+    mesh = examples.renderer.system.mesh
+
+    def loss(trained, frozen, batches, key, taps):
         agents, fixed = frozen
-        return system_loss(game, objective, agents, fixed | trained, batches, key)
+        return system_loss(game, objective, agents, fixed | trained, batches, key, taps)
 
     def prepare(rows: list[Row], _: int):
         return {name: OBJECTIVES[name].prepare(examples, rows) for name, _ in objective}
 
     every = jax.eval_shape(lambda: init_links(game.spec.links, jax.random.key(0)))
-    trained = fit(
-        folder=folder,
+    if mesh is not None:
+        fixed = put_whole(fixed, replicated(mesh))
+    problem = Problem(
         label="outer",
-        schedule=schedule,
+        loss=loss,
         links=links,
         template={part: tree for part, tree in every.items() if part not in fixed},
         frozen=(params, fixed),
-        loss=loss,
         source=source,
         prepare=prepare,
-        mesh=examples.renderer.system.mesh,
+        axes={name: OBJECTIVES[name].axes for name, _ in objective},
+        mesh=mesh,
+        taps=taps_of(game, examples.rounds),
+        validation=validation,
+        facts=facts or {},
     )
+    trained = fit(problem, schedule, folder)
     return {key: {**fixed, **trained}[key] for key in ("inner", "outer")}

@@ -8,6 +8,7 @@ from typing import Any
 
 from rmas.errors import InputError
 from rmas.files import atomic_write_json
+from rmas.parallel import barrier, is_first
 
 _SHOWN = 6  # differing keys that one message names
 
@@ -18,12 +19,22 @@ def open_workdir(
     """Makes the folder, or opens it if the same `identity` made it; returns it as a Path.
 
     `identity` is what must be equal for a run to be resumed: JSON values in nested dicts (tuples
-    count as lists). It is written to `name` in the folder, at once or not at all.
+    count as lists). It is written to `name` in the folder, at once or not at all; of the processes
+    of a run the first one does it, and the others check.
 
     Raises InputError where the folder cannot be made or written, and where another identity made
     it, naming the keys that differ with both values.
     """
     path = Path(path).expanduser()
+    if is_first():
+        _open(path, identity, name)
+    barrier(f"workdir {path.name}")
+    if not is_first():
+        _open(path, identity, name)
+    return path
+
+
+def _open(path: Path, identity: Mapping[str, Any], name: str) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -36,7 +47,7 @@ def open_workdir(
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         _write(path, file, here)
-        return path
+        return
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"workdir {path}: {name} cannot be read: {error}") from None
     try:
@@ -58,7 +69,6 @@ def open_workdir(
         )
     if not os.access(path, os.W_OK):
         raise InputError(f"workdir {path} cannot be written: Permission denied")
-    return path
 
 
 def _write(path: Path, file: Path, identity: dict) -> None:

@@ -96,11 +96,12 @@ def choose_mesh(
     specs: Sequence[ModelSpec],
     dtype: Any = None,
     quantize: bool = False,
+    local: bool = False,
 ) -> Mesh | None:
     """The mesh that a user asked for: one that she made, or a text (see `parallel.parse_mesh`).
 
-    `auto` splits rows over all devices, and weights only as far as they must be to fit. None
-    where one device is all.
+    `auto` splits rows over all devices, and weights only as far as they must be to fit. `local` is
+    for this process's devices alone. None where one device is all.
 
     Raises `InputError` for a broken text, sizes that the devices do not have, or other axes.
     """
@@ -112,14 +113,17 @@ def choose_mesh(
             raise InputError(f"the mesh has axes ({there}); it needs {wanted}")
         # The compiler places what we do not: axes that JAX makes are explicit by default.
         return Mesh(asked.devices, asked.axis_names, axis_types=(AxisType.Auto,) * 3)
+    spec = parallel.parse_mesh(asked)
+    alone = local and jax.process_count() > 1
+    devices = jax.local_devices() if alone else jax.devices()
     sizes = planned(
-        parallel.parse_mesh(asked),
+        spec.share(jax.process_count()) if alone else spec,
         specs,
         weight_dtype(dtype),
         quantize,
-        jax.device_count(),
+        len(devices),
         jax.local_device_count(),
         device_memory(),
     )
-    mesh = parallel.make_mesh(sizes)
+    mesh = parallel.make_mesh(sizes, devices if alone else None)
     return mesh if mesh.size > 1 else None

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 from commands import ROOT, run
 from safetensors.numpy import load_file, save_file
@@ -228,7 +227,7 @@ def test_a_training_row_longer_than_the_context(tmp_path, stage):
     examples = a.examples(a.settings.outer.max_length)
     with pytest.raises(InputError, match=r"agent 'planner', whose context has 256"):
         if stage == "inner":
-            examples.inner("planner", [row], np.random.default_rng(0))
+            examples.inner("planner", [row], [0])
         else:
             getattr(examples, stage)([row])
 

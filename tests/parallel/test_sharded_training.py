@@ -93,7 +93,7 @@ def put(mesh, name: str, batch):
 @functools.partial(jit, static_argnums=(0, 1))
 def value_and_grad(name: str, game: Game, params, links, batch):
     def loss(links):
-        return OBJECTIVES[name].loss(game, params, links, batch, jax.random.key(3))
+        return OBJECTIVES[name].loss(game, params, links, batch, jax.random.key(3))[0]
 
     return jax.value_and_grad(loss)(links)
 

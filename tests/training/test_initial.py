@@ -39,7 +39,8 @@ def pairs(case, agent, reader, rows, rounds):
     """States before the tokens of each text, and the reader's vectors for them."""
     z, y = [], []
     system = case.system
-    batch = case.examples.inner(agent, rows, np.random.default_rng([9, SEQUENTIAL.index(agent)]))
+    drawn = np.random.default_rng([9, SEQUENTIAL.index(agent)])
+    batch = case.examples.inner(agent, rows, case.examples.draw(drawn, len(rows)))
     table_VD = np.asarray(system.agents[reader].params["embed"]["weight"])
     for b, row in enumerate(rows):
         ids = batch.prompt.ids_BT[b][batch.prompt.valid_BT[b]]

@@ -60,7 +60,7 @@ def compiled(name, case):
     def program(links, params, batch, on_policy):
         game = dataclasses.replace(case.game, on_policy=on_policy)
         return jax.value_and_grad(
-            lambda links: OBJECTIVES[name].loss(game, params, links, batch, KEY)
+            lambda links: OBJECTIVES[name].loss(game, params, links, batch, KEY)[0]
         )(links)
 
     return lambda batch, on_policy=0.0: program(case.links, case.params, batch, on_policy)
@@ -76,7 +76,9 @@ def naive(method, case, row, *more):
 @pytest.mark.parametrize("max_length", [64, 6])
 def test_inner(max_length):
     case = make_case(PAIR, 3, max_length=max_length)
-    batch = case.examples.inner("solver", ROWS, np.random.default_rng(5))
+    batch = case.examples.inner(
+        "solver", ROWS, case.examples.draw(np.random.default_rng(5), len(ROWS))
+    )
     counts = batch.text_BT.sum(axis=1)
     assert len(set(counts.tolist())) > 1
     assert max_length == 64 or counts.max() == 6  # a row that is nothing but text
@@ -137,7 +139,7 @@ def test_teacher_forced_counts_the_last_round_alone():
     assert cut(case)
     loss = functools.partial(OBJECTIVES["teacher_forced"].loss, case.game)
     batch = prepare("teacher_forced", case, ROWS[1:3])
-    value = jax.jit(loss)(case.params, case.links, batch, KEY)
+    value, _ = jax.jit(loss)(case.params, case.links, batch, KEY)
     wanted = mean(case.teacher_forced(case.links, row) for row in ROWS[1:3])
     np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-9)
 
@@ -209,9 +211,9 @@ def test_system_loss_adds_weighted_parts(monkeypatch):
     seen = {}
 
     def fake(name, value):
-        def loss(game, params, links, batch, key):
+        def loss(game, params, links, batch, key, taps):
             seen[name] = (game, params, batch, jax.random.key_data(key).tolist())
-            return value * links["inner"]["a"]
+            return value * links["inner"]["a"], {f"{name}/round": jnp.ones(2)}
 
         return Objective(None, loss)
 
@@ -222,7 +224,8 @@ def test_system_loss_adds_weighted_parts(monkeypatch):
     batches = {"align": "A", "rollout": "R"}
     loss = functools.partial(system_loss, game, (("rollout", 0.1), ("align", 2.0)), "params")
     (total, parts), gradient = jax.value_and_grad(loss, has_aux=True)(links, batches, KEY)
-    assert parts == {"rollout": 10.0, "align": 6.0}
+    assert set(parts) == {"rollout", "rollout/round", "align", "align/round"}
+    assert (parts["rollout"], parts["align"]) == (10.0, 6.0)
     np.testing.assert_allclose(total, 0.1 * 10 + 2 * 6)
     np.testing.assert_allclose(gradient["inner"]["a"], 0.1 * 5 + 2 * 3)
     assert set(seen) == {"rollout", "align"}

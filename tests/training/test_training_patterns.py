@@ -97,7 +97,7 @@ def test_every_objective_trains_every_pattern(topology):
                 assert all(np.isfinite(leaf).all() for leaf in leaves), (name, where)
                 assert any(np.any(leaf) for leaf in leaves), (name, where)
     for agent in topology.agents:
-        batch = examples.inner(agent, rows, np.random.default_rng(0))
+        batch = examples.inner(agent, rows, examples.draw(np.random.default_rng(0), len(rows)))
         loss, gradient = jit(
             jax.value_and_grad(lambda x, a=agent, b=batch: inner_loss(game, a, params[a], x, b))
         )(links)
