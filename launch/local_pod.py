@@ -53,8 +53,9 @@ def run(
         )
         for i in range(processes)
     ]
-    for i, process in enumerate(started):
-        threading.Thread(target=_show, args=(i, process), daemon=True).start()
+    shown = [threading.Thread(target=_show, args=pair) for pair in enumerate(started)]
+    for thread in shown:
+        thread.start()
     before = {
         number: signal.signal(number, lambda n, _: [p.send_signal(n) for p in started])
         for number in (signal.SIGTERM, signal.SIGINT)
@@ -62,6 +63,8 @@ def run(
     try:
         return _wait(started)
     finally:
+        for thread in shown:
+            thread.join()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -89,9 +92,10 @@ def _wait(started: Sequence[subprocess.Popen]) -> int:
 
 
 def _show(i: int, process: subprocess.Popen) -> None:
-    for line in process.stdout:
-        if not line.startswith("[Gloo]"):  # its greetings, one for each group of devices
-            print(f"[{i}] {line}", end="", flush=True)
+    with process.stdout as lines:
+        for line in lines:
+            if not line.startswith("[Gloo]"):  # its greetings, one for each group of devices
+                print(f"[{i}] {line}", end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,78 @@
+"""Real processes that are one run: what they leave behind is what one process leaves."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from launch.local_pod import run
+
+TESTS = Path(__file__).parents[1]
+PROGRAM = TESTS / "training" / "pod_program.py"
+STEPS = 24
+
+
+def pod(folder: Path, processes: int, mesh: str, stop_at: int = 0) -> int:
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-W", "error", str(PROGRAM), str(folder), mesh]
+    if stop_at:
+        command.append(f"--stop_at={stop_at}")
+    paths = [TESTS.parent, TESTS, TESTS / "training", TESTS / "system"]
+    path = os.pathsep.join(map(str, paths))
+    return run(command, processes, 2, os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path})
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run in one process, on one of its devices."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert pod(folder, 1, "single") == 0
+    return folder
+
+
+def same(folder: Path, alone: Path) -> None:
+    """Equal but for the order of sums."""
+    for stage, steps in (("inner", 3), ("outer", STEPS)):
+        found, wanted = metrics(folder / stage), metrics(alone / stage)
+        assert [line["step"] for line in found] == list(range(1, steps + 1))
+        for line, other in zip(found, wanted, strict=True):
+            assert line.keys() == other.keys()
+            for name, value in other.items():
+                np.testing.assert_allclose(line[name], value, rtol=2e-4, atol=1e-5, err_msg=name)
+    found, wanted = (load_file(at / "links" / "links.safetensors") for at in (folder, alone))
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=2e-4, err_msg=name)
+    names = {file.name for file in (folder / "evaluate").iterdir()}
+    assert names == {"records.jsonl", "timings.jsonl"}
+    records = [(at / "evaluate" / "records.jsonl").read_bytes() for at in (folder, alone)]
+    assert records[0] == records[1]
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path, alone):
+    """Weights and links are spread over both."""
+    assert pod(tmp_path, 2, "data=2,fsdp=2") == 0
+    same(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_preempted_as_two_and_resumed_as_four(tmp_path, alone):
+    """One process is told to end; both save the same step, and four others go on from it."""
+    assert pod(tmp_path, 2, "data=4", stop_at=13) == 143
+    stopped = metrics(tmp_path / "outer")[-1]["step"]
+    assert 12 < stopped < STEPS
+    saved = [
+        int(p.name) for p in (tmp_path / "outer" / "checkpoints").iterdir() if p.name.isdigit()
+    ]
+    assert max(saved) == stopped
+    assert pod(tmp_path, 4, "data=4,fsdp=2") == 0
+    same(tmp_path, alone)
