@@ -147,7 +147,9 @@ class LinkSettings:
 class InnerSettings:
     """Inner training, each agent alone. `message_tokens` 0 keeps incoming texts whole.
 
-    For `save_minutes` and what follows it see `OuterSettings`.
+    `features` says whether the agent's hidden states are computed once and kept in the workdir, as
+    float32 or bfloat16: `auto` does so where the schedule reads them twice or more on average. For
+    `save_minutes` and what follows it see `OuterSettings`.
     """
 
     optim: Optim
@@ -159,6 +161,7 @@ class InnerSettings:
     accumulate: int = 1
     validation_rows: int = 0
     take: Literal["last", "best"] = "last"
+    features: Literal["auto", "none", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self):
         for name in ("batch_size", "max_length", "save_every"):

@@ -28,6 +28,8 @@ from rmas.tasks.benchmarks import BENCHMARKS
 from rmas.tasks.graders import Graders
 from rmas.tasks.grading import TASKS
 from rmas.tasks.rows import Row
+from rmas.training.examples import Examples
+from rmas.training.features import Reader, extract, visits
 from rmas.training.initial import align_outer_links
 from rmas.training.inner import train_inner
 from rmas.training.loop import Schedule
@@ -37,6 +39,8 @@ from rmas.training.stopping import end_at_once
 from rmas.training.workdir import open_workdir
 
 LINKS = "links"
+_OFTEN = 2
+"""States that are read so often, on average, are kept."""
 SINGLE = "single:"
 
 
@@ -52,15 +56,17 @@ def inner_stage(a: Assembly, agents: Sequence[str] = ()) -> None:
         rounds = {"rounds": s.outer.rounds}  # rows are read at a round drawn from these
         open_workdir(folder, a.identity("links", "inner") | rounds)
         a.check_texts([agent])
+        schedule, examples = _schedule(s, s.inner), a.examples(s.inner.max_length)
         links = train_inner(
             agent,
             folder=folder,
             game=a.game,
             params=a.system.agents[agent].params,
             links=a.initial_links(),
-            examples=a.examples(s.inner.max_length),
+            examples=examples,
             source=a.split("train"),
-            schedule=_schedule(s, s.inner),
+            schedule=schedule,
+            stored=_stored(a, agent, schedule, examples),
             validation=_validation(a, s.inner),
             facts=_facts(a, "inner"),
         )
@@ -108,6 +114,31 @@ def outer_stage(a: Assembly) -> None:
         facts=_facts(a, "objective", "outer"),
     )
     a.save(folder / LINKS, links)
+
+
+def _stored(a: Assembly, agent: str, schedule: Schedule, examples: Examples) -> Reader | None:
+    """The agent's states, where they are to be computed once and kept."""
+    s, own, source = a.settings, a.system.agents[agent], a.split("train")
+    dtype = s.inner.features
+    if dtype == "auto":
+        pairs = visits(schedule, examples, len(source))
+        often = schedule.optim.steps * schedule.batch_size >= _OFTEN * len(pairs)
+        weights = jax.tree.leaves(own.params["embed"])[0].dtype.name
+        dtype = ("bfloat16" if weights == "bfloat16" else "float32") if often else "none"
+    if dtype == "none":
+        return None
+    lengths = {"message_tokens": s.inner.message_tokens, "max_length": s.inner.max_length}
+    return extract(
+        agent,
+        folder=a.workdir / "features",
+        model=own.model,
+        params=own.params,
+        examples=examples,
+        source=source,
+        schedule=schedule,
+        dtype=dtype,
+        key={**a.identity(), **lengths, "rounds": s.outer.rounds, "print": own.fingerprint},
+    )
 
 
 def _schedule(s: Settings, stage: InnerSettings | OuterSettings) -> Schedule:

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from rmas import models
 from rmas.parallel import batch_share
 from rmas.shapes import Params
 from rmas.tasks.rows import Row
-from rmas.training.examples import Examples
+from rmas.training.examples import Examples, Text
+from rmas.training.features import Features, Reader, draws
 from rmas.training.loop import Problem, Schedule, fit
-from rmas.training.objectives import Game, inner_loss
+from rmas.training.objectives import Game, inner_distance, inner_loss
 
 
 def train_inner(
@@ -26,23 +26,33 @@ def train_inner(
     schedule: Schedule,
     validation: Sequence[Row] = (),
     facts: Mapping[str, Any] | None = None,
+    stored: Reader | None = None,
 ) -> Params:
     """Trains one inner link (`links["inner"][agent]` is where it starts); resumable in `folder`.
 
-    Returns the link's parameters. For `validation` and `facts` see `loop.Problem`.
+    Returns the link's parameters. For `validation` and `facts` see `loop.Problem`. With `stored`
+    states (`features.extract`) the agent itself is not run, and the link is the same.
     """
-
-    def loss(inner, frozen, batch, key):
-        tree = {"inner": {agent: inner}, "outer": {}}
-        distance = inner_loss(game, agent, frozen, tree, batch)
-        return distance, {f"cosine/{agent}": 1.0 - distance}
 
     mesh = examples.renderer.system.mesh
     share = batch_share(mesh)
+    own = share.of(schedule.batch_size)
 
-    def prepare(rows: list[Row], step: int):
-        rounds = examples.draw(np.random.default_rng([schedule.seed, step]), schedule.batch_size)
-        return examples.inner(agent, rows, rounds[share.of(schedule.batch_size)])
+    def distance(frozen: Params, tree: Params, batch: Text | Features):
+        if isinstance(batch, Text):
+            return inner_loss(game, agent, frozen, tree, batch)
+        y_BND = models.embed(game.spec.model(agent), frozen, batch.ids_BN)
+        return inner_distance(game, agent, tree, batch.h_BND, y_BND, batch.valid_BN)
+
+    def loss(inner: Params, frozen: Params, batch: Text | Features, key):
+        found = distance(frozen, {"inner": {agent: inner}, "outer": {}}, batch)
+        return found, {f"cosine/{agent}": 1.0 - found}
+
+    def prepare(rows: list, step: int) -> Text | Features:
+        rounds = draws(schedule, examples, step)[own]
+        if stored is None or not isinstance(rows[0], int):
+            return examples.inner(agent, rows, rounds)
+        return stored.features(list(zip(rows, rounds, strict=True)))
 
     problem = Problem(
         label=f"inner {agent}",
@@ -50,7 +60,7 @@ def train_inner(
         links=lambda: links["inner"][agent],
         template=links["inner"][agent],
         frozen=params,
-        source=source,
+        source=source if stored is None else range(len(source)),
         prepare=prepare,
         mesh=mesh,
         validation=validation,

@@ -92,10 +92,18 @@ def inner_loss(game: Game, agent: str, params: Params, links: Params, batch: Tex
     x_BTD = models.embed(model, params, prompt.ids_BT)
     pos_BT = models.positions(prompt.valid_BT)
     h_BTD, _ = models.run(model, params, x_BTD, prompt.valid_BT, pos_BT)
-    z_BTD = game.spec.links.inner(links, agent, jax.lax.stop_gradient(h_BTD[:, :-1]))
-    y_BTD = x_BTD[:, 1:].astype(z_BTD.dtype)
+    mask_BT = batch.text_BT[:, 1:] & prompt.valid_BT[:, :-1]
+    return inner_distance(game, agent, links, h_BTD[:, :-1], x_BTD[:, 1:], mask_BT)
+
+
+def inner_distance(
+    game: Game, agent: str, links: Params, h_BTD: Array, y_BTD: Array, mask_BT: Array
+) -> Array:
+    """The mean over rows of the masked mean cosine distance of `inner(h)` to `y`."""
+    z_BTD = game.spec.links.inner(links, agent, jax.lax.stop_gradient(h_BTD))
+    y_BTD = y_BTD.astype(z_BTD.dtype)
     distance_BT = 1.0 - optax.losses.cosine_similarity(z_BTD, y_BTD, epsilon=1e-8)
-    return jnp.mean(row_mean(distance_BT, batch.text_BT[:, 1:] & prompt.valid_BT[:, :-1]))
+    return jnp.mean(row_mean(distance_BT, mask_BT))
 
 
 def text_loss(game: Game, agent: str, params: Params, batch: Text, incoming) -> Array:

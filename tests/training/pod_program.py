@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+
 from rmas.errors import Stopped
 from rmas.evaluation.runner import Method, Plan, run
 from rmas.parallel import Cluster, param_shardings, put_whole, start, to_host
@@ -51,7 +52,7 @@ def placed(system: System, mesh) -> System:
 
 
 def stopping(prepare, at: int):
-    """What `align` reads, by a function that asks this process to end when it has been called `at` times."""
+    """`prepare` that asks this process to end when it is called for the `at`-th time."""
     calls = 0
 
     def prepared(*args):

@@ -74,5 +74,5 @@ def test_preempted_as_two_and_resumed_as_four(tmp_path, alone):
         int(p.name) for p in (tmp_path / "outer" / "checkpoints").iterdir() if p.name.isdigit()
     ]
     assert max(saved) == stopped
-    assert pod(tmp_path, 4, "data=4,fsdp=2") == 0
+    assert pod(tmp_path, 4, "data=4,tensor=2") == 0
     same(tmp_path, alone)

@@ -1,0 +1,179 @@
+"""Stored states: the same links as without them, nothing computed again, kills and damage."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from fake_devices import mesh_of
+from tiny_training import PAIR, Case, make_examples, make_rows
+
+from rmas.errors import InputError
+from rmas.training import features
+from rmas.training.features import extract, visits
+from rmas.training.inner import train_inner
+from rmas.training.loop import Schedule
+from rmas.training.optim import Optim
+
+ROWS = make_rows(10)
+SCHEDULE = Schedule(Optim(steps=30, lr=1e-2, warmup_steps=0), 4, 1, 100)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_compilations():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def case():
+    return Case(make_examples(PAIR, np.float32))
+
+
+def stored(case, folder, dtype="float32", schedule=SCHEDULE, rows=ROWS, agent="solver"):
+    return extract(
+        agent,
+        folder=folder,
+        model=case.spec.model(agent),
+        params=case.params[agent],
+        examples=case.examples,
+        source=rows,
+        schedule=schedule,
+        dtype=dtype,
+        key={"data": "ten rows"},
+    )
+
+
+def trained(case, folder, reader=None):
+    links = train_inner(
+        "solver",
+        folder=folder,
+        game=case.game,
+        params=case.params["solver"],
+        links=case.links,
+        examples=case.examples,
+        source=ROWS,
+        schedule=SCHEDULE,
+        validation=ROWS,
+        stored=reader,
+    )
+    return jax.tree.map(np.asarray, links)
+
+
+def test_links_are_the_same_as_without(tmp_path, case):
+    reader = stored(case, tmp_path / "features")
+    with_states, without = trained(case, tmp_path / "a", reader), trained(case, tmp_path / "b")
+    for x, y in zip(*map(jax.tree.leaves, (with_states, without)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=2e-5)
+    losses = [
+        [
+            json.loads(line)["loss"]
+            for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()
+        ]
+        for run in "ab"
+    ]
+    np.testing.assert_allclose(*losses, rtol=0, atol=1e-5)
+    assert losses[0][-1] < losses[0][0]
+
+
+def test_bfloat16_is_near(tmp_path, case):
+    exact, near = stored(case, tmp_path), stored(case, tmp_path, "bfloat16")
+    pairs = visits(SCHEDULE, case.examples, len(ROWS))[:5]
+    x, y = exact.features(pairs), near.features(pairs)
+    assert (x.ids_BN == y.ids_BN).all()
+    assert (y.h_BND.dtype.name, x.h_BND.dtype.name) == ("bfloat16", "float32")
+    np.testing.assert_allclose(y.h_BND.astype(np.float32), x.h_BND, rtol=2**-8, atol=1e-6)
+
+
+def test_states_are_those_of_the_agent(tmp_path, case):
+    """Each pair's, one row at a time, from the model itself."""
+    reader = stored(case, tmp_path)
+    for row, k in visits(SCHEDULE, case.examples, len(ROWS))[::7]:
+        found = reader.features([(row, k)])
+        text = case.examples.inner("solver", [ROWS[row]], [k])
+        h_TD = features._states(case.spec.model("solver"), case.params["solver"], text)[0]
+        n = int(text.text_BT.sum())
+        assert found.valid_BN.sum() == n
+        np.testing.assert_allclose(found.h_BND[0, :n], h_TD[-n - 1 : -1], rtol=0, atol=2e-5)
+        assert found.ids_BN[0, :n].tolist() == text.prompt.ids_BT[0, -n:].tolist()
+
+
+def test_what_is_there_is_not_computed_again(tmp_path, case, monkeypatch):
+    monkeypatch.setattr(features, "CHUNK_BATCHES", 2)
+    calls, states = [], features._states
+
+    def counted(*args):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return states(*args)
+
+    monkeypatch.setattr(features, "_states", counted)
+    with pytest.raises(KeyboardInterrupt):  # in the second chunk, of which nothing is left
+        stored(case, tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert [p.name for p in folder.iterdir()] == ["00000-0000-of-0001.array_record"]
+    batches = -(-len(visits(SCHEDULE, case.examples, len(ROWS))) // 4)
+    again = stored(case, tmp_path)
+    assert len(calls) == 4 + batches - 2  # the first chunk's two are not run again
+    before = len(calls)
+    stored(case, tmp_path)
+    assert len(calls) == before
+    whole = stored(case, tmp_path / "whole")
+    pairs = visits(SCHEDULE, case.examples, len(ROWS))
+    found = (jax.tree.leaves(reader.features(pairs)) for reader in (again, whole))
+    for x, y in zip(*found, strict=True):
+        assert x.tobytes() == y.tobytes()
+
+
+def test_other_facts_are_other_folders(tmp_path, case):
+    stored(case, tmp_path)
+    stored(case, tmp_path, agent="critic")
+    longer = Schedule(Optim(steps=31, lr=1e-2, warmup_steps=0), 4, 2, 100)
+    stored(case, tmp_path, schedule=longer)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_damage_is_told(tmp_path, case):
+    reader = stored(case, tmp_path)
+    with pytest.raises(InputError, match="are damaged; delete the folder"):
+        reader._store.decode(b"\x05\x00\x00\x00short")
+
+
+def test_on_a_mesh(tmp_path, case):
+    import dataclasses
+
+    from rmas.parallel import param_shardings
+    from rmas.system.rendered import Renderer
+    from rmas.weights.placement import heads_of
+
+    mesh, system = mesh_of(2, 2, 1), case.system
+    agents = {
+        name: dataclasses.replace(
+            own,
+            params=jax.device_put(
+                own.params, param_shardings(mesh, own.params, heads_of(own.model))
+            ),
+            mesh=mesh,
+        )
+        for name, own in system.agents.items()
+    }
+    renderer = Renderer(dataclasses.replace(system, agents=agents))
+    examples = dataclasses.replace(case.examples, renderer=renderer)
+    plain = stored(case, tmp_path / "plain")
+    spread = extract(
+        "solver",
+        folder=tmp_path / "mesh",
+        model=case.spec.model("solver"),
+        params=agents["solver"].params,
+        examples=examples,
+        source=ROWS,
+        schedule=SCHEDULE,
+        dtype="float32",
+        key={},
+    )
+    pairs = visits(SCHEDULE, case.examples, len(ROWS))
+    x, y = plain.features(pairs), spread.features(pairs)
+    assert (x.ids_BN == y.ids_BN).all()
+    np.testing.assert_allclose(x.h_BND, y.h_BND, rtol=0, atol=2e-5)
