@@ -164,7 +164,7 @@ class Assembly:
         outer = self.settings.outer
         return Game(
             topology=self.system.topology,
-            spec=self.system.spec(self.form),
+            spec=dataclasses.replace(self.system.spec(self.form), remat=outer.remat == "layers"),
             latent_steps=self.settings.latent_steps,
             on_policy=outer.on_policy,
             earlier_rounds=outer.earlier_rounds,

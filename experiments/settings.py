@@ -188,7 +188,8 @@ class OuterSettings:
     last one (0: never). A batch is computed in `accumulate` parts. The loss of `validation_rows`
     rows of the split `validation` is measured at every checkpoint; the links that count are those
     of the last step or, with `take` best, of the checkpoint with the lowest validation loss
-    (without such rows: training loss).
+    (without such rows: training loss). `remat` says what is computed again for gradients to save
+    memory: every agent's turn from its messages or, within it, every layer period, too.
     """
 
     train: tuple[Literal["inner", "outer"], ...]
@@ -205,6 +206,7 @@ class OuterSettings:
     accumulate: int = 1
     validation_rows: int = 0
     take: Literal["last", "best"] = "last"
+    remat: Literal["turns", "layers"] = "turns"
 
     def __post_init__(self):
         for name in ("batch_size", "rounds", "max_latent_tokens", "max_length", "save_every"):

@@ -49,15 +49,16 @@ def run(
     valid_BT: Array,
     pos_BT: Array,
     past: tuple[Segment, ...] = (),
+    remat: bool = False,
 ) -> tuple[Array, Entries]:
-    """Runs T new positions after `past`.
+    """Runs T new positions after `past`; with `remat`, reverse mode keeps inputs of periods only.
 
     Returns the hidden states after the final norm (what the head reads, and what links read)
     and the new cache entries. States at invalid positions are meaningless but finite; valid
     ones do not depend on them.
     """
     x_BTD = x_BTD.astype(params["embed"]["weight"].dtype)
-    h_BTD, entries = run_layers(spec, params["layers"], x_BTD, valid_BT, pos_BT, past)
+    h_BTD, entries = run_layers(spec, params["layers"], x_BTD, valid_BT, pos_BT, past, remat)
     norm = params["norm"]["weight"]
     return ops.rms_norm(h_BTD, norm, spec.norm_eps, spec.norm_offset), entries
 
@@ -79,10 +80,12 @@ def _table(params: Params) -> Array:
     return constrain(params["embed"]["weight"], "vocab", None)
 
 
-def prefill(spec: ModelSpec, params: Params, x_BTD: Array, valid_BT: Array):
+def prefill(
+    spec: ModelSpec, params: Params, x_BTD: Array, valid_BT: Array, remat: bool = False
+) -> tuple[Array, Segment]:
     """Runs a left-padded prompt; returns its last state `[B, D]` and the prefix segment."""
     pos_BT = positions(valid_BT)
-    h_BTD, entries = run(spec, params, x_BTD, valid_BT, pos_BT)
+    h_BTD, entries = run(spec, params, x_BTD, valid_BT, pos_BT, remat=remat)
     return h_BTD[:, -1], Segment(entries, valid_BT, pos_BT).constrained()
 
 

@@ -22,8 +22,12 @@ def run_layers(
     valid_BT: Array,
     pos_BT: Array,
     past: tuple[Segment, ...],
+    remat: bool = False,
 ) -> tuple[Array, Entries]:
-    """All decoder layers over T new positions; returns their output and the new cache entries."""
+    """All decoder layers over T new positions; returns their output and the new cache entries.
+
+    With `remat`, reverse mode computes each repetition of the period again from its input.
+    """
     contexts: dict[LayerSpec, Context] = {
         layer: make_context(spec, layer, pos_BT, valid_BT, past, x_BTD.dtype)
         for layer in dict.fromkeys(spec.layers)
@@ -42,6 +46,8 @@ def run_layers(
     def body(x_BTD, xs):
         return apply(spec.period, x_BTD, *xs)
 
+    if remat:
+        body = jax.checkpoint(body, prevent_cse=False)  # a scan's body is not merged with others
     stacked = (params["period"], tuple(s.entries.period for s in past))
     x_BTD, period = lax.scan(body, x_BTD, stacked, length=spec.n_periods)
     x_BTD, rest = apply(spec.rest, x_BTD, params["rest"], tuple(s.entries.rest for s in past))

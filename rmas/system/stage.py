@@ -35,10 +35,14 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class SystemSpec:
-    """Static facts of a system: topology order, one `ModelSpec` per agent, link forms."""
+    """Static facts of a system: topology order, one `ModelSpec` per agent, link forms.
+
+    With `remat`, reverse mode keeps less of every layer and computes it again.
+    """
 
     models: tuple[tuple[str, ModelSpec], ...]
     links: LinkSpec
+    remat: bool = False
 
     def model(self, agent: str) -> ModelSpec:
         """The architecture of an agent."""
@@ -95,7 +99,7 @@ def rollout(
     that reverse mode keeps their inputs, not their insides.
     """
     model = spec.model(agent)
-    h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT)
+    h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT, spec.remat)
     z_BD = spec.links.inner(links, agent, h_BD)
     if steps == 1:
         return h_BD[:, None], z_BD[:, None]
@@ -106,7 +110,8 @@ def rollout(
     def step(carry, t):
         z_BD, tail = carry
         pos_B1 = (start_B + t)[:, None]
-        h_B1D, new = models.run(model, params, z_BD[:, None], one_B1, pos_B1, past=(prefix, tail))
+        past = (prefix, tail)
+        h_B1D, new = models.run(model, params, z_BD[:, None], one_B1, pos_B1, past, spec.remat)
         tail = models.write(tail, new, one_B1, pos_B1)
         h_BD = h_B1D[:, 0]
         z_BD = spec.links.inner(links, agent, h_BD)
@@ -142,6 +147,7 @@ def teacher_forced(
 ) -> Array:
     """Inner-mapped states at the positions `take_BM` of a prompt that ends in the role's text."""
     pos_BT = models.positions(prompt.valid_BT)
-    h_BTD, _ = models.run(spec.model(agent), params, x_BTD, prompt.valid_BT, pos_BT)
+    model = spec.model(agent)
+    h_BTD, _ = models.run(model, params, x_BTD, prompt.valid_BT, pos_BT, remat=spec.remat)
     h_BMD = jnp.take_along_axis(h_BTD, prompt.take_BM[..., None], axis=1)
     return spec.links.inner(links, agent, h_BMD)

@@ -240,11 +240,20 @@ def _score(metrics: dict[str, float]) -> float:
 
 
 def _quiet() -> None:
-    """Orbax reports every file that it touches at INFO; its warnings stay."""
+    """Orbax reports every file that it touches at INFO; its warnings stay.
+
+    What it tells of its writers' errors, traces and all, is raised, too, and told by us.
+    """
     logging.getLogger("orbax").setLevel(logging.WARNING)
     absl_logger = logging.getLogger("absl")
     if absl_logger.getEffectiveLevel() < logging.WARNING:
         absl_logger.setLevel(logging.WARNING)
+    if _told_by_us not in absl_logger.filters:
+        absl_logger.addFilter(_told_by_us)
+
+
+def _told_by_us(record: logging.LogRecord) -> bool:
+    return not (record.levelno == logging.ERROR and "orbax" in record.pathname)
 
 
 def _hush_closed_loops() -> None:

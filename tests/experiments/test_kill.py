@@ -67,8 +67,7 @@ def test_killed_runs_end_like_an_uninterrupted_one(tmp_path):
         ("inner/critic/metrics.jsonl", 10),
         ("outer/metrics.jsonl", 7),
         ("evaluate/records.jsonl", 1),
-        ("evaluate/records.jsonl", 90),
-        ("evaluate/records.jsonl", 200),
+        ("evaluate/records.jsonl", 150),
     ):
         process = start(killed, cache)
         deadline = time.monotonic() + 300

@@ -76,6 +76,7 @@ def test_the_definition(topology, rounds, steps):
         assert all(np.any(leaf) for leaf in jax.tree.leaves(params)) == used, name
 
 
+@pytest.mark.slow
 def test_values_of_a_topology_with_everything():
     """The values alone, in the fast suite."""
     case = Case(EVERYTHING, 2, 2)

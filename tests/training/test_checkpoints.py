@@ -213,6 +213,59 @@ def test_folder_that_is_a_file(tmp_path):
         Checkpoints(tmp_path / "file")
 
 
+FULL_DISK = """
+import pathlib, sys
+import jax.numpy as jnp
+import numpy as np
+from rmas.errors import InputError
+from rmas.training.checkpoints import Checkpoints
+folder = pathlib.Path(sys.argv[1])
+state = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(256, 256)), jnp.float32)}
+checkpoints = Checkpoints(folder / "run")
+checkpoints.save(1, state, None, {"step": 1})
+checkpoints.wait()
+fill = folder / "fill"
+with open(fill, "wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(b"x" * 4096)
+    except OSError:
+        pass
+try:
+    checkpoints.save(2, state, None, {"step": 2})
+    checkpoints.wait()
+except InputError as error:
+    print("error:", error)
+fill.unlink()
+step, found, _, meta = Checkpoints(folder / "run").restore(state)
+print("restored", step, meta, bool((found["w"] == state["w"]).all()))
+"""
+
+
+def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(tmp_path):
+    """On a file system of 2 MB of its own."""
+    mount = f'mount -t tmpfs -o size=2m none {tmp_path} && exec $0 -c "$1" {tmp_path}'
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount]
+    try:
+        probe = f"mount -t tmpfs none {tmp_path}"
+        can = subprocess.run([*command[:-1], probe], capture_output=True).returncode == 0
+    except OSError:
+        can = False
+    if not can:
+        pytest.skip("no mount namespaces here")
+    done = subprocess.run(
+        [*command, sys.executable, FULL_DISK],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    told, restored = done.stdout.splitlines()
+    assert told.startswith("error: a checkpoint cannot be written in")
+    assert "the disk is full; make room, and give the same command again" in told
+    assert restored == "restored 1 {'step': 1} True"
+
+
 SAVER = """
 import sys
 import jax.numpy as jnp

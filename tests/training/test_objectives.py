@@ -144,6 +144,7 @@ def test_teacher_forced_counts_the_last_round_alone():
     np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_rollout():
     case = make_case(BEHIND, 3, max_length=22)
     assert cut(case)
@@ -155,6 +156,7 @@ def test_rollout():
     close(mean(map(engine, alone)), found)
 
 
+@pytest.mark.slow
 def test_align():
     case, rows = make_case(BEHIND, 2), ROWS[:2]
     own = [naive("align", case, row, True) for row in rows]
@@ -234,6 +236,7 @@ def test_system_loss_adds_weighted_parts(monkeypatch):
     assert seen["align"][3] != seen["rollout"][3]
 
 
+@pytest.mark.slow
 def test_rounds_cost_no_program_size_and_the_gradient_is_a_links_tree():
     """All objectives at once, for two, three and five rounds."""
     sizes = set()

@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).parents[1] / "system"))
 from tiny_systems import jit, model_spec, random_params
 from tiny_training import word_tokenizer
 
-from experiments.configs import tiny_chain, tiny_debate
+from experiments.configs import tiny_debate
 from experiments.freeze import freeze
 from experiments.settings import Settings
 from rmas.links import init_links
@@ -29,7 +29,7 @@ COLUMNS = {
     MIXTURE: ("hie_math_expert", "hie_code_expert", "hie_science_expert", "hie_summarizer"),
     DELIBERATION: ("deliberation_reflector", "deliberation_toolcaller"),
 }
-OWN = [freeze(c.get_config(), Settings).system.pattern() for c in (tiny_debate, tiny_chain)]
+DEBATE = freeze(tiny_debate.get_config(), Settings).system.pattern()
 TEXTS = ("ab c", "def g hi", "kk l", "m ab", "c def g")
 # None with a window, which would hide early slots from the answer.
 FAMILIES = (("qwen3", 16), ("llama", 24), ("qwen2", 32), ("qwen3", 32), ("llama", 16))
@@ -69,7 +69,7 @@ def make_rows(topology: Topology):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("topology", [MIXTURE, DELIBERATION, *OWN], ids=lambda t: t.name)
+@pytest.mark.parametrize("topology", [MIXTURE, DELIBERATION, DEBATE], ids=lambda t: t.name)
 def test_every_objective_trains_every_pattern(topology):
     """All links move: inner ones alone, and all of them with every objective."""
     system = make_system(topology)
