@@ -14,7 +14,7 @@ from rmas.evaluation.report import aligned, printable
 from rmas.evaluation.runner import by_length
 from rmas.links import Form, parse_form
 from rmas.models import ModelSpec
-from rmas.system import outline
+from rmas.system import outline as outlines
 from rmas.system.batch import bucket
 from rmas.system.load import load_tokenizer, shared_weights
 from rmas.system.sizes import CACHE_POSITIONS, measure
@@ -32,7 +32,7 @@ def describe(a: Assembly) -> str:
     s, e = a.settings, a.settings.evaluate
     topology = s.system.pattern()
     task, rows = stages.questions(a)
-    specs, form, shares, tokenizer = _outline(a)
+    specs, form, shares, tokenizer = outline(a)
     rows, lengths = by_length(rows, lambda row: _tokens(tokenizer, row))
     asked = [agent for agent in topology.agents if agent not in shares]
     variants = stages.variants(s, asked)
@@ -60,15 +60,15 @@ def describe(a: Assembly) -> str:
     )
 
 
-def _outline(a: Assembly) -> tuple[dict[str, ModelSpec], Form, dict[str, str], object | None]:
+def outline(a: Assembly) -> tuple[dict[str, ModelSpec], Form, dict[str, str], object | None]:
     """Architectures, links' form, shared weights, and the tokenizer of the agent that answers."""
     s = a.settings.system
     output = s.pattern().output
     if s.released and not s.root:
-        return *outline.released(s.released), None
+        return *outlines.released(s.released), None
     if s.released:
         root = Path(s.root).expanduser()
-        return *outline.on_disk(s.released, root, s.family), load_tokenizer(root / output)
+        return *outlines.on_disk(s.released, root, s.family), load_tokenizer(root / output)
     paths = {agent: hub.resolve(source).path for agent, source in s.agents.items()}
     specs = {agent: ModelSpec.from_config(path) for agent, path in paths.items()}
     form = parse_form(a.settings.links.form)

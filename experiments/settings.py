@@ -348,7 +348,9 @@ class Settings:
     `objective` is what outer training minimises: `align`, `rollout`, `teacher_forced`, or
     several with weights, as in `align:1.0,rollout:0.1`. Evaluation asks the first `num_questions`
     (0: all); with `dry_run` it says what it would do, and loads nothing. Training traces its steps
-    from the first of `profile_steps` up to, but not with, the second, for TensorBoard and Perfetto.
+    from the first of `profile_steps` up to, but not with, the second, for TensorBoard and Perfetto;
+    with `plan` it only says what a step would need of each device, for prompts and texts of
+    `plan_lengths` tokens.
     """
 
     seed: int
@@ -366,6 +368,8 @@ class Settings:
     num_questions: int = 0
     dry_run: bool = False
     profile_steps: tuple[int, ...] = ()
+    plan: bool = False
+    plan_lengths: tuple[int, int] = (512, 256)
 
     def __post_init__(self):
         _at_least("num_questions", self.num_questions, 0)
@@ -378,5 +382,7 @@ class Settings:
         if self.seed >= 2**32:
             raise InputError(f"seed is {self.seed}; it must be below 2**32")
         _at_least("latent_steps", self.latent_steps, 1)
+        for length in self.plan_lengths:
+            _at_least("plan_lengths", length, 1)
         parse_objective(self.objective)
         parse_mesh(self.mesh)

@@ -4,10 +4,11 @@
 
 Objectives: `align`, `rollout`, `teacher_forced`, alone or weighted together, as in
 --config.objective="align:1.0,rollout:0.1". Writes `outer/{links,checkpoints,metrics.jsonl}`.
-Killed, it goes on from its newest checkpoint when the same command is given again.
+Killed, it goes on from its newest checkpoint when the same command is given again; a SIGTERM saves
+one first (exit status 143). `--config.plan` tells what a step would need of each device of the mesh.
 """
 
-from experiments import app, stages
+from experiments import app, plan, stages
 from experiments.assembly import Assembly
 from experiments.settings import Settings
 
@@ -15,6 +16,9 @@ from experiments.settings import Settings
 def main(_: list[str]) -> None:
     config, workdir = app.config_from_flags()
     settings = app.freeze(config, Settings)
+    if settings.plan:
+        print(plan.describe(Assembly(settings, workdir), "outer"))
+        return
     app.start()
     stages.outer_stage(Assembly(settings, workdir))
     app.say(f"links: {workdir / 'outer'}")

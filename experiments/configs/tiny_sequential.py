@@ -22,6 +22,9 @@ def get_config() -> ConfigDict:
             "quantize": "none",
             "num_questions": 0,
             "dry_run": False,
+            "plan": False,
+            "plan_lengths": (512, 256),
+            "profile_steps": (),
             "latent_steps": 8,  # the result is the 8th token of every message
             "objective": "align",
             "system": {
@@ -48,6 +51,11 @@ def get_config() -> ConfigDict:
                 "message_tokens": 8,
                 "max_length": 4096,
                 "save_every": 200,
+                "save_minutes": 0.0,
+                "accumulate": 1,
+                "validation_rows": 0,
+                "take": "last",
+                "features": "auto",
             },
             "outer": {
                 "train": ("inner", "outer"),
@@ -60,6 +68,11 @@ def get_config() -> ConfigDict:
                 "shift": 0,
                 "earlier_rounds": 0.0,
                 "save_every": 100,
+                "save_minutes": 0.0,
+                "accumulate": 1,
+                "validation_rows": 0,
+                "take": "last",
+                "remat": "turns",
             },
             "evaluate": {
                 "methods": ("latent", "text", "text_terse", "single", "untrained"),

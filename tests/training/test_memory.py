@@ -1,0 +1,93 @@
+"""What a step of outer training needs grows as `rmas.training.memory` says."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fake_devices import mesh_of
+from tiny_families import family_spec
+
+from rmas.links import LinkSpec
+from rmas.models import ModelSpec, abstract_params
+from rmas.parallel import param_shardings
+from rmas.system.stage import SystemSpec
+from rmas.system.topology import Edge, Topology
+from rmas.training.loop import Schedule
+from rmas.training.memory import Lengths, growth, outer_step, turns_held
+from rmas.training.objectives import Game
+from rmas.training.optim import Optim
+from rmas.weights.placement import heads_of
+
+PAIR = Topology(
+    name="pair",
+    agents=("one", "two"),
+    edges=(Edge("one", "two", "round"), Edge("two", "one", "feedback")),
+    output="two",
+)
+ROWS, LENGTHS = 8, Lengths(prompt=16, text=16)
+
+
+def game_of(spec: ModelSpec, steps: int, remat: bool = False) -> Game:
+    specs = (("one", spec), ("two", spec))
+    widths = tuple((agent, own.d_model) for agent, own in specs)
+    links = LinkSpec("ln_res", widths, PAIR.link_edges)
+    return Game(PAIR, SystemSpec(specs, links, remat), steps, 0.0, 0.0)
+
+
+@functools.cache
+def need(family: str, rounds: int, steps: int, remat: bool = False):
+    spec = family_spec(family, num_hidden_layers=4, hidden_size=64)
+    game, params = game_of(spec, steps, remat), abstract_params(spec)
+    schedule = Schedule(Optim(steps=10), ROWS, 0, 10)
+    trained, objective = ("inner", "outer"), (("rollout", 1.0),)
+    agents = {"one": params, "two": params}
+    return game, outer_step(game, objective, agents, trained, schedule, rounds, LENGTHS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "qwen3_5"])
+def test_a_step_needs_what_the_formula_says(family):
+    """Messages, tails and blocks, on top of what one turn with four steps needs."""
+    game, least = need(family, 1, 4)
+    tails, _ = growth(game, 1, ROWS, jnp.float32)
+    prompt = (least.caches + least.activations) / turns_held(game, 1) - tails
+    for rounds, steps in ((2, 4), (2, 16), (3, 16)):
+        game, found = need(family, rounds, steps)
+        tails, messages = growth(game, rounds, ROWS, jnp.float32)
+        wanted = turns_held(game, rounds) * (prompt + tails) + messages
+        ratio = (found.caches + found.activations) / wanted
+        assert 1 / 1.3 < ratio < 1.3, (rounds, steps, ratio)
+
+
+@pytest.mark.slow
+def test_layers_computed_again_need_less():
+    whole, again = need("llama", 3, 16)[1], need("llama", 3, 16, True)[1]
+    assert again.activations < whole.activations
+    assert (again.weights, again.links) == (whole.weights, whole.links)
+
+
+def test_parts_of_one_device():
+    """Weights and moments are split as they would be placed, and rows over the mesh."""
+    spec = family_spec("qwen3", num_hidden_layers=1)
+    game, mesh = game_of(spec, 2), mesh_of(2, 2, 2)
+    params = abstract_params(spec)
+    at = param_shardings(mesh, params, heads_of(spec))
+    params = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, at
+    )
+    schedule = Schedule(Optim(steps=10), ROWS, 0, 10)
+    agents = {"one": params, "two": params}
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        found = outer_step(game, (("align", 1.0),), agents, ("outer",), schedule, 1, LENGTHS, mesh)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+    sizes = jax.tree.map(lambda x: int(np.prod(x.sharding.shard_shape(x.shape))) * 4, params)
+    assert found.weights == sum(jax.tree.leaves(sizes))
+    whole = sum(4 * x.size for x in jax.tree.leaves(params))
+    assert found.weights < whole / 3
+    assert 0.9 < found.optimizer / (found.links * 2) < 1.1 or found.optimizer < 2 * found.links
+    assert found.batch > 0
+    assert found.activations > 0
