@@ -5,7 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+
+from rmas.errors import InputError
+from rmas.parallel import Cluster, agreed, barrier, is_first, largest, to_host
+from rmas.parallel.startup import cluster_tells
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -51,3 +57,39 @@ def test_folder_that_cannot_be_written_costs_one_line(tmp_path):
     assert done.stdout.split()[0] == "7.0"
     assert len(done.stderr.splitlines()) == 1
     assert "compile cache off" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environ", "wanted"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8"}, False),  # a batch script, not a step
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "t0,t1,t2,t3"}, True),
+        ({"MEGASCALE_COORDINATOR_ADDRESS": "t0"}, True),
+    ],
+)
+def test_clusters_are_told_by_their_environment(environ, wanted):
+    assert cluster_tells(environ) == wanted
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("host", 2, 0), "'host' must be HOST:PORT"),
+        (("host:99999", 2, 0), "must be HOST:PORT"),
+        (("host:1234", 2, 2), "process 2 of 2: processes are numbered from 0"),
+    ],
+)
+def test_clusters_that_cannot_be(settings, message):
+    with pytest.raises(InputError, match=message):
+        Cluster(*settings)
+
+
+def test_alone_there_is_nobody_to_wait_for():
+    assert (is_first(), largest(7), agreed(True), agreed(False)) == (True, 7, True, False)
+    barrier("nobody", 0.01)
+    tree = to_host({"a": np.arange(3), "b": jnp.ones(2)})
+    assert all(isinstance(x, np.ndarray) for x in tree.values())

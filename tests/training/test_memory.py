@@ -26,7 +26,8 @@ PAIR = Topology(
     edges=(Edge("one", "two", "round"), Edge("two", "one", "feedback")),
     output="two",
 )
-ROWS, LENGTHS = 8, Lengths(prompt=16, text=16)
+# All prompts have 48 positions, with 4 latent steps and with 16, and so has the one with the text.
+ROWS, LENGTHS = 8, Lengths(prompt=30, text=2)
 
 
 def game_of(spec: ModelSpec, steps: int, remat: bool = False) -> Game:
@@ -49,7 +50,10 @@ def need(family: str, rounds: int, steps: int, remat: bool = False):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen3_5"])
 def test_a_step_needs_what_the_formula_says(family):
-    """Messages, tails and blocks, on top of what one turn with four steps needs."""
+    """Messages, tails and blocks, on top of what one turn with four steps needs.
+
+    The loss of the text, as long as a prompt, needs no more than a turn.
+    """
     game, least = need(family, 1, 4)
     tails, _ = growth(game, 1, ROWS, jnp.float32)
     prompt = (least.caches + least.activations) / turns_held(game, 1) - tails

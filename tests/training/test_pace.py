@@ -1,0 +1,106 @@
+"""When a run saves, stops and measures, and in what parts it computes."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_loop import ROWS, loss, metrics, same_bits, train
+
+from rmas.errors import InputError, Stopped
+from rmas.training import loop, step
+from rmas.training.checkpoints import Checkpoints
+from rmas.training.optim import Optim
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run in one go: its folder and links."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(folder)[0]
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_sigterm_saves_and_ends(tmp_path, whole, step):
+    """At the end of the step in which it comes, between two checkpoints."""
+
+    def die(n):
+        if n == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match=f"stopped after step {step + 1} of 7, which is saved"):
+        train(tmp_path, die)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert Checkpoints(tmp_path / "checkpoints").latest_step() == step + 1
+    trained, asked = train(tmp_path, start=None)
+    assert asked == list(range(step + 1, 7))
+    same_bits(trained, whole[1])
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (whole[0] / "metrics.jsonl").read_bytes()
+
+
+def test_checkpoints_by_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CLOCK_STEPS", 2)
+    train(tmp_path, save_every=100, save_minutes=1e-9)
+    kept = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+    assert {"6", "7"} <= kept
+    assert kept <= {"2", "4", "6", "7"}  # one of them is the best
+
+
+def test_parts_of_a_batch_are_the_batch(tmp_path):
+    def no_noise(links, frozen, batch, key):
+        w, b = links["inner"]["a"]["w"], links["outer"]["b"]
+        return jnp.mean((frozen * (batch * w[0] - batch**2 * w[1] + b) - 1) ** 2), {"off": w[0]}
+
+    whole, _ = train(tmp_path / "a", loss=no_noise, batch_size=12)
+    parts, _ = train(tmp_path / "b", loss=no_noise, batch_size=12, accumulate=3)
+    for x, y in zip(*map(jax.tree.leaves, (whole, parts)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=2e-6)
+    for line, other in zip(metrics(tmp_path / "a"), metrics(tmp_path / "b"), strict=True):
+        np.testing.assert_allclose(list(line.values()), list(other.values()), rtol=1e-5)
+    with pytest.raises(InputError, match=r"multiple of 5 \(data times fsdp, times 5 parts\)"):
+        train(tmp_path / "c", batch_size=12, accumulate=5)
+
+
+def test_validation_and_the_best_links(tmp_path):
+    """Its rows are measured at each checkpoint; the best one's links are given on demand."""
+    settings = {"validation_rows": 7, "save_every": 2, "optim": Optim(steps=7, lr=0.9, clip=9.0)}
+    more = {"validation": ROWS[:7]}
+    last, _ = train(tmp_path / "a", more=more, **settings)
+    best, _ = train(tmp_path / "a", more=more, take="best", **settings)
+    lines = {line["step"]: line for line in metrics(tmp_path / "a")}
+    found = {step: line["validation"] for step, line in lines.items() if "validation" in line}
+    assert list(found) == [2, 4, 6, 7]
+    rows = np.float32([int(row.id) for row in ROWS[:6]]).reshape(2, 3)  # whole batches of three
+    wanted = np.mean(
+        [loss(last, jnp.float32(0.7), rows[n] + n, jax.random.key(0))[0] for n in (0, 1)]
+    )
+    np.testing.assert_allclose(found[7], wanted, rtol=1e-5)
+    checkpoints = Checkpoints(tmp_path / "a" / "checkpoints")
+    assert checkpoints.best_step() == min(found, key=found.get)
+    assert (checkpoints.best_step() == 7) == (jax.tree.leaves(best)[0] is jax.tree.leaves(last)[0])
+    with pytest.raises(InputError, match="there are 2 validation rows, but a batch takes 3"):
+        train(tmp_path / "b", more={"validation": ROWS[:2]}, validation_rows=7)
+
+
+def test_gradient_norms_by_round():
+    """A tap tells how large the gradient was where it stands, and changes nothing."""
+
+    def twice(w, squares):
+        return jnp.sum(step.tap(w, squares[0]) * 3.0) + jnp.sum(step.tap(w, squares[1]) ** 2)
+
+    w = jnp.float32([1.0, -2.0])
+    grad, squares = jax.grad(twice, argnums=(0, 1))(w, jnp.zeros(2))
+    np.testing.assert_allclose(grad, 3 + 2 * w)
+    np.testing.assert_allclose(squares, [2 * 9.0, 4.0 + 16.0])
+
+
+def test_a_trace_of_two_steps(tmp_path):
+    train(tmp_path, profile_steps=(2, 4))
+    found = [p.name for p in (tmp_path / "profile").rglob("*") if p.is_file()]
+    assert any(name.endswith(".xplane.pb") for name in found)
+    assert "perfetto_trace.json.gz" in found
+    with pytest.raises(InputError, match=r"profile_steps is \(4, 2\)"):
+        train(tmp_path / "b", profile_steps=(4, 2))
