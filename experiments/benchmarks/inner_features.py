@@ -1,0 +1,101 @@
+"""What an epoch of inner training takes with states that are computed once, and without.
+
+  python -m experiments.benchmarks.inner_features
+  python -m experiments.benchmarks.inner_features --config=my.py --steps=100
+
+For each agent of the config: seconds of an epoch (every row once) that runs the agent at every step,
+those of one that reads stored states, and those of storing them, which is paid once. Compilation is
+left out: a short run before each measured one warms it up.
+"""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from absl import flags
+
+from experiments import app
+from experiments.assembly import Assembly
+from experiments.settings import Settings
+from rmas import parallel
+from rmas.evaluation.report import aligned, printable
+from rmas.training.features import extract
+from rmas.training.inner import train_inner
+from rmas.training.loop import Schedule
+from rmas.training.optim import Optim
+
+_STEPS = flags.DEFINE_integer("steps", 100, "Steps that are timed; an epoch is scaled to.", 10)
+
+
+def main(_: list[str]) -> None:
+    parallel.start()
+    settings = app.freeze(flags.FLAGS.config, Settings)
+    with tempfile.TemporaryDirectory() as folder:
+        a = Assembly(settings, Path(folder))
+        rows = [measure(a, agent, Path(folder)) for agent in a.system.topology.agents]
+    names = ("agent", "epoch on the fly", "epoch stored", "storing", "speed-up")
+    cells = [list(names)]
+    for row in rows:
+        seconds = [f"{row[name]:.1f} s" for name in ("on_the_fly", "stored", "extraction")]
+        cells.append([printable(row["agent"]), *seconds, f"{row['speed_up']:.1f}x"])
+    print(aligned(cells))
+    print(json.dumps({"benchmark": "inner_features", "rows": rows}))
+
+
+def measure(a: Assembly, agent: str, folder: Path) -> dict[str, float | str]:
+    """Seconds of one agent."""
+    s, source, own = a.settings, a.split("train"), a.system.agents[agent]
+    examples = a.examples(s.inner.max_length)
+    steps = _STEPS.value
+
+    def schedule(n: int) -> Schedule:
+        return Schedule(Optim(steps=n, lr=1e-3), s.inner.batch_size, s.seed, save_every=n + 1)
+
+    def stored(n: int, name: str):
+        return extract(
+            agent,
+            folder=folder / name,
+            model=own.model,
+            params=own.params,
+            examples=examples,
+            source=source,
+            schedule=schedule(n),
+            dtype="float32",
+            key={"steps": n},
+        )
+
+    def seconds(name: str, states) -> float:
+        """Of the last steps: the first ones compile, and read what is read for the first time."""
+        at = folder / f"{agent}-{name}"
+        train_inner(
+            agent,
+            folder=at,
+            game=a.game,
+            params=own.params,
+            links=a.initial_links(),
+            examples=examples,
+            source=source,
+            schedule=schedule(2 * steps),
+            stored=states,
+        )
+        lines = (at / "timings.jsonl").read_text().splitlines()[steps:]
+        return sum(json.loads(line)["seconds"] for line in lines)
+
+    stored(10, "warm")
+    began = time.perf_counter()
+    states = stored(2 * steps, "states")
+    extraction = time.perf_counter() - began
+    epoch = len(source) / (steps * s.inner.batch_size)
+    on_the_fly, read = seconds("fly", None) * epoch, seconds("stored", states) * epoch
+    return {
+        "agent": agent,
+        "on_the_fly": on_the_fly,
+        "stored": read,
+        "extraction": extraction * epoch / 2,
+        "speed_up": on_the_fly / read,
+    }
+
+
+if __name__ == "__main__":
+    app.run(main, config="experiments/configs/tiny_sequential.py", resumes=False)
