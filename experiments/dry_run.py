@@ -100,7 +100,9 @@ def _memory(
     steps = max([s.latent_steps, *e.latent_lengths])
     most = 0
     for own in size.agents:
-        sent = max(steps, e.message_tokens if "text" in e.methods else 0)
+        sent = max(
+            steps, e.message_tokens if any(name.startswith("text") for name in e.methods) else 0
+        )
         positions = longest + messages[own.name] * sent + max(steps, e.max_new_tokens)
         most = max(most, own.cache * positions * e.batch_size // CACHE_POSITIONS)
     shape = ",".join(f"{axis}={k}" for axis, k in mesh.shape.items())

@@ -279,7 +279,8 @@ def _source(function: Callable) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateSettings:
-    """What is compared. `methods` of: latent, text, text_terse, single, untrained.
+    """What is compared. `methods` of: latent, text, text_recursive (that at two rounds or more),
+    text_terse, single, untrained.
 
     `message_tokens` limits messages of text exchange, `terse_tokens` those of its terse control;
     `own_tokens` limits the texts of the agents that it names: their messages in text exchange, and
@@ -290,7 +291,9 @@ class EvaluateSettings:
     `grade_seconds` is the time that one grading may take.
     """
 
-    methods: tuple[Literal["latent", "text", "text_terse", "single", "untrained"], ...]
+    methods: tuple[
+        Literal["latent", "text", "text_recursive", "text_terse", "single", "untrained"], ...
+    ]
     rounds: tuple[int, ...]
     split: str
     batch_size: int

@@ -341,8 +341,9 @@ def variants(s: Settings, agents: Sequence[str]) -> list[tuple[str, int, int | N
             found += [(f"{SINGLE}{agent}", 1, None) for agent in agents]
             continue
         latents = (None,) if name.startswith("text") else e.latent_lengths or (s.latent_steps,)
-        found += [(name, rounds, steps) for rounds in e.rounds for steps in latents]
-    return found
+        least, name = (2, "text") if name == "text_recursive" else (1, name)
+        found += [(name, r, steps) for r in e.rounds if r >= least for steps in latents]
+    return list(dict.fromkeys(found))
 
 
 def _retry(a: Assembly) -> Retry | None:

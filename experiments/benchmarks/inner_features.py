@@ -3,9 +3,9 @@
   python -m experiments.benchmarks.inner_features
   python -m experiments.benchmarks.inner_features --config=my.py --steps=100
 
-For each agent of the config: seconds of an epoch (every row once) that runs the agent at every step,
-those of one that reads stored states, and those of storing them, which is paid once. Compilation is
-left out: a short run before each measured one warms it up.
+For each agent of the config: seconds of an epoch (every row once) that runs the agent at every
+step, those of one that reads stored states, and those of storing them, which is paid once. Half of
+each run warms up; the rest is measured.
 """
 
 import json
