@@ -1,6 +1,8 @@
 """What training would need of each device, told without loading a weight or running a step."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +13,11 @@ from rmas import parallel
 from rmas.errors import InputError
 from rmas.evaluation.report import aligned
 from rmas.links import LinkSpec
+from rmas.models import ModelSpec
 from rmas.shapes import Params
 from rmas.system.stage import SystemSpec
 from rmas.training.loop import Schedule
-from rmas.training.memory import Lengths, Memory, inner_step, outer_step
+from rmas.training.memory import Lengths, Memory, inner_step, outer_step, weights_of
 from rmas.training.objectives import Game, parse_objective
 from rmas.weights.placement import abstract_weights, heads_of
 
@@ -41,18 +44,9 @@ def describe(a: Assembly, stage: str) -> str:
         s.outer.on_policy,
         s.outer.earlier_rounds,
     )
-    params: dict[str, Params] = {}
-    for agent, spec in specs.items():
-        if agent in shares:
-            params[agent] = params[shares[agent]]
-            continue
-        shapes = abstract_weights(spec, dtype, s.quantize == "int8")
-        if mesh is not None:
-            at = parallel.param_shardings(mesh, shapes, heads_of(spec))
-            shapes = jax.tree.map(
-                lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, at
-            )
-        params[agent] = shapes
+    int8 = s.quantize == "int8"
+    weights = weights_of(_params(specs, shares, mesh, dtype, int8))
+    params = _params(specs, shares, mesh, jnp.float32, int8)
     lengths = Lengths(*s.plan_lengths)
     own = s.inner if stage == "inner" else s.outer
     schedule = Schedule(own.optim, own.batch_size, 0, 1, accumulate=own.accumulate)
@@ -63,11 +57,13 @@ def describe(a: Assembly, stage: str) -> str:
             f"{multiple}"
         )
     if stage == "inner":
-        found = inner_step(game, params, schedule, lengths, mesh)
+        found = inner_step(game, params, schedule, lengths, mesh, weights)
     else:
         objective, trained = parse_objective(s.objective), s.outer.train
         rounds = s.outer.rounds
-        found = outer_step(game, objective, params, trained, schedule, rounds, lengths, mesh)
+        found = outer_step(
+            game, objective, params, trained, schedule, rounds, lengths, mesh, weights
+        )
     shape = "one device" if mesh is None else ",".join(f"{k}={n}" for k, n in mesh.shape.items())
     what = f"{s.outer.rounds} rounds, {s.latent_steps} latent steps, {s.objective}"
     return "\n".join(
@@ -78,11 +74,34 @@ def describe(a: Assembly, stage: str) -> str:
             "",
             _table(found),
             "",
-            "Caches and activations are what XLA says of the step compiled for CPU devices, where",
-            "bfloat16 is computed in float32, and recomputed turns are kept together: accelerators",
-            "need less.",
+            "Caches and activations are what XLA says of the step compiled for CPU devices in",
+            "float32, where recomputed turns are kept together: accelerators need less, and about",
+            "half of it in bfloat16.",
         ]
     )
+
+
+def _params(
+    specs: Mapping[str, ModelSpec],
+    shares: Mapping[str, str],
+    mesh: jax.sharding.Mesh | None,
+    dtype: Any,
+    int8: bool,
+) -> dict[str, Params]:
+    """Shapes of each agent's weights, with their places; agents that share have one tree."""
+    params: dict[str, Params] = {}
+    for agent, spec in specs.items():
+        if agent in shares:
+            params[agent] = params[shares[agent]]
+            continue
+        shapes = abstract_weights(spec, dtype, int8)
+        if mesh is not None:
+            at = parallel.param_shardings(mesh, shapes, heads_of(spec))
+            shapes = jax.tree.map(
+                lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, at
+            )
+        params[agent] = shapes
+    return params
 
 
 def _mesh(text: str) -> jax.sharding.Mesh | None:

@@ -76,13 +76,16 @@ def outer_step(
     rounds: int,
     lengths: Lengths,
     mesh: Mesh | None = None,
+    weights: int | None = None,
 ) -> Memory:
     """Compiles a step of outer training for arrays that need not exist, and asks what it needs.
 
     Args:
-      params: shapes of each agent's weights, with their shardings on a mesh.
+      params: shapes of each agent's weights, with their shardings on a mesh. Compilers for CPUs
+        compute bfloat16 in float32, and copy all weights for it: take float32 here.
       trained: the parts of the links that are trained.
       mesh: of devices that are here; they may be fake ones of the CPU.
+      weights: their bytes on a device, where they are held in another type than `params`.
     """
     every = jax.eval_shape(lambda: init_links(game.spec.links, jax.random.key(0)))
     template = {part: every[part] for part in trained}
@@ -105,7 +108,7 @@ def outer_step(
         mesh,
         taps_of(game, rounds),
         caches=_caches(game, rows // schedule.accumulate, lengths, mesh),
-        weights=_weights(params),
+        weights=weights_of(params) if weights is None else weights,
         more=held(fixed),
     )
 
@@ -116,6 +119,7 @@ def inner_step(
     schedule: Schedule,
     lengths: Lengths,
     mesh: Mesh | None = None,
+    weights: int | None = None,
 ) -> Memory:
     """The same of inner training: the step of the agent that needs most; all are in memory."""
     every = jax.eval_shape(lambda: init_links(game.spec.links, jax.random.key(0)))
@@ -128,7 +132,8 @@ def inner_step(
     texts = lengths.text * (1 + len(game.topology.incoming(largest)))
     prompt = _prompt(schedule.batch_size, positions=lengths.prompt + texts)
     batch = Text(prompt, jax.ShapeDtypeStruct(prompt.ids_BT.shape, jnp.bool_))
-    weights, link = _weights(params), every["inner"][largest]
+    weights = weights_of(params) if weights is None else weights
+    link = every["inner"][largest]
     return _step(loss, link, params[largest], batch, 0, schedule, mesh, weights=weights)
 
 
@@ -169,8 +174,8 @@ def _step(
     )
 
 
-def _weights(params: dict[str, Params]) -> int:
-    """Weights that agents share count once."""
+def weights_of(params: dict[str, Params]) -> int:
+    """Bytes of all agents' weights on one device; those that agents share count once."""
     return sum(map(held, {id(tree): tree for tree in params.values()}.values()))
 
 

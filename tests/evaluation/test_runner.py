@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rmas.evaluation.runner import Method, Plan, by_length, run, seconds_of
+from rmas.evaluation.runner import Method, Plan, by_length, merge, run, seconds_of
 from rmas.system.answers import Answer
 from rmas.tasks.graders import Graders
 from rmas.tasks.rows import Row
@@ -250,3 +250,31 @@ def test_progress_goes_on_from_what_is_done(tmp_path, whole, capsys):
     shown = capsys.readouterr().err.splitlines()
     assert shown[0].startswith("evaluate  step 9/15  latent r=3 1")
     assert shown[-1].startswith("evaluate  step 15/15  text r=1 0")
+
+
+def test_files_of_processes_are_put_together(tmp_path, whole):
+    """Each has whole batches of its own, and the half of one; what is missing is run."""
+    lines = whole.decode().splitlines(keepends=True)
+    batches = list(Fake().plan().batches())
+    groups, at = [], 0
+    for batch in batches:
+        groups.append("".join(lines[at : at + len(batch.rows)]))
+        at += len(batch.rows)
+    (tmp_path / "records.jsonl").write_text(groups[4])
+    (tmp_path / "records.0.jsonl").write_text(groups[6] + groups[0] + groups[3][:40])
+    (tmp_path / "records.1.jsonl").write_text(groups[1] + groups[4] + groups[5] + groups[7][:-1])
+    (tmp_path / "timings.1.jsonl").write_text('{"start": 2}\n{"sta')
+    merge(tmp_path, batches)
+    assert {p.name for p in tmp_path.iterdir()} == {"records.jsonl", "timings.jsonl"}
+    assert (tmp_path / "timings.jsonl").read_text() == '{"start": 2}\n'
+    wanted = "".join(groups[n] for n in (0, 1, 4, 5, 6))
+    assert (tmp_path / "records.jsonl").read_text() == wanted
+    fake = Fake()
+    run(fake.plan(), GRADERS, tmp_path)
+    assert (tmp_path / "records.jsonl").read_bytes() == whole
+    asked = {(name, rounds, *ids) for name, rounds, ids, _ in fake.calls}
+    assert asked == {
+        (b.method.name, b.method.rounds, *(row.id for row in b.rows))
+        for n, b in enumerate(batches)
+        if n in (2, 3, 7, 8)
+    }
