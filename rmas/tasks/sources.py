@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 
 from rmas.errors import InputError
+from rmas.parallel import barrier, is_first
 from rmas.tasks.benchmarks import BENCHMARKS, TRAINING_SETS, source_of
 from rmas.tasks.builders import (
     Generated,
@@ -23,6 +23,7 @@ from rmas.tasks.generated import PUZZLES
 from rmas.tasks.locate import locate
 from rmas.tasks.rows import Row, from_record
 
+_PREPARE = 4 * 3600  # seconds that processes wait for the first one to write a dataset
 GENERATED_DEFAULTS = {"seed": 0, "train": 8000, "validation": 500, "test": 1000}
 
 
@@ -110,12 +111,11 @@ def load_rows_source(
 def _load(kind: type[RowBuilder], config, data_dir: str | Path) -> dict[str, RowSource]:
     builder = open_builder(kind, config, data_dir)
     if not builder.data_path.exists():
-        if jax.process_index() == 0:
+        if is_first():
             prepare(builder)
         else:
             builder.read_splits()  # a faulty source ends every process, not only the first
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"prepared {config.name}")
+    barrier(f"prepared {config.name}", _PREPARE)
     if not builder.data_path.exists():
         raise InputError(
             f"data_dir: {builder.data_path} is not seen by process {jax.process_index()}; "
