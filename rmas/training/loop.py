@@ -20,7 +20,7 @@ from rmas.training.metrics import MetricsWriter, Progress
 from rmas.training.optim import Optim
 from rmas.training.profile import Profile
 from rmas.training.recorder import Recorder
-from rmas.training.step import Loss, fresh, make_step, place_of
+from rmas.training.step import Loss, TrainState, fresh, make_step, place_of
 from rmas.training.stopping import listening
 from rmas.training.validation import Validation
 
@@ -125,6 +125,14 @@ def _fit(problem: Problem, schedule: Schedule, folder: Path, checkpoints: Checkp
         # Committed like a restored state, so that both enter one executable.
         start, state = 0, put_whole(fresh(problem.links(), optimizer), place)
 
+    def result(state: TrainState) -> Params:
+        """The links of the last step, or of the best checkpoint."""
+        best = checkpoints.best_step() if schedule.take == "best" else total
+        return state.links if best == total else checkpoints.restore(templates, best)[1].links
+
+    if start >= total:
+        return result(state)
+
     # 2. Data, from where the checkpoint left it; each process reads its share of every batch.
     share = batch_share(mesh)
     stream = iter(
@@ -188,10 +196,7 @@ def _fit(problem: Problem, schedule: Schedule, folder: Path, checkpoints: Checkp
             if stopping and n + 1 < total:
                 checkpoints.wait()
                 raise Stopped(f"{label}: stopped after step {n + 1} of {total}, which is saved")
-
-    # 4. The links of the last step, or of the best checkpoint.
-    best = checkpoints.best_step() if schedule.take == "best" else total
-    return state.links if best == total else checkpoints.restore(templates, best)[1].links
+    return result(state)
 
 
 def _due(schedule: Schedule, step: int, saved_at: float) -> bool:

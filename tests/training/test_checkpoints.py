@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from rmas.errors import InputError
+from rmas.training import checkpoints as module
 from rmas.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +114,25 @@ def test_the_best_step_stays_too(tmp_path):
     assert checkpoints.best_step() == 2
     assert checkpoints.restore(make_state(), checkpoints.best_step())[3] == {"step": 2}
     assert checkpoints.restore(make_state())[3] == {"step": 4}
+
+
+@pytest.mark.parametrize("where", ["saved", "restored"])
+def test_parts_of_several_processes_have_no_checksum(tmp_path, monkeypatch, where):
+    """Saved by many and restored by one, or the other way round."""
+    described = module._describe
+
+    def without(leaf):
+        return described(leaf) | {"crc32": None}
+
+    checkpoints, state = Checkpoints(tmp_path), make_state()
+    with monkeypatch.context() as patch:
+        if where == "saved":
+            patch.setattr(module, "_describe", without)
+        checkpoints.save(1, state, None, {})
+        checkpoints.wait()
+    if where == "restored":
+        monkeypatch.setattr(module, "_describe", without)
+    same_bits(state, checkpoints.restore(make_state(1))[1])
 
 
 def change(state: dict, kind: str) -> dict:
