@@ -12,9 +12,11 @@ stderr and exit status 2; `--debug` shows the stack trace before it. Ctrl-C exit
 run that was told to end (SIGTERM) and has saved its state with 143.
 """
 
+import atexit
 import logging
 import os
 import sys
+import tempfile
 import textwrap
 import traceback
 from collections.abc import Callable
@@ -118,8 +120,13 @@ def say(text: str) -> None:
 def config_from_flags() -> tuple[ConfigDict, Path]:
     """The config with all overrides, and the work folder (not made yet).
 
-    Raises InputError where `--workdir` is missing.
+    Dry runs and plans need none, and get one that goes when they end. Raises InputError where
+    `--workdir` is missing.
     """
+    if not FLAGS.workdir and (FLAGS.config.get("dry_run") or FLAGS.config.get("plan")):
+        folder = tempfile.TemporaryDirectory()
+        atexit.register(folder.cleanup)
+        return FLAGS.config, Path(folder.name)
     if not FLAGS.workdir:
         raise InputError(
             "--workdir is missing; name a folder for this run, as --workdir=runs/first"
@@ -178,7 +185,7 @@ def _print_help(main: Callable, spec: str | None, workdir: str | None) -> None:
         _print_flag("--config=FILE", f"{_OURS['config']} (default: {spec})")
         try:
             fields = list(config_file.flat(config_file.load(spec)))
-            text = f"set one field; {spec} has"
+            text = f"set one field (experiments/settings.py tells what they mean); {spec} has"
         except InputError as error:
             fields, text = [], f"set one field; but {_one_line(error)}"
         _print_flag("--config.FIELD=VALUE", text)

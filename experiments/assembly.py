@@ -62,7 +62,7 @@ class Assembly:
         prompt_set = prompts.load(s.prompts)
         prompt_set.check(topology, s.family)
         mesh, int8 = self.settings.mesh, self.settings.quantize == "int8"
-        tools = self._tools(topology)  # what they lack is told before weights are read
+        tools = self.tools(topology)  # what they lack is told before weights are read
         agents = load_agents(s.agents, s.date, s.dtype, mesh, int8, self.local)
         return System(topology, agents, prompt_set, s.family, tools)
 
@@ -71,7 +71,7 @@ class Assembly:
         """The released system of the settings, with its links."""
         s = self.settings.system
         topology = s.pattern()
-        tools = self._tools(topology)
+        tools = self.tools(topology)
         return load_system(
             s.style,
             s.root or None,
@@ -92,7 +92,7 @@ class Assembly:
             return self.released.form
         return parse_form(self.settings.links.form)
 
-    def _tools(self, topology: Topology) -> dict[str, Toolbox]:
+    def tools(self, topology: Topology) -> dict[str, Toolbox]:
         """The tools of each agent that may call some; sandbox and index are tried here."""
         t = self.settings.tools
         for agent in t.agents:
@@ -136,8 +136,9 @@ class Assembly:
         """One split of the rows."""
         if name not in self.rows:
             raise InputError(
-                f"dataset {self.settings.data.name} has no split {name!r}; "
-                f"it has {', '.join(self.rows)}"
+                f"dataset {self.settings.data.name} has no split {name!r}; it has "
+                f"{', '.join(self.rows)} (a file of rows is its split train: name the file to be "
+                "evaluated in data.name, and train in evaluate.split)"
             )
         return self.rows[name]
 
@@ -216,7 +217,11 @@ class Assembly:
         if self.settings.data.name in {*BENCHMARKS, *TRAINING_SETS}:
             data["name"] = next(iter(self.rows.values())).version
         elif self.settings.data.name not in PUZZLES:
-            content = Path(self.settings.data.name).read_bytes()
+            path = Path(self.settings.data.name)
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise InputError(f"dataset {path} cannot be read: {error.strerror}") from None
             data["name"] = hashlib.sha256(content).hexdigest()[:16]
         picked = {part: _fields(getattr(self.settings, part)) for part in parts}
         system = self.system.facts() | {
@@ -238,7 +243,8 @@ class Assembly:
         """What links, and checkpoints of them, belong to, for JSON."""
         form, origins = self.game.spec.links.form, self.system.origins()
         version = {"rmas": __version__}
-        return {"form": form, **self.system.facts(), "base_models": origins, "version": version}
+        steps = {"latent_steps": self.settings.latent_steps}
+        return {"form": form, **steps, **self.system.facts(), "base_models": origins, **version}
 
     def load(self, folder: Path, template: Params) -> Params:
         """Reads links; says so when they were trained with other prompts.
@@ -264,6 +270,14 @@ class Assembly:
                     )
 
         links, manifest = load_links(folder, template, accept)
+        steps = manifest.get("latent_steps")
+        if steps not in (None, self.settings.latent_steps):
+            _log.warning(
+                "links in %s were trained with %s latent steps, not %d: expect other answers",
+                folder,
+                steps,
+                self.settings.latent_steps,
+            )
         for key in ("prompts", "tools"):  # what a system message says of tools is prompt, too
             if manifest.get(key) != here.get(key):
                 _log.warning(

@@ -110,6 +110,8 @@ def flat(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def explain(error: flags.Error, config: ConfigDict | None) -> str:
     """An absl flag error in our words, where it is about a field of the config."""
+    if missing := re.search(r"Flag --(\w+) must have a value other than None", str(error)):
+        return f"--{missing[1]} is missing; give it a value, as in --{missing[1]}=..."
     match = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error), re.DOTALL)
     if not (match and config is not None):
         return str(error)

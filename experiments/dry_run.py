@@ -1,5 +1,6 @@
 """What an evaluation would do, told without loading a weight: methods, batches, lengths, memory."""
 
+import logging
 from collections import Counter
 from pathlib import Path
 
@@ -15,13 +16,16 @@ from rmas.evaluation.runner import by_length
 from rmas.links import Form, parse_form
 from rmas.models import ModelSpec
 from rmas.system import outline as outlines
+from rmas.system import prompts as prompt_sets
 from rmas.system.batch import bucket
 from rmas.system.load import load_tokenizer, shared_weights
+from rmas.system.released import DEFAULT_PROMPTS
 from rmas.system.sizes import CACHE_POSITIONS, measure
 from rmas.tasks.rows import Row
 from rmas.weights import hub
 from rmas.weights.placement import device_memory, planned
 
+_log = logging.getLogger(__name__)
 _CHARACTERS = 3.5
 """Characters of a token, where there is no tokenizer to ask."""
 _GIB = 1 << 30
@@ -31,6 +35,7 @@ def describe(a: Assembly) -> str:
     """The plan as text. Raises `InputError` for what would stop the run at its start."""
     s, e = a.settings, a.settings.evaluate
     topology = s.system.pattern()
+    _check(a)
     task, rows = stages.questions(a)
     specs, form, shares, tokenizer = outline(a)
     rows, lengths = by_length(rows, lambda row: _tokens(tokenizer, row))
@@ -58,6 +63,23 @@ def describe(a: Assembly) -> str:
             *_memory(a, specs, form, shares, max(lengths)),
         ]
     )
+
+
+def _check(a: Assembly) -> None:
+    """Prompts, tools and links, as the run will ask for them."""
+    s = a.settings
+    prompt_sets.load(s.system.prompts).check(s.system.pattern(), s.system.family)
+    a.tools(s.system.pattern())
+    links = a.workdir / "outer" / stages.LINKS
+    if s.system.released:
+        if s.system.prompts == DEFAULT_PROMPTS:
+            _log.warning(
+                "released links were trained with the release's prompts, not with the set %r; see "
+                "experiments.import_prompts",
+                s.system.prompts,
+            )
+    elif "latent" in s.evaluate.methods and not links.exists():
+        _log.warning("%s is missing: the run needs it, or another folder in --links", links)
 
 
 def outline(a: Assembly) -> tuple[dict[str, ModelSpec], Form, dict[str, str], object | None]:

@@ -89,6 +89,8 @@ def _value(value: Any, hint: Any, where: str) -> Any:
         raise wrong
     kind = origin or hint
     if kind is tuple and isinstance(value, list | tuple):
+        if len(value) == 1 and isinstance(value[0], str):  # a,b on the command line
+            value = tuple(part.strip() for part in value[0].split(","))
         if len(args) == 2 and args[1] is Ellipsis:
             args = (args[0],) * len(value)
         elif args and len(args) != len(value):

@@ -63,6 +63,10 @@ def main(_: list[str]) -> None:
     plots.plot_rounds(rows, workdir / "accuracy_rounds.png")
     plots.plot_tokens(rows, workdir / "accuracy_tokens.png")
     app.say(f"summary and plots: {workdir}")
+    app.say(
+        f"next: python -m experiments.report {workdir}; python -m experiments.ask "
+        f"--workdir={workdir}; python -m experiments.read_latents --workdir={workdir}"
+    )
 
 
 def _summary(a: Assembly, rows: list[dict], seconds: dict[str, float]) -> dict:

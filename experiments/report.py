@@ -43,6 +43,9 @@ def main(argv: list[str]) -> None:
     paths = write_report(rows, evaluations.files, out, draw)
     print(text_report(rows))
     print("\n".join(f"written: {path}" for path in paths))
+    for workdir in workdirs:
+        if not (workdir / "evaluate" / "summary.json").is_file():
+            print(f"unfinished: the evaluation in {workdir} has not ended; give its command again")
     if not draw:
         print("no plots: they need matplotlib, pip install -e '.[plots]'")
 

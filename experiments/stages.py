@@ -256,8 +256,8 @@ def trained_links(a: Assembly, folder: Path | None = None) -> Params:
     folder = folder or own
     if not folder.exists():
         raise InputError(
-            f"{folder} is missing; run experiments.train_outer with this --workdir first, "
-            "name another folder with --links, or leave the method latent out"
+            f"{folder} is missing; run experiments.train_outer with this --workdir first, name "
+            "another folder with --links, or do without the method latent"
         )
     return a.load(folder, a.untrained_links())
 

@@ -106,6 +106,7 @@ def main() -> None:
             print(
                 "python -m experiments.evaluate "
                 f"--config=experiments/configs/released.py:{style},{benchmark} "
+                "--config.system.prompts=release.json "
                 f"--workdir=runs/{style}-{benchmark}"
             )
 

@@ -147,7 +147,7 @@ def run(plan: Plan, graders: Graders, folder: Path) -> list[dict]:
     with (
         own_file(folder / RECORDS).open("a") as record_file,
         own_file(folder / TIMINGS).open("a") as timing_file,
-        Progress(total, start=seen, label=label) as progress,
+        Progress(total, start=seen, label=label, unit="answer") as progress,
     ):
         for batch in mine:
             seen += len(batch.rows)
@@ -161,7 +161,7 @@ def run(plan: Plan, graders: Graders, folder: Path) -> list[dict]:
             append_lines(timing_file, [json.dumps(timing)])
             scores = right.setdefault(batch.method, [])
             scores += [record["scores"]["exact"] for record in new]
-            name = f"{batch.method.name} r={batch.method.rounds}"
+            name = f"{batch.method.name} r={batch.method.rounds} accuracy"
             progress.update(seen, **{name: sum(scores) / len(scores)})
     barrier("all questions are answered", _LONG)
     if is_first():

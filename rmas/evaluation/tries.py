@@ -59,9 +59,10 @@ class Maker:
         path = folder / TRIES
         old = path.read_text().split("\n")[:-1] if path.is_file() else []
         at, goes_on = 0, True
-        with Progress(len(rows), label="rows") as progress:
-            for n in range(self.tries):
-                left = [row for row in rows if row.id not in right]
+        for n in range(self.tries):
+            left = [row for row in rows if row.id not in right]
+            label = f"rows, try {n + 1} of {self.tries}"
+            with Progress(len(left), label=label, unit="questions") as progress:
                 for start in range(0, len(left), self.batch):
                     group = left[start : start + self.batch]
                     found = _read(old[at : at + len(group)], group, n) if goes_on else None
@@ -74,8 +75,7 @@ class Maker:
                             append_lines(file, [json.dumps(line) for line in found])
                     at += len(group)
                     right |= {line["id"]: line for line in found if line["kept"]}
-                    share = len(right) / len(rows)
-                    progress.update(len(right), right=share, tries=n + 1)
+                    progress.update(start + len(group), right=len(right) / len(rows))
         if not right:
             raise InputError(
                 f"none of {len(rows)} questions was answered right in {self.tries} tries, so there "

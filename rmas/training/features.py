@@ -210,7 +210,7 @@ def _fill(
     share: Share,
 ) -> None:
     mesh = examples.renderer.system.mesh
-    with Progress(len(store.pairs), label=f"states {agent}") as progress:
+    with Progress(len(store.pairs), label=f"states {agent}", unit="row") as progress:
         for chunk in range(store.chunks):
             if not agreed(store.complete(chunk)):
                 records = []

@@ -135,8 +135,9 @@ class Progress:
         label: str = "",
         every_seconds: float = 10.0,
         stream: IO[str] | None = None,
+        unit: str = "step",
     ) -> None:
-        self._total, self._step, self._label = total, start, label
+        self._total, self._step, self._label, self._unit = total, start, label, unit
         self._every = every_seconds
         self._stream = sys.stderr if stream is None else stream
         self._silent = not is_first()
@@ -150,6 +151,9 @@ class Progress:
         if self._stream.isatty():
             self._bar, self._task = _make_bar(self._stream, self._label, self._total, self._step)
             self._bar.start()
+        elif self._step > 0:
+            done = f"{self._unit} {self._step}/{self._total} is there already"
+            print("  ".join(filter(None, [self._label, done])), file=self._stream, flush=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -183,7 +187,7 @@ class Progress:
                 self._task, completed=step, text=text, pace=_pace(rate, self._total - step)
             )
             return
-        parts = [f"step {step}/{self._total}", text, _pace(rate, self._total - step)]
+        parts = [f"{self._unit} {step}/{self._total}", text, _pace(rate, self._total - step)]
         line = "  ".join(part for part in [self._label, *parts] if part)
         print(line, file=self._stream, flush=True)
 

@@ -1,15 +1,18 @@
 """A run's folder, which remembers what made it, so that no run resumes another's work."""
 
+import atexit
+import fcntl
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rmas.errors import InputError
 from rmas.files import atomic_write_json
 from rmas.parallel import barrier, is_first
 
+_held: dict[Path, IO[bytes]] = {}
 _SHOWN = 6  # differing keys that one message names
 
 
@@ -22,12 +25,15 @@ def open_workdir(
     count as lists). It is written to `name` in the folder, at once or not at all; of the processes
     of a run the first one does it, and the others check.
 
-    Raises InputError where the folder cannot be made or written, and where another identity made
-    it, naming the keys that differ with both values.
+    The folder is this run's until the process ends, however that comes.
+
+    Raises InputError where the folder cannot be made or written, where another identity made it,
+    naming the keys that differ with both values, and where another run is using it.
     """
     path = Path(path).expanduser()
     if is_first():
         _open(path, identity, name)
+        _hold(path / name)
     barrier(f"workdir {path.name}")
     if not is_first():
         _open(path, identity, name)
@@ -69,6 +75,26 @@ def _open(path: Path, identity: Mapping[str, Any], name: str) -> None:
         )
     if not os.access(path, os.W_OK):
         raise InputError(f"workdir {path} cannot be written: Permission denied")
+
+
+def _hold(file: Path) -> None:
+    """Locks a folder by its file; a file system without locks is trusted."""
+    if file in _held:
+        return
+    opened = file.open("rb")
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        opened.close()
+        raise InputError(
+            f"workdir {file.parent} is in use by another run; wait for its end, or use another "
+            "--workdir"
+        ) from None
+    except OSError:
+        opened.close()
+        return
+    _held[file] = opened
+    atexit.register(opened.close)
 
 
 def _write(path: Path, file: Path, identity: dict) -> None:

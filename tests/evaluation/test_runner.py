@@ -248,8 +248,9 @@ def test_progress_goes_on_from_what_is_done(tmp_path, whole, capsys):
     (tmp_path / "records.jsonl").write_bytes(b"".join(lines[:7]))
     run(Fake().plan(), GRADERS, tmp_path)
     shown = capsys.readouterr().err.splitlines()
-    assert shown[0].startswith("evaluate  step 9/15  latent r=3 1")
-    assert shown[-1].startswith("evaluate  step 15/15  text r=1 0")
+    assert shown[0] == "evaluate  answer 7/15 is there already"
+    assert shown[1].startswith("evaluate  answer 9/15  latent r=3 accuracy 1")
+    assert shown[-1].startswith("evaluate  answer 15/15  text r=1 accuracy 0")
 
 
 def test_files_of_processes_are_put_together(tmp_path, whole):

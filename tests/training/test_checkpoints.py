@@ -331,6 +331,6 @@ def test_sigkill_at_random_moments_keeps_a_whole_checkpoint(tmp_path):
         assert bool((state["w"] == step).all())
         # The next save leaves nothing half-made or half-deleted.
         following = {"w": state["w"] + 1, "step": state["step"] + 1}
-        checkpoints.save(step + 1, following, None, {"step": step + 1})
+        checkpoints.save(step + 1, following, {"next": step + 1}, {"step": step + 1})
         checkpoints.close()
         assert [p.name for p in tmp_path.iterdir() if not p.name.isdigit()] == []

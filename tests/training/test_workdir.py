@@ -96,3 +96,20 @@ def test_folder_that_cannot_be_written():
         f"workdir {locked / 'below'} cannot be made: Permission denied",
         f"workdir {made} cannot be written: Permission denied",
     ], done.stderr
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    """By another process, until it ends: even by kill -9."""
+    program = (
+        "import sys, time; from rmas.training.workdir import open_workdir\n"
+        "open_workdir(sys.argv[1], {'seed': 1}); print('open', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "open\n"
+        with pytest.raises(InputError, match="is in use by another run; wait for its end"):
+            open_workdir(tmp_path, {"seed": 1})
+        process.kill()
+    open_workdir(tmp_path, {"seed": 1})
+    open_workdir(tmp_path, {"seed": 1})  # one's own, again
