@@ -1,7 +1,7 @@
 """Trains the inner link of every agent: hidden states to the agent's own embeddings.
 
   python -m experiments.train_inner --config=CONFIG.py --workdir=runs/tiny
-  python -m experiments.train_inner --config=CONFIG.py --workdir=runs/tiny --config.plan
+  python -m experiments.train_inner --config=CONFIG.py --config.plan
 
 Writes `inner/<agent>/{links,checkpoints,metrics.jsonl,timings.jsonl}` and TensorBoard's files in
 the workdir. Killed, it goes on from its newest checkpoint when the same command is given again; a
