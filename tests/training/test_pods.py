@@ -2,14 +2,13 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-
-from launch.local_pod import run
 
 TESTS = Path(__file__).parents[1]
 PROGRAM = TESTS / "training" / "pod_program.py"
@@ -18,12 +17,23 @@ STEPS = 24
 
 def pod(folder: Path, processes: int, mesh: str, stop_at: int = 0) -> int:
     folder.mkdir(exist_ok=True)
+    pod = [str(TESTS.parent / "launch" / "local_pod.py"), f"--processes={processes}", "--devices=2"]
     command = [sys.executable, "-W", "error", str(PROGRAM), str(folder), mesh]
     if stop_at:
         command.append(f"--stop_at={stop_at}")
     paths = [TESTS.parent, TESTS, TESTS / "training", TESTS / "system"]
     path = os.pathsep.join(map(str, paths))
-    return run(command, processes, 2, os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path})
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, *pod, "--", *command],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+    print(done.stdout)  # pytest shows it where the test fails
+    return done.returncode
 
 
 def metrics(folder: Path) -> list[dict]:
