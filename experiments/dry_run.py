@@ -21,6 +21,7 @@ from rmas.system.batch import bucket
 from rmas.system.load import load_tokenizer, shared_weights
 from rmas.system.released import DEFAULT_PROMPTS
 from rmas.system.sizes import CACHE_POSITIONS, measure
+from rmas.system.topology import single
 from rmas.tasks.rows import Row
 from rmas.weights import hub
 from rmas.weights.placement import device_memory, planned
@@ -41,6 +42,17 @@ def describe(a: Assembly) -> str:
     rows, lengths = by_length(rows, lambda row: _tokens(tokenizer, row))
     asked = [agent for agent in topology.agents if agent not in shares]
     variants = stages.variants(s, asked)
+    for agent, spec in specs.items():
+        answers = e.own_tokens.get(agent, e.max_new_tokens if agent == topology.output else 0)
+        longest = max(lengths) + answers + s.latent_steps * len(topology.incoming(agent))
+        if longest > spec.max_positions:
+            _log.warning(
+                "%s has %d positions, but the longest question needs %d and its prompt's words: "
+                "lower evaluate.max_new_tokens, or the run will refuse it",
+                agent,
+                spec.max_positions,
+                longest,
+            )
     batches = -(-len(rows) // e.batch_size)
     cells = [["method", "rounds", "latent length", "rollouts", "batches", "answers"]]
     for name, rounds, steps in variants:
@@ -68,7 +80,10 @@ def describe(a: Assembly) -> str:
 def _check(a: Assembly) -> None:
     """Prompts, tools and links, as the run will ask for them."""
     s = a.settings
-    prompt_sets.load(s.system.prompts).check(s.system.pattern(), s.system.family)
+    prompts, family = prompt_sets.load(s.system.prompts), s.system.family
+    prompts.check(s.system.pattern(), family)
+    if "single" in s.evaluate.methods:
+        prompts.alone().check(single(s.system.pattern().output), family)
     a.tools(s.system.pattern())
     links = a.workdir / "outer" / stages.LINKS
     if s.system.released:

@@ -165,6 +165,13 @@ def _facts(a: Assembly, *parts: str) -> dict[str, Any]:
 
 def questions(a: Assembly) -> tuple[str, list[Row]]:
     """The name of what grades, and what is asked. Raises `InputError` if there is neither."""
+    s, task = a.settings, grading_task(a)
+    rows = a.split(s.evaluate.split)
+    return task, rows[: s.num_questions] if s.num_questions else rows[:]
+
+
+def grading_task(a: Assembly) -> str:
+    """The name of what grades; raises `InputError` if there is nothing that does."""
     s, e = a.settings, a.settings.evaluate
     own = BENCHMARKS[s.data.name].task if s.data.name in BENCHMARKS else s.system.family
     task = e.task or own
@@ -173,8 +180,7 @@ def questions(a: Assembly) -> tuple[str, list[Row]]:
             f"nothing grades task family {task!r}; name what does in evaluate.task "
             f"({', '.join(TASKS)})"
         )
-    rows = a.split(e.split)
-    return task, rows[: s.num_questions] if s.num_questions else rows[:]
+    return task
 
 
 def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
@@ -321,7 +327,8 @@ def methods(a: Assembly, links: Params) -> tuple[Method, ...]:
             found.append(latent(name, taken, rounds, steps))
         elif name.startswith(SINGLE):
             alone = single(name.removeprefix(SINGLE))
-            system = dataclasses.replace(a.system, topology=alone)
+            prompts = a.system.prompts.alone()
+            system = dataclasses.replace(a.system, topology=alone, prompts=prompts)
             found.append(text(name, system, rounds, limits(a, e.max_new_tokens, {})))
         else:
             whole = limits(a, e.message_tokens, e.own_tokens)
@@ -347,7 +354,7 @@ def variants(s: Settings, agents: Sequence[str]) -> list[tuple[str, int, int | N
 
 
 def _retry(a: Assembly) -> Retry | None:
-    task = TASKS[questions(a)[0]]
+    task = TASKS[grading_task(a)]
     if not a.settings.evaluate.retry or not task.opening:
         return None
     return Retry(lambda text: task.extract(text) is None, task.opening, task.retry_tokens)

@@ -24,11 +24,12 @@ from experiments.configs import tiny_sequential
 # Style: (latent steps, tokens of the answer) by benchmark; "" is for those not named.
 STYLES = {
     "sequential_light": {
-        "": (48, 4000),
+        # Not the published 4000: its solver reads 4,096 positions, question and messages included.
+        "": (48, 2000),
         "math500": (48, 1000),
-        "medqa": (32, 4000),
-        "gpqa": (32, 4000),
-        "mbppplus": (16, 4000),
+        "medqa": (32, 2000),
+        "gpqa": (32, 2000),
+        "mbppplus": (16, 2000),
     },
     "sequential_scaled": {
         "": (32, 4000),
@@ -81,6 +82,8 @@ def get_config(which: str) -> ConfigDict:
             "dtype": "bfloat16",
         }
     )
+    if style == "deliberation":
+        config.tools.names = ("python",)  # search needs an index of yours: tools.index
     config.data.update({"name": benchmark, "folder": "runs/data"})
     config.evaluate.update(
         {

@@ -180,10 +180,14 @@ def _answer(
     if method.warm and (method, batch.bucket) not in warm:
         method.answer(questions, plan.batch, batch.rollout)
         warm.add((method, batch.bucket))
-    method.phases()  # of the warm-up: forgotten
-    before, began = seconds_compiling(), time.perf_counter()
-    answers = method.answer(questions, plan.batch, batch.rollout)
-    seconds, after = time.perf_counter() - began, seconds_compiling()
+    # A batch that meets a shape for the first time, as of a longer message, is timed again.
+    for _ in range(2 if method.warm else 1):
+        method.phases()  # of what ran before: forgotten
+        before, began = seconds_compiling(), time.perf_counter()
+        answers = method.answer(questions, plan.batch, batch.rollout)
+        seconds, after = time.perf_counter() - began, seconds_compiling()
+        if after == before:
+            break
     return answers, {
         "method": method.name,
         "rounds": method.rounds,

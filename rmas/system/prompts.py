@@ -112,6 +112,14 @@ class PromptSet:
             f"it has {', '.join(families)}"
         )
 
+    def alone(self) -> "PromptSet":
+        """The set with prompts for an agent alone: the packaged ones, where it has none."""
+        if "single" in self.roles:
+            return self
+        return dataclasses.replace(
+            self, roles={**self.roles, "single": load("default").roles["single"]}
+        )
+
     def system_text(self, topology: Topology) -> str:
         """The system message of a style."""
         return self.system.get(topology.name, self.system["default"])

@@ -1,8 +1,9 @@
 """Text exchange: the same agents and edges with decoded text in the slots.
 
 The honest baseline of latent recursion, on the same models, prompts, caches and decode loop. An
-agent reads the texts that its edges bring, and what it writes goes along its own edges (what its
-tools gave back stays with it); the output agent's last text is the answer. A single agent is the
+agent reads the texts that its edges bring, cut to what its context leaves, and what it writes goes
+along its own edges (what its tools gave back stays with it); the output agent's last text is the
+answer. A single agent is the
 topology of one.
 """
 
@@ -81,9 +82,14 @@ def exchange(
 def _lines(renderer, agent, questions, k, inbox: dict[str, list[Written]], limit) -> list[Line]:
     chat = renderer.system.agents[agent].chat
     lines = []
+    context = renderer.system.agents[agent].model.max_positions
     for b, q in enumerate(questions):
         encoded = renderer.asked(agent, q, k)
-        ids = fill(encoded, lambda src, b=b: chat.data_ids(inbox[src][b].text))
+        texts = {src: chat.data_ids(own[b].text) for src, own in inbox.items()}
+        room = context - limit - len(fill(encoded, lambda src: ()))
+        if sum(map(len, texts.values())) > room > 0:
+            texts = {src: ids[: room // len(texts)] for src, ids in texts.items()}
+        ids = fill(encoded, texts.__getitem__)
         renderer.check_context(agent, q.text, len(ids) + limit)
         lines.append(line([ids], (), 0))
     return lines

@@ -34,6 +34,8 @@ def said(text: str) -> str | None:
     if not found:
         return None
     answer = found[-1].strip("*_ \t")
+    if _BOX.search(answer):
+        return None  # a box that was not closed: the text ends in its answer
     formula = re.match(r"\$([^$]+)\$", answer)
     if formula:
         return formula[1].strip() or None

@@ -8,6 +8,7 @@ from rmas.tasks.rows import Row
 
 _WRAPPED = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
 _LETTER = re.compile(r"^(?:option|choice|answer)?\s*[(\[]?\s*([A-Za-z])\s*(?:[)\]]|[.:,]|$)", re.I)
+_OTHER = re.compile(r"^[\s,./;&]*(?:(?:and|or)\s+)?[(\[]?[A-Z](?:[)\].,:]|$)")
 
 
 def find_choice(text: str, options: Mapping[str, str] | None = None) -> str | None:
@@ -21,6 +22,8 @@ def find_choice(text: str, options: Mapping[str, str] | None = None) -> str | No
             continue
         plain = _WRAPPED.sub(r"\1", found).strip().strip("$*{} ")
         match = _LETTER.match(plain)
+        if match and _OTHER.search(plain[match.end() :]):
+            continue  # several letters decide for none
         if match and (options is None or match[1].upper() in options):
             return match[1].upper()
         same = [k for k, option in (options or {}).items() if _same(option, plain)]

@@ -8,7 +8,7 @@ the frames of the process for it could still cheat; one that just exits cannot.)
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -23,15 +23,18 @@ MAX_CODE = 200_000
 _GROUP = 8
 """Tests that share a sandbox; after a group with a failure no other is run."""
 
+_GROUP_BYTES = 16 << 20
+"""Of their inputs: the sandbox's disk holds 64 MiB."""
+
 _SCRIPT = """
 import sys
-token = sys.stdin.readline()
 def run(names, parts):
+    token = sys.stdin.readline()
     for part in parts:
         exec(compile(open(part).read(), part, "exec"), names)
+    sys.stdout.flush()
+    print("\\n" + token, end="", flush=True)
 run({"__name__": "__main__"}, ["candidate.py", "tests.py"])
-sys.stdout.flush()
-print("\\n" + token, end="", flush=True)
 """
 
 # What solutions of LeetCode's kind take for granted.
@@ -131,12 +134,23 @@ def score_livecodebench(
     ]
     if not tests:
         raise InputError(f"{row.id}: there are no tests")
-    for start in range(0, len(tests), _GROUP):
-        group = tests[start : start + _GROUP]
+    for group in _groups(tests):
         note = _group(code, row, group, sandbox, seconds)
         if note:
             return code, _scores(False), note
     return code, _scores(True), ""
+
+
+def _groups(tests: Sequence[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
+    """Tests that share a sandbox: few of them, and of few bytes together."""
+    group, size = [], 0
+    for test in tests:
+        size += len(test["input"])
+        if group and (len(group) == _GROUP or size > _GROUP_BYTES):
+            yield group
+            group, size = [], len(test["input"])
+        group.append(test)
+    yield group
 
 
 def _group(
@@ -172,8 +186,10 @@ def _group(
     for n, test in enumerate(tests):
         try:
             status, out = json.loads(lines[n])
-        except (IndexError, ValueError, TypeError):
+        except (IndexError, ValueError, TypeError, RecursionError):
             return note or "failed"
+        if not isinstance(out, str):
+            return "failed"  # the program wrote into its driver's output
         if status == "timeout":
             return "timeout"
         if status != 0:
@@ -227,6 +243,7 @@ def _same_line(one: str, other: str) -> bool:
 
 def _numbers(line: str) -> list[Any] | None:
     try:
-        return [Decimal(word) for word in line.split()]
+        numbers = [Decimal(word) for word in line.split()]
     except InvalidOperation:
         return None
+    return numbers if all(number.is_finite() for number in numbers) else None

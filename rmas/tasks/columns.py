@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from rmas.errors import InputError
+from rmas.tasks.private_tests import decode_tests
 from rmas.tasks.tables import Cells
 
 Read = tuple[str, str, str, dict[str, Any]]
@@ -123,7 +124,7 @@ def _function(script: str, tests: list[str], code: str) -> str | None:
 
 
 def livecodebench(cells: Cells) -> Read:
-    """LiveCodeBench: tests as they are in the file; private ones are decoded when they are run."""
+    """LiveCodeBench: tests as they are in the file, once it is sure that they can be decoded."""
     starter = cells.text("starter_code", empty=True)
     try:
         metadata = json.loads(cells.text("metadata"))
@@ -133,6 +134,14 @@ def livecodebench(cells: Cells) -> Read:
     if not isinstance(name, str):
         raise cells.wrong("metadata", "a JSON object, with func_name for functional tasks")
     functional = bool(name or starter)
+    kinds = set()
+    for column in ("public_test_cases", "private_test_cases"):
+        text = cells.text(column, empty=True)
+        kinds |= {t["testtype"] for t in decode_tests(text, f"{cells.place}: column {column!r}")}
+    if "functional" in kinds and not name.isidentifier():
+        raise cells.wrong("metadata", "a JSON object with func_name, since tests are functional")
+    if not kinds:
+        raise cells.wrong("public_test_cases", "tests, or private ones")
     question = cells.text("question_content")
     if starter:
         question += f"\n\nStart from this code:\n{starter}"

@@ -8,10 +8,12 @@ dies takes nothing but its answer with it (`crashed`).
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -29,6 +31,9 @@ MEMORY = 2 << 30
 """Bytes of address space of a process that grades."""
 _START = 120.0
 """Seconds that a process may take to start."""
+
+
+_PR_SET_PDEATHSIG = 1
 
 
 class Graders:
@@ -81,7 +86,13 @@ class Graders:
         return list(self._threads.map(lambda pair: one(found, *pair), pairs))
 
     def _contained(self, task: Task, text: str, row: Row) -> Grade:
-        return task.grade(text, row, self._sandbox, self._seconds)
+        try:
+            return task.grade(text, row, self._sandbox, self._seconds)
+        except InputError:
+            raise  # the row's fault, not the answer's
+        except Exception as error:
+            note = f"{type(error).__name__}: {str(error)[:100]}"
+            return Grade(task.extract(text), note=note)
 
     def _apart(self, task: Task, text: str, row: Row) -> Grade:
         """Each thread has a process; where that fails, it gets another one."""
@@ -152,6 +163,7 @@ class _Worker:
 def serve() -> None:
     """What a process does: grades, a line each, until its input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    _die_with_parent()
     lines, out = sys.stdin, os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no grade
     import math_verify  # noqa: F401 - slow to import, and not part of an answer's time
@@ -165,3 +177,9 @@ def serve() -> None:
         except Exception as error:  # parsers raise whatever they like; the answer is wrong
             grade = Grade(None, note=f"{type(error).__name__}: {str(error)[:100]}")
         print(json.dumps([grade.answer, dict(grade.scores), grade.note]), file=out, flush=True)
+
+
+def _die_with_parent() -> None:
+    """A run that is killed takes its graders with it, also in the middle of an answer (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -17,6 +17,7 @@ MAX_LENGTH = 400
 """Characters of an answer that is parsed; no gold answer is nearly as long."""
 _DEPTH = 12
 
+_NO_SPACE = re.compile(r"(?<!\\)\\!\s*|\{,\}\s*(?=\d{3}(?!\d))")
 _SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\(?:quad|qquad)\b|~|\s+")
 _SIZES = re.compile(r"\\(?:left|right|big|Big|bigg|Bigg|displaystyle|limits)(?![A-Za-z])")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
@@ -29,14 +30,14 @@ _UNITS = (
 _UNIT = re.compile(
     rf"(?<=[0-9}})\]]) *(?:(?:{'|'.join(_UNITS)})(?:\^\{{?[23]\}}?)?(?: |$))+$", re.IGNORECASE
 )
-_THOUSANDS = re.compile(r"(?<![\d.])(\d{1,3}(?:(?:,|\{,\})\d{3})+)(?![\d,])")
+_THOUSANDS = re.compile(r"(?<![\d.])(\d{1,3}(?:,\d{3})+)(?![\d,])")
 _NAMED = re.compile(r"^\s*[A-Za-z](?:\([A-Za-z]\))?\s*(?:=|\\in\b)\s*(?=[^=]+$)")
 _ENDLESS = re.compile(r"\\(?:prod|sum|int|lim)|gamma", re.IGNORECASE)
 _POWER = re.compile(r"\^|\*\*")
-_TOWER = re.compile(r"(?:\^|\*\*) *(?:\{[^{}]*|[(]?[\w.]*)[)]? *(?:\^|\*\*)")
+_TOWER = re.compile(r"(?:\^|\*\*) *(?:\{[^{}]*\^|\(?(?:[\d.]+|\w)\)? *(?:\^|\*\*))")
 _INTEGER = re.compile(r"-?\d+")
 _PROSE = re.compile(
-    r"(?<![A-Za-z\\])(?!(?:sin|cos|tan|log|ln|exp|sqrt|pi)\b)[A-Za-z]{2,}(?![A-Za-z{])"
+    r"(?<![A-Za-z\\])(?!(?:sin|cos|tan|log|ln|exp|sqrt|pi)\b)[A-Za-z]{3,}(?![A-Za-z{])"
 )
 _COUNTED = re.compile(r"([-+]?[\d./]+|[-+]?\\frac\{\d+\}\{\d+\}) [A-Za-z][A-Za-z ]*")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
@@ -94,8 +95,11 @@ def normalise(answer: str) -> str:
     text = re.sub(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree|°", "", text)
     text = text.replace("\\%", "%").replace("\\$", "").replace("$", "").replace("\u2212", "-")
     text = _TEXT.sub(r" \1", text)
+    text = _NO_SPACE.sub(lambda m: "," if m[0].startswith("{") else "", text)
     text = _SPACES.sub(" ", text).strip()
-    text = _THOUSANDS.sub(lambda m: re.sub(r"[{},]", "", m[0]), text)
+    # In brackets and lists a comma parts two numbers.
+    if _THOUSANDS.sub("", text).count(",") == 0 and not text.startswith(("(", "[", "\\{")):
+        text = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
     text = _UNIT.sub("", text).strip()
     text = _NAMED.sub("", text)
     text = text.rstrip(".").strip()

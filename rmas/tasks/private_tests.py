@@ -9,11 +9,13 @@ import binascii
 import io
 import json
 import pickle
+import pickletools
 import zlib
 from typing import Any
 
 from rmas.errors import InputError
 
+_MEMO = 1000
 MAX_BYTES = 512 << 20
 """Bytes of the tests of one question, unpacked."""
 
@@ -56,6 +58,7 @@ def _unpack(text: str, where: str, most: int) -> str:
     if inflate.unconsumed_tail or len(data) >= most:
         raise InputError(f"{where}: the tests are larger than {most >> 20} MiB")
     try:
+        _check(data)
         value = _Text(io.BytesIO(data)).load()
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
@@ -64,6 +67,13 @@ def _unpack(text: str, where: str, most: int) -> str:
     if not isinstance(value, str):
         raise InputError(f"{where}: the pickle of the tests holds {type(value).__name__}, no text")
     return value
+
+
+def _check(data: bytes) -> None:
+    """Raises `InputError` for a pickle that would keep far more than one text in mind."""
+    for step, argument, _ in pickletools.genops(data):
+        if step.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > _MEMO:
+            raise InputError(f"the pickle of the tests has {step.name} {argument}")
 
 
 class _Text(pickle.Unpickler):

@@ -8,6 +8,7 @@ from collections import Counter
 from rmas.tasks.boxed import MAX_ANSWER, boxed, said
 from rmas.tasks.rows import Row
 
+_WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation))
 _ALIKE = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\u2212", "''\"\"---")
@@ -20,7 +21,7 @@ def find_fact(text: str) -> str | None:
     if found is None:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         found = lines[-1] if lines else None
-    return found[:MAX_ANSWER] if found else None
+    return _WRAPPED.sub(r"\1", found[:MAX_ANSWER]) if found else None
 
 
 def normalise(text: str) -> str:
@@ -40,9 +41,16 @@ def f1(answer: str, gold: str) -> float:
 
 
 def score_fact(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
-    """The answer, its exact match and its F1. The release matches exactly, too."""
+    """The answer, its exact match and its F1. The release puts blanks for punctuation."""
     answer = find_fact(text)
     if answer is None:
         return None, {"exact": 0.0, "release_compatible": 0.0, "f1": 0.0}
     hit = float(normalise(answer) == normalise(row.answer))
-    return answer, {"exact": hit, "release_compatible": hit, "f1": f1(answer, row.answer)}
+    same = float(_released(answer) == _released(row.answer))
+    return answer, {"exact": hit, "release_compatible": same, "f1": f1(answer, row.answer)}
+
+
+def _released(text: str) -> str:
+    """The release's form: punctuation becomes blanks, so that `well-known` is two words."""
+    plain = re.sub(r"[^\w\s]|_", " ", unicodedata.normalize("NFKC", text).lower())
+    return " ".join(_ARTICLES.sub(" ", plain).split())
