@@ -112,10 +112,13 @@ def _took(evaluations: Evaluations, benchmark: str, variant: Variant, questions:
 
 
 def _against(evaluations: Evaluations, benchmark: str, variant: Variant, reference: Variant) -> Row:
-    """The comparison of two variants on the questions that are complete in both."""
+    """The comparison of two variants on the questions that are complete in both, in one run.
+
+    Another workdir may be of another system, as well as of another machine.
+    """
     variants = evaluations.questions[benchmark]
     own, text = _complete(variants[variant]), _complete(variants[reference])
-    both = [question for question in own if question in text]
+    both = [q for q in own if q in text and _in_one_run([*own[q].values(), *text[q].values()])]
     row: Row = {"n": len(both), "n_timed": 0, "clusters": 0}
 
     def paired(name: str) -> tuple[list[float], list[float]]:
@@ -135,13 +138,17 @@ def _against(evaluations: Evaluations, benchmark: str, variant: Variant, referen
             for v, found in ((variant, own), (reference, text))
         ]
         joined = [batch for side in sides for batch in side]
-        # Another workdir may be of another machine.
         if None not in joined and len({batch.workdir for batch in joined}) == 1:
             timed[question] = sides
     clusters = _clusters({q: [b for s in sides for b in s] for q, sides in timed.items()})
     ours, theirs = ([_mean(map(_share, sides[at])) for sides in timed.values()] for at in (0, 1))
     row["time_ratio"] = _estimate(bootstrap_ratio(theirs, ours, clusters))
     return row | {"n_timed": len(timed), "clusters": len(set(clusters))}
+
+
+def _in_one_run(records: Sequence[Record]) -> bool:
+    """Whether some workdir holds all of them."""
+    return bool(set.intersection(*(set(record.workdirs) for record in records)))
 
 
 def _clusters(batches: Mapping[str, Sequence[Batch]]) -> list[int]:

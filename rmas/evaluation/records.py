@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from rmas.errors import InputError
 from rmas.evaluation.report import COUNTS, printable
+from rmas.files import read_json
 
-FOLDER, RECORDS, TIMINGS = "evaluate", "records.jsonl", "timings.jsonl"
+FOLDER, RECORDS, TIMINGS, CONFIG = "evaluate", "records.jsonl", "timings.jsonl", "config.json"
 SCHEMAS = (1, 2)
 MAX_LINE = 64 << 20
 """The longest line that is read, in bytes."""
@@ -111,11 +112,12 @@ def read_evaluations(workdirs: Sequence[Path]) -> Evaluations:
     A last line without its end is left out unless it is whole; equal records count once.
     Raises InputError naming file and line: what is no record or timing, two records of one
     question, variant and rollout that differ, two golds of one question. And where a workdir has
-    no records.
+    no records, or other data under the name of one benchmark.
     """
     found: dict[Key, Record] = {}
     golds: dict[tuple[str, str], Record] = {}
     batches: dict[Key, Batch] = {}
+    data: dict[str, tuple[Any, Path]] = {}
     files = []
     for number, workdir in enumerate(dict.fromkeys(Path(w).resolve() for w in workdirs)):
         path = workdir / FOLDER / RECORDS
@@ -126,6 +128,14 @@ def read_evaluations(workdirs: Sequence[Path]) -> Evaluations:
         order, file = _read_records(path, number, found, golds)
         if not order:
             raise InputError(f"{path} holds no records yet; let experiments.evaluate go on first")
+        told = _data_of(workdir / FOLDER / CONFIG)
+        for benchmark in {key.benchmark for key in order} if told else ():
+            other, first = data.setdefault(benchmark, (told, workdir))
+            if other != told:
+                raise InputError(
+                    f"{first} and {workdir} hold answers to different data, both named "
+                    f"{printable(benchmark)}; report them apart"
+                )
         path, timings = workdir / FOLDER / TIMINGS, None
         if path.is_file():
             newest, timings = _read_timings(path, number, order)
@@ -139,6 +149,13 @@ def read_evaluations(workdirs: Sequence[Path]) -> Evaluations:
         rollouts = grouped.setdefault(benchmark, {}).setdefault(variant, {})
         rollouts.setdefault(question, {})[rollout] = record
     return Evaluations(grouped, batches, files)
+
+
+def _data_of(path: Path) -> Any:
+    """What data an evaluation's config names; None where there is no config."""
+    config = read_json(path) if path.is_file() else None
+    own = config.get("data") if isinstance(config, dict) else None
+    return own.get("name") if isinstance(own, dict) else None
 
 
 def _read_records(

@@ -36,6 +36,8 @@ COLUMNS = {
     "reflector": ("deliberation_reflector", "answer"),
     "toolcaller": ("deliberation_toolcaller", "answer"),
 }
+# Who answers: what it wrote is the answer of a row without one.
+_LAST = ("solver", "summarizer", "learner", "toolcaller")
 _FLAT = {name for names in COLUMNS.values() for name in names}
 _OWN_FIELDS = ("id", "question", "answer", "texts", "meta")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -138,6 +140,9 @@ def _parse_row(item: Any, place: str, default_id: str) -> Row:
             if given:
                 texts[role] = (_text(item, given[0], place),)
         meta = {k: v for k, v in item.items() if k not in _FLAT | {"id", "question"}}
+        last = [texts[role][0] for role in _LAST if role in texts]
+        if "answer" not in item and last:
+            item = item | {"answer": last[0]}
     else:
         unknown = sorted(set(item) - set(_OWN_FIELDS))
         if unknown:

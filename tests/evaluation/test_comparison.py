@@ -1,8 +1,11 @@
 """Rows of hand-made evaluations, against figures worked out by hand."""
 
+import json
+
 import pytest
 from evaluations import old, record, timing, write
 
+from rmas.errors import InputError
 from rmas.evaluation.comparison import compare
 from rmas.evaluation.intervals import wilson
 from rmas.evaluation.records import read_evaluations
@@ -181,20 +184,31 @@ def test_every_latent_length_is_a_row(tmp_path):
     assert [r["against_text"] is None for r in rows] == [False, True, False, True]
 
 
-def test_times_of_two_workdirs_are_not_compared(tmp_path):
-    """They may be of two machines; tokens and answers may."""
+def test_two_workdirs_are_not_compared(tmp_path):
+    """They may be of two machines, and of two systems."""
     records, timings = pair()
     one = write(tmp_path / "1", records[:4], timings[:2])
     two = write(tmp_path / "2", records[4:], timings[2:])
     latent, text = rows_of(one, two)
     assert (latent["seconds"], text["seconds"]) == (1.0, 3.0)
-    assert latent["against_text"]["token_ratio"]["value"] == 332 / 92
-    assert latent["against_text"]["time_ratio"] is None
+    assert latent["against_text"]["n"] == 0
+    assert latent["against_text"]["token_ratio"] is latent["against_text"]["time_ratio"] is None
     # A copy of a whole evaluation changes nothing.
     three = write(tmp_path / "3", records, timings)
     four = write(tmp_path / "4", records, timings)
     assert rows_of(three, four) == rows_of(three)
     assert rows_of(three)[0]["against_text"]["time_ratio"]["value"] == 3.0
+    assert rows_of(three)[0]["against_text"]["token_ratio"]["value"] == 332 / 92
+
+
+def test_other_data_of_one_name_are_refused(tmp_path):
+    for name, data in (("1", "v1"), ("2", "v2")):
+        write(tmp_path / name, *pair())
+        config = {"data": {"name": data}}
+        (tmp_path / name / "evaluate" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="answers to different data, both named"):
+        read_evaluations([tmp_path / "1", tmp_path / "2"])
+    read_evaluations([tmp_path / "1"])
 
 
 def test_benchmarks_are_apart(tmp_path):

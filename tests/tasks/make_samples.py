@@ -239,6 +239,69 @@ def write_csv(path: Path, rows: list) -> None:
         writer.writerows(rows)
 
 
+_DISTILLATION = {
+    "question": "What is 1+3?",
+    "refined_plan": "Add.",
+    "answer": "4",
+    "distill_expert": "Add the numbers.",
+    "distill_learner": "It is 4.",
+    "task_family": "math",
+    "domain": "math",
+    "type": "complete",
+    "source": "s1K",
+}
+
+
+def _mixture(expert: str) -> dict[str, str]:
+    own = {"question": "What is 1+3?", "answer": "4", f"hie_{expert}_expert": f"{expert}: 4."}
+    return own | {"type": "complete", "task_family": expert, "domain": expert}
+
+
+# Of the release's other training sets, a row each; not seen are the columns of mixture-summarizer
+# and -outer, which stand here as the release's trainer reads them.
+TRAINING = {
+    "sequential-code": {
+        "question": "Add one.",
+        "plan": "Add.",
+        "refined_plan": "Return x + 1.",
+        "answer": "def f(x): return x + 1",
+        "answer_field": "code",
+        "type": "function",
+    },
+    "distillation-math": _DISTILLATION,
+    "distillation-code": _DISTILLATION | {"task_family": "code", "type": "function"},
+    "mixture-math": _mixture("math"),
+    "mixture-code": _mixture("code"),
+    "mixture-science": _mixture("science"),
+    "mixture-summarizer": {
+        "question": "What is 1+3?",
+        "hie_math_expert": "m",
+        "hie_code_expert": "c",
+        "hie_science_expert": "s",
+        "hie_summarizer": "So it is 4.",
+    },
+    "mixture-outer": {
+        "question": "What is 1+3?",
+        "hie_math_expert": "m",
+        "hie_code_expert": "c",
+        "hie_science_expert": "s",
+        "answer": "4",
+    },
+    "deliberation": {
+        "question": "What is 1+3?",
+        "answer": "4",
+        "deliberation_reflector": "Add.",
+        "deliberation_toolcaller": "<python>print(1+3)</python>",
+        "task_family": "math",
+        "domain": "math",
+        "tool_type": "python",
+        "type": "complete",
+        "source": "s1K",
+        "source_idx": "7",
+    },
+}
+
+
 def main() -> None:
     write_jsonl(SAMPLES / "math500" / "test.jsonl", MATH500)
     write_jsonl(SAMPLES / "aime25" / "test.jsonl", AIME25)
@@ -255,6 +318,8 @@ def main() -> None:
     write_parquet(SAMPLES / "bamboogle" / "data" / "test-00000-of-00001.parquet", BAMBOOGLE)
     write_parquet(SAMPLES / "gsm8k" / "main" / "test-00000-of-00001.parquet", GSM8K)
     write_parquet(SAMPLES / "sequential-math" / "data" / "train-00000.parquet", SEQUENTIAL_MATH)
+    for name, row in TRAINING.items():
+        write_parquet(SAMPLES / name / "data" / "train-00000.parquet", [row])
 
 
 if __name__ == "__main__":

@@ -289,3 +289,30 @@ def test_large_numbers_stay_whole_in_json(tmp_path):
     source = load_rows_source("math500", data_dir=tmp_path / "data", source=tmp_path)["test"]
     assert [row.answer for row in source] == ["1" * 30] * 2
     assert json.loads(json.dumps(source[0].meta)) == source[0].meta
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "texts", "meta"),
+    [
+        ("sequential-code", "def f(x): return x + 1", {"critic": "Return x + 1."}, {"type"}),
+        (
+            "distillation-math",
+            "4",
+            {"expert": "Add the numbers.", "learner": "It is 4."},
+            {"source"},
+        ),
+        ("distillation-code", "4", {"learner": "It is 4."}, {"task_family"}),
+        ("mixture-math", "4", {"math": "math: 4."}, {"domain"}),
+        ("mixture-code", "4", {"code": "code: 4."}, {"domain"}),
+        ("mixture-science", "4", {"science": "science: 4."}, {"domain"}),
+        ("mixture-summarizer", "So it is 4.", {"summarizer": "So it is 4.", "math": "m"}, set()),
+        ("mixture-outer", "4", {"science": "s", "summarizer": "4"}, set()),
+        ("deliberation", "4", {"reflector": "Add."}, {"tool_type", "source_idx"}),
+    ],
+)
+def test_every_training_set_in_its_columns(prepared, name, answer, texts, meta):
+    (row,) = prepared(name)["train"]
+    assert (row.answer, row.question) == (answer, make_samples.TRAINING[name]["question"])
+    assert {role: row.texts[role] for role in texts} == {r: (t,) for r, t in texts.items()}
+    assert meta <= set(row.meta)
+    assert {"sequential-math", *make_samples.TRAINING} == set(TRAINING_SETS)
