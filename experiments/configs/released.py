@@ -48,12 +48,12 @@ BENCHMARKS = {
     "math500": ("math", "test", 32, 0.6, 1),
     "aime25": ("math", "test", 30, 0.6, 10),
     "aime26": ("math", "test", 30, 0.6, 10),
-    "gpqa": ("choice", "test", 32, 0.6, 1),
+    "gpqa": ("gpqa", "test", 32, 0.6, 1),
     "medqa": ("choice", "test", 32, 0.6, 1),
     "mbppplus": ("code", "test", 32, 0.2, 1),
     "livecodebench": ("code", "test", 16, 0.6, 1),
-    "hotpotqa": ("math", "test", 32, 0.6, 1),
-    "bamboogle": ("math", "test", 32, 0.6, 1),
+    "hotpotqa": ("reasoning", "test", 32, 0.6, 1),
+    "bamboogle": ("reasoning", "test", 32, 0.6, 1),
     "gsm8k": ("math", "test", 32, 0.6, 1),
 }
 

@@ -19,7 +19,7 @@ from rmas.errors import InputError
 from rmas.system.topology import Topology
 
 FIELDS = ("question", "interface")
-FAMILY_FALLBACK = {"choice": "math"}
+FAMILY_FALLBACK = {"choice": "math", "gpqa": "choice", "reasoning": "math"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,8 @@ class PromptSet:
     digest: str
 
     def template(self, role: str, family: str, phase: str) -> tuple[Part, ...]:
-        """The template of a role; `later` falls back to `first`, `choice` to `math`.
+        """The template of a role; `later` falls back to `first`, `gpqa` to `choice`, that
+        and `reasoning` to `math`.
 
         Raises `InputError` naming what the set lacks.
         """
@@ -103,10 +104,12 @@ class PromptSet:
             known = ", ".join(self.roles)
             raise InputError(f"prompt set {self.name!r} has no role {role!r}; it has {known}")
         families = self.roles[role]
-        for name in (family, FAMILY_FALLBACK.get(family)):
+        name: str | None = family
+        while name is not None:
             if name in families:
                 phases = families[name]
                 return phases.get(phase, phases["first"])
+            name = FAMILY_FALLBACK.get(name)
         raise InputError(
             f"prompt set {self.name!r}: role {role!r} has no prompts for {family!r}; "
             f"it has {', '.join(families)}"
