@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from experiments import config_file
 from experiments.freeze import freeze
 from rmas import parallel
-from rmas.errors import InputError, Stopped
+from rmas.errors import InputError, PeersLostError, Stopped
 from rmas.evaluation.report import printable
 
 __all__ = ["config_from_flags", "freeze", "run", "say", "start"]
@@ -79,6 +79,9 @@ def run(
             traceback.print_exc()
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    except PeersLostError as error:
+        print(f"error: {_one_line(error)}; the same command resumes the run", file=sys.stderr)
+        sys.exit(1)
     except Stopped as stopped:
         print(f"{_one_line(stopped)}; the same command resumes the run", file=sys.stderr)
         sys.exit(143)

@@ -19,6 +19,7 @@ from experiments import app, stages
 from experiments.assembly import Assembly
 from experiments.dry_run import describe
 from experiments.settings import Settings
+from rmas.errors import InputError
 from rmas.evaluation.report import table
 
 _LINKS = flags.DEFINE_string(
@@ -29,6 +30,8 @@ _LINKS = flags.DEFINE_string(
 def main(_: list[str]) -> None:
     config, workdir = app.config_from_flags()
     settings = app.freeze(config, Settings)
+    if settings.plan:
+        raise InputError("--config.plan belongs to experiments.train_inner and train_outer")
     app.start()
     assembly = Assembly(settings, workdir)
     if settings.dry_run:

@@ -124,6 +124,7 @@ def _table(memory: Memory) -> str:
         "weights": memory.weights,
         "links": memory.links,
         "optimizer": memory.optimizer,
+        "update": memory.update,
         "batch": memory.batch,
         "caches": memory.caches,
         "activations": memory.activations,

@@ -14,3 +14,7 @@ class Stopped(Exception):  # noqa: N818 - nothing is wrong
 
     Its message is one line that says where it stopped; the same command goes on from there.
     """
+
+
+class PeersLostError(Exception):
+    """Other processes of the run have ended, or cannot be reached: the same command may succeed."""

@@ -16,6 +16,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rmas.parallel.mesh import AXES
+from rmas.parallel.processes import largest
 from rmas.shapes import Array
 
 AXES_OF: dict[str, str | tuple[str, ...]] = {
@@ -95,16 +96,23 @@ class Share:
 
 
 def batch_share(mesh: Mesh | None) -> Share:
-    """The rows that this process's devices hold; all of them where they are no one block."""
+    """The rows that this process's devices hold, where those of every process are one block.
+
+    Else, as where a pod's devices are laid out by how they are wired, every process feeds all rows,
+    and its devices take theirs. All processes call it together.
+    """
     if mesh is None or jax.process_count() == 1:
         return Share()
     rows = batch_multiple(mesh)
     spans = NamedSharding(mesh, P(AXES_OF["batch"])).addressable_devices_indices_map((rows,))
     held = sorted({i for (span,) in spans.values() for i in range(*span.indices(rows))})
     block = len(held)
-    if held != list(range(held[0], held[0] + block)) or held[0] % block or rows % block:
+    whole = held == list(range(held[0], held[0] + block)) and held[0] % block == rows % block == 0
+    blocks = rows // block if whole else 1
+    # The fewest and the most of all processes; alike where both are the same.
+    if not largest(blocks) == -largest(-blocks) == blocks:
         return Share()
-    return Share(held[0] // block, rows // block)
+    return Share(held[0] // block if whole else 0, blocks)
 
 
 def put_batch(mesh: Mesh | None, tree: Any, axis: Any = 0, share: Share = Share()) -> Any:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rmas.errors import InputError
+from rmas.errors import PeersLostError
 
 WAIT = 1800
 """Seconds that processes wait for each other, unless a caller says otherwise."""
@@ -29,7 +29,7 @@ def barrier(name: str, seconds: float = WAIT) -> None:
     """Waits until every process of the run is here. All must call it, in the same order.
 
     Raises:
-      InputError: others did not come within `seconds`, or one of them has ended.
+      PeersLostError: others did not come within `seconds`, or one of them has ended.
     """
     if jax.process_count() == 1:
         return
@@ -39,7 +39,7 @@ def barrier(name: str, seconds: float = WAIT) -> None:
         key = f"rmas {next(_calls)} {name}"
         multihost.get_barrier_sync_fn()(key=key, timeout_ms=int(seconds * 1000))
     except Exception as error:  # the runtime's own, of several types
-        raise InputError(
+        raise PeersLostError(
             f"process {jax.process_index()} waited {seconds:.0f} s at {name!r} for the others in "
             f"vain; see their output ({str(error).splitlines()[0][:120]})"
         ) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from rmas.errors import InputError
+from rmas.errors import InputError, PeersLostError
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def start(
     cache, never the run.
 
     Raises:
-      InputError: the other processes cannot be reached.
+      PeersLostError: the other processes cannot be reached.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -109,7 +109,7 @@ def _join(cluster: Cluster | None, pod: bool) -> None:
             with contextlib.suppress(ValueError):
                 jax.distributed.initialize()
     except (RuntimeError, ValueError) as error:
-        raise InputError(
+        raise PeersLostError(
             f"the run's other processes cannot be reached: {str(error).splitlines()[0][:200]}; "
             "name them with --coordinator=HOST:PORT --processes=N --process=I"
         ) from error

@@ -24,7 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rmas.errors import InputError
-from rmas.parallel import barrier, is_first
+from rmas.parallel import barrier, is_first, largest
 
 _log = logging.getLogger(__name__)
 _ASIDE = "damaged-"
@@ -121,13 +121,11 @@ class Checkpoints:
             yield
         except Exception as error:
             # Tensorstore tells of a full disk in errors of its own.
-            full = any(word in str(error) for word in _FULL)
-            if not (full or isinstance(error, OSError)):
+            if not any(word in str(error) for word in _FULL):
                 raise
-            why = "the disk is full" if full else _one_line(error)
             raise InputError(
-                f"a checkpoint cannot be written in {self.folder}: {why}; make room, and give the "
-                "same command again: the checkpoints before it are whole"
+                f"a checkpoint cannot be written in {self.folder}: the disk is full; make room, "
+                "and give the same command again: the checkpoints before it are whole"
             ) from error
 
     def latest_step(self) -> int | None:
@@ -167,8 +165,11 @@ class Checkpoints:
             except InputError:
                 raise  # a sound checkpoint of something else: older ones are no answer
             except Exception as error:  # whatever reading a damaged step may raise
-                damaged.append(step)
+                arrays = None
                 _log.warning("checkpoint step %d cannot be read (%s)", step, _one_line(error))
+            # What one process cannot read of it, none uses.
+            if largest(int(arrays is None)):
+                damaged.append(step)
                 continue
             self._put_aside(damaged, step)
             structure = jax.tree.structure(template)

@@ -32,6 +32,7 @@ from rmas.parallel import (
     is_first,
     largest,
     put_batch,
+    to_host,
     use,
 )
 from rmas.shapes import Array, Params
@@ -216,12 +217,14 @@ def _fill(
                 records = []
                 for group in store.groups(chunk):
                     own = group[share.of(store.batch)]
-                    rows, rounds = [source[i] for i, _ in own], [k for _, k in own]
-                    text = examples.inner(agent, rows, rounds)
+                    rounds = [k for _, k in own]
+                    text = examples.inner(agent, [source[i] for i, _ in own], rounds)
                     with use(mesh):
                         h_BTD = _states(model, params, put_batch(mesh, text, 0, share))
-                    records += _records(store, text, _own_rows(h_BTD, share))
-                _write(store.file(chunk, share.index), records)
+                    rows = to_host(h_BTD)[share.of(store.batch)]
+                    records += _records(store, text, rows)
+                if share.count > 1 or is_first():
+                    _write(store.file(chunk, share.index), records)
                 barrier(f"chunk {chunk} of {agent}")
             progress.update(min((chunk + 1) * CHUNK_BATCHES * store.batch, len(store.pairs)))
 
@@ -233,16 +236,6 @@ def _records(store: Store, text: Text, h_BTD: np.ndarray) -> list[bytes]:
         store.encode(h_TD[:-1][mask_T], ids_T[mask_T])
         for h_TD, ids_T, mask_T in zip(h_BTD, ids_BT, mask_BT, strict=True)
     ]
-
-
-def _own_rows(h_BTD: Array, share: Share) -> np.ndarray:
-    """The rows of this process's share, from its own devices."""
-    rows = share.of(h_BTD.shape[0])
-    out = np.zeros((rows.stop - rows.start, *h_BTD.shape[1:]), h_BTD.dtype)
-    for piece in h_BTD.addressable_shards:
-        start, stop, _ = piece.index[0].indices(h_BTD.shape[0])
-        out[start - rows.start : stop - rows.start] = np.asarray(piece.data)
-    return out
 
 
 def _write(path: Path, records: Sequence[bytes]) -> None:

@@ -1,6 +1,8 @@
 """The training loop: one file, top to bottom; inner and outer training both run it."""
 
 import dataclasses
+import logging
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ from rmas.training.step import Loss, TrainState, fresh, make_step, place_of
 from rmas.training.stopping import listening
 from rmas.training.validation import Validation
 
+_log = logging.getLogger(__name__)
 _CLOCK_STEPS = 10
 """Processes look at the clock of the first one only so often: it takes a message."""
 
@@ -120,15 +123,23 @@ def _fit(problem: Problem, schedule: Schedule, folder: Path, checkpoints: Checkp
     )
     resumed = checkpoints.latest_step() is not None
     if resumed:
-        start, state, data_state, _ = checkpoints.restore(templates)
+        start, state, data_state, told = checkpoints.restore(templates)
     else:
         # Committed like a restored state, so that both enter one executable.
-        start, state = 0, put_whole(fresh(problem.links(), optimizer), place)
+        start, state, told = 0, put_whole(fresh(problem.links(), optimizer), place), {}
 
     def result(state: TrainState) -> Params:
         """The links of the last step, or of the best checkpoint."""
         best = checkpoints.best_step() if schedule.take == "best" else total
-        return state.links if best == total else checkpoints.restore(templates, best)[1].links
+        if best == total:
+            return state.links
+        try:
+            return checkpoints.restore(templates, best)[1].links
+        except InputError:
+            _log.warning(
+                "the best checkpoint, of step %d, cannot be read: the last one's links", best
+            )
+            return state.links
 
     if start >= total:
         return result(state)
@@ -175,7 +186,8 @@ def _fit(problem: Problem, schedule: Schedule, folder: Path, checkpoints: Checkp
         Profile(folder / "profile", schedule.profile_steps) as profile,
         Progress(total, start=start, label=label) as progress,
     ):
-        recorder = Recorder(writer, optimizers.learning_rate(schedule.optim))
+        rate = optimizers.learning_rate(schedule.optim)
+        recorder = Recorder(writer, rate, told.get("losses", ()))
         for n in range(start, total):
             profile.at(n)
             with recorder.waiting():
@@ -185,24 +197,25 @@ def _fit(problem: Problem, schedule: Schedule, folder: Path, checkpoints: Checkp
             state, metrics = step_fn(state, problem.frozen, batch)
             recorder.ran(n + 1, metrics)
             progress.update(n + 1, loss=lambda m=metrics: m["loss"])
-            stopping = stop.reached(n + 1)
-            if stopping or _due(schedule, n + 1, saved_at):
-                measured = validation(state.links, problem.frozen)
-                score = recorder.flush(**measured)
-                score = measured.get("validation", score)
+            stopping = stop.reached()
+            regular = (n + 1) % schedule.save_every == 0 or n + 1 == total
+            if regular or stopping or _late(schedule, n + 1, saved_at):
+                # Only regular checkpoints are measured: which others there are is chance.
+                measured = validation(state.links, problem.frozen) if regular else {}
+                score = recorder.flush(regular, **measured)
+                score = measured.get("validation", score) if regular else sys.float_info.max
                 facts = {**problem.facts, "label": label, "step": n + 1}
+                facts["losses"] = recorder.losses
                 checkpoints.save(n + 1, state, stream.get_state(), facts, score)
                 saved_at = time.monotonic()
-            if stopping and n + 1 < total:
+            if stopping:
                 checkpoints.wait()
                 raise Stopped(f"{label}: stopped after step {n + 1} of {total}, which is saved")
     return result(state)
 
 
-def _due(schedule: Schedule, step: int, saved_at: float) -> bool:
-    """Whether a checkpoint is due after `step` steps; all processes decide alike."""
-    if step % schedule.save_every == 0 or step == schedule.optim.steps:
-        return True
+def _late(schedule: Schedule, step: int, saved_at: float) -> bool:
+    """Whether it is long since the last checkpoint; all processes decide alike."""
     if not schedule.save_minutes or step % _CLOCK_STEPS:
         return False
     return agreed(time.monotonic() - saved_at > 60 * schedule.save_minutes)

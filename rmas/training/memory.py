@@ -51,12 +51,13 @@ class Lengths:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one device. `caches` are those of the largest turn, and part of what the compiler
-    counts; `activations` is the rest of that."""
+    """Bytes of one device. `update` are the new links and moments beside the old. `caches` are those
+    of the largest turn, and part of what the compiler counts; `activations` is the rest of that."""
 
     weights: int
     links: int
     optimizer: int
+    update: int
     batch: int
     caches: int
     activations: int
@@ -162,12 +163,14 @@ def _step(
     step = make_step(loss, optimizer, schedule.seed, place, mesh, axes, schedule.accumulate, taps)
     with use(mesh):
         compiled = step.lower(state, frozen, batch).compile()
-    temporary = compiled.memory_analysis().temp_size_in_bytes
+    needs = compiled.memory_analysis()
+    temporary = needs.temp_size_in_bytes
     caches = min(caches, temporary)
     return Memory(
         weights=weights,
         links=held(state.links) + more,
         optimizer=held(state.opt_state),
+        update=needs.output_size_in_bytes - needs.alias_size_in_bytes,
         batch=held(batch),
         caches=caches,
         activations=temporary - caches,

@@ -5,17 +5,18 @@ depends on the clock: the file of a killed and resumed run equals that of an unb
 that, write a step's metrics before its checkpoint. What steps took goes to `timings.jsonl`.
 """
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, SupportsFloat
 
 from rmas.errors import InputError
-from rmas.files import append_lines, atomic_write_text
+from rmas.files import append_lines, atomic_write_bytes, atomic_write_text
 from rmas.parallel import is_first
 
 FILE, TIMES = "metrics.jsonl", "timings.jsonl"
@@ -43,6 +44,7 @@ class MetricsWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._last = _drop_later(path, last_step)
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+            _drop_half_line(self.folder / TIMES)
             self._times = open(self.folder / TIMES, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
@@ -62,16 +64,28 @@ class MetricsWriter:
         if self._file is None:
             return
         line = _finite(values)
-        append_lines(self._file, [json.dumps({"step": int(step), **line}, allow_nan=False)])
-        self._draw(step, line)
+        with self._writing():
+            append_lines(self._file, [json.dumps({"step": int(step), **line}, allow_nan=False)])
+            self._draw(step, line)
 
     def took(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """One line of what a step took; a resumed run adds its own behind, and none are dropped."""
         if self._times is None:
             return
         line = _finite(values)
-        self._times.write(json.dumps({"step": int(step), **line}, allow_nan=False) + "\n")
-        self._draw(step, {f"time/{name}": value for name, value in line.items()})
+        with self._writing():
+            self._times.write(json.dumps({"step": int(step), **line}, allow_nan=False) + "\n")
+            self._draw(step, {f"time/{name}": value for name, value in line.items()})
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"metrics cannot be written in {self.folder}: {error.strerror}; make room, and give "
+                "the same command again"
+            ) from error
 
     def _draw(self, step: int, line: Mapping[str, float | None]) -> None:
         for name, value in line.items():
@@ -94,6 +108,13 @@ class MetricsWriter:
 def _finite(values: Mapping[str, SupportsFloat]) -> dict[str, float | None]:
     floats = {name: float(value) for name, value in values.items()}
     return {name: v if math.isfinite(v) else None for name, v in floats.items()}
+
+
+def _drop_half_line(path: Path) -> None:
+    """What a kill left at the end would swallow the line that is written behind it."""
+    data = path.read_bytes() if path.is_file() else b""
+    if data and not data.endswith(b"\n"):
+        atomic_write_bytes(path, data[: data.rfind(b"\n") + 1])
 
 
 def _drop_later(path: Path, last_step: int | None) -> int | None:

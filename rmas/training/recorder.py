@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,13 +20,15 @@ class Recorder:
 
     `rate` gives the learning rate of a step, from 0. Times go into a file of their own
     (`MetricsWriter.took`): per step its seconds, those that it waited for its input, tokens of
-    prompts and texts per second, and the peak of memory.
+    prompts and texts per second, and the peak of memory. `losses` are those since the last regular
+    flush.
     """
 
-    def __init__(self, writer: MetricsWriter, rate: Callable[[int], float]) -> None:
-        self._writer, self._rate = writer, rate
+    def __init__(
+        self, writer: MetricsWriter, rate: Callable[[int], float], losses: Sequence[float] = ()
+    ) -> None:
+        self._writer, self._rate, self.losses = writer, rate, list(losses)
         self._pending: tuple[int, dict[str, Array], float, int] | None = None
-        self._losses: list[float] = []
         self._input, self._tokens, self._ended = 0.0, 0, time.perf_counter()
 
     @contextlib.contextmanager
@@ -49,13 +51,15 @@ class Recorder:
         if before is not None:
             self._record(before, {})
 
-    def flush(self, **more: float) -> float:
-        """Writes the last step, with `more`; returns the mean loss since the last flush."""
+    def flush(self, regular: bool, **more: float) -> float:
+        """Writes the last step, with `more`; returns the mean loss since the last regular flush."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             self._record(pending, more)
-        losses, self._losses = self._losses, []
-        return float(np.mean(losses))
+        mean = float(np.mean(self.losses))
+        if regular:
+            self.losses = []
+        return mean
 
     def _record(self, pending: tuple[int, dict[str, Array], float, int], more: dict) -> None:
         step, metrics, waited, tokens = pending
@@ -72,7 +76,7 @@ class Recorder:
                 "peak_bytes": peak_bytes(),
             },
         )
-        self._losses.append(values["loss"])
+        self.losses.append(values["loss"])
         if not math.isfinite(values["loss"]):
             raise InputError(
                 f"the loss of step {step} is {values['loss']}; lower the learning rate, or look "

@@ -79,7 +79,8 @@ def make_step(
       axes: where the rows are in the batch's arrays, as `jax.vmap` takes it.
       accumulate: into how many parts of equal size a batch is cut; gradients are summed over
         rows, and divided by their number at the end. A part keeps every device busy.
-      taps: zeros for the loss's last argument; see `tap`.
+      taps: zeros for the loss's last argument; see `tap`. With parts, norms by round are the root
+        mean square of those of the parts.
 
     `frozen` holds whatever is not trained; it is an argument, so that weights are neither copied
     into the program nor donated. On a mesh, links are gathered once a step, before the loss.

@@ -1,12 +1,15 @@
 """A run that is asked to end: SIGTERM, and the notices of preemption that clusters send as one."""
 
 import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import Iterator
 
 import jax
 from jax.experimental import multihost_utils
+
+_calls = itertools.count(1)
 
 
 class StopSignal:
@@ -19,13 +22,14 @@ class StopSignal:
         """Asks the run to end at its next step."""
         self._told.set()
 
-    def reached(self, step: int) -> bool:
+    def reached(self) -> bool:
         """Whether to save and end now; all processes call it at every step.
 
-        With many processes a notice to any of them makes all end at the same step.
+        With many processes a notice to any of them makes all end at the same step. What they
+        count are calls, over all trainings of the process: steps start anew with each.
         """
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            return multihost_utils.reached_preemption_sync_point(next(_calls))
         return self._told.is_set()
 
 

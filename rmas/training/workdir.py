@@ -81,7 +81,7 @@ def _hold(file: Path) -> None:
     """Locks a folder by its file; a file system without locks is trusted."""
     if file in _held:
         return
-    opened = file.open("rb")
+    opened = file.open("rb+")  # NFS locks need it
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -21,7 +21,7 @@ def test_a_plan_loads_nothing_and_names_its_parts(tmp_path):
     assert "mesh data=2,fsdp=2,tensor=1, float32" in done.stdout
     sizes = dict(re.findall(r"^(\w+) +[\d.]+ GiB +([\d,]+)$", done.stdout, re.MULTILINE))
     parts = {name: int(size.replace(",", "")) for name, size in sizes.items()}
-    names = ["weights", "links", "optimizer", "batch", "caches", "activations", "total"]
+    names = ["weights", "links", "optimizer", "update", "batch", "caches", "activations", "total"]
     assert list(parts) == names
     assert parts["total"] == sum(parts[name] for name in names[:-1])
     assert all(parts.values())
