@@ -51,8 +51,11 @@ class Lengths:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one device. `update` are the new links and moments beside the old. `caches` are those
-    of the largest turn, and part of what the compiler counts; `activations` is the rest of that."""
+    """Bytes of one device.
+
+    `update` are the new links and moments beside the old. `caches` are those of the largest turn,
+    and part of what the compiler counts; `activations` is the rest of that.
+    """
 
     weights: int
     links: int

@@ -83,8 +83,8 @@ class MetricsWriter:
             yield
         except OSError as error:
             raise InputError(
-                f"metrics cannot be written in {self.folder}: {error.strerror}; make room, and give "
-                "the same command again"
+                f"metrics cannot be written in {self.folder}: {error.strerror}; make room, and "
+                "give the same command again"
             ) from error
 
     def _draw(self, step: int, line: Mapping[str, float | None]) -> None:
