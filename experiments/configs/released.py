@@ -20,6 +20,7 @@ math500, medqa, gpqa, mbppplus); elsewhere those of the nearest.
 from ml_collections import ConfigDict
 
 from experiments.configs import tiny_sequential
+from rmas.tasks.benchmarks import BENCHMARKS
 
 # Style: (latent steps, tokens of the answer) by benchmark; "" is for those not named.
 STYLES = {
@@ -43,30 +44,31 @@ STYLES = {
     "deliberation": {"": (32, 4000), "math500": (32, 2000), "mbppplus": (16, 4000)},
 }
 
-# Benchmark: task family, split, batch, temperature, rollouts of each question.
-BENCHMARKS = {
-    "math500": ("math", "test", 32, 0.6, 1),
-    "aime25": ("math", "test", 30, 0.6, 10),
-    "aime26": ("math", "test", 30, 0.6, 10),
-    "gpqa": ("gpqa", "test", 32, 0.6, 1),
-    "medqa": ("choice", "test", 32, 0.6, 1),
-    "mbppplus": ("code", "test", 32, 0.2, 1),
-    "livecodebench": ("code", "test", 16, 0.6, 1),
-    "hotpotqa": ("reasoning", "test", 32, 0.6, 1),
-    "bamboogle": ("reasoning", "test", 32, 0.6, 1),
-    "gsm8k": ("math", "test", 32, 0.6, 1),
+# Benchmark: batch, temperature, rollouts of each question.
+SAMPLING = {
+    "math500": (32, 0.6, 1),
+    "aime25": (30, 0.6, 10),
+    "aime26": (30, 0.6, 10),
+    "gpqa": (32, 0.6, 1),
+    "medqa": (32, 0.6, 1),
+    "mbppplus": (32, 0.2, 1),
+    "livecodebench": (16, 0.6, 1),
+    "hotpotqa": (32, 0.6, 1),
+    "bamboogle": (32, 0.6, 1),
+    "gsm8k": (32, 0.6, 1),
 }
 
 
 def get_config(which: str) -> ConfigDict:
     style, _, benchmark = which.partition(",")
-    if style not in STYLES or benchmark not in BENCHMARKS:
+    if style not in STYLES or benchmark not in SAMPLING:
         raise ValueError(
             f"{which!r} is no STYLE,BENCHMARK; styles: {', '.join(STYLES)}; "
-            f"benchmarks: {', '.join(BENCHMARKS)}"
+            f"benchmarks: {', '.join(SAMPLING)}"
         )
     steps, tokens = STYLES[style].get(benchmark, STYLES[style][""])
-    family, split, batch, temperature, rollouts = BENCHMARKS[benchmark]
+    batch, temperature, rollouts = SAMPLING[benchmark]
+    known = BENCHMARKS[benchmark]
     config = tiny_sequential.get_config()
     config.seed = 42
     config.mesh = "auto"
@@ -77,7 +79,7 @@ def get_config(which: str) -> ConfigDict:
             "agents": {},
             "root": "",
             "prompts": "default",
-            "family": family,
+            "family": known.family,
             "date": "26 Jul 2024",
             "dtype": "bfloat16",
         }
@@ -88,7 +90,7 @@ def get_config(which: str) -> ConfigDict:
     config.evaluate.update(
         {
             "methods": ("latent", "text", "single"),
-            "split": split,
+            "split": known.split,
             "batch_size": batch,
             "max_new_tokens": tokens,
             "message_tokens": tokens,
@@ -105,7 +107,7 @@ def get_config(which: str) -> ConfigDict:
 def main() -> None:
     """Prints the command of every style and benchmark."""
     for style in STYLES:
-        for benchmark in BENCHMARKS:
+        for benchmark in SAMPLING:
             print(
                 "python -m experiments.evaluate "
                 f"--config=experiments/configs/released.py:{style},{benchmark} "

@@ -33,7 +33,7 @@ class Benchmark:
 
     Attributes:
       task: what grades it (`grading.TASKS`).
-      family: the task family whose prompts are used.
+      family: the task family whose prompts are used (`PromptSet.template` falls back from it).
       read: its columns -> `(id, question, answer, meta)`.
       split: the one that is evaluated.
     """
@@ -70,7 +70,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         _one("MathArena/aime_2026", "data/train-*.parquet", 30), columns.aime,
     ),
     "gpqa": Benchmark(
-        "GPQA-Diamond", "choice", "choice",
+        "GPQA-Diamond", "choice", "gpqa",
         _one("Idavidrein/gpqa", "gpqa_diamond.csv", 198, _GPQA_ACCESS), columns.gpqa,
     ),
     "medqa": Benchmark(
@@ -86,11 +86,11 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         _one("livecodebench/code_generation_lite", _LCB, 1055), columns.livecodebench,
     ),
     "hotpotqa": Benchmark(
-        "HotpotQA", "qa", "math",
+        "HotpotQA", "qa", "reasoning",
         _one("hotpotqa/hotpot_qa", "distractor/validation-*.parquet", 7405), columns.hotpotqa,
     ),
     "bamboogle": Benchmark(
-        "Bamboogle", "qa", "math",
+        "Bamboogle", "qa", "reasoning",
         _one("chiayewken/bamboogle", "data/test-*.parquet", 125), columns.bamboogle,
     ),
     "gsm8k": Benchmark(

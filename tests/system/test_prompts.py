@@ -216,6 +216,10 @@ def test_fallbacks():
     assert s.template("single", "choice", "first") == ("Pick: ", Field("question"))
     assert s.template("single", "choice", "later") == ("Pick: ", Field("question"))
     assert s.template("planner", "choice", "later") == s.template("planner", "math", "later")
+    # gpqa falls back to choice, or further to math; reasoning to math, never to choice.
+    assert s.template("single", "gpqa", "first") == ("Pick: ", Field("question"))
+    assert s.template("critic", "gpqa", "first") == critic
+    assert s.template("single", "reasoning", "first") == (Field("question"),)
     with pytest.raises(InputError, match="role 'critic' has no prompts for 'code'; it has math"):
         s.template("critic", "code", "first")
     # Only choice falls back to math, not the other way round.
