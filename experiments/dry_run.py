@@ -39,7 +39,7 @@ def describe(a: Assembly) -> str:
     _check(a)
     task, rows = stages.questions(a)
     specs, form, shares, tokenizer = outline(a)
-    rows, lengths = by_length(rows, lambda row: _tokens(tokenizer, row))
+    lengths = by_length(rows, lambda row: _tokens(tokenizer, row)).lengths
     asked = [agent for agent in topology.agents if agent not in shares]
     variants = stages.variants(s, asked)
     for agent, spec in specs.items():

@@ -163,11 +163,11 @@ def _facts(a: Assembly, *parts: str) -> dict[str, Any]:
     return {**a.facts(), "config": a.identity("latent_steps", "links", *parts)}
 
 
-def questions(a: Assembly) -> tuple[str, list[Row]]:
+def questions(a: Assembly) -> tuple[str, Sequence[Row]]:
     """The name of what grades, and what is asked. Raises `InputError` if there is neither."""
     s, task = a.settings, grading_task(a)
     rows = a.split(s.evaluate.split)
-    return task, rows[: s.num_questions] if s.num_questions else rows[:]
+    return task, rows[: s.num_questions] if 0 < s.num_questions < len(rows) else rows
 
 
 def grading_task(a: Assembly) -> str:
@@ -203,13 +203,11 @@ def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
     identity["trained_links"] = _digest(links) if "latent" in e.methods else "none"
     open_workdir(folder, identity)
     chat = a.system.agents[a.system.topology.output].chat
-    rows, lengths = by_length(rows, lambda row: len(chat.data_ids(row.question)))
     plan = Plan(
         benchmark=s.data.name if s.data.name in BENCHMARKS else s.system.family,
         task=name,
         methods=methods(a, links),
-        rows=rows,
-        lengths=lengths,
+        asked=by_length(rows, lambda row: len(chat.data_ids(row.question))),
         batch=e.batch_size,
         seed=s.seed,
         rollouts=e.rollouts,

@@ -53,19 +53,44 @@ class Method:
 
 
 @dataclasses.dataclass(frozen=True)
+class Asked:
+    """Rows in the order in which they are asked, each read only when its batch comes.
+
+    (One row of LiveCodeBench has megabytes of tests.)
+    """
+
+    source: Sequence[Row]
+    places: Sequence[int]
+    ids: Sequence[str]
+    lengths: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def rows(self, start: int, end: int) -> list[Row]:
+        """Those from `start` to before `end`."""
+        return [self.source[place] for place in self.places[start:end]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Batch:
     """Questions that are answered together; `start` is the place of the first in the plan."""
 
     method: Method
     rollout: int
     start: int
-    rows: Sequence[Row]
+    ids: Sequence[str]
     bucket: int
 
-    def key(self, row: Row) -> tuple[str, int, int | None, int, str]:
+    @property
+    def end(self) -> int:
+        """The place behind the last one."""
+        return self.start + len(self.ids)
+
+    def key(self, question: str) -> tuple[str, int, int | None, int, str]:
         """What makes a record the one of this batch."""
         method = self.method
-        return method.name, method.rounds, method.latent_length, self.rollout, row.id
+        return method.name, method.rounds, method.latent_length, self.rollout, question
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +99,14 @@ class Plan:
 
     Attributes:
       task: the name of what grades.
-      rows: in the order in which they are asked (`by_length`), one of `lengths` each.
+      asked: the questions (`by_length`).
       rollouts: how often each question is answered.
     """
 
     benchmark: str
     task: str
     methods: tuple[Method, ...]
-    rows: Sequence[Row]
-    lengths: Sequence[int]
+    asked: Asked
     batch: int
     seed: int
     rollouts: int = 1
@@ -91,10 +115,10 @@ class Plan:
         """Every batch of every method, in the order in which records are written."""
         for method in self.methods:
             for rollout in range(self.rollouts):
-                for start in range(0, len(self.rows), self.batch):
+                for start in range(0, len(self.asked), self.batch):
                     end = start + self.batch
-                    longest = bucket(max(self.lengths[start:end]))
-                    yield Batch(method, rollout, start, list(self.rows[start:end]), longest)
+                    longest = bucket(max(self.asked.lengths[start:end]))
+                    yield Batch(method, rollout, start, self.asked.ids[start:end], longest)
 
     def record(self, batch: Batch, row: Row, answer: Answer, grade: Grade) -> dict[str, Any]:
         """The record of one question."""
@@ -118,11 +142,11 @@ class Plan:
         }
 
 
-def by_length(rows: Sequence[Row], length: Callable[[Row], int]) -> tuple[list[Row], list[int]]:
-    """Rows by the bucket of their length, and the lengths; in one bucket they keep their order."""
-    lengths = [length(row) for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: (bucket(lengths[i]), i))
-    return [rows[i] for i in order], [lengths[i] for i in order]
+def by_length(rows: Sequence[Row], length: Callable[[Row], int]) -> Asked:
+    """Rows by the bucket of their length; those of one bucket keep their order."""
+    ids, lengths = zip(*((row.id, length(row)) for row in rows), strict=True)
+    order = sorted(range(len(ids)), key=lambda i: (bucket(lengths[i]), i))
+    return Asked(rows, order, [ids[i] for i in order], [lengths[i] for i in order])
 
 
 def run(plan: Plan, graders: Graders, folder: Path) -> list[dict]:
@@ -139,24 +163,25 @@ def run(plan: Plan, graders: Graders, folder: Path) -> list[dict]:
     done = whole_batches(_lines(folder / RECORDS), batches)
     index, count = jax.process_index(), jax.process_count()
     mine = [batch for n, batch in enumerate(batches) if n not in done][index::count]
-    seen = sum(len(batches[n].rows) for n in done) if count == 1 else 0
-    total = seen + sum(len(batch.rows) for batch in mine)
+    seen = sum(map(len, done.values())) if count == 1 else 0
+    total = seen + sum(len(batch.ids) for batch in mine)
     label = "evaluate" if count == 1 else f"evaluate (process 1 of {count})"
     warm: set[tuple[Method, int]] = set()
-    right: dict[Method, list[float]] = {}
+    right: dict[Method, list[float]] = {}  # this process's, and of those before it
+    for n, lines in done.items() if count == 1 else ():
+        scores = right.setdefault(batches[n].method, [])
+        scores += [json.loads(line)["scores"]["exact"] for line in lines]
     with (
         own_file(folder / RECORDS).open("a") as record_file,
         own_file(folder / TIMINGS).open("a") as timing_file,
         Progress(total, start=seen, label=label, unit="answer") as progress,
     ):
         for batch in mine:
-            seen += len(batch.rows)
-            answers, timing = _answer(plan, batch, warm)
-            grades = graders.grade(plan.task, [a.text for a in answers], batch.rows)
-            new = [
-                plan.record(batch, *three)
-                for three in zip(batch.rows, answers, grades, strict=True)
-            ]
+            seen += len(batch.ids)
+            rows = plan.asked.rows(batch.start, batch.end)
+            answers, timing = _answer(plan, batch, [question_of(row) for row in rows], warm)
+            grades = graders.grade(plan.task, [a.text for a in answers], rows)
+            new = [plan.record(batch, *three) for three in zip(rows, answers, grades, strict=True)]
             append_lines(record_file, [json.dumps(record) for record in new])
             append_lines(timing_file, [json.dumps(timing)])
             scores = right.setdefault(batch.method, [])
@@ -172,11 +197,10 @@ def run(plan: Plan, graders: Graders, folder: Path) -> list[dict]:
 
 
 def _answer(
-    plan: Plan, batch: Batch, warm: set[tuple[Method, int]]
+    plan: Plan, batch: Batch, questions: Sequence[Question], warm: set[tuple[Method, int]]
 ) -> tuple[list[Answer], dict[str, Any]]:
     """The answers of a batch, and what they took."""
-    method, questions = batch.method, [question_of(row) for row in batch.rows]
-    compiled = seconds_compiling()
+    method, compiled = batch.method, seconds_compiling()
     if method.warm and (method, batch.bucket) not in warm:
         method.answer(questions, plan.batch, batch.rollout)
         warm.add((method, batch.bucket))
@@ -194,8 +218,8 @@ def _answer(
         "latent_length": method.latent_length,
         "rollout": batch.rollout,
         "start": batch.start,
-        "n": len(batch.rows),
-        "ids": [row.id for row in batch.rows],
+        "n": len(batch.ids),
+        "ids": list(batch.ids),
         "seconds": seconds - (after - before),
         "compile": after - compiled,
         "phases": method.phases(),
@@ -229,16 +253,16 @@ def whole_batches(lines: Sequence[str], batches: Sequence[Batch]) -> dict[int, l
     """The records of each batch, by its place in the plan, that were written in one go."""
     place = {}
     for n, batch in enumerate(batches):
-        place[batch.key(batch.rows[0])] = n
+        place[batch.key(batch.ids[0])] = n
     found: dict[int, list[str]] = {}
     at = 0
     while at < len(lines):
         n = place.get(_key(lines[at]))
-        rows = batches[n].rows if n is not None else ()
-        group = lines[at : at + len(rows)]
-        if rows and [_key(line) for line in group] == [batches[n].key(row) for row in rows]:
+        ids = batches[n].ids if n is not None else ()
+        group = lines[at : at + len(ids)]
+        if ids and [_key(line) for line in group] == [batches[n].key(own) for own in ids]:
             found.setdefault(n, list(group))
-            at += len(rows)
+            at += len(ids)
         else:
             at += 1
     return found

@@ -92,7 +92,7 @@ class Graders:
             raise  # the row's fault, not the answer's
         except Exception as error:
             note = f"{type(error).__name__}: {str(error)[:100]}"
-            return Grade(task.extract(text), note=note)
+            return task.ungraded(text, row, note)
 
     def _apart(self, task: Task, text: str, row: Row) -> Grade:
         """Each thread has a process; where that fails, it gets another one."""
@@ -106,8 +106,7 @@ class Graders:
             worker.stop()
             self._workers.remove(worker)
             self._local.worker = None
-            return Grade(task.extract(text), note=grade.note)
-        return grade
+        return task.ungraded(text, row, grade.note) if grade.note else grade
 
 
 class _Worker:

@@ -55,7 +55,7 @@ def score_math(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
     if answer is None:
         return None, {"exact": 0.0, "release_compatible": 0.0}
     exact = float(equal(answer, row.answer))
-    return answer, {"exact": exact, "release_compatible": float(_release(answer, row.answer))}
+    return answer, {"exact": exact, "release_compatible": float(same_integer(answer, row.answer))}
 
 
 def score_integer(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
@@ -68,7 +68,7 @@ def score_integer(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
     hit = hit and int(plain.split(".")[0]) == int(row.answer)
     return answer, {
         "exact": float(hit),
-        "release_compatible": float(_release(answer, row.answer)),
+        "release_compatible": float(same_integer(answer, row.answer)),
     }
 
 
@@ -216,7 +216,7 @@ def _harmless(text: str) -> bool:
     return all(len(digits) <= 3 for e in exponents for digits in re.findall(r"^\W*(\d+)", e))
 
 
-def _release(answer: str, gold: str) -> bool:
+def same_integer(answer: str, gold: str) -> bool:
     """The release's rule: the first integers are equal; texts where one has none."""
     one, other = (_INTEGER.search(side.replace(",", "")) for side in (answer, gold))
     if one and other:

@@ -8,7 +8,7 @@ from evaluations import old, record, timing, write
 
 from rmas.errors import InputError
 from rmas.evaluation.records import Key, Variant, read_evaluations
-from rmas.evaluation.runner import Method, Plan, run
+from rmas.evaluation.runner import Method, Plan, by_length, run
 from rmas.system.answers import Answer
 from rmas.tasks.graders import Graders
 from rmas.tasks.rows import Row
@@ -84,7 +84,7 @@ def test_a_run_that_was_killed_and_run_again(tmp_path):
 
     rows = [Row(f"q{n}", "what is one?", "1") for n in range(5)]
     methods = (Method("latent", 1, answer, latent_length=8), Method("text", 1, answer))
-    plan = Plan("toy", "relay", methods, rows, [3] * 5, batch=2, seed=7)
+    plan = Plan("toy", "relay", methods, by_length(rows, lambda row: 3), batch=2, seed=7)
     folder = tmp_path / "evaluate"
     folder.mkdir()
     with Graders() as graders:

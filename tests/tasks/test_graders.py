@@ -46,7 +46,7 @@ def trapped(monkeypatch):
 
 
 def test_every_answer_gets_its_grade(trapped):
-    words = ["7", "hang", "7", "die", "raise", "7", "eat", "8", "die", "7"]
+    words = ["7", "hang 7", "7", "die 7", "raise 8", "7", "eat", "8", "die", "7"]
     texts = [f"\\boxed{{{word}}}" for word in words]
     grades = trapped.grade("math", texts, [Row("", "", "7")] * len(words))
     assert [grade.scores["exact"] for grade in grades] == [w == "7" for w in words]
@@ -56,7 +56,10 @@ def test_every_answer_gets_its_grade(trapped):
     assert notes[4].startswith("RuntimeError: odd")
     assert notes[6].startswith("MemoryError")
     assert [notes[n] for n in (0, 2, 5, 7, 9)] == [""] * 5
-    assert grades[1].answer == "hang"
+    assert grades[1].answer == "hang 7"
+    # The release's own rule is quick, and is applied all the same.
+    release = [grade.scores["release_compatible"] for grade in grades]
+    assert release == [float("7" in w) for w in words]
 
 
 def test_nothing_is_left_behind():

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from rmas.errors import Stopped
-from rmas.evaluation.runner import Method, Plan, run
+from rmas.evaluation.runner import Method, Plan, by_length, run
 from rmas.parallel import Cluster, param_shardings, put_whole, start, to_host
 from rmas.system.answers import Limits
 from rmas.system.decode import Sampling
@@ -141,7 +141,7 @@ def main() -> None:
         return runner.latent(links, "ln_res", questions, 2, batch, rollout)
 
     method = Method("latent", 2, latent, latent_length=3)
-    plan = Plan("toy", "relay", (method,), rows, [1] * len(rows), 4, 3, rollouts=2)
+    plan = Plan("toy", "relay", (method,), by_length(rows, lambda row: 1), 4, 3, rollouts=2)
     (folder / "evaluate").mkdir(exist_ok=True)
     records = run(plan, Graders(), folder / "evaluate")
     assert len(records) == 40
