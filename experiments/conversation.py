@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from experiments import stages
+from experiments import methods, stages
 from experiments.assembly import Assembly
 from rmas.errors import InputError
 from rmas.evaluation.report import aligned, printable
@@ -74,7 +74,7 @@ class Session:
 
     def __post_init__(self):
         s, e = self.assembly.settings, self.assembly.settings.evaluate
-        limits = stages.limits(self.assembly, e.message_tokens, e.own_tokens)
+        limits = methods.limits(self.assembly, e.message_tokens, e.own_tokens)
         sampling = Sampling(e.temperature, e.top_p, e.top_k)
         self.runner = Runner(self.assembly.system, limits, sampling, s.seed, self.screen)
         if self.method == "latent":

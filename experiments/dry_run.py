@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from experiments import stages
 from experiments.assembly import Assembly
+from experiments.methods import variants
 from rmas import parallel
 from rmas.errors import InputError
 from rmas.evaluation.report import aligned, printable
@@ -22,6 +23,7 @@ from rmas.system.load import load_tokenizer, shared_weights
 from rmas.system.released import DEFAULT_PROMPTS
 from rmas.system.sizes import CACHE_POSITIONS, measure
 from rmas.system.topology import single
+from rmas.tasks.graders import Graders
 from rmas.tasks.rows import Row
 from rmas.weights import hub
 from rmas.weights.placement import device_memory, planned
@@ -36,12 +38,12 @@ def describe(a: Assembly) -> str:
     """The plan as text. Raises `InputError` for what would stop the run at its start."""
     s, e = a.settings, a.settings.evaluate
     topology = s.system.pattern()
-    _check(a)
     task, rows = stages.questions(a)
+    _check(a, task)
     specs, form, shares, tokenizer = outline(a)
     lengths = by_length(rows, lambda row: _tokens(tokenizer, row)).lengths
     asked = [agent for agent in topology.agents if agent not in shares]
-    variants = stages.variants(s, asked)
+    found = variants(s, asked)
     for agent, spec in specs.items():
         answers = e.own_tokens.get(agent, e.max_new_tokens if agent == topology.output else 0)
         longest = max(lengths) + answers + s.latent_steps * len(topology.incoming(agent))
@@ -55,14 +57,14 @@ def describe(a: Assembly) -> str:
             )
     batches = -(-len(rows) // e.batch_size)
     cells = [["method", "rounds", "latent length", "rollouts", "batches", "answers"]]
-    for name, rounds, steps in variants:
+    for name, rounds, steps in found:
         counts = (rounds, "-" if steps is None else steps, e.rollouts)
         done = (batches * e.rollouts, len(rows) * e.rollouts)
         cells.append([printable(name), *map(str, (*counts, *done))])
     starts = range(0, len(rows), e.batch_size)
     buckets = Counter(bucket(max(lengths[i : i + e.batch_size])) for i in starts)
     shapes = ", ".join(f"{n} of up to {size} tokens" for size, n in sorted(buckets.items()))
-    total = len(rows) * e.rollouts * len(variants)
+    total = len(rows) * e.rollouts * len(found)
     how = "" if tokenizer else f" (estimated: {_CHARACTERS} characters a token)"
     return "\n".join(
         [
@@ -77,9 +79,10 @@ def describe(a: Assembly) -> str:
     )
 
 
-def _check(a: Assembly) -> None:
-    """Prompts, tools and links, as the run will ask for them."""
+def _check(a: Assembly, task: str) -> None:
+    """Prompts, tools, graders and links, as the run will ask for them."""
     s = a.settings
+    Graders(unsafe=s.tools.unsafe).check(task)
     prompts, family = prompt_sets.load(s.system.prompts), s.system.family
     prompts.check(s.system.pattern(), family)
     if "single" in s.evaluate.methods:

@@ -15,7 +15,6 @@ from experiments import app
 from rmas.errors import InputError
 from rmas.evaluation.report import aligned, printable
 from rmas.tasks.benchmarks import BENCHMARKS, TRAINING_SETS, source_of
-from rmas.tasks.locate import locate
 from rmas.tasks.sources import load_rows_source
 
 _DATASET = flags.DEFINE_string("dataset", None, "Name of the dataset (see --list).")
@@ -35,7 +34,6 @@ def main(_: list[str]) -> None:
     if name not in {*BENCHMARKS, *TRAINING_SETS}:
         names = ", ".join([*BENCHMARKS, *TRAINING_SETS])
         raise InputError(f"dataset {name!r} is unknown; known: {names}")
-    origin = locate(name, source_of(name), _SOURCE.value).origin
     splits = load_rows_source(name, data_dir=_DATA_DIR.value, source=_SOURCE.value)
     expected = source_of(name).rows
     for split, rows in splits.items():
@@ -46,8 +44,9 @@ def main(_: list[str]) -> None:
         row = rows[0]
         print(f"  {printable(row.id)}: {printable(row.question[:_SHOWN])}")
         print(f"  gold: {printable(row.answer[:_SHOWN]) or '(tests)'}")
-    print(f"from: {printable(origin)}")
-    print(f"prepared in {_DATA_DIR.value} as {next(iter(splits.values())).version}")
+    whole = next(iter(splits.values()))
+    print(f"from: {printable(whole.origin)}")
+    print(f"prepared in {_DATA_DIR.value} as {whole.version}")
 
 
 def known() -> str:

@@ -332,6 +332,11 @@ class EvaluateSettings:
             _at_least(f"evaluate.own_tokens.{agent}", tokens, 1)
         if not self.methods or not self.rounds:
             raise InputError("evaluate.methods and evaluate.rounds must not be empty")
+        if "text_recursive" in self.methods and max(self.rounds) < 2:
+            raise InputError(
+                f"evaluate.methods names text_recursive, but evaluate.rounds is {self.rounds}; "
+                "add rounds from 2 on, or name text"
+            )
         for rounds in self.rounds:
             _at_least("evaluate.rounds", rounds, 1)
         for name in ("batch_size", "max_new_tokens", "message_tokens", "terse_tokens"):

@@ -1,4 +1,4 @@
-"""Shows what happened to one question: every agent's texts, tools, counts, and the outcome.
+"""Shows what happened to one question: its text, the agents' texts, tools, counts, and the outcome.
 
   python -m experiments.show_run runs/quickstart/evaluate/records.jsonl --id=relay-000017
 
@@ -12,7 +12,7 @@ from absl import flags
 
 from experiments import app
 from rmas.errors import InputError
-from rmas.evaluation.show import choose, read_records, render
+from rmas.evaluation.show import asked, choose, read_question, read_records, render
 
 _ID = flags.DEFINE_string("id", "", "Question to show (default: the first of the file).")
 _METHOD = flags.DEFINE_string("method", "", "Only this method, as latent or single:planner.")
@@ -22,9 +22,10 @@ _ROUNDS = flags.DEFINE_integer("rounds", 0, "Only so many rounds; 0 shows all.",
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise InputError("name a file of records, as runs/quickstart/evaluate/records.jsonl")
-    records = read_records(Path(argv[1]).expanduser())
-    chosen = choose(records, _ID.value, _METHOD.value, _ROUNDS.value)
-    print("\n\n".join(render(record) for record in chosen))
+    path = Path(argv[1]).expanduser()
+    chosen = choose(read_records(path), _ID.value, _METHOD.value, _ROUNDS.value)
+    question = read_question(path, chosen[0]["id"])
+    print("\n\n".join([*([asked(question)] if question else []), *map(render, chosen)]))
 
 
 if __name__ == "__main__":

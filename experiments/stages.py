@@ -1,8 +1,9 @@
 """The three stages of an experiment; each resumes in its own folder and leaves what is done."""
 
-import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,18 @@ import jax
 import numpy as np
 
 from experiments.assembly import Assembly
+from experiments.methods import asking_again, grading_task, limits, methods
 from experiments.settings import InnerSettings, OuterSettings, Settings
 from rmas.errors import InputError
 from rmas.evaluation.report import summarise
-from rmas.evaluation.runner import TIMINGS, Method, Plan, by_length, run, seconds_of
+from rmas.evaluation.runner import TIMINGS, Plan, by_length, run, seconds_of
 from rmas.evaluation.tries import ROWS, Maker
-from rmas.files import atomic_write_json
+from rmas.files import atomic_write_json, read_json
 from rmas.parallel import is_first
 from rmas.shapes import Params
-from rmas.system.answers import Answer, Limits, Question
+from rmas.system.answers import Answer, Question
 from rmas.system.decode import Sampling
-from rmas.system.load import System
 from rmas.system.run import Runner, Thoughts
-from rmas.system.topology import single
-from rmas.system.writing import Retry
 from rmas.tasks.benchmarks import BENCHMARKS
 from rmas.tasks.graders import Graders
 from rmas.tasks.grading import TASKS
@@ -38,10 +37,11 @@ from rmas.training.outer import train_outer
 from rmas.training.stopping import end_at_once
 from rmas.training.workdir import open_workdir
 
+_log = logging.getLogger(__name__)
+
 LINKS = "links"
 _OFTEN = 2
 """States that are read so often, on average, are kept."""
-SINGLE = "single:"
 
 
 def inner_stage(a: Assembly, agents: Sequence[str] = ()) -> None:
@@ -166,21 +166,18 @@ def _facts(a: Assembly, *parts: str) -> dict[str, Any]:
 def questions(a: Assembly) -> tuple[str, Sequence[Row]]:
     """The name of what grades, and what is asked. Raises `InputError` if there is neither."""
     s, task = a.settings, grading_task(a)
-    rows = a.split(s.evaluate.split)
+    split = s.evaluate.split
+    rows = a.split(split)
+    if s.data.name in BENCHMARKS:
+        public = BENCHMARKS[s.data.name].source.rows.get(split, 0)
+        if len(rows) < public:
+            _log.warning(
+                "the files of %s hold %d of the %d public questions: figures are of those alone",
+                s.data.name,
+                len(rows),
+                public,
+            )
     return task, rows[: s.num_questions] if 0 < s.num_questions < len(rows) else rows
-
-
-def grading_task(a: Assembly) -> str:
-    """The name of what grades; raises `InputError` if there is nothing that does."""
-    s, e = a.settings, a.settings.evaluate
-    own = BENCHMARKS[s.data.name].task if s.data.name in BENCHMARKS else s.system.family
-    task = e.task or own
-    if task not in TASKS:
-        raise InputError(
-            f"nothing grades task family {task!r}; name what does in evaluate.task "
-            f"({', '.join(TASKS)})"
-        )
-    return task
 
 
 def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
@@ -194,7 +191,8 @@ def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
         end_at_once()
     s, e = a.settings, a.settings.evaluate
     name, rows = questions(a)
-    task = TASKS[name]
+    task, graders = TASKS[name], Graders(seconds=e.grade_seconds, unsafe=s.tools.unsafe)
+    graders.check(name)
     links = trained_links(a, links_folder) if "latent" in e.methods else a.untrained_links()
     folder = a.workdir / "evaluate"
     identity = a.identity("latent_steps", "links", "evaluate", "num_questions")
@@ -202,6 +200,8 @@ def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
         identity["tools"] = s.tools.facts()
     identity["trained_links"] = _digest(links) if "latent" in e.methods else "none"
     open_workdir(folder, identity)
+    if e.split == "train" and _trained_on(a) == json.loads(json.dumps(identity["data"])):
+        _log.warning("evaluate.split is train: links were trained on these very rows")
     chat = a.system.agents[a.system.topology.output].chat
     plan = Plan(
         benchmark=s.data.name if s.data.name in BENCHMARKS else s.system.family,
@@ -212,23 +212,31 @@ def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
         seed=s.seed,
         rollouts=e.rollouts,
     )
-    with Graders(seconds=e.grade_seconds, unsafe=s.tools.unsafe) as graders:
-        graders.check(name)
+    with graders:
         records = run(plan, graders, folder)
     ceilings = {}
     if task.ceiling:
         ceilings = {r: task.ceiling(rows, r) for r in e.rounds}
-    seconds = seconds_of(folder / TIMINGS, len(rows))
+    seconds, whole = seconds_of(folder / TIMINGS, len(rows)), a.split(e.split)
     summary = summarise(records, ceilings=ceilings, seconds=seconds)
+    data = {"version": whole.version, "origin": whole.origin, "split": e.split, "asked": len(rows)}
     if is_first():
-        atomic_write_json(folder / "summary.json", {"rows": summary})
+        atomic_write_json(folder / "summary.json", {"data": data, "rows": summary})
     return summary
+
+
+def _trained_on(a: Assembly) -> Any:
+    """The data of the outer training in the workdir; None where there was none."""
+    path = a.workdir / "outer" / "config.json"
+    return read_json(path).get("data") if path.is_file() else None
 
 
 def rows_stage(a: Assembly) -> tuple[int, int, Path]:
     """Makes training rows in `rows/` of the workdir: how many, of how many questions, and where."""
     s, e = a.settings, a.settings.evaluate
     task, rows = questions(a)
+    graders = Graders(seconds=e.grade_seconds, unsafe=s.tools.unsafe)
+    graders.check(task)
     folder = a.workdir / "rows"
     identity = a.identity("evaluate", "num_questions") | {"rounds": s.outer.rounds}
     if a.system.tools:
@@ -236,9 +244,8 @@ def rows_stage(a: Assembly) -> tuple[int, int, Path]:
     open_workdir(folder, identity)
     lengths = limits(a, e.message_tokens, e.own_tokens)
     sampling = Sampling(e.temperature, e.top_p, e.top_k)
-    runner = Runner(a.system, lengths, sampling, s.seed, retry=_retry(a))
-    with Graders(seconds=e.grade_seconds, unsafe=s.tools.unsafe) as graders:
-        graders.check(task)
+    runner = Runner(a.system, lengths, sampling, s.seed, retry=asking_again(a))
+    with graders:
         maker = Maker(
             a.system.topology,
             lambda asked, batch, n: runner.text(asked, s.outer.rounds, batch, n),
@@ -281,89 +288,6 @@ def think(
         parts.append(thoughts)
     joined = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *parts)
     return answers, {agent: joined[agent] for agent in a.system.topology.agents if agent in joined}
-
-
-def limits(
-    a: Assembly, message_tokens: int, own_tokens: Mapping[str, int], latent_steps: int = 0
-) -> Limits:
-    """Lengths of a method: the answer's are the same for all."""
-    s, e = a.settings, a.settings.evaluate
-    answer = e.own_tokens.get(a.system.topology.output, e.max_new_tokens)
-    return Limits(latent_steps or s.latent_steps, answer, message_tokens, own_tokens)
-
-
-def methods(a: Assembly, links: Params) -> tuple[Method, ...]:
-    """The methods of the settings, in the order of the table."""
-    s, e = a.settings, a.settings.evaluate
-    sampling, retry = Sampling(e.temperature, e.top_p, e.top_k), _retry(a)
-    # Tools act for real, and may cost: with them no batch is run twice to compile beforehand.
-    warm = not a.system.tools
-
-    def runner(system: System, lengths: Limits) -> Runner:
-        return Runner(system, lengths, sampling, s.seed, retry=retry)
-
-    def latent(name: str, links: Params, rounds: int, steps: int) -> Method:
-        own = runner(a.system, limits(a, e.message_tokens, e.own_tokens, steps))
-
-        def answer(asked: Sequence[Question], batch: int, rollout: int) -> list[Answer]:
-            return own.latent(links, a.form, asked, rounds, batch, rollout)
-
-        return Method(name, rounds, answer, warm, steps, own.clock.take)
-
-    def text(name: str, system: System, rounds: int, lengths: Limits) -> Method:
-        own = runner(system, lengths)
-
-        def answer(asked: Sequence[Question], batch: int, rollout: int) -> list[Answer]:
-            return own.text(asked, rounds, batch, rollout)
-
-        return Method(name, rounds, answer, warm, None, own.clock.take)
-
-    found = []
-    for name, rounds, steps in variants(s, _different(a.system)):
-        if steps is not None:
-            taken = links if name == "latent" else a.untrained_links()
-            found.append(latent(name, taken, rounds, steps))
-        elif name.startswith(SINGLE):
-            alone = single(name.removeprefix(SINGLE))
-            prompts = a.system.prompts.alone()
-            system = dataclasses.replace(a.system, topology=alone, prompts=prompts)
-            found.append(text(name, system, rounds, limits(a, e.max_new_tokens, {})))
-        else:
-            whole = limits(a, e.message_tokens, e.own_tokens)
-            terse = limits(a, e.terse_tokens, {})
-            found.append(text(name, a.system, rounds, whole if name == "text" else terse))
-    return tuple(found)
-
-
-def variants(s: Settings, agents: Sequence[str]) -> list[tuple[str, int, int | None]]:
-    """Name, rounds and latent length (None: no latents) of each method, in the table's order.
-
-    `agents` are those that are run alone.
-    """
-    e, found = s.evaluate, []
-    for name in e.methods:
-        if name == "single":  # which has no rounds to repeat
-            found += [(f"{SINGLE}{agent}", 1, None) for agent in agents]
-            continue
-        latents = (None,) if name.startswith("text") else e.latent_lengths or (s.latent_steps,)
-        least, name = (2, "text") if name == "text_recursive" else (1, name)
-        found += [(name, r, steps) for r in e.rounds if r >= least for steps in latents]
-    return list(dict.fromkeys(found))
-
-
-def _retry(a: Assembly) -> Retry | None:
-    task = TASKS[grading_task(a)]
-    if not a.settings.evaluate.retry or not task.opening:
-        return None
-    return Retry(lambda text: task.extract(text) is None, task.opening, task.retry_tokens)
-
-
-def _different(system: System) -> list[str]:
-    """Agents that are not the same model as an earlier one: alone, those do the same."""
-    first: dict[str, str] = {}
-    for agent in system.topology.agents:
-        first.setdefault(system.agents[agent].fingerprint, agent)
-    return list(first.values())
 
 
 def _digest(links: Params) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from rmas.files import append_lines, atomic_write_text
+from rmas.files import append_lines, atomic_write_text, replacing
 from rmas.parallel import barrier, is_first
 from rmas.parallel.meters import peak_bytes, seconds_compiling
 from rmas.system.answers import Answer, Question
@@ -27,7 +27,7 @@ from rmas.training.metrics import Progress
 
 SCHEMA = 2
 _LONG = 7 * 24 * 3600  # seconds that processes wait for the slowest one's answers
-RECORDS, TIMINGS = "records.jsonl", "timings.jsonl"
+RECORDS, TIMINGS, QUESTIONS = "records.jsonl", "timings.jsonl", "questions.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +158,7 @@ def run(plan: Plan, graders: Graders, folder: Path) -> list[dict]:
     """
     batches = list(plan.batches())
     if is_first():
+        _leave_questions(plan.asked, folder / QUESTIONS)
         merge(folder, batches)
     barrier("records are put together")
     done = whole_batches(_lines(folder / RECORDS), batches)
@@ -225,6 +226,14 @@ def _answer(
         "phases": method.phases(),
         "peak_bytes": peak_bytes(),
     }
+
+
+def _leave_questions(asked: Asked, path: Path) -> None:
+    """The text of every question, once, beside the records that tell their ids."""
+    if not path.is_file():
+        with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for row in asked.source:
+                file.write(json.dumps({"id": row.id, "question": row.question}) + "\n")
 
 
 def own_file(path: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rmas.errors import InputError
 from rmas.evaluation.report import printable
+from rmas.evaluation.runner import QUESTIONS
 
 _COUNTS = ("prompt_tokens", "latent_steps", "decoded_tokens")
 _USE = {"agent": str, "round": int, "tool": str, "result": str, "failed": bool}
@@ -40,6 +41,26 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     if not records:
         raise InputError(f"{path} holds no records; give a records.jsonl of an evaluation")
     return records
+
+
+def read_question(records: Path, question: str) -> str:
+    """The text of a question, from the file of questions beside the records; empty where none is.
+
+    Raises `InputError` naming the line that is no question.
+    """
+    path = records.with_name(QUESTIONS)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text: {error}") from None
+    for number, line in enumerate(filter(None, lines), 1):
+        try:
+            found = json.loads(line)
+            if found["id"] == question:
+                return str(found["question"])
+        except (ValueError, RecursionError, KeyError, TypeError):
+            raise InputError(f"{path}, line {number}: no question of an evaluation") from None
+    return ""
 
 
 def _fault(record: Any) -> str:
@@ -89,12 +110,17 @@ def choose(
     return list(records)
 
 
+def asked(question: str, width: int = 0) -> str:
+    """A question, as text that does nothing to the terminal."""
+    return "\n".join(["question", *_wrapped(question, _columns(width))])
+
+
 def render(record: Mapping[str, Any], width: int = 0) -> str:
     """One record: what every agent did in every round, its texts and tools, and the outcome.
 
     Nothing in a text acts on the terminal.
     """
-    width = max(width or min(shutil.get_terminal_size().columns, 100), 20)
+    width = _columns(width)
     scores = ", ".join(f"{name} {value:g}" for name, value in record["scores"].items())
     lines = [
         f"{record['id']}  {record['method']}, rounds {record['rounds']}, "
@@ -120,6 +146,10 @@ def render(record: Mapping[str, Any], width: int = 0) -> str:
                 if use["result"] not in text:  # its agent never read it
                     lines += list(_wrapped(use["result"], width))
     return "\n".join(lines)
+
+
+def _columns(width: int) -> int:
+    return max(width or min(shutil.get_terminal_size().columns, 100), 20)
 
 
 def _turns(record: Mapping[str, Any]) -> Iterator[tuple[int, str, str]]:

@@ -60,7 +60,8 @@ def markdown_report(
     """The whole report; `rows` and the names of `plots` (files beside it) are by benchmark."""
     parts = ["# Evaluation", ""]
     for benchmark, own in rows.items():
-        parts += [f"## {_safe(benchmark)}", "", *_markdown(_results(own)), ""]
+        parts += [f"## {_safe(benchmark)}", "", *_part_of(benchmark, own)]
+        parts += [*_markdown(_results(own)), ""]
         parts += [
             line for name in (plots or {}).get(benchmark, ()) for line in (f"![]({name})", "")
         ]
@@ -93,6 +94,16 @@ def text_report(rows: Mapping[str, Sequence[Row]]) -> str:
     return "\n\n".join(
         f"{printable(benchmark)}\n{aligned(_results(own))}" for benchmark, own in rows.items()
     )
+
+
+def _part_of(benchmark: str, rows: Sequence[Row]) -> list[str]:
+    """What is to be said where not all of a public benchmark was asked."""
+    if benchmark not in BENCHMARKS:
+        return []
+    known = BENCHMARKS[benchmark]
+    public, most = known.source.rows[known.split], max(row["n"] for row in rows)
+    told = f"Of the {public:,} public questions at most {most:,} were asked by any method."
+    return [told, ""] if most < public else []
 
 
 def _results(rows: Sequence[Row]) -> list[list[str]]:

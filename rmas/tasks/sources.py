@@ -28,11 +28,16 @@ GENERATED_DEFAULTS = {"seed": 0, "train": 8000, "validation": 500, "test": 1000}
 
 
 class RowSource(Sequence[Row]):
-    """Rows of one split, read and decoded when asked for; a slice gives a list of rows."""
+    """Rows of one split, read and decoded when asked for; a slice gives a list of rows.
 
-    def __init__(self, records: Sequence[dict[str, bytes]], name: str):
+    `origin` tells of a public dataset where its files came from: `owner/name@commit` of the Hub, or
+    `local files`.
+    """
+
+    def __init__(self, records: Sequence[dict[str, bytes]], name: str, origin: str = ""):
         self._records = records
         self._name = name
+        self.origin = origin
         if len(records) == 0:
             raise InputError(f"empty dataset: {name} holds no rows; it needs at least one")
 
@@ -99,7 +104,7 @@ def load_rows_source(
         if field is not None:
             raise InputError(f"dataset {name} has no field {field!r}; a field belongs to a file")
         files = locate(str(name), source_of(str(name)), source)
-        return _load(Public, public_config(str(name), files), data_dir)
+        return _load(Public, public_config(str(name), files), data_dir, files.origin)
     if Path(name).suffix not in (".json", ".jsonl", ".parquet"):
         known = ", ".join([*PUZZLES, *BENCHMARKS, *TRAINING_SETS])
         raise InputError(
@@ -108,7 +113,9 @@ def load_rows_source(
     return _load(RowFile, row_file_config(name, field), data_dir)
 
 
-def _load(kind: type[RowBuilder], config, data_dir: str | Path) -> dict[str, RowSource]:
+def _load(
+    kind: type[RowBuilder], config, data_dir: str | Path, origin: str = ""
+) -> dict[str, RowSource]:
     builder = open_builder(kind, config, data_dir)
     if not builder.data_path.exists():
         if is_first():
@@ -123,6 +130,6 @@ def _load(kind: type[RowBuilder], config, data_dir: str | Path) -> dict[str, Row
         )
     builder = open_builder(kind, config, data_dir)  # reads the facts of the files now there
     return {
-        split: RowSource(builder.as_data_source(split), f"{builder.info.full_name} {split}")
+        split: RowSource(builder.as_data_source(split), f"{builder.info.full_name} {split}", origin)
         for split in builder.info.splits
     }

@@ -62,6 +62,8 @@ def whole(tmp_path_factory):
 def test_records_in_the_order_of_the_plan(tmp_path, whole):
     fake = Fake()
     records = run(fake.plan(), GRADERS, tmp_path)
+    questions = map(json.loads, (tmp_path / "questions.jsonl").read_text().splitlines())
+    assert list(questions) == [{"id": row.id, "question": row.question} for row in ROWS]
     assert (tmp_path / "records.jsonl").read_bytes() == whole
     assert [json.loads(line) for line in whole.decode().splitlines()] == records
     keys = [(r["method"], r["rounds"], r["id"]) for r in records]
@@ -281,7 +283,5 @@ def test_files_of_processes_are_put_together(tmp_path, whole):
     assert (tmp_path / "records.jsonl").read_bytes() == whole
     asked = {(name, rounds, *ids) for name, rounds, ids, _ in fake.calls}
     assert asked == {
-        (b.method.name, b.method.rounds, *b.ids)
-        for n, b in enumerate(batches)
-        if n in (2, 3, 7, 8)
+        (b.method.name, b.method.rounds, *b.ids) for n, b in enumerate(batches) if n in (2, 3, 7, 8)
     }

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from rmas.errors import InputError
-from rmas.evaluation.show import choose, read_records, render
+from rmas.evaluation.show import asked, choose, read_question, read_records, render
 
 USE = {"agent": "solver", "round": 2, "tool": "python", "body": "1+1", "result": "full"}
 TEXT = {
@@ -133,3 +133,17 @@ def test_odd_records_are_shown_all_the_same():
     """More rounds than texts, a narrow terminal, and a result that its agent never read."""
     assert render(TEXT | {"rounds": 10**9}, width=1).splitlines()[-1] == "  [search failed]"
     assert render(TEXT | {"texts": {}}, width=60).splitlines()[-1].startswith("solver: 7")
+
+
+def test_the_text_of_a_question(tmp_path):
+    records = tmp_path / "records.jsonl"
+    assert read_question(records, "q1") == ""  # of an evaluation that left none
+    lines = [{"id": "q0", "question": "one?"}, {"id": "q1", "question": "what\x1b[2J\nis it?"}]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_question(records, "q1") == lines[1]["question"]
+    assert asked(lines[1]["question"]) == "question\n  what\\x1b[2J\n  is it?"
+    assert read_question(records, "q2") == ""
+    path.write_text('{"id": "q0"}\nno\n')
+    with pytest.raises(InputError, match=r"questions.jsonl, line 2: no question"):
+        read_question(records, "q1")

@@ -4,8 +4,9 @@ import pytest
 
 from experiments.configs.tiny_sequential import get_config
 from experiments.freeze import freeze
+from experiments.methods import variants
 from experiments.settings import Settings
-from experiments.stages import variants
+from rmas.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,12 @@ def test_methods_rounds_and_lengths(methods, lengths, wanted):
     changes = {"methods": methods, "rounds": (1, 3), "latent_lengths": lengths}
     config.update_from_flattened_dict({f"evaluate.{name}": v for name, v in changes.items()})
     assert variants(freeze(config, Settings), ["a"]) == wanted
+
+
+def test_text_recursive_needs_two_rounds():
+    config = get_config()
+    config.update_from_flattened_dict(
+        {"evaluate.methods": ("text_recursive",), "evaluate.rounds": (1,)}
+    )
+    with pytest.raises(InputError, match=r"text_recursive, but evaluate.rounds is \(1,\)"):
+        freeze(config, Settings)
