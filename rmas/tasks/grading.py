@@ -6,9 +6,11 @@ from typing import Literal
 
 from rmas.tasks import puzzle
 from rmas.tasks.choice_answers import find_choice, score_choice
-from rmas.tasks.code_answers import find_code, score_livecodebench, score_mbpp
+from rmas.tasks.code_answers import find_code
 from rmas.tasks.generated import PUZZLES
+from rmas.tasks.livecodebench_answers import score_livecodebench
 from rmas.tasks.math_answers import find_math, same_integer, score_integer, score_math
+from rmas.tasks.mbpp_answers import score_mbpp
 from rmas.tasks.qa_answers import find_fact, score_fact
 from rmas.tasks.rows import Row
 

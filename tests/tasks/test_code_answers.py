@@ -10,7 +10,7 @@ from rmas.tasks.code_answers import find_code
 from rmas.tasks.graders import Graders
 from rmas.tasks.rows import Row
 from rmas.tasks.sources import load_rows_source
-from rmas.tools.sandbox import Sandbox
+from rmas.tools.sandbox import Sandbox, SandboxError
 
 FENCE = "```"
 
@@ -71,16 +71,93 @@ def rows(tmp_path_factory):
         ("import sys\nsys.exit(0)", 0, "failed"),
         ("import os\nos._exit(0)", 0, "failed"),
         ("raise SystemExit", 0, "failed"),
-        ("print(open('/dev/stdin').read())\nraise SystemExit", 0, "failed"),
+        # What would pass for a pass where tests and programs share a process.
+        ("open('tests.py', 'w').write('')", 0, "failed"),
+        (
+            "print('\\n' + open('/dev/stdin').read(), end='', flush=True)\nraise SystemExit",
+            0,
+            "failed",
+        ),
+        ("import sys\nsys.stdin.seek(0)\nprint(sys.stdin.read())\nsys.exit()", 0, "failed"),
+        (
+            "class Same:\n    def __eq__(self, other):\n        return True\n"
+            "def add_two(a, b):\n    return Same()",
+            0,
+            "failed",
+        ),
+        (
+            "import builtins\nbuiltins.zip = lambda *_: []\ndef add_two(a, b):\n    return 0",
+            0,
+            "failed",
+        ),
+        ("def assertion(*_):\n    pass\ndef add_two(a, b):\n    return 0", 0, "failed"),
+        # The tests and the memory of what runs them are out of reach.
+        (
+            "import os\ndef add_two(a, b):\n    return 0 if os.path.exists('tests.py') else a + b",
+            1,
+            "",
+        ),
+        (
+            "import os\ndef add_two(a, b):\n    try:\n        open(f'/proc/{os.getppid()}/mem')\n"
+            "    except OSError:\n        return a + b",
+            1,
+            "",
+        ),
+        ("import sys\ndef add_two(a, b):\n    sys.exit(0)", 0, "failed"),
+        ("def add_two(a, b):\n    return a + b\nif __name__ == '__main__':\n    input()", 1, ""),
         ("def add_two(a, b:\n", 0, "failed"),
         ("while True:\n    pass", 0, "timeout"),
-        ("while True:\n    print('x' * 1000)", 0, "output"),
+        ("while True:\n    print('x' * 1000)", 0, "timeout"),
     ],
 )
 def test_mbpp(graders, rows, code, passed, note):
     (grade,) = graders.grade("mbpp", [fenced(code)], rows["mbppplus"][:1])
     assert grade.scores == {"exact": passed, "release_compatible": passed}
     assert grade.note == note
+
+
+VALUES = (
+    "None, True, 0, -(7**99), 1.5, float('inf'), 1 - 2j, 'é\\ud800', b'b', [1, [2]], (1, ()), "
+    "{1, (2,)}, frozenset({'a'}), {'k': {1: (2,)}, (1, 2): []}, collections.deque([1])"
+)
+
+
+def test_values_go_in_and_out_as_they_are(graders):
+    """Also counters, as dicts, and numpy's numbers; not what would have to be trusted."""
+    script = (
+        f"import collections\nvalues = [{VALUES}]\nfor v in values:\n    found = same(v)\n"
+        "    assert type(found) is type(v) and found == v\nassert same(key=[v]) == [v]\n"
+        "assert same('counter') == {'a': 2}\nassert same('number') == 3\n"
+        "try:\n    same('iterator')\nexcept RuntimeError:\n    pass\nelse:\n    raise SystemExit(1)"
+    )
+    code = (
+        "import collections\nimport numpy as np\ndef same(x=None, key=None):\n"
+        "    if key: return key\n    if x == 'iterator': return iter([1])\n"
+        "    if x == 'number': return np.int64(3)\n"
+        "    return collections.Counter('aa') if x == 'counter' else x"
+    )
+    meta = {"script": script, "imports": [], "interface": {"name": "same"}}
+    (grade,) = graders.grade("mbpp", [fenced(code)], [Row("r", "", "", meta=meta)])
+    assert (grade.scores["exact"], grade.note) == (1, "")
+
+
+def test_a_sandbox_that_fails_is_no_wrong_answer(graders, rows, monkeypatch):
+    """Once it may; twice ends the run, so that the same command grades the answer."""
+    calls, run = [], Sandbox.run
+
+    def failing(*arguments):
+        calls.append(arguments)
+        if len(calls) < fail:
+            raise SandboxError("bwrap: Resource temporarily unavailable")
+        return run(*arguments)
+
+    monkeypatch.setattr(Sandbox, "run", failing)
+    code, fail = [fenced("def add_two(a, b):\n    return a + b")], 2
+    (grade,) = graders.grade("mbpp", code, rows["mbppplus"][:1])
+    assert (grade.scores["exact"], len(calls)) == (1, 2)
+    fail = 99
+    with pytest.raises(InputError, match=r"the sandbox does not run .* temporarily unavailable"):
+        graders.grade("mbpp", code, rows["mbppplus"][:1])
 
 
 def test_mbpp_without_code(graders, rows):
@@ -101,6 +178,14 @@ ORDER = "class Solution:\n    def order(self, a: int, b: int) -> List[int]:\n   
         (0, "print(3)\nprint()\nprint(4)", "failed"),
         (0, SUM + "\nraise SystemExit(1)", "failed"),
         (0, "while True: pass", "timeout"),
+        # The prelude of the benchmark's own harness, and its recursion limit.
+        (
+            0,
+            "a, b = map(int, input().split())\nprint(floor(math.fsum(accumulate([a, b])) - a))",
+            "",
+        ),
+        (0, "def deep(n):\n    return n and 1 + deep(n - 1)\ndeep(20000)\n" + SUM, ""),
+        (1, "def order(a, b):\n    sqrt(a)\n    return sorted([a, b], key=cmp_to_key(sub))", ""),
         (1, ORDER.format("sorted([a, b])"), ""),
         (1, ORDER.format("tuple(sorted([a, b]))"), ""),
         (1, "def order(a, b):\n    print('noise')\n    return [min(a, b), max(a, b)]", ""),

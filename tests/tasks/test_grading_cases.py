@@ -7,8 +7,8 @@ import pytest
 from rmas.errors import InputError
 from rmas.tasks.boxed import said
 from rmas.tasks.choice_answers import find_choice
-from rmas.tasks.code_answers import _groups, _printed
 from rmas.tasks.columns import livecodebench
+from rmas.tasks.livecodebench_answers import _groups, _printed
 from rmas.tasks.math_answers import equal, find_math
 from rmas.tasks.qa_answers import score_fact
 from rmas.tasks.rows import Row

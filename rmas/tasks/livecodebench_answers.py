@@ -1,0 +1,186 @@
+"""LiveCodeBench: whether a program or a function passes the public and private tests.
+
+What tests expect never enters the sandbox: outputs of programs and results of functions come out
+and are compared here. Before a solution comes what the benchmark's own harness puts there.
+"""
+
+import json
+import secrets
+from collections.abc import Iterator, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from rmas.errors import InputError
+from rmas.tasks.code_answers import code_scores, find_code, run_code
+from rmas.tasks.private_tests import decode_tests
+from rmas.tasks.rows import Row
+from rmas.tools.sandbox import Sandbox
+
+_GROUP = 8
+"""Tests that share a sandbox; after a group with a failure no other is run."""
+
+_GROUP_BYTES = 16 << 20
+"""Of their inputs: the sandbox's disk holds 64 MiB."""
+
+# Solutions take these modules for granted, their names also bare; `builtins` comes behind those
+# that hide some of its names.
+_MODULES = (
+    *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random"),
+    *("statistics", "itertools", "functools", "operator", "io", "sys", "json", "builtins"),
+    "typing",
+)
+_PRELUDE = "".join(
+    [f"from {module} import *\n" for module in _MODULES]
+    + [f"import {module}\n" for module in _MODULES]
+    + ["sys.setrecursionlimit(50000)\n"]
+)
+
+_PROGRAM = """
+names = {"__name__": "__main__"}
+for part in ("prelude.py", "candidate.py"):
+    exec(compile(open(part).read(), part, "exec"), names)
+"""
+
+_CALL = """
+import json, sys
+name, mark = sys.argv[1:]
+arguments = [json.loads(line) for line in sys.stdin.read().split("\\n") if line.strip()]
+names = {"__name__": "candidate"}
+for part in ("prelude.py", "candidate.py"):
+    exec(compile(open(part).read(), part, "exec"), names)
+function = getattr(names["Solution"](), name) if "Solution" in names else names[name]
+result = json.dumps(function(*arguments))
+print("\\n" + mark + result, flush=True)
+"""
+
+_DRIVER = """
+import json, subprocess, sys
+job = json.load(open("job.json"))
+for text in job["inputs"]:
+    try:
+        done = subprocess.run([sys.executable, *job["command"]], input=text.encode(),
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                              timeout=job["seconds"])
+        told = [done.returncode, done.stdout[:job["most"]].decode("utf-8", "replace")]
+    except subprocess.TimeoutExpired:
+        told = ["timeout", ""]
+    print(json.dumps(told), flush=True)
+    if told[0] != 0:
+        break
+"""
+
+
+def score_livecodebench(
+    text: str, row: Row, sandbox: Sandbox, seconds: float
+) -> tuple[str | None, dict[str, float], str]:
+    """Whether the program passes all public and private tests of the row.
+
+    Raises InputError where the tests of the row cannot be read.
+    """
+    code = find_code(text)
+    if code is None:
+        return None, code_scores(False), "no code"
+    tests = [
+        test
+        for name in ("public", "private")
+        for test in decode_tests(row.meta[name], f"{row.id}, {name} tests")
+    ]
+    if not tests:
+        raise InputError(f"{row.id}: there are no tests")
+    for group in _groups(tests):
+        note = _group(code, row, group, sandbox, seconds)
+        if note:
+            return code, code_scores(False), note
+    return code, code_scores(True), ""
+
+
+def _groups(tests: Sequence[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
+    """Tests that share a sandbox: few of them, and of few bytes together."""
+    group, size = [], 0
+    for test in tests:
+        size += len(test["input"])
+        if group and (len(group) == _GROUP or size > _GROUP_BYTES):
+            yield group
+            group, size = [], len(test["input"])
+        group.append(test)
+    yield group
+
+
+def _group(
+    code: str, row: Row, tests: Sequence[dict[str, str]], sandbox: Sandbox, seconds: float
+) -> str:
+    """Why some of the tests fail; empty where all pass."""
+    kinds = {test["testtype"] for test in tests}
+    if len(kinds) > 1:
+        split = ([t for t in tests if t["testtype"] == kind] for kind in sorted(kinds))
+        return next(filter(None, (_group(code, row, g, sandbox, seconds) for g in split)), "")
+    functional, mark = kinds == {"functional"}, secrets.token_hex(8)
+    name = row.meta["interface"].get("name", "")
+    if functional and not name.isidentifier():
+        raise InputError(f"{row.id}: functional tests, but no function is named")
+    job = {
+        "inputs": [test["input"] for test in tests],
+        "command": ["call.py", name, mark] if functional else ["program.py"],
+        "seconds": seconds,
+        "most": 4 << 20,
+    }
+    files = {
+        "driver.py": _DRIVER,
+        "job.json": json.dumps(job),
+        "candidate.py": code,
+        "prelude.py": _PRELUDE,
+        "program.py": _PROGRAM,
+        "call.py": _CALL,
+    }
+    whole = seconds * len(tests) + 5
+    done, note = run_code(sandbox, files, "driver.py", whole, output=64 << 20)
+    if done is None or (note and not done.stdout):
+        return note
+    lines = done.stdout.splitlines()
+    for n, test in enumerate(tests):
+        try:
+            status, out = json.loads(lines[n])
+        except (IndexError, ValueError, TypeError, RecursionError):
+            return note or "failed"
+        if not isinstance(out, str):
+            return "failed"  # the program wrote into its driver's output
+        if status == "timeout":
+            return "timeout"
+        if status != 0:
+            return "failed"
+        right = (
+            _returned(out, mark, test["output"]) if functional else _printed(out, test["output"])
+        )
+        if not right:
+            return "failed"
+    return ""
+
+
+def _returned(out: str, mark: str, expected: str) -> bool:
+    """Whether a function returned what was expected, as JSON (a tuple is a list there)."""
+    _, found, result = out.rpartition("\n" + mark)
+    try:
+        return bool(found) and json.loads(result) == json.loads(expected)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _printed(out: str, expected: str) -> bool:
+    """Whether outputs agree line by line, blanks at their ends aside, numbers by their value."""
+    one, other = (text.strip().split("\n") for text in (out, expected))
+    return len(one) == len(other) and all(map(_same_line, one, other))
+
+
+def _same_line(one: str, other: str) -> bool:
+    if one.strip() == other.strip():
+        return True
+    numbers = _numbers(one), _numbers(other)
+    return numbers[0] is not None and numbers[0] == numbers[1]
+
+
+def _numbers(line: str) -> list[Any] | None:
+    try:
+        numbers = [Decimal(word) for word in line.split()]
+    except InvalidOperation:
+        return None
+    return numbers if all(number.is_finite() for number in numbers) else None
