@@ -9,6 +9,7 @@ the process that grades (`graders.py`).
 
 import logging
 import re
+import string
 
 from rmas.tasks.boxed import boxed, said
 from rmas.tasks.rows import Row
@@ -21,15 +22,30 @@ _NO_SPACE = re.compile(r"(?<!\\)\\!\s*|\{,\}\s*(?=\d{3}(?!\d))")
 _SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\(?:quad|qquad)\b|~|\s+")
 _SIZES = re.compile(r"\\(?:left|right|big|Big|bigg|Bigg|displaystyle|limits)(?![A-Za-z])")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
-_UNITS = (
-    *("meters?", "metres?", "cm", "km", "mm", "m", "inch(?:es)?", "in", "feet", "foot", "ft"),
-    *("yards?", "miles?", "mi", "units?", "square", "sq", "cubic", "degrees?", "hours?", "h"),
-    *("minutes?", "min", "seconds?", "s", "days?", "weeks?", "years?", "grams?", "g", "kg"),
-    *("dollars?", "cents?", "percent", "points?", "mph", "liters?", "gallons?", "people", "ways"),
-)
+# Unit -> how it is written. Short ones that are not here count within \text{}: `2h` is a product.
+_UNITS = {
+    "m": "met(?:er|re)s?", "cm": "cm|centimet(?:er|re)s?", "mm": "mm|millimet(?:er|re)s?",
+    "km": "km|kilomet(?:er|re)s?", "inch": "in|inch(?:es)?", "foot": "ft|foot|feet",
+    "yard": "yards?", "mile": "mi|miles?", "hour": "hours?", "minute": "min|minutes?",
+    "second": "seconds?", "day": "days?", "week": "weeks?", "year": "years?",
+    "gram": "grams?", "kg": "kg|kilograms?", "dollar": "dollars?", "cent": "cents?",
+    "mph": "mph", "liter": "liters?|litres?", "gallon": "gallons?", "degree": "degrees?",
+    "pound": "lbs?|pounds?", "ounce": "oz|ounces?", "percent": "percent",
+    "": "units?|square|sq|cubic|points?|people|ways",
+}  # fmt: skip
+_LETTERS = {"m": "m", "s": "second", "h": "hour", "g": "gram"}
+_POWER_OF = r"(?:\^\{?[23]\}?)?"
 _UNIT = re.compile(
-    rf"(?<=[0-9}})\]]) *(?:(?:{'|'.join(_UNITS)})(?:\^\{{?[23]\}}?)?(?: |$))+$", re.IGNORECASE
+    rf"(?<=[0-9}})\]]) *(?:(?:{'|'.join(_UNITS.values())}){_POWER_OF}(?: |$))+$", re.IGNORECASE
 )
+_SHORT = re.compile(
+    rf"(?<=[0-9}})\]]) *\\(?:text|mathrm|mbox)\s*\{{ *(?![ei] *\}})([A-Za-z]{{1,3}})\.? *\}} *"
+    rf"{_POWER_OF}$"
+)
+_FACTORS = re.compile(r"(?<=[})])([A-Za-z]{2,})$")  # math-verify drops these, as if a unit
+_RELATION = re.compile(r"[<>=]|\\(?:in|leq?|geq?|neq?|lt|gt)(?![A-Za-z])")
+_BASED = re.compile(r"([0-9A-Z]+)(?:_\{?(\d+)\}?)?")
+_BLANK = re.compile(r"(?<![A-Za-z\\])([A-Za-z0-9]) (?=[A-Za-z](?![A-Za-z]))")
 _THOUSANDS = re.compile(r"(?<![\d.])(\d{1,3}(?:,\d{3})+)(?![\d,])")
 _NAMED = re.compile(r"^\s*[A-Za-z](?:\([A-Za-z]\))?\s*(?:=|\\in\b)\s*(?=[^=]+$)")
 _ENDLESS = re.compile(r"\\(?:prod|sum|int|lim)|gamma", re.IGNORECASE)
@@ -39,8 +55,9 @@ _INTEGER = re.compile(r"-?\d+")
 _PROSE = re.compile(
     r"(?<![A-Za-z\\])(?!(?:sin|cos|tan|log|ln|exp|sqrt|pi)\b)[A-Za-z]{3,}(?![A-Za-z{])"
 )
-_COUNTED = re.compile(r"([-+]?[\d./]+|[-+]?\\frac\{\d+\}\{\d+\}) [A-Za-z][A-Za-z ]*")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
+_COUNTED = re.compile(r"([-+]?[\d./]+|[-+]?\\frac\{\d+\}\{\d+\})(?: [A-Za-z]{3,})+")
+_WORDS = re.compile(r"(?i:yes|no)|(?=.*[A-Za-z]{3})[A-Za-z](?:[A-Za-z']| (?!-)|-(?! ))*")
+_ALPHABET = set(string.ascii_letters)
 _BRACKETS = {"(": ")]", "[": ")]", "\\{": ("\\}",)}
 
 
@@ -80,6 +97,9 @@ def equal(answer: str, gold: str) -> bool:
     if len(answer) > MAX_LENGTH:
         return False
     one, other = normalise(answer), normalise(gold)
+    units = _unit(answer), _unit(gold)
+    if all(units) and units[0] != units[1]:
+        return False
     if one == other:
         return bool(one)
     if not (_harmless(one) and _harmless(other)):
@@ -89,8 +109,20 @@ def equal(answer: str, gold: str) -> bool:
 
 def normalise(answer: str) -> str:
     r"""A form in which equal answers often are equal texts; still LaTeX."""
+    text = _UNIT.sub("", _plain(answer)).strip()
+    text = _NAMED.sub("", text)
+    text = text.rstrip(".").strip()
+    if re.fullmatch(r"[-+]?\d*\.\d+", text):
+        text = text.rstrip("0").rstrip(".") or "0"
+    if _is_words(text):
+        return text.lower()
+    return _BLANK.sub(r"\1", re.sub(r" *([-+*/^=,(){}\[\]<>|]) *", r"\1", text))
+
+
+def _plain(answer: str) -> str:
+    """Without sizes, styles, currency and thousands commas; units are still there."""
     text = answer.strip().strip("$").strip()
-    text = _SIZES.sub("", text)
+    text = _SIZES.sub("", _SHORT.sub("", text))
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     text = re.sub(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree|°", "", text)
     text = text.replace("\\%", "%").replace("\\$", "").replace("$", "").replace("\u2212", "-")
@@ -100,14 +132,25 @@ def normalise(answer: str) -> str:
     # In brackets and lists a comma parts two numbers.
     if _THOUSANDS.sub("", text).count(",") == 0 and not text.startswith(("(", "[", "\\{")):
         text = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
-    text = _UNIT.sub("", text).strip()
-    text = _NAMED.sub("", text)
-    text = text.rstrip(".").strip()
-    if re.fullmatch(r"[-+]?\d*\.\d+", text):
-        text = text.rstrip("0").rstrip(".") or "0"
-    if _WORDS.fullmatch(text):
-        return text.lower()
-    return re.sub(r" *([-+*/^=,(){}\[\]<>|]) *", r"\1", text)
+    return text
+
+
+def _unit(answer: str) -> str:
+    """The unit behind a number; empty where there is none, or one that measures nothing."""
+    short = _SHORT.search(answer.strip().strip("$").strip())
+    if short and short[1] in _LETTERS:
+        return _LETTERS[short[1]]
+    match = _UNIT.search(_plain(answer))
+    words = (
+        re.findall(r"[a-z]+", match[0].lower()) if match else [short[1].lower()] if short else []
+    )
+    names = [name for word in words for name, how in _UNITS.items() if re.fullmatch(how, word)]
+    return next(filter(None, reversed(names)), "" if match or not short else short[1])
+
+
+def _is_words(text: str) -> bool:
+    """Whether a text is words, and no product, difference or function of symbols."""
+    return _WORDS.fullmatch(text) is not None and (len(text) < 3 or _prose(text))
 
 
 def _equal(one: str, other: str) -> bool:
@@ -131,20 +174,28 @@ def _equal(one: str, other: str) -> bool:
 def _single(one: str, other: str) -> bool:
     if one == other:
         return True
-    if _WORDS.fullmatch(one) and _WORDS.fullmatch(other) and max(len(one), len(other)) > 2:
+    if _is_words(one) and _is_words(other):
         return one.lower() == other.lower()
+    based = _BASED.fullmatch(one), _BASED.fullmatch(other)
+    if all(based) and (based[0][2] or based[1][2]):  # of a number system, where it is told
+        same = based[0][2] == based[1][2] or None in (based[0][2], based[1][2])
+        return same and based[0][1] == based[1][1]
+    one, other = _UNIT.sub("", one).strip(), _UNIT.sub("", other).strip()
     one, other = _without_words(one, other), _without_words(other, one)
     if _prose(one) or _prose(other):
         return one.lower() == other.lower()
     if re.fullmatch(r"[-+]?\d+", one) and re.fullmatch(r"[-+]?\d+", other):
         return int(one) == int(other)
+    if not _RELATION.search(one + other) and _symbols(one) != _symbols(other):
+        return False  # math-verify would take some letters for units, and x for X
     from math_verify import parse, verify
     from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
 
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     how = [LatexExtractionConfig(), ExprExtractionConfig()]
     answer, gold = (
-        parse(f"${side}$", extraction_config=how, parsing_timeout=None) for side in (one, other)
+        parse(f"${_FACTORS.sub(r'(\1)', side)}$", extraction_config=how, parsing_timeout=None)
+        for side in (one, other)
     )
     return bool(verify(gold, answer, timeout_seconds=None))
 
@@ -158,6 +209,11 @@ def _without_words(text: str, other: str) -> str:
 def _prose(text: str) -> bool:
     """Whether there are words in it that mathematics does not have."""
     return _PROSE.search(re.sub(r"\\(?:begin|end)\{\w+\}", "", text)) is not None
+
+
+def _symbols(text: str) -> set[str]:
+    """The letters of a formula, but for those of commands, functions and powers of ten."""
+    return set(re.sub(r"\\[A-Za-z]+|[A-Za-z]{3,}|e", " ", text)) & _ALPHABET
 
 
 def _same_set(one: list[str], other: list[str]) -> bool:
