@@ -193,10 +193,8 @@ def _single(one: str, other: str) -> bool:
 
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     how = [LatexExtractionConfig(), ExprExtractionConfig()]
-    answer, gold = (
-        parse(f"${_FACTORS.sub(r'(\1)', side)}$", extraction_config=how, parsing_timeout=None)
-        for side in (one, other)
-    )
+    sides = (_FACTORS.sub(r"(\1)", side) for side in (one, other))
+    answer, gold = (parse(f"${s}$", extraction_config=how, parsing_timeout=None) for s in sides)
     return bool(verify(gold, answer, timeout_seconds=None))
 
 
