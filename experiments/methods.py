@@ -106,7 +106,8 @@ def asking_again(a: Assembly) -> Retry | None:
     task = TASKS[grading_task(a)]
     if not a.settings.evaluate.retry or not task.opening:
         return None
-    return Retry(lambda text: task.extract(text) is None, task.opening, task.retry_tokens)
+    lacks = task.lacks or (lambda text: task.extract(text) is None)
+    return Retry(lacks, task.opening, task.retry_tokens)
 
 
 def _different(system: System) -> list[str]:

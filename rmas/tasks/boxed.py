@@ -7,8 +7,10 @@ MAX_ANSWER = 10_000
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[A-Za-z0-9+-]))")
 _SAID = re.compile(
-    r"\b(?:final answer|the answer|answer)\s*(?:is|:|=)\s*:?[ \t]*([^\n]{1,400})", re.IGNORECASE
+    r"\b(?:final answer|the answer|answer)\s*(?:is\b|:|=)\s*:?[ \t]*([^\n]{1,400})", re.IGNORECASE
 )
+SENTENCE = re.compile(r"\.(?:\s|$)")
+"""Where a sentence ends, and with it an answer in one."""
 
 
 def boxed(text: str) -> str | None:
@@ -28,8 +30,11 @@ def boxed(text: str) -> str | None:
     return None
 
 
-def said(text: str) -> str | None:
-    """What stands behind the last `answer is` or `answer:`: a formula, or a sentence; or None."""
+def said(text: str, end: re.Pattern | None = SENTENCE) -> str | None:
+    """What stands behind the last `answer is` or `answer:`; None where nothing does.
+
+    It is a formula, or goes on to the first `end`, or else to the end of its line.
+    """
     found = _SAID.findall(text)
     if not found:
         return None
@@ -39,7 +44,8 @@ def said(text: str) -> str | None:
     formula = re.match(r"\$([^$]+)\$", answer)
     if formula:
         return formula[1].strip() or None
-    answer = re.split(r"\.(?:\s|$)", answer, maxsplit=1)[0]
+    if end is not None:
+        answer = end.split(answer, maxsplit=1)[0]
     return re.sub(r"^[*_\s$]+|[*_\s$.]+$", "", answer) or None
 
 

@@ -7,29 +7,45 @@ from rmas.tasks.boxed import boxed, said
 from rmas.tasks.rows import Row
 
 _WRAPPED = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
-_LETTER = re.compile(r"^(?:option|choice|answer)?\s*[(\[]?\s*([A-Za-z])\s*(?:[)\]]|[.:,]|$)", re.I)
-_OTHER = re.compile(r"^[\s,./;&]*(?:(?:and|or)\s+)?[(\[]?[A-Z](?:[)\].,:]|$)")
+_LETTER = re.compile(
+    r"^(?:(?:option|choice|answer)\b)?\s*[(\[]?\s*([A-Za-z])\s*"
+    r"(?:[)\]][.:,]?|[.:,]|$|(?=\s(?:because|since|as|due)\b))",
+    re.IGNORECASE,
+)
+_ANOTHER = re.compile(
+    r"^[\s,./;&]*(?:(?:and|or)\s+)?[(\[]?([A-Za-z])(?:[)\].,:;]|$|\s+(?:and|or)\b)"
+)
 
 
 def find_choice(text: str, options: Mapping[str, str] | None = None) -> str | None:
     """The letter of the last boxed answer, or of one that is said; None where there is none.
 
     With `options` (letter -> text) only these letters count, and the text of exactly one of them
-    counts as its letter.
+    counts as its letter, alone or behind it. Several letters decide for none.
     """
-    for found in (boxed(text), said(text)):
+    for found in (boxed(text), said(text, None)):
         if found is None:
             continue
-        plain = _WRAPPED.sub(r"\1", found).strip().strip("$*{} ")
+        plain = _WRAPPED.sub(r"\1", found).strip().strip("$* ")
         match = _LETTER.match(plain)
-        if match and _OTHER.search(plain[match.end() :]):
-            continue  # several letters decide for none
-        if match and (options is None or match[1].upper() in options):
-            return match[1].upper()
+        letter, rest = (match[1].upper(), plain[match.end() :]) if match else ("", "")
         same = [k for k, option in (options or {}).items() if _same(option, plain)]
-        if len(same) == 1:
+        if len(same) == 1 and len(plain) > 1:
             return same[0]
+        if not match or (options is not None and letter not in options):
+            continue
+        if options is not None and rest.strip() and _same(options[letter], rest):
+            return letter
+        other = _ANOTHER.match(rest)
+        if other and (options is None or other[1].upper() in options):
+            continue
+        return letter
     return None
+
+
+def lacks_choice(text: str) -> bool:
+    """Whether a text decides for no letter and boxes nothing, such as the text of an option."""
+    return find_choice(text) is None and boxed(text) is None
 
 
 def score_choice(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
@@ -42,4 +58,5 @@ def score_choice(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
 
 
 def _same(one: str, other: str) -> bool:
-    return " ".join(one.lower().split()).rstrip(".") == " ".join(other.lower().split()).rstrip(".")
+    plain = (" ".join(side.lower().split()).strip("$. ") for side in (one, other))
+    return next(plain) == next(plain)

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rmas.tasks import puzzle
-from rmas.tasks.choice_answers import find_choice, score_choice
+from rmas.tasks.choice_answers import find_choice, lacks_choice, score_choice
 from rmas.tasks.code_answers import find_code
 from rmas.tasks.generated import PUZZLES
 from rmas.tasks.livecodebench_answers import score_livecodebench
-from rmas.tasks.math_answers import find_math, same_integer, score_integer, score_math
+from rmas.tasks.math_answers import find_math, lacks_math, same_integer, score_integer, score_math
 from rmas.tasks.mbpp_answers import score_mbpp
-from rmas.tasks.qa_answers import find_fact, score_fact
+from rmas.tasks.qa_answers import find_fact, lacks_fact, score_fact
 from rmas.tasks.rows import Row
 
 Scores = dict[str, float]
@@ -47,6 +47,7 @@ class Task:
         with the seconds that a test may take.
       opening: how an answer begins that is asked for once more; empty for no retry.
       retry_tokens: how many tokens that may take.
+      lacks: whether a text is asked once more; None: where nothing is extracted.
       ceiling: the accuracy of a faultless system with so many rounds, where a task knows it.
       release: the release's rule for an answer and a gold one, where that alone is quick.
     """
@@ -57,6 +58,7 @@ class Task:
     where: Literal["here", "apart", "sandbox"] = "here"
     opening: str = ""
     retry_tokens: int = 16
+    lacks: Callable[[str], bool] | None = None
     ceiling: Callable[[Sequence[Row], int], float] | None = None
     release: Callable[[str, str], bool] | None = None
 
@@ -88,10 +90,12 @@ TASKS = {
     name: Task(name, puzzle.extract_answer, _score_puzzle, ceiling=puzzle.ceiling)
     for name in PUZZLES
 } | {
-    "math": Task("math", find_math, score_math, "apart", _BOX, release=same_integer),
-    "integer": Task("integer", find_math, score_integer, "apart", _BOX, release=same_integer),
-    "choice": Task("choice", find_choice, score_choice, "apart", _BOX),
-    "qa": Task("qa", find_fact, score_fact, "apart", _BOX),
+    "math": Task("math", find_math, score_math, "apart", _BOX, 16, lacks_math, None, same_integer),
+    "integer": Task(
+        "integer", find_math, score_integer, "apart", _BOX, 16, lacks_math, None, same_integer
+    ),
+    "choice": Task("choice", find_choice, score_choice, "apart", _BOX, 16, lacks_choice),
+    "qa": Task("qa", find_fact, score_fact, "apart", _BOX, 16, lacks_fact),
     "mbpp": Task("mbpp", find_code, score_mbpp, "sandbox", _FENCE, 256),
     "livecodebench": Task("livecodebench", find_code, score_livecodebench, "sandbox", _FENCE, 256),
 }

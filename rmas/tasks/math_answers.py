@@ -66,6 +66,14 @@ def find_math(text: str) -> str | None:
     return boxed(text) or said(text)
 
 
+def lacks_math(text: str) -> bool:
+    """Whether a text has no answer but, at most, words behind `the answer is`."""
+    answer = find_math(text)
+    return answer is None or (
+        boxed(text) is None and len(answer.split()) > 1 and not re.search(r"[0-9\\]", answer)
+    )
+
+
 def score_math(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
     """The answer and its scores; the release compares the first integers alone."""
     answer = find_math(text)

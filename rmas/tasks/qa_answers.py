@@ -12,16 +12,31 @@ _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation))
 _ALIKE = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\u2212", "''\"\"---")
+_SHORT = (
+    *("St", "Dr", "Mr", "Mrs", "Ms", "Jr", "Sr", "Prof", "Mt", "Ft", "No", "Lt", "Col", "Gen"),
+    *("Sgt", "Capt", "Rev", "vs", "Inc", "Co"),
+)
+_NAMES_END = re.compile(  # not behind initials (J. R. R. Tolkien, U.S. Navy) and short words
+    r"(?<![^\w][A-Za-z])(?<!^[A-Za-z])(?<!\.[A-Za-z])"
+    + "".join(rf"(?<!\b{word})" for word in _SHORT)
+    + r"\.(?:\s|$)"
+)
+_FINAL = re.compile(r"\bfinal answer\s*(?:is\b|:|=)", re.IGNORECASE)
 _CLOSED = ("yes", "no", "noanswer")
 
 
 def find_fact(text: str) -> str | None:
     """The boxed answer, or the one that is said, or the last line; None for an empty text."""
-    found = boxed(text) or said(text)
+    found = boxed(text) or said(text, _NAMES_END)
     if found is None:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         found = lines[-1] if lines else None
     return _WRAPPED.sub(r"\1", found[:MAX_ANSWER]) if found else None
+
+
+def lacks_fact(text: str) -> bool:
+    """Whether a text neither boxes an answer nor calls something its final one."""
+    return boxed(text) is None and not (_FINAL.search(text) and said(text, _NAMES_END))
 
 
 def normalise(text: str) -> str:

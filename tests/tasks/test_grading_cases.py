@@ -8,6 +8,7 @@ from rmas.errors import InputError
 from rmas.tasks.boxed import said
 from rmas.tasks.choice_answers import find_choice
 from rmas.tasks.columns import livecodebench
+from rmas.tasks.grading import TASKS
 from rmas.tasks.livecodebench_answers import _groups, _printed
 from rmas.tasks.math_answers import equal, find_math
 from rmas.tasks.qa_answers import score_fact
@@ -89,26 +90,74 @@ def test_mathematics(answer, gold, wanted):
     assert equal(answer, gold) is wanted
 
 
+OPTIONS = {"A": "S. aureus", "B": "E. coli", "C": "H. pylori", "D": "$\\frac{1}{2}$"}
+
+
 @pytest.mark.parametrize(
     ("text", "letter"),
     [
+        # Several letters decide for none.
         ("\\boxed{A, C}", None),
         ("\\boxed{A. or B.}", None),
         ("Answer: A) or B)", None),
+        ("\\boxed{A, B and C}", None),
+        ("\\boxed{A, B or C}", None),
+        ("\\boxed{a, b}", None),
+        ("\\boxed{E}", None),
+        # One does, with its option's text or without.
         ("\\boxed{A}", "A"),
+        ("\\boxed{b}", "B"),
         ("\\boxed{A. Iron}", "A"),
         ("\\boxed{B) A vitamin}", "B"),
         ("\\boxed{(C)}", "C"),
+        ("\\boxed{\\text{(C)}}", "C"),
+        ("\\boxed{B. E. coli}", "B"),
+        ("\\boxed{C. H. pylori}", "C"),
+        ("The answer is B) S. aureus", "B"),
+        ("\\boxed{B. I, II}", "B"),
+        ("The answer is B because it fits.", "B"),
+        ("The answer is B. A is wrong.", "B"),
+        ("**Answer: C**", "C"),
+        # The text of an option.
+        ("\\boxed{$\\frac{1}{2}$}", "D"),
+        ("\\boxed{\\frac{1}{2}}", "D"),
+        ("\\boxed{e. coli}", "B"),
+        ("The answer is A patient", None),
     ],
 )
-def test_several_letters_decide_for_none(text, letter):
-    assert find_choice(text, {c: f"option {c}" for c in "ABCD"}) == letter
+def test_choices(text, letter):
+    assert find_choice(text, OPTIONS) == letter
+
+
+def test_an_option_may_name_another_letter():
+    assert find_choice("\\boxed{A. C. difficile}", {"A": "C. difficile", "C": "E. coli"}) == "A"
+    assert find_choice("\\boxed{A. C. difficile}", {"A": "Iron", "C": "E. coli"}) is None
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "again"),
+    [
+        ("math", "The answer is 42.", False),
+        ("math", "The answer is x", False),
+        ("math", "whether the answer is likely to be found by", True),
+        ("math", "no box", True),
+        ("choice", "\\boxed{An artery}", False),
+        ("choice", "The answer is B.", False),
+        ("choice", "It is hard to say.", True),
+        ("qa", "Let me think. First, the river that", True),
+        ("qa", "Final answer: Paris", False),
+        ("qa", "\\boxed{Paris}", False),
+    ],
+)
+def test_who_is_asked_again(task, text, again):
+    assert TASKS[task].lacks(text) is again
 
 
 def test_an_unclosed_box_is_no_answer():
     assert find_math("So the final answer is: \\boxed{") is None
     assert said("The answer is \\boxed{42") is None
     assert find_math("The answer is 42.") == "42"
+    assert find_math("the answer isn't 5") is None
 
 
 @pytest.mark.parametrize(
@@ -117,6 +166,10 @@ def test_an_unclosed_box_is_no_answer():
         ("\\boxed{\\text{Paris}}", "Paris", (1, 1, 1)),
         ("\\boxed{well known}", "well-known", (0, 1, 0)),
         ("\\boxed{the U.S.}", "US", (1, 0, 1)),
+        ("The answer is J. R. R. Tolkien.", "J. R. R. Tolkien", (1, 1, 1)),
+        ("The answer is St. Louis. It lies on a river.", "St. Louis", (1, 1, 1)),
+        ("Final answer: U.S. Navy", "U.S. Navy", (1, 1, 1)),
+        ("The answer is Paris. It is a city.", "Paris", (1, 1, 1)),
     ],
 )
 def test_facts(text, gold, scores):
