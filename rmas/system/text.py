@@ -11,9 +11,10 @@ import functools
 from collections.abc import Callable, Sequence
 
 import jax
+from jax.sharding import Mesh
 
 from rmas.models import ModelSpec
-from rmas.parallel import use, whole_batch
+from rmas.parallel import put_batch, use, whole_batch
 from rmas.shapes import Params
 from rmas.system import decode
 from rmas.system.answers import Answer, Limits, Question, row_names
@@ -49,7 +50,8 @@ def exchange(
 ) -> list[Answer]:
     """All turns of all rounds; every text is in the answers."""
     topology = renderer.system.topology
-    rows = whole_batch(renderer.system.mesh, batch)
+    mesh = renderer.system.mesh
+    rows = whole_batch(mesh, batch)
     answers = [Answer.blank(topology) for _ in questions]
     fed: dict[Edge, list[Written]] = {}
     for k in range(rounds):
@@ -58,10 +60,13 @@ def exchange(
             final = k == rounds - 1 and agent == topology.output
             limit = limits.tokens(agent, final)
             inbox = {e.src: sent[e] for e in topology.incoming(agent) if e in sent}
-            with clock.phase("render"):
+            with clock.phase("render") as made:
                 lines = _lines(renderer, agent, questions, k, inbox, limit)
-            with clock.phase("read") as made:
-                state = _read(renderer, agent, lines, rows, limit)
+                prompt = _stacked(lines, rows, mesh)
+                made.append(prompt)
+            with use(mesh), clock.phase("read") as made:
+                own = renderer.system.agents[agent]
+                state = read(own.model, decode.room(limit), own.params, prompt)
                 made.append(state)
             names = row_names(questions, rows, rollout_index, f"{agent}/{k}")
             wrote = write(agent, k, state, names, limit, final)
@@ -95,9 +100,7 @@ def _lines(renderer, agent, questions, k, inbox: dict[str, list[Written]], limit
     return lines
 
 
-def _read(renderer, agent, lines: list[Line], rows: int, limit: int) -> decode.DecodeState:
-    own = renderer.system.agents[agent]
-    padded = [*lines, *[Line((), ())] * (rows - len(lines))]
-    prompt = jax.tree.map(lambda x: x[0], stack([padded]))
-    with use(renderer.system.mesh):
-        return read(own.model, decode.room(limit), own.params, prompt)
+def _stacked(lines: list[Line], rows: int, mesh: Mesh) -> Prompt:
+    """Prompts as arrays on the devices, filled up to so many rows."""
+    prompt = stack([[*lines, *[Line((), ())] * (rows - len(lines))]])
+    return put_batch(mesh, jax.tree.map(lambda x: x[0], prompt), axis=0)
