@@ -19,6 +19,7 @@ from rmas.evaluation.runner import TIMINGS, Plan, by_length, run, seconds_of
 from rmas.evaluation.tries import ROWS, Maker
 from rmas.files import atomic_write_json, read_json
 from rmas.parallel import is_first
+from rmas.parallel.meters import machine
 from rmas.shapes import Params
 from rmas.system.answers import Answer, Question
 from rmas.system.decode import Sampling
@@ -211,6 +212,7 @@ def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
         batch=e.batch_size,
         seed=s.seed,
         rollouts=e.rollouts,
+        machine=machine(a.system.mesh),
     )
     with graders:
         records = run(plan, graders, folder)

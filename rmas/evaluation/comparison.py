@@ -138,7 +138,7 @@ def _against(evaluations: Evaluations, benchmark: str, variant: Variant, referen
             for v, found in ((variant, own), (reference, text))
         ]
         joined = [batch for side in sides for batch in side]
-        if None not in joined and len({batch.workdir for batch in joined}) == 1:
+        if None not in joined and len({(batch.workdir, batch.machine) for batch in joined}) == 1:
             timed[question] = sides
     clusters = _clusters({q: [b for s in sides for b in s] for q, sides in timed.items()})
     ours, theirs = ([_mean(map(_share, sides[at])) for sides in timed.values()] for at in (0, 1))

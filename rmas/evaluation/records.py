@@ -69,7 +69,7 @@ class Record:
 class Batch:
     """Questions that were answered together; seconds are those of the whole batch.
 
-    `compile` and `peak_bytes` are None where the file does not tell.
+    `compile` and `peak_bytes` are None where the file does not tell, `machine` is empty.
     """
 
     workdir: int
@@ -78,6 +78,7 @@ class Batch:
     compile: float | None
     phases: Mapping[str, float]
     peak_bytes: int | None
+    machine: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,7 +282,8 @@ def _batch(
     compiled = float(numbers["compile"]) if "compile" in value else None
     if keys is None:
         return None
-    return Batch(workdir, keys, float(numbers["seconds"]), compiled, phases, peak)
+    machine = _field({"machine": ""} | value, "machine", str, place)
+    return Batch(workdir, keys, float(numbers["seconds"]), compiled, phases, peak, machine)
 
 
 def _variant(value: dict[str, Any], place: str) -> Variant:

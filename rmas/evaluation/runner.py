@@ -100,6 +100,7 @@ class Plan:
     Attributes:
       task: the name of what grades.
       asked: the questions (`by_length`).
+      machine: what runs it; times of different machines are not compared.
       rollouts: how often each question is answered.
     """
 
@@ -110,6 +111,7 @@ class Plan:
     batch: int
     seed: int
     rollouts: int = 1
+    machine: str = ""
 
     def batches(self) -> Iterator[Batch]:
         """Every batch of every method, in the order in which records are written."""
@@ -225,6 +227,7 @@ def _answer(
         "compile": after - compiled,
         "phases": method.phases(),
         "peak_bytes": peak_bytes(),
+        "machine": plan.machine,
     }
 
 

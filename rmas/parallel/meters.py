@@ -1,10 +1,12 @@
-"""What a run takes beside time: compilation, and memory at its peak."""
+"""What a run takes beside time: compilation, memory at its peak, and the machine."""
 
 import functools
+import os
 import resource
 import sys
 
 import jax
+from jax.sharding import Mesh
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -25,6 +27,17 @@ def _compiled() -> list[float]:
 def seconds_compiling() -> float:
     """Seconds that XLA compiled, or read compiled programs, since this was first asked."""
     return sum(_compiled())
+
+
+def machine(mesh: Mesh | None) -> str:
+    """What a run's times belong to: devices of this process, mesh, and how many processes."""
+    device = jax.local_devices()[0]
+    cores = f" of {os.cpu_count()} cores" if device.platform == "cpu" else ""
+    shape = ",".join(f"{axis}={n}" for axis, n in mesh.shape.items()) if mesh else "single"
+    return (
+        f"{jax.local_device_count()} {device.device_kind}{cores}, mesh {shape}, "
+        f"{jax.process_count()} processes"
+    )
 
 
 def peak_bytes() -> int:

@@ -201,6 +201,18 @@ def test_two_workdirs_are_not_compared(tmp_path):
     assert rows_of(three)[0]["against_text"]["token_ratio"]["value"] == 332 / 92
 
 
+def test_times_of_two_machines_are_not_compared(tmp_path):
+    """As where a killed run went on elsewhere; tokens are, and times of the same machine."""
+    records, timings = pair()
+    machines = ["1 A", "1 A", "1 B", "1 A"]
+    timings = [line | {"machine": own} for line, own in zip(timings, machines, strict=True)]
+    found = rows_of(write(tmp_path, records, timings))[0]["against_text"]
+    assert (found["n"], found["n_timed"]) == (4, 2)
+    timings = [line | {"machine": "1 A"} for line in timings]
+    found = rows_of(write(tmp_path, records, timings))[0]["against_text"]
+    assert (found["n"], found["n_timed"]) == (4, 4)
+
+
 def test_other_data_of_one_name_are_refused(tmp_path):
     for name, data in (("1", "v1"), ("2", "v2")):
         write(tmp_path / name, *pair())
