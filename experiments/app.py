@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 import textwrap
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -30,12 +31,15 @@ from ml_collections import ConfigDict
 from experiments import config_file
 from experiments.freeze import freeze
 from rmas import parallel
-from rmas.errors import InputError, PeersLostError, Stopped
+from rmas.errors import BusyError, InputError, PeersLostError, Stopped
 from rmas.evaluation.report import printable
 
 __all__ = ["config_from_flags", "freeze", "run", "say", "start"]
 
 FLAGS = flags.FLAGS
+_DRY = {"dry_run": "experiments.evaluate", "plan": "experiments.train_inner and train_outer"}
+_AFTER = 3.0
+_dry: tuple[str, ...] = ()  # of this main
 _HELP = ("--help", "-help", "-h", "--helpshort", "-?")
 _OURS = {
     "config": "config file: Python with a function get_config()",
@@ -55,6 +59,7 @@ def run(
     words: int = 0,
     resumes: bool = True,
     pod: bool = False,
+    dry: tuple[str, ...] = (),
 ) -> None:
     """Parses the flags, runs `main(argv)`, and exits; never returns.
 
@@ -62,8 +67,11 @@ def run(
     the default of `--workdir`; without one a main that asks for it makes the flag required. A main
     with neither is not resumed: it has no such flag. At most `words` arguments may come without
     a flag; they are the rest of `argv`. `resumes` says whether the same command goes on after
-    Ctrl-C where it was. A main for `pod`s runs in many processes, and calls `start` first.
+    Ctrl-C where it was. A main for `pod`s runs in many processes, and calls `start` first. `dry`
+    names the fields of the config, `dry_run` or `plan`, by which it tells what it would do.
     """
+    global _dry
+    _dry = dry
     if pod:
         flags.DEFINE_string("coordinator", None, _OURS["coordinator"])
         flags.DEFINE_integer("processes", 1, _OURS["processes"])
@@ -78,10 +86,10 @@ def run(
         if _debug():
             traceback.print_exc()
         print(f"error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(2)
-    except PeersLostError as error:
+        _leave(2)
+    except (PeersLostError, BusyError) as error:
         print(f"error: {_one_line(error)}; the same command resumes the run", file=sys.stderr)
-        sys.exit(1)
+        _leave(1)
     except Stopped as stopped:
         print(f"{_one_line(stopped)}; the same command resumes the run", file=sys.stderr)
         sys.exit(143)
@@ -94,7 +102,27 @@ def run(
         after = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
         resume = "; the same command resumes the run" if resumes and "workdir" in FLAGS else ""
         print(f"{after}interrupted{resume}", file=sys.stderr)
-        sys.exit(130)
+        _leave(130)
+    except Exception:
+        if not parallel.is_joined():
+            raise
+        traceback.print_exc()
+        _leave(1)
+
+
+def _leave(status: int) -> None:
+    """Ends the process. One of many does so at once, and the runtime ends the others.
+
+    (The regular end would wait minutes for them, and then abort with a status of its own.) The
+    first one, whose end ends the others, lets those go before it that have found the same error.
+    """
+    if not parallel.is_joined():
+        sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if parallel.is_first():
+        time.sleep(_AFTER)
+    os._exit(status)
 
 
 def start() -> None:
@@ -124,9 +152,13 @@ def config_from_flags() -> tuple[ConfigDict, Path]:
     """The config with all overrides, and the work folder (not made yet).
 
     Dry runs and plans need none, and get one that goes when they end. Raises InputError where
-    `--workdir` is missing.
+    `--workdir` is missing, or a dry run is asked of what cannot do one.
     """
-    if not FLAGS.workdir and (FLAGS.config.get("dry_run") or FLAGS.config.get("plan")):
+    asked = [name for name in _DRY if FLAGS.config.get(name)]
+    for name in asked:
+        if name not in _dry:
+            raise InputError(f"--config.{name} belongs to {_DRY[name]}; this command would do all")
+    if not FLAGS.workdir and asked:
         folder = tempfile.TemporaryDirectory()
         atexit.register(folder.cleanup)
         return FLAGS.config, Path(folder.name)

@@ -14,6 +14,7 @@ import jax
 from experiments.settings import Settings
 from rmas import __version__, models
 from rmas.errors import InputError
+from rmas.files import room_for
 from rmas.links import Form, aligned_inner, init_links, parse_form
 from rmas.parallel import barrier, is_first, to_host
 from rmas.shapes import Params
@@ -236,7 +237,8 @@ class Assembly:
         """Writes links with the facts that they belong to."""
         links = to_host(links)
         if is_first():
-            save_links(folder, links, self.facts())
+            with room_for(f"links in {folder}"):
+                save_links(folder, links, self.facts())
         barrier("links are saved")
 
     def facts(self) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from experiments import app, stages
 from experiments.assembly import Assembly
 from experiments.dry_run import describe
 from experiments.settings import Settings
-from rmas.errors import InputError
 from rmas.evaluation.report import table
 
 _LINKS = flags.DEFINE_string(
@@ -30,8 +29,6 @@ _LINKS = flags.DEFINE_string(
 def main(_: list[str]) -> None:
     config, workdir = app.config_from_flags()
     settings = app.freeze(config, Settings)
-    if settings.plan:
-        raise InputError("--config.plan belongs to experiments.train_inner and train_outer")
     app.start()
     assembly = Assembly(settings, workdir)
     if settings.dry_run:
@@ -43,4 +40,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, config="experiments/configs/tiny_sequential.py", pod=True)
+    app.run(main, config="experiments/configs/tiny_sequential.py", pod=True, dry=("dry_run",))

@@ -37,8 +37,6 @@ def main(_: list[str]) -> None:
     if _SEED.value is not None:
         config.seed = _SEED.value
     settings = app.freeze(config, Settings)
-    if settings.plan:
-        raise InputError("--config.plan belongs to experiments.train_inner and train_outer")
     app.start()
     if find_spec("matplotlib") is None:
         raise InputError("matplotlib is missing, the plots need it: pip install -e '.[plots]'")

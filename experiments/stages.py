@@ -58,6 +58,7 @@ def inner_stage(a: Assembly, agents: Sequence[str] = ()) -> None:
         open_workdir(folder, a.identity("links", "inner") | rounds)
         a.check_texts([agent])
         schedule, examples = _schedule(s, s.inner), a.examples(s.inner.max_length)
+        done = (folder / LINKS).exists()  # then no states are needed any more
         links = train_inner(
             agent,
             folder=folder,
@@ -67,7 +68,7 @@ def inner_stage(a: Assembly, agents: Sequence[str] = ()) -> None:
             examples=examples,
             source=a.split("train"),
             schedule=schedule,
-            stored=_stored(a, agent, schedule, examples),
+            stored=None if done else _stored(a, agent, schedule, examples),
             validation=_validation(a, s.inner),
             facts=_facts(a, "inner"),
         )

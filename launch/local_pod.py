@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-_GRACE = 15.0  # seconds between asking the others to end and making them
+_GRACE = 15.0  # seconds that the others have to end by themselves
 
 
 def main(argv: Sequence[str]) -> int:
@@ -79,7 +79,7 @@ def free_port() -> int:
 def _wait(started: Sequence[subprocess.Popen]) -> int:
     """Waits for all, and ends the others when one fails; the exit status of that one."""
     status, deadline = 0, None
-    while any(process.poll() is None for process in started):
+    while None in [process.poll() for process in started]:
         failed = [p.returncode for p in started if p.returncode]
         if failed and deadline is None:
             status, deadline = failed[0], time.monotonic() + _GRACE

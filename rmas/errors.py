@@ -18,3 +18,7 @@ class Stopped(Exception):  # noqa: N818 - nothing is wrong
 
 class PeersLostError(Exception):
     """Other processes of the run have ended, or cannot be reached: the same command may succeed."""
+
+
+class BusyError(Exception):
+    """Another run uses what this one needs: the same command may succeed later."""

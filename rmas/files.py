@@ -15,6 +15,7 @@ from typing import IO, Any
 from rmas.errors import InputError
 
 MAX_JSON = 64 << 20
+_FULL = ("No space left", "ENOSPC", "Disk quota exceeded", "File too large")
 
 
 @contextlib.contextmanager
@@ -56,6 +57,25 @@ def atomic_write_text(path: str | os.PathLike, text: str) -> None:
 def atomic_write_json(path: str | os.PathLike, obj: Any) -> None:
     """`obj` as indented JSON with a final newline; key order is kept."""
     atomic_write_text(path, json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def room_for(what: str) -> Iterator[None]:
+    """Ends with one line where the block finds the disk full, whatever its writer makes of that.
+
+    Raises InputError naming `what` cannot be written; other errors go through.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # array_record, safetensors and tensorstore have errors of their own
+        if not any(word in str(error) for word in _FULL):
+            raise
+        raise InputError(
+            f"{what} cannot be written: the disk is full; make room, and give the same command "
+            "again: what was written before is whole"
+        ) from error
 
 
 def append_lines(file: IO[str], lines: Iterable[str]) -> None:

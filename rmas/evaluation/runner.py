@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from rmas.files import append_lines, atomic_write_text, replacing
+from rmas.files import append_lines, atomic_write_text, replacing, room_for
 from rmas.parallel import barrier, is_first
 from rmas.parallel.meters import peak_bytes, seconds_compiling
 from rmas.system.answers import Answer, Question
@@ -185,8 +185,9 @@ def run(plan: Plan, graders: Graders, folder: Path) -> list[dict]:
             answers, timing = _answer(plan, batch, [question_of(row) for row in rows], warm)
             grades = graders.grade(plan.task, [a.text for a in answers], rows)
             new = [plan.record(batch, *three) for three in zip(rows, answers, grades, strict=True)]
-            append_lines(record_file, [json.dumps(record) for record in new])
-            append_lines(timing_file, [json.dumps(timing)])
+            with room_for(f"{folder / RECORDS}"):
+                append_lines(record_file, [json.dumps(record) for record in new])
+                append_lines(timing_file, [json.dumps(timing)])
             scores = right.setdefault(batch.method, [])
             scores += [record["scores"]["exact"] for record in new]
             name = f"{batch.method.name} r={batch.method.rounds} accuracy"
@@ -251,6 +252,7 @@ def merge(folder: Path, batches: Sequence[Batch]) -> None:
     for name, whole in ((RECORDS, True), (TIMINGS, False)):
         path = folder / name
         parts = sorted(folder.glob(f"{path.stem}.*{path.suffix}"))
+        parts = [part for part in parts if part.suffixes[0][1:].isdecimal()]
         lines = [line for file in (path, *parts) for line in _lines(file)]
         if whole:
             found = whole_batches(lines, batches)

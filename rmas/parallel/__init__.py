@@ -20,7 +20,7 @@ from rmas.parallel.mesh import (
     use,
 )
 from rmas.parallel.place import Place, Read, placer
-from rmas.parallel.processes import agreed, barrier, is_first, largest, to_host
+from rmas.parallel.processes import agreed, barrier, is_first, is_joined, largest, to_host
 from rmas.parallel.rules import Heads, is_stacked, param_shardings, state_shardings
 from rmas.parallel.startup import Cluster, start
 
@@ -40,6 +40,7 @@ __all__ = [
     "batch_share",
     "constrain",
     "is_first",
+    "is_joined",
     "is_stacked",
     "largest",
     "make_mesh",

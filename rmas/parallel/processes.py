@@ -25,6 +25,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def is_joined() -> bool:
+    """Whether this process is one of several; before they have met, none is."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
 def barrier(name: str, seconds: float = WAIT) -> None:
     """Waits until every process of the run is here. All must call it, in the same order.
 

@@ -78,12 +78,12 @@ def start(
 
 
 def cluster_tells(environ: Mapping[str, str]) -> bool:
-    """Whether the environment is one of several processes that JAX can find by itself."""
+    """Whether the environment says that there are several processes, for JAX to find."""
     if int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return "SLURM_PROCID" in environ
     # A TPU worker is told the names of all; a slice of one machine names itself alone.
     workers = environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    return len(workers) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in environ or _on_pod(environ)
+    return len(workers) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in environ
 
 
 def _on_pod(environ: Mapping[str, str]) -> bool:
@@ -105,7 +105,9 @@ def _join(cluster: Cluster | None, pod: bool) -> None:
         if cluster is not None and cluster.count > 1:
             jax.distributed.initialize(cluster.coordinator, cluster.count, cluster.index)
         elif cluster is None and pod and cluster_tells(os.environ):
-            # One that looks like a pod, but is none, has no coordinator to name.
+            jax.distributed.initialize()
+        elif cluster is None and pod and _on_pod(os.environ):
+            # A machine that is no part of a pod has no coordinator to name.
             with contextlib.suppress(ValueError):
                 jax.distributed.initialize()
     except (RuntimeError, ValueError) as error:

@@ -3,9 +3,10 @@
 A step holds the state (any pytree of arrays: links, optimizer, step), the state of the data
 iterator, and a JSON dict that names what we did not train. It is written while training goes on,
 and committed by one rename: a kill in the middle of a save leaves the steps before it as they
-were. Beside the arrays lies a list of every leaf's dtype, shape and checksum; a step that does
-not match its own list, or cannot be read, is put aside with a warning, and the step before it is
-used. A step may be restored by another number of processes, and onto another mesh.
+were. Beside the arrays lies a list of every leaf's dtype, shape and checksum, and beside the step
+one of its files; a step that does not match its own lists, or cannot be read, is put aside with a
+warning, and the step before it is used. A step may be restored by another number of processes, and
+onto another mesh.
 """
 
 import base64
@@ -15,7 +16,6 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rmas.errors import InputError
+from rmas.files import room_for
 from rmas.parallel import barrier, is_first, largest
+from rmas.training import checksums
 
 _log = logging.getLogger(__name__)
 _ASIDE = "damaged-"
 _SCORE = "score"
-_FULL = ("No space left", "ENOSPC", "Disk quota exceeded", "File too large")
 _OLD = "deleting"  # old steps are renamed into here first: a kill leaves no half-deleted step
 
 
@@ -59,7 +60,7 @@ class Checkpoints:
             if is_first():
                 self.folder.mkdir(parents=True, exist_ok=True)
             barrier("checkpoint folder")
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            self._manager = _Manager(self.folder, options=options)
         except OSError as error:
             raise InputError(
                 f"checkpoint folder {self.folder} cannot be used: {error.strerror or error}"
@@ -113,20 +114,11 @@ class Checkpoints:
         """Returns when all that was saved is on disk; InputError where it cannot be written."""
         with self._writing():
             self._manager.wait_until_finished()
+            self._note()
         self._delete_old()
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            # Tensorstore tells of a full disk in errors of its own.
-            if not any(word in str(error) for word in _FULL):
-                raise
-            raise InputError(
-                f"a checkpoint cannot be written in {self.folder}: the disk is full; make room, "
-                "and give the same command again: the checkpoints before it are whole"
-            ) from error
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return room_for(f"a checkpoint in {self.folder}")
 
     def latest_step(self) -> int | None:
         """The newest step, or None."""
@@ -158,6 +150,13 @@ class Checkpoints:
         damaged = []
         _hush_closed_loops()
         for step in steps:
+            arrays, wrong = None, checksums.fault(self.folder, step)
+            if wrong:
+                _log.warning("checkpoint step %d: %s", step, wrong)
+            # What one process cannot read of it, none uses; nobody has begun to read it yet.
+            if largest(int(bool(wrong))):
+                damaged.append(step)
+                continue
             try:
                 info = self._info(step)
                 _compare(f"checkpoint {self.folder / str(step)}", info["leaves"], wanted)
@@ -165,9 +164,7 @@ class Checkpoints:
             except InputError:
                 raise  # a sound checkpoint of something else: older ones are no answer
             except Exception as error:  # whatever reading a damaged step may raise
-                arrays = None
                 _log.warning("checkpoint step %d cannot be read (%s)", step, _one_line(error))
-            # What one process cannot read of it, none uses.
             if largest(int(arrays is None)):
                 damaged.append(step)
                 continue
@@ -184,6 +181,7 @@ class Checkpoints:
         """Waits, and releases Orbax's threads; a closed object is of no further use."""
         with self._writing():
             self._manager.close()
+            self._note()
         self._delete_old()
 
     def __enter__(self) -> "Checkpoints":
@@ -191,6 +189,13 @@ class Checkpoints:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _note(self) -> None:
+        if is_first():
+            steps = {int(p.name) for p in self.folder.iterdir() if p.name.isdecimal()}
+            for step in steps:
+                checksums.note(self.folder, step)
+            checksums.forget(self.folder, steps)
 
     def _delete_old(self) -> None:
         if is_first():
@@ -234,9 +239,20 @@ class Checkpoints:
                 target = self.folder / f"{_ASIDE}{step}-{count}"
             if is_first():
                 (self.folder / str(step)).rename(target)
+                checksums.forget(self.folder, set(self._manager.all_steps()) - {step})
             _log.warning("checkpoint step %d is used; step %d is now %s", used, step, target.name)
         barrier("damaged checkpoints are put aside")
         self._manager.reload()
+
+
+class _Manager(ocp.CheckpointManager):
+    """Asks nobody whether the run is preempted: what the training asks that by are no steps.
+
+    (JAX derives the step to stop at from the last number that anybody asked with.)
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 def _score(metrics: dict[str, float]) -> float:

@@ -21,7 +21,7 @@ from flax import struct
 
 from rmas import models
 from rmas.errors import InputError
-from rmas.files import atomic_write_json, read_json, replacing
+from rmas.files import atomic_write_json, read_json, replacing, room_for
 from rmas.models import ModelSpec
 from rmas.parallel import (
     Share,
@@ -184,7 +184,8 @@ def extract(
     """
     mesh = examples.renderer.system.mesh
     share, pairs = batch_share(mesh), visits(schedule, examples, len(source))
-    facts = {**key, "agent": agent, "dtype": dtype, "pairs": _digest(pairs)}
+    chunks = [schedule.batch_size, CHUNK_BATCHES]  # what the files are cut by
+    facts = {**key, "agent": agent, "dtype": dtype, "pairs": _digest(pairs), "chunks": chunks}
     at = folder / f"{agent}-{_digest(facts)}"
     # Another number of processes reads what an earlier one has finished.
     shares = read_json(at / _FACTS)["shares"] if (at / _FACTS).is_file() else share.count
@@ -241,7 +242,7 @@ def _records(store: Store, text: Text, h_BTD: np.ndarray) -> list[bytes]:
 def _write(path: Path, records: Sequence[bytes]) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    with replacing(path) as temporary:
+    with room_for(f"{path}"), replacing(path) as temporary:
         writer = ArrayRecordWriter(str(temporary), "group_size:1")
         for record in records:
             writer.write(record)

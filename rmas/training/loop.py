@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -161,7 +162,7 @@ def _fit(problem: Problem, schedule: Schedule, folder: Path, checkpoints: Checkp
         problem.loss,
         problem.validation,
         schedule.validation_rows,
-        schedule.batch_size,
+        schedule.batch_size // schedule.accumulate,
         share,
         lambda rows, n: put_batch(mesh, problem.prepare(rows, n), problem.axes, share),
         problem.taps,
@@ -203,7 +204,9 @@ def _fit(problem: Problem, schedule: Schedule, folder: Path, checkpoints: Checkp
                 # Only regular checkpoints are measured: which others there are is chance.
                 measured = validation(state.links, problem.frozen) if regular else {}
                 score = recorder.flush(regular, **measured)
-                score = measured.get("validation", score) if regular else sys.float_info.max
+                score = measured.get("validation", score)
+                if not regular or not math.isfinite(score):
+                    score = sys.float_info.max  # never the best
                 facts = {**problem.facts, "label": label, "step": n + 1}
                 facts["losses"] = recorder.losses
                 checkpoints.save(n + 1, state, stream.get_state(), facts, score)

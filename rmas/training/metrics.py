@@ -20,6 +20,7 @@ from rmas.files import append_lines, atomic_write_bytes, atomic_write_text
 from rmas.parallel import is_first
 
 FILE, TIMES = "metrics.jsonl", "timings.jsonl"
+_FLUSH = 10.0  # seconds after which TensorBoard sees what is new
 
 
 class MetricsWriter:
@@ -37,8 +38,6 @@ class MetricsWriter:
         self._file = self._times = self._board = None
         if not is_first():
             return
-        from tensorboardX import SummaryWriter  # a second of imports that library users may skip
-
         path = self.folder / FILE
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -49,8 +48,8 @@ class MetricsWriter:
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
         # TensorBoard hides the dropped steps of older event files, too.
-        purge = 0 if last_step is None else last_step + 1
-        self._board = SummaryWriter(str(self.folder), purge_step=purge)
+        with self._writing():
+            self._board = _Board(self.folder, 0 if last_step is None else last_step + 1)
 
     def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """One line: {"step": step, **values}; on disk when this returns.
@@ -66,7 +65,7 @@ class MetricsWriter:
         line = _finite(values)
         with self._writing():
             append_lines(self._file, [json.dumps({"step": int(step), **line}, allow_nan=False)])
-            self._draw(step, line)
+            self._board.draw(step, line)
 
     def took(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """One line of what a step took; a resumed run adds its own behind, and none are dropped."""
@@ -75,7 +74,7 @@ class MetricsWriter:
         line = _finite(values)
         with self._writing():
             self._times.write(json.dumps({"step": int(step), **line}, allow_nan=False) + "\n")
-            self._draw(step, {f"time/{name}": value for name, value in line.items()})
+            self._board.draw(step, {f"time/{name}": value for name, value in line.items()})
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -87,22 +86,58 @@ class MetricsWriter:
                 "give the same command again"
             ) from error
 
-    def _draw(self, step: int, line: Mapping[str, float | None]) -> None:
-        for name, value in line.items():
-            if value is not None:
-                self._board.add_scalar(name.replace("->", "-"), value, step)
-
     def close(self) -> None:
-        """Flushes and closes all files."""
-        for file in (self._file, self._times, self._board):
-            if file is not None:
-                file.close()
+        """Flushes and closes all files; InputError where one cannot be."""
+        files = [file for file in (self._file, self._times, self._board) if file is not None]
+        self._file = self._times = self._board = None
+        with self._writing(), contextlib.ExitStack() as stack:
+            for file in files:
+                stack.callback(file.close)
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        # An error that is on its way says more than that its file cannot be closed.
+        with contextlib.suppress(InputError) if kind else contextlib.nullcontext():
+            self.close()
+
+
+class _Board:
+    """TensorBoard's event file, written by the thread that asks: a full disk is told, not hung on.
+
+    (tensorboardX's own writer has a thread that dies of it, and then blocks whoever writes.)
+    """
+
+    def __init__(self, folder: Path, purge: int) -> None:
+        from tensorboardX import event_file_writer, proto  # library users may skip them
+
+        self._proto = proto
+        self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        start = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
+        self._write(step=purge, session_log=start)
+        self._flushed = time.monotonic()
+
+    def draw(self, step: int, line: Mapping[str, float | None]) -> None:
+        """One event with all numbers of a step."""
+        Summary = self._proto.summary_pb2.Summary
+        values = [
+            Summary.Value(tag=name.replace("->", "-"), simple_value=value)
+            for name, value in line.items()
+            if value is not None
+        ]
+        self._write(step=step, summary=Summary(value=values))
+        if time.monotonic() - self._flushed > _FLUSH:
+            self._file.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """On disk, and closed."""
+        self._file.close()
+
+    def _write(self, **fields: Any) -> None:
+        event = self._proto.event_pb2.Event(wall_time=time.time(), **fields)
+        self._file.write_event(event)
 
 
 def _finite(values: Mapping[str, SupportsFloat]) -> dict[str, float | None]:

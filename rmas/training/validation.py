@@ -17,6 +17,7 @@ class Validation:
     """The mean loss of the first `count` of `rows`, always with the same random numbers.
 
     Args:
+      batch_size: rows that are measured at once: what a step computes at once.
       on_devices: `on_devices(rows, n)` puts this process's share of batch `n` on the mesh.
 
     Raises `InputError` where a batch needs more rows than there are.

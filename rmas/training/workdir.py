@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from rmas.errors import InputError
+from rmas.errors import BusyError, InputError
 from rmas.files import atomic_write_json
 from rmas.parallel import barrier, is_first
 
@@ -28,7 +28,7 @@ def open_workdir(
     The folder is this run's until the process ends, however that comes.
 
     Raises InputError where the folder cannot be made or written, where another identity made it,
-    naming the keys that differ with both values, and where another run is using it.
+    naming the keys that differ with both values; BusyError where another run is using it.
     """
     path = Path(path).expanduser()
     if is_first():
@@ -86,7 +86,7 @@ def _hold(file: Path) -> None:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         opened.close()
-        raise InputError(
+        raise BusyError(
             f"workdir {file.parent} is in use by another run; wait for its end, or use another "
             "--workdir"
         ) from None

@@ -262,28 +262,69 @@ print("restored", step, meta, bool((found["w"] == state["w"]).all()))
 """
 
 
-def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(tmp_path):
-    """On a file system of 2 MB of its own."""
-    mount = f'mount -t tmpfs -o size=2m none {tmp_path} && exec $0 -c "$1" {tmp_path}'
+def on_a_small_disk(program: str, folder: Path) -> list[str]:
+    """What a program prints that gets a folder on a file system of 2 MB of its own."""
+    mount = f'mount -t tmpfs -o size=2m none {folder} && exec $0 -c "$1" {folder}'
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount]
     try:
-        probe = f"mount -t tmpfs none {tmp_path}"
+        probe = f"mount -t tmpfs none {folder}"
         can = subprocess.run([*command[:-1], probe], capture_output=True).returncode == 0
     except OSError:
         can = False
     if not can:
         pytest.skip("no mount namespaces here")
     done = subprocess.run(
-        [*command, sys.executable, FULL_DISK],
+        [*command, sys.executable, program],
         env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    told, restored = done.stdout.splitlines()
-    assert told.startswith("error: a checkpoint cannot be written in")
-    assert "the disk is full; make room, and give the same command again" in told
+    print(done.stderr)
+    return done.stdout.splitlines()
+
+
+def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(tmp_path):
+    told, restored = on_a_small_disk(FULL_DISK, tmp_path)
+    assert told.startswith("error: a checkpoint in ")
+    assert "cannot be written: the disk is full; make room, and give the same command" in told
     assert restored == "restored 1 {'step': 1} True"
+
+
+FULL_METRICS = """
+import pathlib, sys
+from rmas.errors import InputError
+from rmas.training.metrics import MetricsWriter
+folder = pathlib.Path(sys.argv[1])
+fill = open(folder / "fill", "wb", buffering=0)
+step = 0
+try:
+    with MetricsWriter(folder / "run") as writer:
+        while True:
+            step += 1
+            writer.took(step, {f"n{i}": i for i in range(30)})
+            writer.write(step, {f"n{i}": i for i in range(30)})
+            if step == 20:
+                try:
+                    while True:
+                        fill.write(b"x" * 512)
+                except OSError:
+                    pass
+except InputError as error:
+    print("error:", error)
+(folder / "fill").unlink()
+with MetricsWriter(folder / "run", last_step=20) as writer:
+    writer.write(21, {"n0": 0})
+print((folder / "run" / "metrics.jsonl").read_text().count("\\n"))
+"""
+
+
+def test_metrics_tell_of_a_full_disk(tmp_path):
+    """At once, with TensorBoard's file as with ours; later lines follow whole ones."""
+    told, lines = on_a_small_disk(FULL_METRICS, tmp_path)
+    assert told.startswith("error: metrics cannot be written in ")
+    assert "No space left on device; make room" in told
+    assert lines == "21"
 
 
 SAVER = """

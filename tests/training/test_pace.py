@@ -11,8 +11,10 @@ from test_loop import ROWS, loss, metrics, same_bits, train
 
 from rmas.errors import InputError, Stopped
 from rmas.training import loop, step
+from rmas.training import optim as optimizers
 from rmas.training.checkpoints import Checkpoints
 from rmas.training.optim import Optim
+from rmas.training.step import fresh
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_parts_of_a_batch_are_the_batch(tmp_path):
         train(tmp_path / "c", batch_size=12, accumulate=5)
 
 
-def test_validation_and_the_best_links(tmp_path):
+def test_validation_and_the_best_links(tmp_path, caplog):
     """Its rows are measured at each checkpoint; the best one's links are given on demand."""
     settings = {"validation_rows": 7, "save_every": 2, "optim": Optim(steps=7, lr=0.9, clip=9.0)}
     more = {"validation": ROWS[:7]}
@@ -80,7 +82,19 @@ def test_validation_and_the_best_links(tmp_path):
     np.testing.assert_allclose(found[7], wanted, rtol=1e-5)
     checkpoints = Checkpoints(tmp_path / "a" / "checkpoints")
     assert checkpoints.best_step() == min(found, key=found.get)
-    assert (checkpoints.best_step() == 7) == (jax.tree.leaves(best)[0] is jax.tree.leaves(last)[0])
+    at = checkpoints.best_step()
+    assert at < 7
+    saved = checkpoints.restore(fresh(last, optimizers.make(settings["optim"])), at)[1].links
+    same_bits(best, saved)
+    with pytest.raises(AssertionError):
+        same_bits(best, last)
+    # A best checkpoint that cannot be read costs a warning.
+    for file in (tmp_path / "a" / "checkpoints" / str(at)).rglob("*"):
+        if file.is_file() and "state" in file.parts:
+            file.write_bytes(b"")
+    again, _ = train(tmp_path / "a", more=more, take="best", **settings)
+    same_bits(again, last)
+    assert f"the best checkpoint, of step {at}, cannot be read" in caplog.text
     with pytest.raises(InputError, match="there are 2 validation rows, but a batch takes 3"):
         train(tmp_path / "b", more={"validation": ROWS[:2]}, validation_rows=7)
 

@@ -62,27 +62,70 @@ def same(folder: Path, alone: Path) -> None:
     for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, rtol=0, atol=2e-4, err_msg=name)
     names = {file.name for file in (folder / "evaluate").iterdir()}
-    assert names == {"records.jsonl", "timings.jsonl"}
+    assert names == {"questions.jsonl", "records.jsonl", "timings.jsonl"}
     records = [(at / "evaluate" / "records.jsonl").read_bytes() for at in (folder, alone)]
     assert records[0] == records[1]
 
 
 @pytest.mark.slow
 def test_two_processes(tmp_path, alone):
-    """Weights and links are spread over both."""
+    """Weights and links are split within each, rows over both."""
     assert pod(tmp_path, 2, "data=2,fsdp=2") == 0
     same(tmp_path, alone)
 
 
 @pytest.mark.slow
 def test_preempted_as_two_and_resumed_as_four(tmp_path, alone):
-    """One process is told to end; both save the same step, and four others go on from it."""
-    assert pod(tmp_path, 2, "data=4", stop_at=13) == 143
+    """One process is told to end; both save the same step, and four others go on from it.
+
+    Links lie in parts on both. The notice comes right behind a save, in the second training of the
+    process: neither is to make it be overlooked.
+    """
+    assert pod(tmp_path, 2, "fsdp=4", stop_at=11) == 143
     stopped = metrics(tmp_path / "outer")[-1]["step"]
-    assert 12 < stopped < STEPS
+    assert 10 < stopped < STEPS
     saved = [
         int(p.name) for p in (tmp_path / "outer" / "checkpoints").iterdir() if p.name.isdigit()
     ]
     assert max(saved) == stopped
     assert pod(tmp_path, 4, "data=4,tensor=2") == 0
     same(tmp_path, alone)
+
+
+ERRS = """
+import time
+from experiments import app
+from rmas.errors import InputError, PeersLostError
+from rmas.parallel import barrier, is_first
+def main(_):
+    app.start()
+    if WHO:
+        raise ERROR("no such thing")
+    barrier("never", 60)
+app.run(main, workdir="x", pod=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("who", "error", "status"),
+    [
+        ("is_first()", "InputError", 2),
+        ("True", "InputError", 2),
+        ("not is_first()", "PeersLostError", 1),
+    ],
+)
+def test_an_error_of_one_ends_all_with_its_status(who, error, status):
+    """Soon, and not when the others have waited in vain."""
+    pod = [str(TESTS.parent / "launch" / "local_pod.py"), "--processes=2", "--devices=1", "--"]
+    program = ERRS.replace("WHO", who).replace("ERROR", error)
+    done = subprocess.run(
+        [sys.executable, *pod, sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=55,
+    )
+    assert done.returncode == status, done.stdout
+    assert done.stdout.count("error: no such thing") == (2 if who == "True" else 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rmas.errors import InputError
+from rmas.errors import BusyError, InputError
 from rmas.training.workdir import open_workdir
 
 ROOT = Path(__file__).parents[2]
@@ -108,7 +108,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "open\n"
-        with pytest.raises(InputError, match="is in use by another run; wait for its end"):
+        with pytest.raises(BusyError, match="is in use by another run; wait for its end"):
             open_workdir(tmp_path, {"seed": 1})
         process.kill()
     open_workdir(tmp_path, {"seed": 1})
