@@ -15,6 +15,7 @@ run that was told to end (SIGTERM) and has saved its state with 143.
 import atexit
 import logging
 import os
+import signal
 import sys
 import tempfile
 import textwrap
@@ -80,6 +81,8 @@ def run(
     def parse(argv: list[str]) -> list[str]:
         return _parse(argv, main, config, workdir, words)
 
+    if resumes and (config is not None or workdir is not None):
+        signal.signal(signal.SIGTERM, _stop)
     try:
         absl_app.run(main, flags_parser=parse)
     except InputError as error:
@@ -108,6 +111,11 @@ def run(
             raise
         traceback.print_exc()
         _leave(1)
+
+
+def _stop(*_: object) -> None:
+    """SIGTERM, where no training listens for it, ends like Ctrl-C."""
+    raise Stopped("stopped")
 
 
 def _leave(status: int) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -20,10 +21,12 @@ from rmas.system import outline as outlines
 from rmas.system import prompts as prompt_sets
 from rmas.system.batch import bucket
 from rmas.system.load import load_tokenizer, shared_weights
+from rmas.system.prompts import Field, Interface
 from rmas.system.released import DEFAULT_PROMPTS
 from rmas.system.sizes import CACHE_POSITIONS, measure
 from rmas.system.topology import single
 from rmas.tasks.graders import Graders
+from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
 from rmas.weights import hub
 from rmas.weights.placement import device_memory, planned
@@ -41,19 +44,24 @@ def describe(a: Assembly) -> str:
     task, rows = stages.questions(a)
     _check(a, task)
     specs, form, shares, tokenizer = outline(a)
-    lengths = by_length(rows, lambda row: _tokens(tokenizer, row)).lengths
+    interfaces: dict[str, Interface] = {}
+
+    def length(row: Row) -> int:
+        interface = question_of(row).interface
+        interfaces.setdefault(interface.kind, interface)
+        return _tokens(tokenizer, row)
+
+    lengths = by_length(rows, length).lengths
+    _check_interfaces(a, interfaces.values())
     asked = [agent for agent in topology.agents if agent not in shares]
     found = variants(s, asked)
     for agent, spec in specs.items():
         answers = e.own_tokens.get(agent, e.max_new_tokens if agent == topology.output else 0)
         longest = max(lengths) + answers + s.latent_steps * len(topology.incoming(agent))
         if longest > spec.max_positions:
-            _log.warning(
-                "%s has %d positions, but the longest question needs %d and its prompt's words: "
-                "lower evaluate.max_new_tokens, or the run will refuse it",
-                agent,
-                spec.max_positions,
-                longest,
+            raise InputError(
+                f"{agent} has {spec.max_positions} positions, but the longest question needs "
+                f"{longest} and its prompt's words: lower evaluate.max_new_tokens or latent_steps"
             )
     batches = -(-len(rows) // e.batch_size)
     cells = [["method", "rounds", "latent length", "rollouts", "batches", "answers"]]
@@ -98,6 +106,17 @@ def _check(a: Assembly, task: str) -> None:
             )
     elif "latent" in s.evaluate.methods and not links.exists():
         _log.warning("%s is missing: the run needs it, or another folder in --links", links)
+
+
+def _check_interfaces(a: Assembly, interfaces: Iterable[Interface]) -> None:
+    """What code tasks ask for must have its text in the prompt set."""
+    s = a.settings.system
+    prompts, topology = prompt_sets.load(s.prompts), s.pattern()
+    for agent in topology.agents:
+        for phase in ("first", "later"):
+            if Field("interface") in prompts.template(topology.role(agent), s.family, phase):
+                for interface in interfaces:
+                    prompts.interface_text(interface)
 
 
 def outline(a: Assembly) -> tuple[dict[str, ModelSpec], Form, dict[str, str], object | None]:

@@ -1,6 +1,6 @@
 """Shows what happened to one question: its text, the agents' texts, tools, counts, and the outcome.
 
-  python -m experiments.show_run runs/quickstart/evaluate/records.jsonl --id=relay-000017
+  python -m experiments.show_run runs/quickstart --id=relay-000017
 
 Without --id it shows the first question. All methods and rounds of the file are shown, or those
 that --method and --rounds name.
@@ -12,6 +12,7 @@ from absl import flags
 
 from experiments import app
 from rmas.errors import InputError
+from rmas.evaluation.records import FOLDER, RECORDS
 from rmas.evaluation.show import asked, choose, read_question, read_records, render
 
 _ID = flags.DEFINE_string("id", "", "Question to show (default: the first of the file).")
@@ -21,8 +22,10 @@ _ROUNDS = flags.DEFINE_integer("rounds", 0, "Only so many rounds; 0 shows all.",
 
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
-        raise InputError("name a file of records, as runs/quickstart/evaluate/records.jsonl")
+        raise InputError("name a workdir or its records, as runs/quickstart")
     path = Path(argv[1]).expanduser()
+    if path.is_dir():
+        path = path / FOLDER / RECORDS
     chosen = choose(read_records(path), _ID.value, _METHOD.value, _ROUNDS.value)
     question = read_question(path, chosen[0]["id"])
     print("\n\n".join([*([asked(question)] if question else []), *map(render, chosen)]))

@@ -219,12 +219,14 @@ def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
         records = run(plan, graders, folder)
     ceilings = {}
     if task.ceiling:
-        ceilings = {r: task.ceiling(rows, r) for r in e.rounds}
+        told = {r: task.ceiling(rows, r) for r in e.rounds}
+        ceilings = {r: ceiling for r, ceiling in told.items() if ceiling is not None}
     seconds, whole = seconds_of(folder / TIMINGS, len(rows)), a.split(e.split)
     summary = summarise(records, ceilings=ceilings, seconds=seconds)
     data = {"version": whole.version, "origin": whole.origin, "split": e.split, "asked": len(rows)}
     if is_first():
-        atomic_write_json(folder / "summary.json", {"data": data, "rows": summary})
+        summed = {"data": data, "records": len(records), "rows": summary}
+        atomic_write_json(folder / "summary.json", summed)
     return summary
 
 

@@ -160,7 +160,6 @@ def run(plan: Plan, graders: Graders, folder: Path) -> list[dict]:
     """
     batches = list(plan.batches())
     if is_first():
-        _leave_questions(plan.asked, folder / QUESTIONS)
         merge(folder, batches)
     barrier("records are put together")
     done = whole_batches(_lines(folder / RECORDS), batches)
@@ -188,6 +187,8 @@ def run(plan: Plan, graders: Graders, folder: Path) -> list[dict]:
             with room_for(f"{folder / RECORDS}"):
                 append_lines(record_file, [json.dumps(record) for record in new])
                 append_lines(timing_file, [json.dumps(timing)])
+                if is_first():
+                    _leave_questions(plan.asked, folder / QUESTIONS)
             scores = right.setdefault(batch.method, [])
             scores += [record["scores"]["exact"] for record in new]
             name = f"{batch.method.name} r={batch.method.rounds} accuracy"

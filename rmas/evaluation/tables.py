@@ -1,5 +1,6 @@
 """A comparison's rows as text: Markdown for a file, aligned lines for a terminal."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,6 +44,10 @@ test; it is not corrected for the number of rows. A dash stands for what was not
 cannot be compared.
 """
 
+_OVERVIEW = """\
+Accuracies by benchmark, and their mean where all were run. Ratios are geometric means of those of the
+benchmarks, each against text exchange at the same rounds: above 1, text exchange takes more."""
+
 _RULES = {
     "math": "it compares the first integers of both answers, which other answers may share",
     "integer": "it compares the first integer of an answer, whatever else stands there",
@@ -59,6 +64,8 @@ def markdown_report(
 ) -> str:
     """The whole report; `rows` and the names of `plots` (files beside it) are by benchmark."""
     parts = ["# Evaluation", ""]
+    if len(rows) > 1:
+        parts += ["## Overview", "", *_markdown(_overview(rows)), "", _OVERVIEW, ""]
     for benchmark, own in rows.items():
         parts += [f"## {_safe(benchmark)}", "", *_part_of(benchmark, own)]
         parts += [*_markdown(_results(own)), ""]
@@ -90,10 +97,41 @@ def markdown_report(
 
 
 def text_report(rows: Mapping[str, Sequence[Row]]) -> str:
-    """The tables of results, aligned, each under its benchmark's name; no trailing newline."""
-    return "\n\n".join(
-        f"{printable(benchmark)}\n{aligned(_results(own))}" for benchmark, own in rows.items()
-    )
+    """The tables of results, aligned, each under its benchmark's name; no trailing newline.
+
+    Of several benchmarks an overview comes first.
+    """
+    parts = [f"overview\n{aligned(_overview(rows))}"] if len(rows) > 1 else []
+    parts += [f"{printable(name)}\n{aligned(_results(own))}" for name, own in rows.items()]
+    return "\n\n".join(parts)
+
+
+def _overview(rows: Mapping[str, Sequence[Row]]) -> list[list[str]]:
+    """Methods by rounds, benchmarks side by side: accuracies, and means against text exchange."""
+    found: dict[tuple[str, int], dict[str, Row]] = {}
+    for benchmark, own in rows.items():
+        for row in own:
+            found.setdefault((row["name"], row["rounds"]), {})[benchmark] = row
+    kinds = list(dict.fromkeys(name for name, _ in found))
+    lines = [["method", "rounds", *map(_safe, rows), "mean", "time ratio", "token ratio"]]
+    for (name, rounds), own in sorted(found.items(), key=lambda i: (kinds.index(i[0][0]), i[0][1])):
+        reached = [own[b]["accuracy"] if b in own else None for b in rows]
+        mean = None if None in reached else math.fsum(reached) / len(reached)
+        ratios = [
+            _geometric([((row["against_text"] or {}).get(ratio) or {}) for row in own.values()])
+            for ratio in ("time_ratio", "token_ratio")
+        ]
+        cells = [_number(x, ".3f") for x in (*reached, mean)]
+        lines.append([_safe(name), str(rounds), *cells, *(_number(x, ".2f") for x in ratios)])
+    return lines
+
+
+def _geometric(estimates: Sequence[Row]) -> float | None:
+    """The mean of ratios; None where one is unknown."""
+    values = [estimate.get("value") for estimate in estimates]
+    if not all(values):
+        return None
+    return math.exp(math.fsum(map(math.log, values)) / len(values))
 
 
 def _part_of(benchmark: str, rows: Sequence[Row]) -> list[str]:

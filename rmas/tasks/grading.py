@@ -48,7 +48,8 @@ class Task:
       opening: how an answer begins that is asked for once more; empty for no retry.
       retry_tokens: how many tokens that may take.
       lacks: whether a text is asked once more; None: where nothing is extracted.
-      ceiling: the accuracy of a faultless system with so many rounds, where a task knows it.
+      ceiling: the accuracy of a faultless system with so many rounds, where a task knows it;
+        None for rows that do not tell.
       release: the release's rule for an answer and a gold one, where that alone is quick.
     """
 
@@ -59,7 +60,7 @@ class Task:
     opening: str = ""
     retry_tokens: int = 16
     lacks: Callable[[str], bool] | None = None
-    ceiling: Callable[[Sequence[Row], int], float] | None = None
+    ceiling: Callable[[Sequence[Row], int], float | None] | None = None
     release: Callable[[str, str], bool] | None = None
 
     def grade(self, text: str, row: Row, *context: object) -> Grade:

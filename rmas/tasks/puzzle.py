@@ -163,13 +163,21 @@ def value_after(row: Row, rounds: int) -> int:
     return row.meta["values"][min(row.meta["stop"], rounds) - 1]
 
 
-def ceiling(rows: Sequence[Row], rounds: int) -> float:
-    """The accuracy of a faultless system with `rounds` rounds, lucky guesses included."""
+def ceiling(rows: Sequence[Row], rounds: int) -> float | None:
+    """The accuracy of a faultless system with `rounds` rounds, lucky guesses included.
+
+    None for rows that were not generated, and so do not tell what is known after how many rounds.
+    """
     if not rows:
         raise InputError("empty dataset: the ceiling of no rows is undefined")
     if rounds < 1:
         raise InputError(f"rounds is {rounds}; a ceiling needs at least one round")
-    return sum(str(value_after(row, rounds)) == row.answer for row in rows) / len(rows)
+    right = 0
+    for row in rows:
+        if not {"values", "stop"} <= row.meta.keys():
+            return None
+        right += str(value_after(row, rounds)) == row.answer
+    return right / len(rows)
 
 
 def extract_answer(text: str) -> str | None:

@@ -240,18 +240,26 @@ class Progress:
         rate = (step - at) / (now - began) if now > began and step > at else None
         if self._bar is not None:
             self._bar.update(
-                self._task, completed=step, text=text, pace=_pace(rate, self._total - step)
+                self._task,
+                completed=step,
+                text=text,
+                pace=_pace(rate, self._total - step, self._unit),
             )
             return
-        parts = [f"{self._unit} {step}/{self._total}", text, _pace(rate, self._total - step)]
+        parts = [
+            f"{self._unit} {step}/{self._total}",
+            text,
+            _pace(rate, self._total - step, self._unit),
+        ]
         line = "  ".join(part for part in [self._label, *parts] if part)
         print(line, file=self._stream, flush=True)
 
 
-def _pace(rate: float | None, left: int) -> str:
+def _pace(rate: float | None, left: int, unit: str) -> str:
     if rate is None:
         return ""
-    speed = f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step"
+    many = unit if unit.endswith("s") else f"{unit}s"
+    speed = f"{rate:.1f} {many}/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit.removesuffix('s')}"
     return f"{speed}  {duration(left / rate)} left" if left > 0 else speed
 
 

@@ -25,7 +25,8 @@ def open_workdir(
     count as lists). It is written to `name` in the folder, at once or not at all; of the processes
     of a run the first one does it, and the others check.
 
-    The folder is this run's until the process ends, however that comes.
+    The folder is this run's until the process ends, however that comes. One in which nothing was
+    written yet, as after a refused command, is taken over.
 
     Raises InputError where the folder cannot be made or written, where another identity made it,
     naming the keys that differ with both values; BusyError where another run is using it.
@@ -66,6 +67,11 @@ def _open(path: Path, identity: Mapping[str, Any], name: str) -> None:
             "use another --workdir"
         )
     differences = _differences(_flat(there), _flat(here))
+    if differences and is_first() and _is_bare(path, name):
+        _hold(file)  # whoever made it may be about to begin
+        _write(path, file, here)
+        _held.pop(file).close()
+        return
     if differences:
         more = len(differences) - _SHOWN
         listed = ", ".join(differences[:_SHOWN]) + (f", and {more} more" if more > 0 else "")
@@ -75,6 +81,12 @@ def _open(path: Path, identity: Mapping[str, Any], name: str) -> None:
         )
     if not os.access(path, os.W_OK):
         raise InputError(f"workdir {path} cannot be written: Permission denied")
+
+
+def _is_bare(path: Path, name: str) -> bool:
+    """Whether a folder holds nothing but what made it: that run was refused, or never began."""
+    files = (file for file in path.rglob("*") if file != path / name)
+    return not any(file.is_file() and file.stat().st_size for file in files)
 
 
 def _hold(file: Path) -> None:

@@ -49,7 +49,25 @@ def test_several_workdirs_without_matplotlib(tmp_path, monkeypatch):
     assert "no plots: they need matplotlib, pip install -e '.[plots]'" in done.stdout
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.md", "report.json"}
     text = (tmp_path / "out" / "report.md").read_text()
-    assert text.index("## aime25") < text.index("## gsm8k")
+    assert text.index("## Overview") < text.index("## aime25") < text.index("## gsm8k")
+    rows = [row.split() for row in done.stdout.splitlines()[1:5]]
+    assert [rows[0], *rows[2:]] == [
+        ["method", "rounds", "aime25", "gsm8k", "mean", "time", "ratio", "token", "ratio"],
+        ["latent", "1", "1.000", "1.000", "1.000", "-", "2.00"],
+        ["text", "1", "1.000", "1.000", "1.000", "-", "-"],
+    ]
+    assert "Of the 1,319 public questions at most 2 were asked by any method." in text
+
+
+def test_what_is_unfinished_is_told(tmp_path):
+    """And does not keep the others from being reported."""
+    one, two = workdir(tmp_path / "1"), workdir(tmp_path / "2", "aime25")
+    (one / "evaluate" / "summary.json").write_text('{"records": 9, "rows": []}')
+    (two / "evaluate" / "records.jsonl").write_text("")
+    done = run("report", str(one), str(two), f"--out={tmp_path / 'out'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"left out: the evaluation in {two} has no records yet" in done.stdout
+    assert f"unfinished: the evaluation in {one} has 8 of its 9 records" in done.stdout
 
 
 @pytest.mark.parametrize(

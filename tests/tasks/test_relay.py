@@ -4,6 +4,7 @@ import pytest
 from rmas.errors import InputError
 from rmas.tasks import puzzle
 from rmas.tasks.relay import RELAY
+from rmas.tasks.rows import Row
 
 ROWS = RELAY.make_rows(300, seed=5)
 
@@ -111,6 +112,7 @@ def test_ceiling_counts_reachable_stops_and_lucky_guesses():
         assert puzzle.ceiling(rows, rounds) > reached
     with pytest.raises(InputError, match="empty dataset"):
         puzzle.ceiling([], 1)
+    assert puzzle.ceiling([*rows, Row("own", "one?", "1")], 2) is None
     with pytest.raises(InputError, match="at least one round"):
         puzzle.ceiling(rows, 0)
 

@@ -37,6 +37,7 @@ def test_first_start_writes_and_second_start_opens(tmp_path):
 )
 def test_another_config_is_refused_by_key(tmp_path, change, message):
     open_workdir(tmp_path, IDENTITY)
+    (tmp_path / "work").write_text("done")
     with pytest.raises(InputError, match=message) as error:
         open_workdir(tmp_path, {**IDENTITY, **change})
     assert "use another --workdir or the same config" in str(error.value)
@@ -45,6 +46,7 @@ def test_another_config_is_refused_by_key(tmp_path, change, message):
 
 def test_many_differences_are_counted(tmp_path):
     open_workdir(tmp_path, {f"k{i}": 0 for i in range(20)})
+    (tmp_path / "work").write_text("done")
     with pytest.raises(InputError, match="and 14 more"):
         open_workdir(tmp_path, {f"k{i}": 1 for i in range(20)})
 
@@ -113,3 +115,14 @@ def test_a_folder_in_use_is_refused(tmp_path):
         process.kill()
     open_workdir(tmp_path, {"seed": 1})
     open_workdir(tmp_path, {"seed": 1})  # one's own, again
+
+
+def test_a_folder_where_nothing_began_is_taken_over(tmp_path):
+    """As behind a command that was refused, and is given again as its error says."""
+    open_workdir(tmp_path / "run", {"length": 48})
+    (tmp_path / "run" / "records.jsonl").touch()
+    open_workdir(tmp_path / "run", {"length": 4})
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"length": 4}
+    (tmp_path / "run" / "records.jsonl").write_text("{}")
+    with pytest.raises(InputError, match="length is 4 there and 5 here"):
+        open_workdir(tmp_path / "run", {"length": 5})
