@@ -30,6 +30,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from experiments import config_file
+from experiments.field_help import field_help
 from experiments.freeze import freeze
 from rmas import parallel
 from rmas.errors import BusyError, InputError, PeersLostError, Stopped
@@ -61,6 +62,7 @@ def run(
     resumes: bool = True,
     pod: bool = False,
     dry: tuple[str, ...] = (),
+    settings: type | None = None,
 ) -> None:
     """Parses the flags, runs `main(argv)`, and exits; never returns.
 
@@ -69,7 +71,8 @@ def run(
     with neither is not resumed: it has no such flag. At most `words` arguments may come without
     a flag; they are the rest of `argv`. `resumes` says whether the same command goes on after
     Ctrl-C where it was. A main for `pod`s runs in many processes, and calls `start` first. `dry`
-    names the fields of the config, `dry_run` or `plan`, by which it tells what it would do.
+    names the fields of the config, `dry_run` or `plan`, by which it tells what it would do;
+    `settings`, the dataclass that the config becomes, lets `--help` say what they are.
     """
     global _dry
     _dry = dry
@@ -79,7 +82,7 @@ def run(
         flags.DEFINE_integer("process", 0, _OURS["process"])
 
     def parse(argv: list[str]) -> list[str]:
-        return _parse(argv, main, config, workdir, words)
+        return _parse(argv, main, config, workdir, words, settings)
 
     if resumes and (config is not None or workdir is not None):
         signal.signal(signal.SIGTERM, _stop)
@@ -178,7 +181,12 @@ def config_from_flags() -> tuple[ConfigDict, Path]:
 
 
 def _parse(
-    argv: list[str], main: Callable, config: str | None, workdir: str | None, words: int
+    argv: list[str],
+    main: Callable,
+    config: str | None,
+    workdir: str | None,
+    words: int,
+    settings: type | None,
 ) -> list[str]:
     if config is not None or workdir is not None:
         flags.DEFINE_string("workdir", workdir, _OURS["workdir"])
@@ -191,12 +199,12 @@ def _parse(
             named, argv = config_file.split_argv(argv)
             spec = named or config_file.find_default(config)
             if wants_help:
-                _print_help(main, spec, workdir)
+                _print_help(main, spec, workdir, settings)
                 sys.exit(0)
             loaded = config_file.load(spec)
             config_file.define_flag(loaded, spec, argv)
         elif wants_help:
-            _print_help(main, None, workdir)
+            _print_help(main, None, workdir, settings)
             sys.exit(0)
         rest = FLAGS(argv)
     except flags.Error as error:
@@ -220,20 +228,25 @@ class _OneLine(logging.Formatter):
         return f"{record.levelname.lower()}: {_one_line(record.getMessage())}"
 
 
-def _print_help(main: Callable, spec: str | None, workdir: str | None) -> None:
+def _print_help(
+    main: Callable, spec: str | None, workdir: str | None, settings: type | None
+) -> None:
     module = sys.modules[main.__module__]
     print((module.__doc__ or f"{sys.argv[0]} has no description.").strip())
     print("\nFlags:")
     if spec is not None:
         _print_flag("--config=FILE", f"{_OURS['config']} (default: {spec})")
         try:
-            fields = list(config_file.flat(config_file.load(spec)))
-            text = f"set one field (experiments/settings.py tells what they mean); {spec} has"
+            fields = dict(config_file.flat(config_file.load(spec)))
+            text = f"set one field that {spec} has"
         except InputError as error:
-            fields, text = [], f"set one field; but {_one_line(error)}"
+            fields, text = {}, f"set one field; but {_one_line(error)}"
         _print_flag("--config.FIELD=VALUE", text)
-        for name, value in fields:
-            print(f"        {printable(f'{name} = {value!r}')}")
+        if settings and fields:
+            print("\n".join(field_help(settings, fields)) + "\n")
+        else:
+            for name, value in fields.items():
+                print(f"        {printable(f'{name} = {value!r}')}")
     if "workdir" in FLAGS:
         default = f" (default: {workdir})" if workdir else ""
         _print_flag("--workdir=FOLDER", _OURS["workdir"] + default)

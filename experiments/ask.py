@@ -48,4 +48,5 @@ if __name__ == "__main__":
         workdir="runs/quickstart",
         words=1,
         resumes=False,
+        settings=Settings,
     )

@@ -40,4 +40,10 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, config="experiments/configs/tiny_sequential.py", pod=True, dry=("dry_run",))
+    app.run(
+        main,
+        config="experiments/configs/tiny_sequential.py",
+        pod=True,
+        dry=("dry_run",),
+        settings=Settings,
+    )

@@ -31,4 +31,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, config="experiments/configs/tiny_sequential.py")
+    app.run(main, config="experiments/configs/tiny_sequential.py", settings=Settings)

@@ -94,4 +94,4 @@ def _rows_of(path: Path) -> list[dict] | None:
 
 if __name__ == "__main__":
     default = "experiments/configs/tiny_sequential.py"
-    app.run(main, config=default, workdir="runs/quickstart", pod=True)
+    app.run(main, config=default, workdir="runs/quickstart", pod=True, settings=Settings)

@@ -68,4 +68,5 @@ if __name__ == "__main__":
         config="experiments/configs/tiny_sequential.py",
         workdir="runs/quickstart",
         resumes=False,
+        settings=Settings,
     )

@@ -149,7 +149,7 @@ class InnerSettings:
 
     `features` says whether the agent's hidden states are computed once and kept in the workdir, as
     float32 or bfloat16: `auto` does so where the schedule reads them twice or more on average. For
-    `save_minutes` and what follows it see `OuterSettings`.
+    `save_minutes` and what follows it see `outer`.
     """
 
     optim: Optim

@@ -25,4 +25,10 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, config="experiments/configs/tiny_sequential.py", pod=True, dry=("plan",))
+    app.run(
+        main,
+        config="experiments/configs/tiny_sequential.py",
+        pod=True,
+        dry=("plan",),
+        settings=Settings,
+    )

@@ -45,8 +45,8 @@ cannot be compared.
 """
 
 _OVERVIEW = """\
-Accuracies by benchmark, and their mean where all were run. Ratios are geometric means of those of the
-benchmarks, each against text exchange at the same rounds: above 1, text exchange takes more."""
+Accuracies by benchmark, and their mean where all were run. Ratios are geometric means of those of
+the benchmarks, each against text exchange at the same rounds: above 1, text exchange takes more."""
 
 _RULES = {
     "math": "it compares the first integers of both answers, which other answers may share",

@@ -209,7 +209,7 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror}); name a .json or .jsonl file of rows"
+            f"{path}: cannot be read ({error.strerror}); name a .json, .jsonl or .parquet file"
         ) from None
 
 

@@ -152,7 +152,7 @@ class Checkpoints:
         for step in steps:
             arrays, wrong = None, checksums.fault(self.folder, step)
             if wrong:
-                _log.warning("checkpoint step %d: %s", step, wrong)
+                _log.warning("checkpoint step %d cannot be read (%s)", step, wrong)
             # What one process cannot read of it, none uses; nobody has begun to read it yet.
             if largest(int(bool(wrong))):
                 damaged.append(step)

@@ -41,6 +41,8 @@ def forget(folder: Path, steps: set[int]) -> None:
         number = path.stem.removeprefix(_PREFIX)
         if number.isdecimal() and int(number) not in steps:
             path.unlink(missing_ok=True)
+    for path in folder.glob(f".{_PREFIX}*.tmp"):  # a kill left it
+        path.unlink(missing_ok=True)
 
 
 def _path(folder: Path, step: int) -> Path:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import run
 
 ROOT = Path(__file__).parents[2]
 MAIN = '''"""Trains the outer links.
@@ -288,6 +289,15 @@ def test_help_teaches(folder, flag):
         assert text in shown
     assert "--times\n      how often to do it (default: 1)" in shown
     assert len(shown.splitlines()) < 30
+
+
+def test_help_says_what_fields_are():
+    """Of every section, from its class; what only a file can set is told, too."""
+    shown = run("evaluate", "--help").stdout
+    assert "      links: Form and initialisation; `ridge` and" in shown
+    assert "\n        evaluate.temperature = 0.0\n" in shown
+    assert "\n      # inner.optim.b1 = 0.9\n" in shown
+    assert "\n      # system.topology = None\n" in shown
 
 
 def test_help_with_a_broken_config_still_helps(folder):

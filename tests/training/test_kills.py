@@ -62,4 +62,6 @@ def test_thirty_kills_leave_no_trace(tmp_path):
     assert "cannot be read" not in finished(start(killed))
     for name in ("metrics.jsonl", "links/links.safetensors"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
-    assert not [p.name for p in (killed / "checkpoints").iterdir() if not p.name.isdigit()]
+    found = {p.name for p in (killed / "checkpoints").iterdir()}
+    steps = {name for name in found if name.isdigit()}
+    assert found == steps | {f"files-{step}.json" for step in steps}
