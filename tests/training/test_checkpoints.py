@@ -37,6 +37,14 @@ def make_state(seed: int = 0) -> dict:
     }
 
 
+def steps_in(folder: Path) -> list[str]:
+    """The steps of a closed folder, each with the list of its files, and nothing else."""
+    names = sorted(path.name for path in folder.iterdir())
+    steps = [name for name in names if name.isdigit()]
+    assert names == sorted([*steps, *(f"files-{step}.json" for step in steps)])
+    return steps
+
+
 def same_bits(a, b) -> None:
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
@@ -99,7 +107,7 @@ def test_newest_steps_stay(tmp_path):
         checkpoints.save(step, make_state(step), None, {"step": step})
     assert checkpoints.latest_step() == 30
     checkpoints.wait()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "30"]
+    assert steps_in(tmp_path) == ["2", "30"]
     with pytest.raises(ValueError, match="step 30 is not newer"):
         checkpoints.save(30, make_state(), None, {})
 
@@ -109,7 +117,7 @@ def test_the_best_step_stays_too(tmp_path):
     for step, score in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 1.5)):
         checkpoints.save(step, make_state(step), None, {"step": step}, score)
     assert checkpoints.best_step() == 2
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "4"]
+    assert steps_in(tmp_path) == ["2", "4"]
     checkpoints = Checkpoints(tmp_path, keep=1)
     assert checkpoints.best_step() == 2
     assert checkpoints.restore(make_state(), checkpoints.best_step())[3] == {"step": 2}
@@ -312,6 +320,7 @@ try:
                     pass
 except InputError as error:
     print("error:", error)
+fill.close()
 (folder / "fill").unlink()
 with MetricsWriter(folder / "run", last_step=20) as writer:
     writer.write(21, {"n0": 0})
@@ -374,4 +383,4 @@ def test_sigkill_at_random_moments_keeps_a_whole_checkpoint(tmp_path):
         following = {"w": state["w"] + 1, "step": state["step"] + 1}
         checkpoints.save(step + 1, following, {"next": step + 1}, {"step": step + 1})
         checkpoints.close()
-        assert [p.name for p in tmp_path.iterdir() if not p.name.isdigit()] == []
+        assert str(step + 1) in steps_in(tmp_path)
