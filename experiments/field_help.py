@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import textwrap
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,7 +23,7 @@ def field_help(kind: type, values: Mapping[str, Any], prefix: str = "") -> Itera
         text = " ".join(((title if n == 0 else "") + paragraph).split())
         yield textwrap.fill(text, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)
     hints, sections = typing.get_type_hints(kind), []
-    for field in dataclasses.fields(kind):
+    for field in filter(lambda field: field.init, dataclasses.fields(kind)):
         name = prefix + field.name
         own = {key: value for key, value in values.items() if f"{key}.".startswith(f"{name}.")}
         section = next(filter(dataclasses.is_dataclass, _parts(hints[field.name])), None)
@@ -32,15 +33,17 @@ def field_help(kind: type, values: Mapping[str, Any], prefix: str = "") -> Itera
         for key, value in own.items():
             yield f"        {printable(f'{key} = {value!r}')}"
         if not own:
-            yield f"      # {name} = {_default(field)!r}"
+            yield f"      # {name} = {_default(field)}"
     for section, name in sections:
         yield from field_help(section, values, f"{name}.")
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) else (hint,)
+    """The types that a field may have: those of a union, or the one."""
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
-def _default(field: dataclasses.Field) -> Any:
-    made = field.default_factory is not dataclasses.MISSING
-    return field.default_factory() if made else field.default
+def _default(field: dataclasses.Field) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return repr(field.default_factory())
+    return "(required)" if field.default is dataclasses.MISSING else repr(field.default)

@@ -9,9 +9,10 @@ class InputError(ValueError):
     """Bad input from outside: a file, a flag, a config field, a row of data."""
 
 
-class Stopped(Exception):  # noqa: N818 - nothing is wrong
+class Stopped(BaseException):
     """The run was asked to end (SIGTERM, a notice of preemption), and has saved what it did.
 
+    Like KeyboardInterrupt, it may come anywhere, and is no error that a library's caller handles.
     Its message is one line that says where it stopped; the same command goes on from there.
     """
 

@@ -23,7 +23,8 @@ def find_choice(text: str, options: Mapping[str, str] | None = None) -> str | No
     With `options` (letter -> text) only these letters count, and the text of exactly one of them
     counts as its letter, alone or behind it. Several letters decide for none.
     """
-    for found in (boxed(text), said(text, None)):
+    told = said(text, None)  # which may go on with other sentences
+    for found in (boxed(text), told):
         if found is None:
             continue
         plain = _WRAPPED.sub(r"\1", found).strip().strip("$* ")
@@ -36,7 +37,7 @@ def find_choice(text: str, options: Mapping[str, str] | None = None) -> str | No
             continue
         if options is not None and rest.strip() and _same(options[letter], rest):
             return letter
-        other = _ANOTHER.match(rest)
+        other = None if found is told and match[0].rstrip().endswith(".") else _ANOTHER.match(rest)
         if other and (options is None or other[1].upper() in options):
             continue
         return letter

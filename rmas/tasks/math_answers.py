@@ -13,6 +13,7 @@ import string
 
 from rmas.tasks.boxed import boxed, said
 from rmas.tasks.rows import Row
+from rmas.tasks.units import split_unit
 
 MAX_LENGTH = 400
 """Characters of an answer that is parsed; no gold answer is nearly as long."""
@@ -22,27 +23,8 @@ _NO_SPACE = re.compile(r"(?<!\\)\\!\s*|\{,\}\s*(?=\d{3}(?!\d))")
 _SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\(?:quad|qquad)\b|~|\s+")
 _SIZES = re.compile(r"\\(?:left|right|big|Big|bigg|Bigg|displaystyle|limits)(?![A-Za-z])")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
-# Unit -> how it is written. Short ones that are not here count within \text{}: `2h` is a product.
-_UNITS = {
-    "m": "met(?:er|re)s?", "cm": "cm|centimet(?:er|re)s?", "mm": "mm|millimet(?:er|re)s?",
-    "km": "km|kilomet(?:er|re)s?", "inch": "in|inch(?:es)?", "foot": "ft|foot|feet",
-    "yard": "yards?", "mile": "mi|miles?", "hour": "hours?", "minute": "min|minutes?",
-    "second": "seconds?", "day": "days?", "week": "weeks?", "year": "years?",
-    "gram": "grams?", "kg": "kg|kilograms?", "dollar": "dollars?", "cent": "cents?",
-    "mph": "mph", "liter": "liters?|litres?", "gallon": "gallons?", "degree": "degrees?",
-    "pound": "lbs?|pounds?", "ounce": "oz|ounces?", "percent": "percent",
-    "": "units?|square|sq|cubic|points?|people|ways",
-}  # fmt: skip
-_LETTERS = {"m": "m", "s": "second", "h": "hour", "g": "gram"}
-_POWER_OF = r"(?:\^\{?[23]\}?)?"
-_UNIT = re.compile(
-    rf"(?<=[0-9}})\]]) *(?:(?:{'|'.join(_UNITS.values())}){_POWER_OF}(?: |$))+$", re.IGNORECASE
-)
-_SHORT = re.compile(
-    rf"(?<=[0-9}})\]]) *\\(?:text|mathrm|mbox)\s*\{{ *(?![ei] *\}})([A-Za-z]{{1,3}})\.? *\}} *"
-    rf"{_POWER_OF}$"
-)
 _FACTORS = re.compile(r"(?<=[})])([A-Za-z]{2,})$")  # math-verify drops these, as if a unit
+_BARE = re.compile(r"\\frac\s*(\\pi|[A-Za-z0-9])\s*(\\pi(?![A-Za-z])|[A-Za-z0-9])")
 _RELATION = re.compile(r"[<>=]|\\(?:in|leq?|geq?|neq?|lt|gt)(?![A-Za-z])")
 _BASED = re.compile(r"([0-9A-Z]+)(?:_\{?(\d+)\}?)?")
 _BLANK = re.compile(r"(?<![A-Za-z\\])([A-Za-z0-9]) (?=[A-Za-z](?![A-Za-z]))")
@@ -55,8 +37,14 @@ _INTEGER = re.compile(r"-?\d+")
 _PROSE = re.compile(
     r"(?<![A-Za-z\\])(?!(?:sin|cos|tan|log|ln|exp|sqrt|pi)\b)[A-Za-z]{3,}(?![A-Za-z{])"
 )
-_COUNTED = re.compile(r"([-+]?[\d./]+|[-+]?\\frac\{\d+\}\{\d+\})(?: [A-Za-z]{3,})+")
+_COUNTED = re.compile(
+    r"([-+]?[\d./]+|[-+]?\\frac\{\d+\}\{\d+\})"
+    r"(?: (?!(?:not|dozen|hundred|thousand|million|billion|trillion)s?\b)[A-Za-z]{3,})+"
+)
+_OR = re.compile(r",? +(?:or|and) +")
 _WORDS = re.compile(r"(?i:yes|no)|(?=.*[A-Za-z]{3})[A-Za-z](?:[A-Za-z']| (?!-)|-(?! ))*")
+_COMMANDS = re.compile(r"\\\\|\\(?:begin|end)\s*\{\w+\}(?:\s*\{[clr|\s]*\})?|\\[A-Za-z]+")
+_FEW = 4  # letters of a product
 _ALPHABET = set(string.ascii_letters)
 _BRACKETS = {"(": ")]", "[": ")]", "\\{": ("\\}",)}
 
@@ -88,7 +76,7 @@ def score_integer(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
     answer = find_math(text)
     if answer is None:
         return None, {"exact": 0.0, "release_compatible": 0.0}
-    plain = normalise(answer)
+    plain = _unnamed(normalise(answer), "")
     hit = re.fullmatch(r"[+-]?\d{1,18}(?:\.0*)?", plain) is not None
     hit = hit and int(plain.split(".")[0]) == int(row.answer)
     return answer, {
@@ -104,10 +92,10 @@ def equal(answer: str, gold: str) -> bool:
     """
     if len(answer) > MAX_LENGTH:
         return False
-    one, other = normalise(answer), normalise(gold)
-    units = _unit(answer), _unit(gold)
-    if all(units) and units[0] != units[1]:
+    (one, unit), (other, unit_other) = _measured(answer), _measured(gold)
+    if unit and unit_other and unit != unit_other:
         return False
+    one, other = _unnamed(one, other), _unnamed(other, one)
     if one == other:
         return bool(one)
     if not (_harmless(one) and _harmless(other)):
@@ -117,21 +105,31 @@ def equal(answer: str, gold: str) -> bool:
 
 def normalise(answer: str) -> str:
     r"""A form in which equal answers often are equal texts; still LaTeX."""
-    text = _UNIT.sub("", _plain(answer)).strip()
-    text = _NAMED.sub("", text)
+    return _measured(answer)[0]
+
+
+def _measured(answer: str) -> tuple[str, str]:
+    """The normal form, and the name of the unit that it had."""
+    text = answer.strip().strip("$").strip()
+    dollars = "dollar" if text.startswith("\\$") else ""
+    text, unit = split_unit(text)
+    text, plain = split_unit(_plain(text))
+    text = _NAMED.sub("", text.strip())
     text = text.rstrip(".").strip()
     if re.fullmatch(r"[-+]?\d*\.\d+", text):
         text = text.rstrip("0").rstrip(".") or "0"
     if _is_words(text):
-        return text.lower()
-    return _BLANK.sub(r"\1", re.sub(r" *([-+*/^=,(){}\[\]<>|]) *", r"\1", text))
+        return text.lower(), ""
+    text = re.sub(r" *([-+*/^=,(){}\[\]<>|]) *", r"\1", _OR.sub(",", text))
+    return _BLANK.sub(r"\1", text), unit or plain or dollars
 
 
-def _plain(answer: str) -> str:
-    """Without sizes, styles, currency and thousands commas; units are still there."""
-    text = answer.strip().strip("$").strip()
-    text = _SIZES.sub("", _SHORT.sub("", text))
+def _plain(text: str) -> str:
+    """Without sizes, styles, currency and thousands commas."""
+    text = _SIZES.sub("", text)
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    text = text.replace("\\varnothing", "\\emptyset")
+    text = _BARE.sub(r"\\frac{\1}{\2}", text)
     text = re.sub(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree|°", "", text)
     text = text.replace("\\%", "%").replace("\\$", "").replace("$", "").replace("\u2212", "-")
     text = _TEXT.sub(r" \1", text)
@@ -143,17 +141,11 @@ def _plain(answer: str) -> str:
     return text
 
 
-def _unit(answer: str) -> str:
-    """The unit behind a number; empty where there is none, or one that measures nothing."""
-    short = _SHORT.search(answer.strip().strip("$").strip())
-    if short and short[1] in _LETTERS:
-        return _LETTERS[short[1]]
-    match = _UNIT.search(_plain(answer))
-    words = (
-        re.findall(r"[a-z]+", match[0].lower()) if match else [short[1].lower()] if short else []
-    )
-    names = [name for word in words for name, how in _UNITS.items() if re.fullmatch(how, word)]
-    return next(filter(None, reversed(names)), "" if match or not short else short[1])
+def _unnamed(text: str, other: str) -> str:
+    """What stands behind the `=` of a name, or of a tuple of names, unless the other has one."""
+    name, equals, value = text.rpartition("=")
+    named = equals and not _RELATION.search(name + other) and _split(value)
+    return value if named and (_split(name) or [""])[1:] == [] else text
 
 
 def _is_words(text: str) -> bool:
@@ -182,16 +174,18 @@ def _equal(one: str, other: str) -> bool:
 def _single(one: str, other: str) -> bool:
     if one == other:
         return True
-    if _is_words(one) and _is_words(other):
-        return one.lower() == other.lower()
+    same_words, factors = one.lower() == other.lower(), _are_factors(one, other)
+    if _is_words(one) and _is_words(other) and not factors:
+        return same_words
     based = _BASED.fullmatch(one), _BASED.fullmatch(other)
     if all(based) and (based[0][2] or based[1][2]):  # of a number system, where it is told
         same = based[0][2] == based[1][2] or None in (based[0][2], based[1][2])
         return same and based[0][1] == based[1][1]
-    one, other = _UNIT.sub("", one).strip(), _UNIT.sub("", other).strip()
+    one, other = split_unit(one)[0], split_unit(other)[0]
+    one, other = _unnamed(one, other), _unnamed(other, one)
     one, other = _without_words(one, other), _without_words(other, one)
-    if _prose(one) or _prose(other):
-        return one.lower() == other.lower()
+    if (_prose(one) or _prose(other)) and not factors:
+        return same_words
     if re.fullmatch(r"[-+]?\d+", one) and re.fullmatch(r"[-+]?\d+", other):
         return int(one) == int(other)
     if not _RELATION.search(one + other) and _symbols(one) != _symbols(other):
@@ -217,9 +211,16 @@ def _prose(text: str) -> bool:
     return _PROSE.search(re.sub(r"\\(?:begin|end)\{\w+\}", "", text)) is not None
 
 
+def _are_factors(one: str, other: str) -> bool:
+    """Whether runs of letters, which may be words, are products of the same letters instead."""
+    runs = [re.findall(r"[A-Za-z]+", _COMMANDS.sub(" ", side)) for side in (one, other)]
+    letters = [sorted("".join(own)) for own in runs]
+    return letters[0] == letters[1] and max(map(len, [*runs[0], *runs[1], ""])) <= _FEW
+
+
 def _symbols(text: str) -> set[str]:
     """The letters of a formula, but for those of commands, functions and powers of ten."""
-    return set(re.sub(r"\\[A-Za-z]+|[A-Za-z]{3,}|e", " ", text)) & _ALPHABET
+    return set(re.sub(r"[A-Za-z]{3,}|e", " ", _COMMANDS.sub(" ", text))) & _ALPHABET
 
 
 def _same_set(one: list[str], other: list[str]) -> bool:
@@ -241,10 +242,12 @@ def _parts(text: str) -> tuple[str, list[str]] | None:
                 parts = _split(inner)
                 if parts and len(parts) > 1:
                     return opening + closing, parts
-    if text.count("\\pm") == 1:
-        text = ",".join(text.replace("\\pm", sign).lstrip("+") for sign in "+-")
-    parts = _split(text)
-    return ("", parts) if parts and len(parts) > 1 else None
+    parts = [
+        part.replace("\\pm", sign).lstrip("+")
+        for part in _split(text) or ()
+        for sign in ("+-" if part.count("\\pm") == 1 else ("\\pm",))
+    ]
+    return ("", parts) if len(parts) > 1 else None
 
 
 def _split(text: str) -> list[str] | None:

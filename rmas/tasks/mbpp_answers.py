@@ -13,7 +13,10 @@ from rmas.tools.sandbox import Sandbox
 
 # Values as JSON, each with its type's name: what tests are made of, and nothing that acts.
 _VALUES = """
-import collections, json, sys
+import sys
+here = __file__.rpartition("/")[0]  # where the candidate may write modules of its own
+sys.path[:] = [path for path in sys.path if path not in ("", ".", here)]
+import collections, json
 sys.set_int_max_str_digits(0)
 def plain(x):
     numpy = sys.modules.get("numpy")
@@ -79,7 +82,10 @@ _JUDGE = (
 def judge(name):
     import ctypes, os, subprocess
     token, tests = sys.stdin.readline(), compile(open("tests.py").read(), "tests.py", "exec")
-    os.unlink("tests.py")
+    names = {"__name__": "__main__"}
+    exec(compile(open("imports.py").read(), "imports.py", "exec"), names)
+    for own in ("tests.py", "imports.py"):
+        os.unlink(own)
     try:
         ctypes.CDLL(None).prctl(4, 0)  # no other process looks into this one
     except (OSError, AttributeError):
@@ -96,8 +102,6 @@ def judge(name):
     def call(*arguments, **named):
         print(json.dumps([plain(arguments), plain(named)]), file=child.stdin, flush=True)
         return value(reply())
-    names = {"__name__": "__main__"}
-    exec(compile(open("imports.py").read(), "imports.py", "exec"), names)
     if reply() is True:
         names[name] = call
     exec(tests, names)

@@ -13,13 +13,19 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation))
 _ALIKE = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\u2212", "''\"\"---")
 _SHORT = (
-    *("St", "Dr", "Mr", "Mrs", "Ms", "Jr", "Sr", "Prof", "Mt", "Ft", "No", "Lt", "Col", "Gen"),
+    *("St", "Dr", "Mr", "Mrs", "Ms", "Jr", "Sr", "Prof", "Mt", "Ft", "Lt", "Col", "Gen"),
     *("Sgt", "Capt", "Rev", "vs", "Inc", "Co"),
 )
-_NAMES_END = re.compile(  # not behind initials (J. R. R. Tolkien, U.S. Navy) and short words
+_BEGIN = (
+    *("It", "He", "She", "They", "The", "This", "That", "These", "There", "We", "I", "In", "A"),
+    *("An", "His", "Her", "Its", "Their", "So", "Thus", "Both", "But", "However", "Therefore"),
+    *("Hence", "Because", "Since"),
+)
+_NAMES_END = re.compile(
+    # Not behind initials (J. R. R. Tolkien, U.S. Navy) and short words, unless a sentence begins.
     r"(?<![^\w][A-Za-z])(?<!^[A-Za-z])(?<!\.[A-Za-z])"
     + "".join(rf"(?<!\b{word})" for word in _SHORT)
-    + r"\.(?:\s|$)"
+    + rf"\.(?:\s|$)|\.\s+(?=(?:{'|'.join(_BEGIN)})\b(?!\.))"
 )
 _FINAL = re.compile(r"\bfinal answer\s*(?:is\b|:|=)", re.IGNORECASE)
 _CLOSED = ("yes", "no", "noanswer")

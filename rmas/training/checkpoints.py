@@ -4,9 +4,9 @@ A step holds the state (any pytree of arrays: links, optimizer, step), the state
 iterator, and a JSON dict that names what we did not train. It is written while training goes on,
 and committed by one rename: a kill in the middle of a save leaves the steps before it as they
 were. Beside the arrays lies a list of every leaf's dtype, shape and checksum, and beside the step
-one of its files; a step that does not match its own lists, or cannot be read, is put aside with a
-warning, and the step before it is used. A step may be restored by another number of processes, and
-onto another mesh.
+one of its files (none beside the newest, where a kill came first); a step that does not match its
+lists, or cannot be read, is put aside with a warning, and the step before it is used. A step may be
+restored by another number of processes, and onto another mesh.
 """
 
 import base64
@@ -43,6 +43,7 @@ class Checkpoints:
 
     def __init__(self, folder: str | os.PathLike, keep: int = 2) -> None:
         self.folder = Path(folder).expanduser().absolute()
+        self._saved: set[int] = set()
         _quiet()
         policies = ocp.checkpoint_managers
         best = policies.BestN(
@@ -107,6 +108,7 @@ class Checkpoints:
                 metrics={_SCORE: score},
                 force=True,
             )
+        self._saved.add(step)
         if not saved:
             raise RuntimeError(f"the checkpoint of step {step} was refused by Orbax")
 
@@ -191,9 +193,10 @@ class Checkpoints:
         self.close()
 
     def _note(self) -> None:
+        """Lists the files of what this object saved: of older ones it cannot know."""
         if is_first():
             steps = {int(p.name) for p in self.folder.iterdir() if p.name.isdecimal()}
-            for step in steps:
+            for step in steps & self._saved:
                 checksums.note(self.folder, step)
             checksums.forget(self.folder, steps)
 

@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rmas.errors import BusyError, InputError
 from rmas.files import atomic_write_json
 from rmas.parallel import barrier, is_first
 
-_held: dict[Path, IO[bytes]] = {}
+_held: dict[Path, int] = {}
 _SHOWN = 6  # differing keys that one message names
 
 
@@ -33,21 +33,25 @@ def open_workdir(
     """
     path = Path(path).expanduser()
     if is_first():
+        _make(path)
+        _hold(path)
         _open(path, identity, name)
-        _hold(path / name)
     barrier(f"workdir {path.name}")
     if not is_first():
         _open(path, identity, name)
     return path
 
 
-def _open(path: Path, identity: Mapping[str, Any], name: str) -> None:
+def _make(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"workdir {path} is a file or lies in one; name a folder") from None
     except OSError as error:
         raise InputError(f"workdir {path} cannot be made: {error.strerror}") from None
+
+
+def _open(path: Path, identity: Mapping[str, Any], name: str) -> None:
     file = path / name
     here = json.loads(json.dumps(identity))
     try:
@@ -67,10 +71,8 @@ def _open(path: Path, identity: Mapping[str, Any], name: str) -> None:
             "use another --workdir"
         )
     differences = _differences(_flat(there), _flat(here))
-    if differences and is_first() and _is_bare(path, name):
-        _hold(file)  # whoever made it may be about to begin
+    if differences and is_first() and there.keys() & here.keys() and _is_bare(path, name):
         _write(path, file, here)
-        _held.pop(file).close()
         return
     if differences:
         more = len(differences) - _SHOWN
@@ -89,24 +91,26 @@ def _is_bare(path: Path, name: str) -> bool:
     return not any(file.is_file() and file.stat().st_size for file in files)
 
 
-def _hold(file: Path) -> None:
-    """Locks a folder by its file; a file system without locks is trusted."""
-    if file in _held:
+def _hold(folder: Path) -> None:
+    """Locks a folder; a file system without such locks is trusted."""
+    if folder in _held:
         return
-    opened = file.open("rb+")  # NFS locks need it
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return  # whoever cannot read it cannot write, and is told so
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        opened.close()
+        os.close(opened)
         raise BusyError(
-            f"workdir {file.parent} is in use by another run; wait for its end, or use another "
-            "--workdir"
+            f"workdir {folder} is in use by another run; wait for its end, or use another --workdir"
         ) from None
     except OSError:
-        opened.close()
+        os.close(opened)
         return
-    _held[file] = opened
-    atexit.register(opened.close)
+    _held[folder] = opened
+    atexit.register(os.close, opened)
 
 
 def _write(path: Path, file: Path, identity: dict) -> None:

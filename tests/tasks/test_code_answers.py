@@ -116,6 +116,30 @@ def test_mbpp(graders, rows, code, passed, note):
     assert grade.note == note
 
 
+PLANT = """
+for name in ("numpy", "math", "collections", "json", "functools"):
+    with open(name + ".py", "w") as file:
+        file.write(
+            "import os, sys\\nframe = sys._getframe()\\nwhile frame:\\n"
+            "    if 'token' in frame.f_locals:\\n"
+            "        print('\\\\n' + frame.f_locals['token'], end='', flush=True)\\n"
+            "        os._exit(0)\\n    frame = frame.f_back\\n"
+        )
+def square(x):
+    pass
+"""
+
+
+def test_modules_that_a_program_plants_are_not_imported(graders):
+    """As the first line of every script imports numpy, in the process that knows the token."""
+    script = "import numpy as np\nimport functools\nassert np.square(2) == square(2)"
+    meta = {"script": script, "imports": ["import math"], "interface": {"name": "square"}}
+    row = Row("r", "", "", meta=meta)
+    right = "import numpy\ndef square(x):\n    return x * x"
+    grades = graders.grade("mbpp", [fenced(PLANT), fenced(right)], [row, row])
+    assert [grade.scores["exact"] for grade in grades] == [0, 1]
+
+
 VALUES = (
     "None, True, 0, -(7**99), 1.5, float('inf'), 1 - 2j, 'é\\ud800', b'b', [1, [2]], (1, ()), "
     "{1, (2,)}, frozenset({'a'}), {'k': {1: (2,)}, (1, 2): []}, collections.deque([1])"

