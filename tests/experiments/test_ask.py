@@ -157,4 +157,4 @@ def test_the_commands(assembly):
     assert (assembly.workdir / "latents" / "latents.png").is_file()
     done = run("show_run")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert "name a file of records" in done.stderr
+    assert "name a workdir or its records" in done.stderr

@@ -79,8 +79,9 @@ def test_folder_that_cannot_be_written():
     # Not pytest's tmp_path, which lies in a folder that only its owner may enter.
     with tempfile.TemporaryDirectory() as top:
         locked, made = Path(top) / "locked", Path(top) / "made"
-        locked.mkdir()
-        open_workdir(made, {"a": 1})
+        for folder in (locked, made):
+            folder.mkdir()
+        (made / "config.json").write_text('{"a": 1}')
         for folder in (locked, made):
             folder.chmod(0o555)
         Path(top).chmod(0o755)
