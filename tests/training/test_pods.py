@@ -101,7 +101,7 @@ def main(_):
     app.start()
     if WHO:
         raise ERROR("no such thing")
-    barrier("never", 60)
+    barrier("never", 600)
 app.run(main, workdir="x", pod=True)
 """
 
@@ -125,7 +125,7 @@ def test_an_error_of_one_ends_all_with_its_status(who, error, status):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=55,
+        timeout=150,
     )
     assert done.returncode == status, done.stdout
     assert done.stdout.count("error: no such thing") == (2 if who == "True" else 1)
