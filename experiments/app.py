@@ -238,7 +238,9 @@ def _print_help(
         _print_flag("--config=FILE", f"{_OURS['config']} (default: {spec})")
         try:
             fields = dict(config_file.flat(config_file.load(spec)))
-            text = f"set one field that {spec} has"
+            text = f"set one field that {spec} has" + (
+                "; those behind # only a config file can set" if settings else ""
+            )
         except InputError as error:
             fields, text = {}, f"set one field; but {_one_line(error)}"
         _print_flag("--config.FIELD=VALUE", text)

@@ -59,10 +59,13 @@ def describe(a: Assembly) -> str:
         answers = e.own_tokens.get(agent, e.max_new_tokens if agent == topology.output else 0)
         longest = max(lengths) + answers + s.latent_steps * len(topology.incoming(agent))
         if longest > spec.max_positions:
-            raise InputError(
+            told = (
                 f"{agent} has {spec.max_positions} positions, but the longest question needs "
                 f"{longest} and its prompt's words: lower evaluate.max_new_tokens or latent_steps"
             )
+            if tokenizer is not None:
+                raise InputError(told)
+            _log.warning("%s (estimated)", told)
     batches = -(-len(rows) // e.batch_size)
     cells = [["method", "rounds", "latent length", "rollouts", "batches", "answers"]]
     for name, rounds, steps in found:

@@ -1,5 +1,7 @@
 """Code: the program in a text, and how it is run in the sandbox."""
 
+from collections.abc import Callable
+
 from rmas.errors import InputError
 from rmas.tools.limits import Completed, Limits
 from rmas.tools.sandbox import Sandbox, SandboxError
@@ -51,20 +53,23 @@ def run_code(
         file_size=64 * _MIB + size,
         disk=64 * _MIB + 2 * size,
     )
-    for last in (False, True):
-        try:
-            done = sandbox.run([sandbox.python, main], stdin, limits, files)
-        except ValueError as error:
-            return None, f"not run: {str(error)[:200]}"
-        except SandboxError as error:
-            if last:
-                raise InputError(
-                    f"the sandbox does not run programs any more ({str(error)[:200]}); "
-                    "see to it, and give the command again"
-                ) from None
-        else:
-            return done, "timeout" if done.timed_out else done.stopped
-    raise AssertionError("unreachable")
+    try:
+        done = _again_once(lambda: sandbox.run([sandbox.python, main], stdin, limits, files))
+    except ValueError as error:
+        return None, f"not run: {str(error)[:200]}"
+    except SandboxError as error:
+        raise InputError(
+            f"the sandbox does not run programs any more ({str(error)[:200]}); see to it, and give "
+            "the command again"
+        ) from None
+    return done, "timeout" if done.timed_out else done.stopped
+
+
+def _again_once(run: Callable[[], Completed]) -> Completed:
+    try:
+        return run()
+    except SandboxError:  # a machine may be short of something for a moment
+        return run()
 
 
 def code_scores(passed: bool) -> dict[str, float]:

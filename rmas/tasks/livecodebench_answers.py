@@ -20,7 +20,7 @@ _GROUP = 8
 """Tests that share a sandbox; after a group with a failure no other is run."""
 
 _GROUP_BYTES = 16 << 20
-"""Of their inputs: the sandbox's disk holds 64 MiB."""
+"""Of their inputs, which lie in the sandbox's memory."""
 
 # Solutions take these modules for granted, their names also bare; `builtins` comes behind those
 # that hide some of its names.

@@ -108,9 +108,9 @@ class Checkpoints:
                 metrics={_SCORE: score},
                 force=True,
             )
-        self._saved.add(step)
         if not saved:
             raise RuntimeError(f"the checkpoint of step {step} was refused by Orbax")
+        self._saved.add(step)
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk; InputError where it cannot be written."""

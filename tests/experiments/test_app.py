@@ -261,7 +261,11 @@ def test_a_bug_keeps_its_stack_trace(folder):
     assert "error: " not in done.stderr
 
 
-def test_ctrl_c_says_how_to_go_on(folder):
+@pytest.mark.parametrize(
+    ("number", "status", "told"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "stopped")],
+)
+def test_a_signal_says_how_to_go_on(folder, number, status, told):
     with subprocess.Popen(
         command("--config.name=wait"),
         cwd=folder,
@@ -271,11 +275,11 @@ def test_ctrl_c_says_how_to_go_on(folder):
         text=True,
     ) as process:
         assert "name='wait'" in process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == status
     lines = [line for line in errors.splitlines() if line != "warning: shown"]
-    assert lines == ["interrupted; the same command resumes the run"]
+    assert lines == [f"{told}; the same command resumes the run"]
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -289,6 +293,14 @@ def test_help_teaches(folder, flag):
         assert text in shown
     assert "--times\n      how often to do it (default: 1)" in shown
     assert len(shown.splitlines()) < 30
+
+
+@pytest.mark.parametrize(("main", "field"), [("train_inner", "dry_run"), ("quickstart", "plan")])
+def test_what_cannot_be_run_dry_is_refused(main, field, tmp_path):
+    done = run(main, f"--config.{field}", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: --config.{field} belongs to experiments.")
+    assert not (tmp_path / "run").exists()
 
 
 def test_help_says_what_fields_are():

@@ -88,6 +88,26 @@ def test_clusters_that_cannot_be(settings, message):
         Cluster(*settings)
 
 
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"},
+        {"TPU_WORKER_HOSTNAMES": "slice-0,slice-1"},
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_an_error(environ):
+    """Not several runs that all take themselves for the only one."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from rmas import parallel; parallel.start(pod=True)"],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **environ},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "PeersLostError: the run's other processes cannot be reached" in done.stderr
+
+
 def test_alone_there_is_nobody_to_wait_for():
     assert (is_first(), largest(7), agreed(True), agreed(False)) == (True, 7, True, False)
     barrier("nobody", 0.01)

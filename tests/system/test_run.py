@@ -1,6 +1,7 @@
 """Runs of whole systems: counts, text exchange against a plain loop, what compiles when."""
 
 import dataclasses
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,10 @@ from tiny_systems import random_links
 
 from rmas import models
 from rmas.errors import InputError
+from rmas.parallel.meters import seconds_compiling
 from rmas.system import run
 from rmas.system.answers import Limits, Question
+from rmas.system.clock import Clock
 from rmas.system.decode import Sampling
 from rmas.system.load import System
 from rmas.system.run import Runner
@@ -262,3 +265,13 @@ def test_systems_are_made_of_what_they_name(system):
     assert isinstance(system, System)
     assert list(system.params()) == list(SEQUENTIAL.agents)
     assert system.params()["critic"] is system.agents["critic"].params
+
+
+def test_phases_hold_no_compilation():
+    clock, before, began = Clock(), seconds_compiling(), time.perf_counter()
+    with clock.phase("think") as made:
+        made.append(jax.jit(lambda x: jnp.sort(jnp.cos(x) @ x))(jnp.ones((41, 41))))
+    took, compiled = time.perf_counter() - began, seconds_compiling() - before
+    assert compiled > 0
+    assert 0 < clock.take()["think"] <= took - compiled
+    assert clock.take() == {}

@@ -132,6 +132,13 @@ def test_other_facts_are_other_folders(tmp_path, case):
     stored(case, tmp_path, agent="critic")
     stored(case, tmp_path, schedule=Schedule(Optim(steps=2), 4, 2, 100))
     assert len(list(tmp_path.iterdir())) == 3
+    # Files are cut by batches: other batches that read the same rows need files of their own.
+    long = [Schedule(Optim(steps=60), batch, 1, 100) for batch in (4, 8)]
+    pairs = [visits(schedule, case.examples, len(ROWS)) for schedule in long]
+    assert pairs[0] == pairs[1]
+    found = [stored(case, tmp_path, schedule=s).features(pairs[0]) for s in long]
+    for x, y in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=2e-5)
 
 
 def test_damage_is_told(tmp_path, case):
