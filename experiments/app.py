@@ -33,8 +33,8 @@ from experiments import config_file
 from experiments.field_help import field_help
 from experiments.freeze import freeze
 from rmas import parallel
+from rmas.console import printable
 from rmas.errors import BusyError, InputError, PeersLostError, Stopped
-from rmas.evaluation.report import printable
 
 __all__ = ["config_from_flags", "freeze", "run", "say", "start"]
 

@@ -14,7 +14,7 @@ import jax
 from experiments.settings import Settings
 from rmas import __version__, models
 from rmas.errors import InputError
-from rmas.files import room_for
+from rmas.files import report_full_disk
 from rmas.links import Form, aligned_inner, init_links, parse_form
 from rmas.parallel import barrier, is_first, to_host
 from rmas.shapes import Params
@@ -30,7 +30,7 @@ from rmas.tasks.sources import RowSource, load_rows_source
 from rmas.tools import Limits as ProgramLimits
 from rmas.tools import PythonTool, Sandbox, SearchTool, Tool, Toolbox, open_search
 from rmas.training.examples import Examples
-from rmas.training.objectives import Game
+from rmas.training.objectives import TrainingContext
 from rmas.weights.links import load_links, save_links
 
 _log = logging.getLogger(__name__)
@@ -61,11 +61,11 @@ class Assembly:
         s = self.settings.system
         topology = s.pattern()
         prompt_set = prompts.load(s.prompts)
-        prompt_set.check(topology, s.family)
+        prompt_set.check(topology, s.task_family)
         mesh, int8 = self.settings.mesh, self.settings.quantize == "int8"
         tools = self.tools(topology)  # what they lack is told before weights are read
         agents = load_agents(s.agents, s.date, s.dtype, mesh, int8, self.local)
-        return System(topology, agents, prompt_set, s.family, tools)
+        return System(topology, agents, prompt_set, s.task_family, tools)
 
     @functools.cached_property
     def released(self) -> LoadedSystem:
@@ -76,7 +76,7 @@ class Assembly:
         return load_system(
             s.style,
             s.root or None,
-            s.family,
+            s.task_family,
             s.dtype,
             self.settings.mesh,
             s.prompts,
@@ -161,10 +161,10 @@ class Assembly:
         return found
 
     @functools.cached_property
-    def game(self) -> Game:
+    def context(self) -> TrainingContext:
         """Static facts of training."""
         outer = self.settings.outer
-        return Game(
+        return TrainingContext(
             topology=self.system.topology,
             spec=dataclasses.replace(self.system.spec(self.form), remat=outer.remat == "layers"),
             latent_steps=self.settings.latent_steps,
@@ -193,7 +193,7 @@ class Assembly:
         """
         init = self.settings.links.init
         key = jax.random.key(self.settings.seed)
-        links = init_links(self.game.spec.links, key, init)
+        links = init_links(self.context.spec.links, key, init)
         if init != "aligned":
             return links
         inner = {}
@@ -206,7 +206,7 @@ class Assembly:
     def untrained_links(self) -> Params:
         """Random links, for the control that shows what training gives."""
         key = jax.random.key(self.settings.seed)
-        return init_links(self.game.spec.links, key, "random")
+        return init_links(self.context.spec.links, key, "random")
 
     def identity(self, *parts: str) -> dict[str, Any]:
         """What a stage's results depend on: the named settings, the system's own facts, the data.
@@ -237,13 +237,13 @@ class Assembly:
         """Writes links with the facts that they belong to."""
         links = to_host(links)
         if is_first():
-            with room_for(f"links in {folder}"):
+            with report_full_disk(f"links in {folder}"):
                 save_links(folder, links, self.facts())
         barrier("links are saved")
 
     def facts(self) -> dict[str, Any]:
         """What links, and checkpoints of them, belong to, for JSON."""
-        form, origins = self.game.spec.links.form, self.system.origins()
+        form, origins = self.context.spec.links.form, self.system.origins()
         version = {"rmas": __version__}
         steps = {"latent_steps": self.settings.latent_steps}
         return {"form": form, **steps, **self.system.facts(), "base_models": origins, **version}
@@ -253,7 +253,7 @@ class Assembly:
 
         Raises `InputError` when they belong to another topology, form or set of agents.
         """
-        here = {"form": self.game.spec.links.form, **self.system.facts()}
+        here = {"form": self.context.spec.links.form, **self.system.facts()}
 
         def accept(manifest: dict[str, Any]) -> None:
             try:

@@ -19,10 +19,9 @@ from typing import Any
 from absl import flags
 
 from experiments import app
+from rmas.console import Progress, printable
 from rmas.errors import InputError
-from rmas.evaluation.report import printable
 from rmas.tools.index import Passage, build
-from rmas.training.metrics import Progress
 
 _SOURCE = flags.DEFINE_string("source", None, "JSONL file, or folder of a prepared TFDS dataset.")
 _OUT = flags.DEFINE_string("index", None, "Index file to write.")

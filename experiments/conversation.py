@@ -11,8 +11,8 @@ import jax
 
 from experiments import methods, stages
 from experiments.assembly import Assembly
+from rmas.console import aligned, printable
 from rmas.errors import InputError
-from rmas.evaluation.report import aligned, printable
 from rmas.system.answers import Answer, Question
 from rmas.system.decode import Sampling
 from rmas.system.run import Runner

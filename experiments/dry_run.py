@@ -12,8 +12,8 @@ from experiments import stages
 from experiments.assembly import Assembly
 from experiments.methods import variants
 from rmas import parallel
+from rmas.console import aligned, printable
 from rmas.errors import InputError
-from rmas.evaluation.report import aligned, printable
 from rmas.evaluation.runner import by_length
 from rmas.links import Form, parse_form
 from rmas.models import ModelSpec
@@ -25,7 +25,7 @@ from rmas.system.prompts import Field, Interface
 from rmas.system.released import DEFAULT_PROMPTS
 from rmas.system.sizes import CACHE_POSITIONS, measure
 from rmas.system.topology import single
-from rmas.tasks.graders import Graders
+from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
 from rmas.weights import hub
@@ -93,8 +93,8 @@ def describe(a: Assembly) -> str:
 def _check(a: Assembly, task: str) -> None:
     """Prompts, tools, graders and links, as the run will ask for them."""
     s = a.settings
-    Graders(unsafe=s.tools.unsafe).check(task)
-    prompts, family = prompt_sets.load(s.system.prompts), s.system.family
+    GraderPool(unsafe=s.tools.unsafe).check(task)
+    prompts, family = prompt_sets.load(s.system.prompts), s.system.task_family
     prompts.check(s.system.pattern(), family)
     if "single" in s.evaluate.methods:
         prompts.alone().check(single(s.system.pattern().output), family)
@@ -117,7 +117,7 @@ def _check_interfaces(a: Assembly, interfaces: Iterable[Interface]) -> None:
     prompts, topology = prompt_sets.load(s.prompts), s.pattern()
     for agent in topology.agents:
         for phase in ("first", "later"):
-            if Field("interface") in prompts.template(topology.role(agent), s.family, phase):
+            if Field("interface") in prompts.template(topology.role(agent), s.task_family, phase):
                 for interface in interfaces:
                     prompts.interface_text(interface)
 
@@ -130,7 +130,7 @@ def outline(a: Assembly) -> tuple[dict[str, ModelSpec], Form, dict[str, str], ob
         return *outlines.released(s.released), None
     if s.released:
         root = Path(s.root).expanduser()
-        return *outlines.on_disk(s.released, root, s.family), load_tokenizer(root / output)
+        return *outlines.on_disk(s.released, root, s.task_family), load_tokenizer(root / output)
     paths = {agent: hub.resolve(source).path for agent, source in s.agents.items()}
     specs = {agent: ModelSpec.from_config(path) for agent, path in paths.items()}
     form = parse_form(a.settings.links.form)

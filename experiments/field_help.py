@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rmas.evaluation.report import printable
+from rmas.console import printable
 
 
 def field_help(kind: type, values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -37,8 +37,8 @@ from absl import flags
 
 from experiments import app
 from experiments.release_prompts import ReleaseError, call_builders
+from rmas.console import printable
 from rmas.errors import InputError
-from rmas.evaluation.report import printable
 from rmas.files import atomic_write_json
 from rmas.system.prompts import from_json
 from rmas.system.styles import SEQUENTIAL, TOPOLOGIES

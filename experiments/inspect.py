@@ -21,7 +21,7 @@ from jax.sharding import AbstractMesh
 
 from experiments import app
 from rmas import parallel
-from rmas.evaluation.report import aligned, printable
+from rmas.console import aligned, printable
 from rmas.models import ModelSpec
 from rmas.system.outline import on_disk, released
 from rmas.system.released import find_style

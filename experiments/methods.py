@@ -15,7 +15,7 @@ from rmas.system.run import Runner
 from rmas.system.topology import single
 from rmas.system.writing import Retry
 from rmas.tasks.benchmarks import BENCHMARKS
-from rmas.tasks.grading import TASKS
+from rmas.tasks.grading import GRADERS
 
 SINGLE = "single:"
 
@@ -23,12 +23,12 @@ SINGLE = "single:"
 def grading_task(a: Assembly) -> str:
     """The name of what grades; raises `InputError` if there is nothing that does."""
     s, e = a.settings, a.settings.evaluate
-    own = BENCHMARKS[s.data.name].task if s.data.name in BENCHMARKS else s.system.family
+    own = BENCHMARKS[s.data.name].grader if s.data.name in BENCHMARKS else s.system.task_family
     task = e.task or own
-    if task not in TASKS:
+    if task not in GRADERS:
         raise InputError(
             f"nothing grades task family {task!r}; name what does in evaluate.task "
-            f"({', '.join(TASKS)})"
+            f"({', '.join(GRADERS)})"
         )
     return task
 
@@ -103,7 +103,7 @@ def variants(s: Settings, agents: Sequence[str]) -> list[tuple[str, int, int | N
 
 def asking_again(a: Assembly) -> Retry | None:
     """What asks once more for an answer that is missing; None where nothing does."""
-    task = TASKS[grading_task(a)]
+    task = GRADERS[grading_task(a)]
     if not a.settings.evaluate.retry or not task.opening:
         return None
     lacks = task.lacks or (lambda text: task.extract(text) is None)

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 from experiments.assembly import Assembly
 from experiments.dry_run import outline
 from rmas import parallel
+from rmas.console import aligned
 from rmas.errors import InputError
-from rmas.evaluation.report import aligned
 from rmas.links import LinkSpec
 from rmas.models import ModelSpec
 from rmas.shapes import Params
-from rmas.system.stage import SystemSpec
+from rmas.system.turn import SystemSpec
 from rmas.training.loop import Schedule
 from rmas.training.memory import Lengths, Memory, inner_step, outer_step, weights_of
-from rmas.training.objectives import Game, parse_objective
+from rmas.training.objectives import TrainingContext, parse_objective
 from rmas.weights.placement import abstract_weights, heads_of
 
 _GIB = 1 << 30
@@ -37,7 +37,7 @@ def describe(a: Assembly, stage: str) -> str:
     topology, dtype = s.system.pattern(), jnp.dtype(s.system.dtype)
     widths = tuple((agent, spec.d_model) for agent, spec in specs.items())
     links = LinkSpec(form, widths, topology.link_edges)
-    game = Game(
+    context = TrainingContext(
         topology,
         SystemSpec(tuple(specs.items()), links, s.outer.remat == "layers"),
         s.latent_steps,
@@ -57,12 +57,12 @@ def describe(a: Assembly, stage: str) -> str:
             f"{multiple}"
         )
     if stage == "inner":
-        found = inner_step(game, params, schedule, lengths, mesh, weights)
+        found = inner_step(context, params, schedule, lengths, mesh, weights)
     else:
         objective, trained = parse_objective(s.objective), s.outer.train
         rounds = s.outer.rounds
         found = outer_step(
-            game, objective, params, trained, schedule, rounds, lengths, mesh, weights
+            context, objective, params, trained, schedule, rounds, lengths, mesh, weights
         )
     shape = "one device" if mesh is None else ",".join(f"{k}={n}" for k, n in mesh.shape.items())
     what = f"{s.outer.rounds} rounds, {s.latent_steps} latent steps, {s.objective}"

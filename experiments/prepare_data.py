@@ -12,8 +12,8 @@ training prepare what they need by themselves; a changed file makes another data
 from absl import flags
 
 from experiments import app
+from rmas.console import aligned, printable
 from rmas.errors import InputError
-from rmas.evaluation.report import aligned, printable
 from rmas.tasks.benchmarks import BENCHMARKS, TRAINING_SETS, source_of
 from rmas.tasks.sources import load_rows_source
 
@@ -56,7 +56,7 @@ def known() -> str:
         own = benchmark.source
         rows = f"{own.rows[benchmark.split]:,}"
         access = "gated" if own.access else "open"
-        cells.append([name, benchmark.title, rows, benchmark.task, own.repo, access])
+        cells.append([name, benchmark.title, rows, benchmark.grader, own.repo, access])
     for name, own in TRAINING_SETS.items():
         cells.append([name, "training rows", f"{own.rows['train']:,}", "-", own.repo, "open"])
     return aligned(cells)

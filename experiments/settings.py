@@ -13,7 +13,7 @@ from rmas.links import parse_form
 from rmas.parallel import parse_mesh
 from rmas.system.styles import STYLES, TOPOLOGIES, Style
 from rmas.system.topology import Topology, parse_edge
-from rmas.tasks.grading import TASKS
+from rmas.tasks.grading import GRADERS
 from rmas.tools import FunctionTool
 from rmas.training.objectives import parse_objective
 from rmas.training.optim import Optim
@@ -53,15 +53,15 @@ class SystemSettings:
     """Agents, how they are joined, and what they are told.
 
     `agents` maps an agent's name to its Hugging Face folder; `style` names a known pattern, or
-    the `topology` that is given; `prompts` names a packaged prompt set or a JSON file, `family`
-    the task family whose prompts are used. Without `agents`, `style` names a released system in
-    the folder `root`, or, without one, on the Hub.
+    the `topology` that is given; `prompts` names a packaged prompt set or a JSON file,
+    `task_family` the task family whose prompts are used. Without `agents`, `style` names a
+    released system in the folder `root`, or, without one, on the Hub.
     """
 
     style: str
     agents: dict[str, str]
     prompts: str
-    family: str
+    task_family: str
     date: str
     dtype: Literal["float32", "bfloat16"]
     topology: TopologySettings | None = None
@@ -311,8 +311,8 @@ class EvaluateSettings:
     grade_seconds: float = 10.0
 
     def __post_init__(self):
-        if self.task and self.task not in TASKS:
-            raise InputError(f"evaluate.task {self.task!r} is unknown; known: {', '.join(TASKS)}")
+        if self.task and self.task not in GRADERS:
+            raise InputError(f"evaluate.task {self.task!r} is unknown; known: {', '.join(GRADERS)}")
         for steps in self.latent_lengths:
             _at_least("evaluate.latent_lengths", steps, 1)
         for name in ("rounds", "latent_lengths"):

@@ -25,8 +25,8 @@ from rmas.system.answers import Answer, Question
 from rmas.system.decode import Sampling
 from rmas.system.run import Runner, Thoughts
 from rmas.tasks.benchmarks import BENCHMARKS
-from rmas.tasks.graders import Graders
-from rmas.tasks.grading import TASKS
+from rmas.tasks.grader_pool import GraderPool
+from rmas.tasks.grading import GRADERS
 from rmas.tasks.rows import Row
 from rmas.training.examples import Examples
 from rmas.training.features import Reader, extract, visits
@@ -62,7 +62,7 @@ def inner_stage(a: Assembly, agents: Sequence[str] = ()) -> None:
         links = train_inner(
             agent,
             folder=folder,
-            game=a.game,
+            context=a.context,
             params=a.system.agents[agent].params,
             links=a.initial_links(),
             examples=examples,
@@ -97,7 +97,7 @@ def outer_stage(a: Assembly) -> None:
         if s.links.init == "aligned":
             rows = a.split("train")[: s.links.aligned_rows]
             links = align_outer_links(
-                a.game.spec, a.system.params(), links, examples, rows, s.seed, s.links.ridge
+                a.context.spec, a.system.params(), links, examples, rows, s.seed, s.links.ridge
             )
         return {part: links[part] for part in s.outer.train}
 
@@ -105,7 +105,7 @@ def outer_stage(a: Assembly) -> None:
     links = train_outer(
         parse_objective(s.objective),
         folder=folder,
-        game=a.game,
+        context=a.context,
         params=a.system.params(),
         fixed=fixed,
         links=start,
@@ -193,7 +193,7 @@ def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
         end_at_once()
     s, e = a.settings, a.settings.evaluate
     name, rows = questions(a)
-    task, graders = TASKS[name], Graders(seconds=e.grade_seconds, unsafe=s.tools.unsafe)
+    task, graders = GRADERS[name], GraderPool(seconds=e.grade_seconds, unsafe=s.tools.unsafe)
     graders.check(name)
     links = trained_links(a, links_folder) if "latent" in e.methods else a.untrained_links()
     folder = a.workdir / "evaluate"
@@ -206,8 +206,8 @@ def evaluate_stage(a: Assembly, links_folder: Path | None = None) -> list[dict]:
         _log.warning("evaluate.split is train: links were trained on these very rows")
     chat = a.system.agents[a.system.topology.output].chat
     plan = Plan(
-        benchmark=s.data.name if s.data.name in BENCHMARKS else s.system.family,
-        task=name,
+        benchmark=s.data.name if s.data.name in BENCHMARKS else s.system.task_family,
+        grader=name,
         methods=methods(a, links),
         asked=by_length(rows, lambda row: len(chat.data_ids(row.question))),
         batch=e.batch_size,
@@ -240,7 +240,7 @@ def rows_stage(a: Assembly) -> tuple[int, int, Path]:
     """Makes training rows in `rows/` of the workdir: how many, of how many questions, and where."""
     s, e = a.settings, a.settings.evaluate
     task, rows = questions(a)
-    graders = Graders(seconds=e.grade_seconds, unsafe=s.tools.unsafe)
+    graders = GraderPool(seconds=e.grade_seconds, unsafe=s.tools.unsafe)
     graders.check(task)
     folder = a.workdir / "rows"
     identity = a.identity("evaluate", "num_questions") | {"rounds": s.outer.rounds}

@@ -60,7 +60,7 @@ def atomic_write_json(path: str | os.PathLike, obj: Any) -> None:
 
 
 @contextlib.contextmanager
-def room_for(what: str) -> Iterator[None]:
+def report_full_disk(what: str) -> Iterator[None]:
     """Ends with one line where the block finds the disk full, whatever its writer makes of that.
 
     Raises InputError naming `what` cannot be written; other errors go through.

@@ -19,7 +19,7 @@ from experiments import app
 from experiments.assembly import Assembly
 from experiments.settings import Settings
 from rmas import parallel
-from rmas.evaluation.report import aligned, printable
+from rmas.console import aligned, printable
 from rmas.training.features import extract
 from rmas.training.inner import train_inner
 from rmas.training.loop import Schedule
@@ -71,7 +71,7 @@ def measure(a: Assembly, agent: str, folder: Path) -> dict[str, float | str]:
         train_inner(
             agent,
             folder=at,
-            game=a.game,
+            context=a.context,
             params=own.params,
             links=a.initial_links(),
             examples=examples,

@@ -20,7 +20,7 @@ from absl import flags
 import rmas
 from experiments import app
 from rmas import models, parallel
-from rmas.evaluation.report import aligned, printable
+from rmas.console import aligned, printable
 from rmas.models import Model
 from rmas.shapes import Params
 from rmas.system import decode

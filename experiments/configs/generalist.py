@@ -15,7 +15,7 @@ def system_of(name: str, topology: dict[str, Any]) -> ConfigDict:
     """The embedded default with this pattern; task, prompts and family are called `name`, too."""
     config = tiny_sequential.get_config()
     base = str(resources.files("rmas") / "tiny" / "generalist")
-    config.system.update({"style": name, "prompts": name, "family": name})
+    config.system.update({"style": name, "prompts": name, "task_family": name})
     config.system.topology = ConfigDict(topology)
     config.system.agents = ConfigDict(dict.fromkeys(topology["agents"], base))
     config.data.name = name

@@ -79,7 +79,7 @@ def get_config(which: str) -> ConfigDict:
             "agents": {},
             "root": "",
             "prompts": "default",
-            "family": known.family,
+            "task_family": known.task_family,
             "date": "26 Jul 2024",
             "dtype": "bfloat16",
         }

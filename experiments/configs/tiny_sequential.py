@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
                 "style": "sequential",
                 "agents": {a: str(tiny / a) for a in ("planner", "critic", "solver")},
                 "prompts": "relay",
-                "family": "relay",
+                "task_family": "relay",
                 "date": "2026-01-01",
                 "dtype": "float32",
             },

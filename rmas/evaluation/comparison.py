@@ -10,9 +10,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rmas.console import printable
 from rmas.evaluation.intervals import wilson
 from rmas.evaluation.records import Batch, Evaluations, Key, Record, Variant
-from rmas.evaluation.report import COUNTS, names_of, printable, rank
+from rmas.evaluation.report import COUNTS, names_of, rank
 from rmas.evaluation.statistics import Estimate, bootstrap_ratio, difference, paired_test
 from rmas.tasks.passk import pass_at_k
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmas import models
+from rmas.console import printable
 from rmas.errors import InputError
-from rmas.evaluation.report import printable
 from rmas.links import Form
 from rmas.models import ModelSpec
 from rmas.shapes import Array, Params

@@ -9,8 +9,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rmas.console import printable
 from rmas.errors import InputError
-from rmas.evaluation.report import printable
 from rmas.files import atomic_write_bytes
 
 Rows = Sequence[Mapping[str, Any]]

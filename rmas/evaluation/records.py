@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rmas.console import printable
 from rmas.errors import InputError
-from rmas.evaluation.report import COUNTS, printable
+from rmas.evaluation.report import COUNTS
 from rmas.files import read_json
 
 FOLDER, RECORDS, TIMINGS, CONFIG = "evaluate", "records.jsonl", "timings.jsonl", "config.json"

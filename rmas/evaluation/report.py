@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rmas.console import aligned, printable
 from rmas.errors import InputError
 from rmas.evaluation.intervals import wilson
 
@@ -23,21 +24,6 @@ METHODS = ("latent", "text", "text_terse", "single:", "untrained")
 """The order of a report's rows; `single:` stands for every `single:<agent>`."""
 
 COUNTS = ("decoded_tokens", "latent_steps", "prompt_tokens")
-
-
-def printable(text: str, keep: str = "") -> str:
-    r"""`text` with everything that could act on a terminal escaped, as `\x1b` or `\u202e`.
-
-    Control characters, newlines and tabs included, direction overrides and lone surrogates are
-    escaped; letters of every script and spaces stay. Characters in `keep` (such as "\n") stay
-    as well.
-    """
-    return "".join(
-        c
-        if c in keep or c.isprintable() or c in "\xa0\u3000"
-        else c.encode("unicode_escape").decode("ascii")
-        for c in text
-    )
 
 
 def summarise(
@@ -108,19 +94,6 @@ def rank(method: str) -> int:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Aligned plain text with a header line; no trailing newline."""
     return aligned([list(_HEADER), *[_cells(row) for row in rows]])
-
-
-def aligned(cells: Sequence[Sequence[str]]) -> str:
-    """Lines of cells as columns, the first to the left, the others to the right; a header first."""
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    lines = []
-    for line in cells:
-        first = line[0].ljust(widths[0])
-        lines.append(
-            "  ".join([first, *[c.rjust(w) for c, w in zip(line, widths, strict=True)][1:]])
-        )
-    lines.insert(1, "  ".join("-" * w for w in widths))
-    return "\n".join(lines)
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:

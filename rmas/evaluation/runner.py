@@ -14,16 +14,16 @@ from typing import Any
 
 import jax
 
-from rmas.files import append_lines, atomic_write_text, replacing, room_for
+from rmas.console import Progress
+from rmas.files import append_lines, atomic_write_text, replacing, report_full_disk
 from rmas.parallel import barrier, is_first
 from rmas.parallel.meters import peak_bytes, seconds_compiling
 from rmas.system.answers import Answer, Question
 from rmas.system.batch import bucket
-from rmas.tasks.graders import Graders
+from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.grading import Grade
 from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
-from rmas.training.metrics import Progress
 
 SCHEMA = 2
 _LONG = 7 * 24 * 3600  # seconds that processes wait for the slowest one's answers
@@ -98,14 +98,14 @@ class Plan:
     """What is run: methods in order, each over all rows in batches of fixed size.
 
     Attributes:
-      task: the name of what grades.
+      grader: the name of what grades.
       asked: the questions (`by_length`).
       machine: what runs it; times of different machines are not compared.
       rollouts: how often each question is answered.
     """
 
     benchmark: str
-    task: str
+    grader: str
     methods: tuple[Method, ...]
     asked: Asked
     batch: int
@@ -151,7 +151,7 @@ def by_length(rows: Sequence[Row], length: Callable[[Row], int]) -> Asked:
     return Asked(rows, order, [ids[i] for i in order], [lengths[i] for i in order])
 
 
-def run(plan: Plan, graders: Graders, folder: Path) -> list[dict]:
+def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
     """Runs what is missing; returns all records, in the order of the plan.
 
     Of a run of many processes, each answers its share of the missing batches and writes files of
@@ -182,9 +182,9 @@ def run(plan: Plan, graders: Graders, folder: Path) -> list[dict]:
             seen += len(batch.ids)
             rows = plan.asked.rows(batch.start, batch.end)
             answers, timing = _answer(plan, batch, [question_of(row) for row in rows], warm)
-            grades = graders.grade(plan.task, [a.text for a in answers], rows)
+            grades = graders.grade(plan.grader, [a.text for a in answers], rows)
             new = [plan.record(batch, *three) for three in zip(rows, answers, grades, strict=True)]
-            with room_for(f"{folder / RECORDS}"):
+            with report_full_disk(f"{folder / RECORDS}"):
                 append_lines(record_file, [json.dumps(record) for record in new])
                 append_lines(timing_file, [json.dumps(timing)])
                 if is_first():

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rmas.console import printable
 from rmas.errors import InputError
-from rmas.evaluation.report import printable
 from rmas.evaluation.runner import QUESTIONS
 
 _COUNTS = ("prompt_tokens", "latent_steps", "decoded_tokens")

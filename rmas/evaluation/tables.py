@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rmas.console import aligned, printable
 from rmas.evaluation.records import File
-from rmas.evaluation.report import aligned, printable
 from rmas.tasks.benchmarks import BENCHMARKS
 
 Row = Mapping[str, Any]
@@ -196,7 +196,7 @@ def _scores(benchmark: str, rows: Sequence[Row]) -> list[str]:
     """Ours beside the release's where they differ, F1, and what was no answer."""
     parts = []
     if any(row["ours_only"] or row["release_only"] for row in rows):
-        task = BENCHMARKS[benchmark].task if benchmark in BENCHMARKS else ""
+        task = BENCHMARKS[benchmark].grader if benchmark in BENCHMARKS else ""
         lines = [list(_SCORES)]
         for row in rows:
             scores = (_number(row[name], ".3f") for name in ("accuracy", "release_compatible"))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rmas.console import Progress
 from rmas.errors import InputError
 from rmas.files import append_lines, atomic_write_text
 from rmas.system.answers import Answer, Question
@@ -18,7 +19,6 @@ from rmas.system.topology import Topology
 from rmas.tasks.grading import Grade
 from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
-from rmas.training.metrics import Progress
 
 TRIES, ROWS = "tries.jsonl", "rows.jsonl"
 

@@ -20,7 +20,14 @@ from rmas.parallel.mesh import (
     use,
 )
 from rmas.parallel.place import Place, Read, placer
-from rmas.parallel.processes import agreed, barrier, is_first, is_joined, largest, to_host
+from rmas.parallel.processes import (
+    all_reduce_max,
+    barrier,
+    broadcast_from_first,
+    is_first,
+    is_joined,
+    to_host,
+)
 from rmas.parallel.rules import Heads, is_stacked, param_shardings, state_shardings
 from rmas.parallel.startup import Cluster, start
 
@@ -33,16 +40,16 @@ __all__ = [
     "Read",
     "Share",
     "abstract_mesh",
-    "agreed",
+    "all_reduce_max",
     "automatic",
     "barrier",
     "batch_multiple",
     "batch_share",
+    "broadcast_from_first",
     "constrain",
     "is_first",
     "is_joined",
     "is_stacked",
-    "largest",
     "make_mesh",
     "param_shardings",
     "parse_mesh",

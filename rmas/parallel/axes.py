@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rmas.parallel.mesh import AXES
-from rmas.parallel.processes import largest
+from rmas.parallel.processes import all_reduce_max
 from rmas.shapes import Array
 
 AXES_OF: dict[str, str | tuple[str, ...]] = {
@@ -110,7 +110,7 @@ def batch_share(mesh: Mesh | None) -> Share:
     whole = held == list(range(held[0], held[0] + block)) and held[0] % block == rows % block == 0
     blocks = rows // block if whole else 1
     # The fewest and the most of all processes; alike where both are the same.
-    if not largest(blocks) == -largest(-blocks) == blocks:
+    if not all_reduce_max(blocks) == -all_reduce_max(-blocks) == blocks:
         return Share()
     return Share(held[0] // block if whole else 0, blocks)
 

@@ -50,14 +50,14 @@ def barrier(name: str, seconds: float = WAIT) -> None:
         ) from error
 
 
-def largest(number: int) -> int:
+def all_reduce_max(number: int) -> int:
     """The largest of what the processes give; all must call it, in the same order."""
     if jax.process_count() == 1:
         return number
     return int(np.max(multihost_utils.process_allgather(np.int64(number))))
 
 
-def agreed(flag: bool) -> bool:
+def broadcast_from_first(flag: bool) -> bool:
     """What process 0 says, on every process; all must call it, in the same order."""
     if jax.process_count() == 1:
         return flag

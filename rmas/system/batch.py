@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rmas.system.encode import Encoded, Slot
-from rmas.system.stage import Prompt
+from rmas.system.turn import Prompt
 
 
 def bucket(n: int) -> int:

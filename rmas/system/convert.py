@@ -15,14 +15,14 @@ from rmas.weights.links import load_links, save_links
 from rmas.weights.released_export import write_released
 
 
-def to_ours(style: Style, root: Path, task: str, prompts: str, out: Path) -> None:
+def to_ours(style: Style, root: Path, task_family: str, prompts: str, out: Path) -> None:
     """Released links to `out`, with what they belong to."""
     prompt_set = prompt_sets.load(prompts)
-    prompt_set.check(style.topology, task)
+    prompt_set.check(style.topology, task_family)
     folders, outer = locate(style, root)
     paths = {agent: at.path for agent, at in folders.items()}
     specs = {agent: ModelSpec.from_config(path) for agent, path in paths.items()}
-    form, links = read_links(style, paths, outer.path, specs, task)
+    form, links = read_links(style, paths, outer.path, specs, task_family)
     agents = {agent: fingerprint(path) for agent, path in paths.items()}
     origins = {
         a: {
@@ -32,14 +32,14 @@ def to_ours(style: Style, root: Path, task: str, prompts: str, out: Path) -> Non
         }
         for a, at in folders.items()
     }
-    facts = system_facts(style.topology, prompt_set, task, agents)
+    facts = system_facts(style.topology, prompt_set, task_family, agents)
     try:
         save_links(out, links, {"form": form, **facts, "base_models": origins})
     except OSError as e:
         raise InputError(f"{out} cannot be written: {e.strerror}") from e
 
 
-def to_released(style: Style, folder: Path, task: str, root: Path) -> None:
+def to_released(style: Style, folder: Path, task_family: str, root: Path) -> None:
     """Links of this project to the released layout below `root`."""
     found, manifest = load_links(folder)
     topology = manifest.get("topology")
@@ -57,6 +57,8 @@ def to_released(style: Style, folder: Path, task: str, root: Path) -> None:
     spec = LinkSpec(form, tuple(own), style.topology.link_edges)
     links, _ = load_links(folder, jax.eval_shape(lambda: init_links(spec, jax.random.key(0))))
     try:
-        write_released(root, layout_of(style), links, form, style.link_task(task) or task)
+        write_released(
+            root, layout_of(style), links, form, style.link_task(task_family) or task_family
+        )
     except OSError as e:
         raise InputError(f"{root} cannot be written: {e.strerror}") from e

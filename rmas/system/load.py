@@ -18,8 +18,8 @@ from rmas.parallel import placer
 from rmas.shapes import Params
 from rmas.system.encode import ChatTokenizer
 from rmas.system.prompts import PromptSet
-from rmas.system.stage import SystemSpec
 from rmas.system.topology import Topology
+from rmas.system.turn import SystemSpec
 from rmas.tools import Toolbox
 from rmas.weights import hub
 from rmas.weights.load import load_params
@@ -50,7 +50,7 @@ class Agent:
 class System:
     """Agents joined by a topology, with the prompts that they are given.
 
-    `family` is the task family whose prompts are used (`math`, `code`, `relay`, ...). `tools` are
+    `task_family` is the one whose prompts are used (`math`, `code`, `relay`, ...). `tools` are
     what an agent may call while it writes; its system message describes those that its prompts
     do not name.
     """
@@ -58,11 +58,11 @@ class System:
     topology: Topology
     agents: Mapping[str, Agent]
     prompts: PromptSet
-    family: str
+    task_family: str
     tools: Mapping[str, Toolbox] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        self.prompts.check(self.topology, self.family)
+        self.prompts.check(self.topology, self.task_family)
         for agent in self.tools:
             if agent not in self.agents:
                 known = ", ".join(self.agents)
@@ -89,7 +89,7 @@ class System:
     def facts(self) -> dict[str, object]:
         """What trained links depend on, for checkpoints and manifests."""
         agents = {a: self.agents[a].fingerprint for a in self.topology.agents}
-        facts = system_facts(self.topology, self.prompts, self.family, agents)
+        facts = system_facts(self.topology, self.prompts, self.task_family, agents)
         told = {agent: text for agent in self.tools if (text := self.tools_text(agent))}
         return facts | ({"tools": told} if told else {})
 
@@ -97,7 +97,7 @@ class System:
         """What an agent's system message says of its tools: those that its prompts do not name."""
         if agent not in self.tools:
             return ""
-        parts = self.prompts.template(self.topology.role(agent), self.family, "later")
+        parts = self.prompts.template(self.topology.role(agent), self.task_family, "later")
         told = self.prompts.system_text(self.topology)
         return self.tools[agent].describe(told + "".join(p for p in parts if isinstance(p, str)))
 
@@ -114,14 +114,14 @@ class System:
 
 
 def system_facts(
-    topology: Topology, prompts: PromptSet, family: str, agents: Mapping[str, str]
+    topology: Topology, prompts: PromptSet, task_family: str, agents: Mapping[str, str]
 ) -> dict[str, object]:
     """What trained links depend on; `agents` are fingerprints by name."""
     return {
         # Who may call tools is no fact of the links.
         "topology": {k: v for k, v in dataclasses.asdict(topology).items() if k != "callers"},
         "prompts": {"name": prompts.name, "digest": prompts.digest},
-        "family": family,
+        "task_family": task_family,
         "agents": dict(agents),
     }
 

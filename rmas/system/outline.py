@@ -18,11 +18,11 @@ def released(style: Style) -> tuple[dict[str, ModelSpec], Form, dict[str, str]]:
 
 
 def on_disk(
-    style: Style, root: Path, task: str
+    style: Style, root: Path, task_family: str
 ) -> tuple[dict[str, ModelSpec], Form, dict[str, str]]:
     """The system in a folder: its configurations, and its links, which are read and checked."""
     folders, outer = locate(style, root)
     paths = {agent: at.path for agent, at in folders.items()}
     specs = {agent: ModelSpec.from_config(path) for agent, path in paths.items()}
-    form, _ = read_links(style, paths, outer.path, specs, task)
+    form, _ = read_links(style, paths, outer.path, specs, task_family)
     return specs, form, shared_weights(paths, specs)

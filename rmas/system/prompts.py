@@ -84,7 +84,7 @@ class PromptSet:
     Attributes:
       system: system text by style name, `default` for the others; may be empty.
       interface: texts of code tasks (`function`, `unnamed_function`, `program`).
-      roles: role -> family -> phase -> template.
+      roles: role -> task family -> phase -> template.
       digest: sha256 of the canonical JSON.
     """
 
@@ -94,7 +94,7 @@ class PromptSet:
     roles: Mapping[str, Mapping[str, Mapping[str, tuple[Part, ...]]]]
     digest: str
 
-    def template(self, role: str, family: str, phase: str) -> tuple[Part, ...]:
+    def template(self, role: str, task_family: str, phase: str) -> tuple[Part, ...]:
         """The template of a role; `later` falls back to `first`, `gpqa` to `choice`, that
         and `reasoning` to `math`.
 
@@ -104,14 +104,14 @@ class PromptSet:
             known = ", ".join(self.roles)
             raise InputError(f"prompt set {self.name!r} has no role {role!r}; it has {known}")
         families = self.roles[role]
-        name: str | None = family
+        name: str | None = task_family
         while name is not None:
             if name in families:
                 phases = families[name]
                 return phases.get(phase, phases["first"])
             name = FAMILY_FALLBACK.get(name)
         raise InputError(
-            f"prompt set {self.name!r}: role {role!r} has no prompts for {family!r}; "
+            f"prompt set {self.name!r}: role {role!r} has no prompts for {task_family!r}; "
             f"it has {', '.join(families)}"
         )
 
@@ -135,13 +135,13 @@ class PromptSet:
         text = self.interface[interface.kind]
         return re.sub(r"\{\{|\}\}|\{name\}", lambda m: known[m[0]], text)
 
-    def check(self, topology: Topology, family: str) -> None:
+    def check(self, topology: Topology, task_family: str) -> None:
         """Holds slots against edges; raises `InputError` naming the role and slot at fault."""
         for agent in topology.agents:
             role = topology.role(agent)
             for phase in ("first", "later"):
                 found = [
-                    p.source for p in self.template(role, family, phase) if isinstance(p, Slot)
+                    p.source for p in self.template(role, task_family, phase) if isinstance(p, Slot)
                 ]
                 wanted = [
                     e.src for e in topology.incoming(agent) if e.when == "round" or phase == "later"
@@ -196,12 +196,14 @@ def from_json(text: str, where: str) -> PromptSet:
     for role, families in raw["roles"].items():
         _require(isinstance(families, dict) and families, where, f"role {role!r} needs families")
         roles[role] = {}
-        for family, phases in families.items():
-            at = f"{where}: {role}.{family}"
-            phases = _texts(phases, where, f"{role}.{family}")
+        for task_family, phases in families.items():
+            at = f"{where}: {role}.{task_family}"
+            phases = _texts(phases, where, f"{role}.{task_family}")
             _require("first" in phases, at, "needs a 'first' prompt")
             _require(set(phases) <= {"first", "later"}, at, "only 'first' and 'later' are known")
-            roles[role][family] = {k: parse_template(v, f"{at}.{k}") for k, v in phases.items()}
+            roles[role][task_family] = {
+                k: parse_template(v, f"{at}.{k}") for k, v in phases.items()
+            }
     try:
         canonical = json.dumps(raw, sort_keys=True, ensure_ascii=False).encode()
     except UnicodeEncodeError as e:

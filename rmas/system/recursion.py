@@ -16,8 +16,8 @@ from jax import lax
 
 from rmas.links import edge_name
 from rmas.shapes import Array
-from rmas.system.stage import Prompt
 from rmas.system.topology import Edge, Topology
+from rmas.system.turn import Prompt
 
 Stage = Callable[[str, Prompt, tuple[Array, ...], Any], tuple[dict[str, Array], Any]]
 """`stage(agent, prompt, incoming, data) -> (messages, aux)`: one turn. `incoming` are messages
@@ -31,7 +31,7 @@ def recurse(
     topology: Topology,
     prompts: dict[str, Prompt],
     stage: Stage,
-    silence: Callable[[Edge], Array],
+    zero_messages: Callable[[Edge], Array],
     data: dict[str, Any] | None = None,
 ) -> tuple[tuple[Array, ...], dict[str, Any]]:
     """Runs every turn but the output agent's last.
@@ -39,7 +39,7 @@ def recurse(
     Args:
       prompts: per agent, arrays with a leading round axis `[R, B, ...]`; R is the number of
         rounds. The output agent's last prompt is only measured, never read.
-      silence: the zeros that stand for an edge's message before there is one.
+      zero_messages: the zeros that stand for an edge's message before there is one.
       data: per agent, any pytree with a leading round axis, handed to `stage` turn by turn.
 
     Returns:
@@ -81,7 +81,11 @@ def recurse(
             return (to_closing(sent), to_closing(fed), out), values
 
         # No feedback exists in round 1; no slot of its prompts points to these zeros.
-        fed = {edge_name(e.src, e.dst): silence(e) for e in topology.edges if e.when == "feedback"}
+        fed = {
+            edge_name(e.src, e.dst): zero_messages(e)
+            for e in topology.edges
+            if e.when == "feedback"
+        }
         carry = (to_closing(sent), to_closing(fed), out)
         xs = (turns_of(closing, 0, rounds - 1), turns_of(opening, 1, rounds))
         (sent, fed, out), values = lax.scan(body, carry, xs)

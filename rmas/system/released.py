@@ -48,7 +48,7 @@ class LoadedSystem:
 def load_system(
     style: str,
     root: str | Path | None = None,
-    task: str = "math",
+    task_family: str = "math",
     dtype=None,
     mesh: Mesh | str | None = None,
     prompts: str | None = None,
@@ -62,8 +62,8 @@ def load_system(
     Args:
       style: `sequential_light`, `sequential_scaled`, `mixture`, `distillation`, `deliberation`.
       root: its folder; None downloads (or finds in the cache) the released repositories.
-      task: the task family, as the prompt set names it: `math`, `choice`, `code`, ... It picks
-        prompts, and links where there are some of each task (`code`, else `math`).
+      task_family: as the prompt set names it: `math`, `choice`, `code`, ... It picks prompts,
+        and links where there are some of each task (`code`, else `math`).
       dtype: of frozen weights; None means bfloat16 on accelerators and float32 on CPU.
       mesh: a mesh, or text as in `data=2,tensor=4` or `auto`; None means one device.
       prompts: a packaged prompt set or a JSON file. The default is this project's own set, which
@@ -81,10 +81,10 @@ def load_system(
         raise InputError(f"style {style!r} lets no agent call tools; leave tools out")
     folders, outer = locate(made, root)
     prompt_set = prompt_sets.load(prompts or DEFAULT_PROMPTS)
-    prompt_set.check(made.topology, task)
+    prompt_set.check(made.topology, task_family)
     specs = {agent: ModelSpec.from_config(at.path) for agent, at in folders.items()}
     form, links = read_links(
-        made, {a: at.path for a, at in folders.items()}, outer.path, specs, task
+        made, {a: at.path for a, at in folders.items()}, outer.path, specs, task_family
     )
     if prompt_set.digest == prompt_sets.load(DEFAULT_PROMPTS).digest:
         _log.warning(
@@ -98,7 +98,7 @@ def load_system(
         made.topology,
         load_agents(sources, date, dtype, mesh, quantize, local),
         prompt_set,
-        task,
+        task_family,
         dict.fromkeys(made.topology.callers, tools) if tools else {},
     )
     if system.mesh is not None:
@@ -140,11 +140,13 @@ def read_links(
     folders: Mapping[str, Path],
     outer: Path,
     specs: Mapping[str, ModelSpec],
-    task: str,
+    task_family: str,
 ) -> tuple[Form, Params]:
     """The links of a system for a task family; raises `InputError` if they do not fit."""
     widths = {agent: spec.d_model for agent, spec in specs.items()}
-    return read_released(layout_of(style), folders, outer, widths, style.link_task(task) or task)
+    return read_released(
+        layout_of(style), folders, outer, widths, style.link_task(task_family) or task_family
+    )
 
 
 def layout_of(style: Style) -> Layout:

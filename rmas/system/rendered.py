@@ -10,7 +10,7 @@ from rmas.system.batch import Line, line, stack
 from rmas.system.encode import Encoded
 from rmas.system.load import System
 from rmas.system.prompts import PROGRAM, Field, Interface
-from rmas.system.stage import Prompt
+from rmas.system.turn import Prompt
 
 _TOOLS = "You may call tools. Write what a tool needs between its tags; its result comes back."
 
@@ -30,7 +30,7 @@ class Renderer:
         `interface` matters to prompts of code tasks alone.
         """
         s = self.system
-        parts = s.prompts.template(s.topology.role(agent), s.family, phase)
+        parts = s.prompts.template(s.topology.role(agent), s.task_family, phase)
         system_text = self.system_text(agent)
         values = {"question": question}
         if Field("interface") in parts:

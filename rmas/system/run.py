@@ -24,9 +24,9 @@ from rmas.system.decode import DecodeState, Sampling, row_keys
 from rmas.system.load import System
 from rmas.system.recursion import recurse
 from rmas.system.rendered import Renderer
-from rmas.system.stage import Prompt, SystemSpec, inputs, rollout, send, silence
 from rmas.system.text import exchange
 from rmas.system.topology import Topology
+from rmas.system.turn import Prompt, SystemSpec, inputs, rollout, send, zero_messages
 from rmas.system.writing import Retry, Written, write
 
 
@@ -82,7 +82,7 @@ def think(
         return sent, (Thoughts(h_BMD, sent) if record else ())
 
     out = topology.output
-    quiet = silence(spec, links, prompts[out].ids_BT.shape[1], steps)
+    quiet = zero_messages(spec, links, prompts[out].ids_BT.shape[1], steps)
     incoming, thoughts = recurse(topology, prompts, stage, quiet, numbers)
     last = jax.tree.map(lambda x: x[-1], prompts[out])
     x_BTD = inputs(spec.model(out), params[out], last, incoming)

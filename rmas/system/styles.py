@@ -88,11 +88,11 @@ class Style:
     legacy_keys: Mapping[tuple[str, str], str]
     task_scoped: bool
 
-    def link_task(self, family: str) -> str | None:
+    def link_task(self, task_family: str) -> str | None:
         """Whose links a task family uses: `code`, else `math`; None where all share one set."""
         if not self.task_scoped:
             return None
-        return "code" if family == "code" else "math"
+        return "code" if task_family == "code" else "math"
 
 
 _SEQUENTIAL_KEYS = {

@@ -22,8 +22,8 @@ from rmas.system.batch import Line, line, stack
 from rmas.system.clock import Clock
 from rmas.system.encode import fill
 from rmas.system.rendered import Renderer
-from rmas.system.stage import Prompt, inputs
 from rmas.system.topology import Edge
+from rmas.system.turn import Prompt, inputs
 from rmas.system.writing import Written
 
 WriteTurn = Callable[[str, int, decode.DecodeState, list[str], int, bool], list[Written]]

@@ -32,15 +32,15 @@ class Benchmark:
     """A dataset to evaluate on.
 
     Attributes:
-      task: what grades it (`grading.TASKS`).
-      family: the task family whose prompts are used (`PromptSet.template` falls back from it).
+      grader: what grades it (`grading.GRADERS`).
+      task_family: the task family whose prompts are used (`PromptSet.template` falls back from it).
       read: its columns -> `(id, question, answer, meta)`.
       split: the one that is evaluated.
     """
 
     title: str
-    task: str
-    family: str
+    grader: str
+    task_family: str
     source: Source
     read: Callable[[Cells], Read]
     split: str = "test"

@@ -1,4 +1,4 @@
-"""A task: how an answer is read from a text, and how it is scored against a row."""
+"""A grader: how an answer is read from a text, and how it is scored against a row."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,19 +36,19 @@ class Grade:
 
 
 @dataclass(frozen=True)
-class Task:
+class Grader:
     """A kind of question.
 
     Attributes:
       extract: the answer in a text, or None; quick, whatever the text.
       score: `(answer, scores)` of a text for a row, or `(answer, scores, note)`; it may take long
-        (`graders.py`).
+        (`grader_pool.py`).
       where: `here`, `apart` (in a process of its own), or in the `sandbox`, which `score` is given
         with the seconds that a test may take.
       opening: how an answer begins that is asked for once more; empty for no retry.
       retry_tokens: how many tokens that may take.
       lacks: whether a text is asked once more; None: where nothing is extracted.
-      ceiling: the accuracy of a faultless system with so many rounds, where a task knows it;
+      ceiling: the accuracy of a faultless system with so many rounds, where a grader knows it;
         None for rows that do not tell.
       release: the release's rule for an answer and a gold one, where that alone is quick.
     """
@@ -87,17 +87,21 @@ def _score_puzzle(text: str, row: Row) -> tuple[str | None, Scores]:
 
 _BOX = "Final Answer: \\boxed{"
 _FENCE = "```python\n"
-TASKS = {
-    name: Task(name, puzzle.extract_answer, _score_puzzle, ceiling=puzzle.ceiling)
+GRADERS = {
+    name: Grader(name, puzzle.extract_answer, _score_puzzle, ceiling=puzzle.ceiling)
     for name in PUZZLES
 } | {
-    "math": Task("math", find_math, score_math, "apart", _BOX, 16, lacks_math, None, same_integer),
-    "integer": Task(
+    "math": Grader(
+        "math", find_math, score_math, "apart", _BOX, 16, lacks_math, None, same_integer
+    ),
+    "integer": Grader(
         "integer", find_math, score_integer, "apart", _BOX, 16, lacks_math, None, same_integer
     ),
-    "choice": Task("choice", find_choice, score_choice, "apart", _BOX, 16, lacks_choice),
-    "qa": Task("qa", find_fact, score_fact, "apart", _BOX, 16, lacks_fact),
-    "mbpp": Task("mbpp", find_code, score_mbpp, "sandbox", _FENCE, 256),
-    "livecodebench": Task("livecodebench", find_code, score_livecodebench, "sandbox", _FENCE, 256),
+    "choice": Grader("choice", find_choice, score_choice, "apart", _BOX, 16, lacks_choice),
+    "qa": Grader("qa", find_fact, score_fact, "apart", _BOX, 16, lacks_fact),
+    "mbpp": Grader("mbpp", find_code, score_mbpp, "sandbox", _FENCE, 256),
+    "livecodebench": Grader(
+        "livecodebench", find_code, score_livecodebench, "sandbox", _FENCE, 256
+    ),
 }
-"""Tasks by name: the puzzles, and what the benchmarks name (`benchmarks.py`)."""
+"""Graders by name: the puzzles, and what the benchmarks name (`benchmarks.py`)."""

@@ -4,7 +4,7 @@ Equality is math-verify's, of both sides normalised: units, degrees, currency, t
 a leading `x =` do not count. Lists in brackets are compared part by part here, brackets included,
 since an interval and a point look alike. Answers that could keep a computer busy (towers of powers,
 factorials, deep braces) are refused by their look; what is still slow ends with the time limit of
-the process that grades (`graders.py`).
+the process that grades (`grader_pool.py`).
 """
 
 import logging

@@ -24,8 +24,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rmas.errors import InputError
-from rmas.files import room_for
-from rmas.parallel import barrier, is_first, largest
+from rmas.files import report_full_disk
+from rmas.parallel import all_reduce_max, barrier, is_first
 from rmas.training import checksums
 
 _log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class Checkpoints:
         self._delete_old()
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
-        return room_for(f"a checkpoint in {self.folder}")
+        return report_full_disk(f"a checkpoint in {self.folder}")
 
     def latest_step(self) -> int | None:
         """The newest step, or None."""
@@ -156,7 +156,7 @@ class Checkpoints:
             if wrong:
                 _log.warning("checkpoint step %d cannot be read (%s)", step, wrong)
             # What one process cannot read of it, none uses; nobody has begun to read it yet.
-            if largest(int(bool(wrong))):
+            if all_reduce_max(int(bool(wrong))):
                 damaged.append(step)
                 continue
             try:
@@ -167,7 +167,7 @@ class Checkpoints:
                 raise  # a sound checkpoint of something else: older ones are no answer
             except Exception as error:  # whatever reading a damaged step may raise
                 _log.warning("checkpoint step %d cannot be read (%s)", step, _one_line(error))
-            if largest(int(arrays is None)):
+            if all_reduce_max(int(arrays is None)):
                 damaged.append(step)
                 continue
             self._put_aside(damaged, step)

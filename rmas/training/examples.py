@@ -7,13 +7,13 @@ import numpy as np
 from flax import struct
 
 from rmas.links import edge_name
-from rmas.parallel import largest
+from rmas.parallel import all_reduce_max
 from rmas.shapes import Array
 from rmas.system.batch import Line, bucket, line, stack, with_text
 from rmas.system.encode import fill
 from rmas.system.rendered import Renderer
-from rmas.system.stage import Prompt
 from rmas.system.topology import Edge
+from rmas.system.turn import Prompt
 from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
 from rmas.training.alignment import align
@@ -65,7 +65,7 @@ class Examples:
     max_length: int
     message_tokens: int
     shift: int
-    longest: Callable[[int], int] = largest
+    longest: Callable[[int], int] = all_reduce_max
 
     def text_ids(self, agent: str, row: Row, k: int) -> tuple[int, ...]:
         """Teacher text of an agent in round k, closing tokens included."""

@@ -20,17 +20,18 @@ import numpy as np
 from flax import struct
 
 from rmas import models
+from rmas.console import Progress
 from rmas.errors import InputError
-from rmas.files import atomic_write_json, read_json, replacing, room_for
+from rmas.files import atomic_write_json, read_json, replacing, report_full_disk
 from rmas.models import ModelSpec
 from rmas.parallel import (
     Share,
-    agreed,
+    all_reduce_max,
     barrier,
     batch_share,
+    broadcast_from_first,
     constrain,
     is_first,
-    largest,
     put_batch,
     to_host,
     use,
@@ -41,7 +42,6 @@ from rmas.tasks.pipeline import batches
 from rmas.tasks.rows import Row
 from rmas.training.examples import Examples, Text
 from rmas.training.loop import Schedule
-from rmas.training.metrics import Progress
 
 CHUNK_BATCHES = 16
 _FACTS = "features.json"
@@ -152,7 +152,7 @@ class Reader:
         """The states of these pairs as arrays; all processes call it together."""
         records = self._source.__getitems__([self._place[pair] for pair in pairs])
         rows = [self._store.decode(record) for record in records]
-        N = bucket(largest(max(len(ids) for _, ids in rows)))
+        N = bucket(all_reduce_max(max(len(ids) for _, ids in rows)))
         h_BND = np.zeros((len(rows), N, self._store.width), _TYPES[self._store.dtype])
         ids_BN, valid_BN = np.zeros((len(rows), N), np.int32), np.zeros((len(rows), N), bool)
         for b, (h_ND, ids_N) in enumerate(rows):
@@ -190,7 +190,7 @@ def extract(
     # Another number of processes reads what an earlier one has finished.
     shares = read_json(at / _FACTS)["shares"] if (at / _FACTS).is_file() else share.count
     store = Store(at, pairs, model.d_model, dtype, schedule.batch_size, shares)
-    if not agreed((at / _FACTS).is_file()):
+    if not broadcast_from_first((at / _FACTS).is_file()):
         try:
             at.mkdir(parents=True, exist_ok=True)
             _fill(store, agent, model, params, examples, source, share)
@@ -214,7 +214,7 @@ def _fill(
     mesh = examples.renderer.system.mesh
     with Progress(len(store.pairs), label=f"states {agent}", unit="row") as progress:
         for chunk in range(store.chunks):
-            if not agreed(store.complete(chunk)):
+            if not broadcast_from_first(store.complete(chunk)):
                 records = []
                 for group in store.groups(chunk):
                     own = group[share.of(store.batch)]
@@ -242,7 +242,7 @@ def _records(store: Store, text: Text, h_BTD: np.ndarray) -> list[bytes]:
 def _write(path: Path, records: Sequence[bytes]) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    with room_for(f"{path}"), replacing(path) as temporary:
+    with report_full_disk(f"{path}"), replacing(path) as temporary:
         writer = ArrayRecordWriter(str(temporary), "group_size:1")
         for record in records:
             writer.write(record)

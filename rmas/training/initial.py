@@ -13,7 +13,7 @@ from rmas.links import aligned_outer, edge_name
 from rmas.models import ModelSpec
 from rmas.parallel import to_host, use
 from rmas.shapes import Params
-from rmas.system.stage import SystemSpec
+from rmas.system.turn import SystemSpec
 from rmas.tasks.rows import Row
 from rmas.training.alignment import align
 from rmas.training.examples import Examples, Text

@@ -10,15 +10,15 @@ from rmas.shapes import Params
 from rmas.tasks.rows import Row
 from rmas.training.examples import Examples, Text
 from rmas.training.features import Features, Reader, draws
-from rmas.training.loop import Problem, Schedule, fit
-from rmas.training.objectives import Game, inner_distance, inner_loss
+from rmas.training.loop import Schedule, TrainingTask, fit
+from rmas.training.objectives import TrainingContext, inner_distance, inner_loss
 
 
 def train_inner(
     agent: str,
     *,
     folder: Path,
-    game: Game,
+    context: TrainingContext,
     params: Params,
     links: Params,
     examples: Examples,
@@ -30,8 +30,8 @@ def train_inner(
 ) -> Params:
     """Trains one inner link (`links["inner"][agent]` is where it starts); resumable in `folder`.
 
-    Returns the link's parameters. For `validation` and `facts` see `loop.Problem`. With `stored`
-    states (`features.extract`) the agent itself is not run, and the link is the same.
+    Returns the link's parameters. For `validation` and `facts` see `loop.TrainingTask`. With
+    `stored` states (`features.extract`) the agent itself is not run, and the link is the same.
     """
 
     mesh = examples.renderer.system.mesh
@@ -40,9 +40,9 @@ def train_inner(
 
     def distance(frozen: Params, tree: Params, batch: Text | Features):
         if isinstance(batch, Text):
-            return inner_loss(game, agent, frozen, tree, batch)
-        y_BND = models.embed(game.spec.model(agent), frozen, batch.ids_BN)
-        return inner_distance(game, agent, tree, batch.h_BND, y_BND, batch.valid_BN)
+            return inner_loss(context, agent, frozen, tree, batch)
+        y_BND = models.embed(context.spec.model(agent), frozen, batch.ids_BN)
+        return inner_distance(context, agent, tree, batch.h_BND, y_BND, batch.valid_BN)
 
     def loss(inner: Params, frozen: Params, batch: Text | Features, key):
         found = distance(frozen, {"inner": {agent: inner}, "outer": {}}, batch)
@@ -54,7 +54,7 @@ def train_inner(
             return examples.inner(agent, rows, rounds)
         return stored.features(list(zip(rows, rounds, strict=True)))
 
-    problem = Problem(
+    task = TrainingTask(
         label=f"inner {agent}",
         loss=loss,
         links=lambda: links["inner"][agent],
@@ -66,4 +66,4 @@ def train_inner(
         validation=validation,
         facts=facts or {},
     )
-    return fit(problem, schedule, folder)
+    return fit(task, schedule, folder)

@@ -12,18 +12,26 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from rmas.console import Progress
 from rmas.errors import InputError, Stopped
-from rmas.parallel import agreed, batch_multiple, batch_share, put_batch, put_whole, use
+from rmas.parallel import (
+    batch_multiple,
+    batch_share,
+    broadcast_from_first,
+    put_batch,
+    put_whole,
+    use,
+)
 from rmas.shapes import Params
 from rmas.tasks.pipeline import batches
 from rmas.tasks.rows import Row
 from rmas.training import optim as optimizers
 from rmas.training.checkpoints import Checkpoints
-from rmas.training.metrics import MetricsWriter, Progress
+from rmas.training.metrics import MetricsWriter
 from rmas.training.optim import Optim
 from rmas.training.profile import Profile
 from rmas.training.recorder import Recorder
-from rmas.training.step import Loss, TrainState, fresh, make_step, place_of
+from rmas.training.step import Loss, TrainState, init_train_state, make_step, place_of
 from rmas.training.stopping import listening
 from rmas.training.validation import Validation
 
@@ -57,7 +65,7 @@ class Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class TrainingTask:
     """What is learnt, and from what.
 
     Attributes:
@@ -88,7 +96,7 @@ class Problem:
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def fit(problem: Problem, schedule: Schedule, folder: Path) -> Params:
+def fit(task: TrainingTask, schedule: Schedule, folder: Path) -> Params:
     """Trains links to the end of the schedule, from the newest checkpoint in `folder` if any.
 
     A run that was killed and is started again goes through the same batches, keys and updates:
@@ -101,23 +109,23 @@ def fit(problem: Problem, schedule: Schedule, folder: Path) -> Params:
         loss is no longer finite.
       Stopped: the process was told to end; what was done is saved.
     """
-    multiple = batch_multiple(problem.mesh) * schedule.accumulate
+    multiple = batch_multiple(task.mesh) * schedule.accumulate
     if schedule.batch_size % multiple:
         parts = f", times {schedule.accumulate} parts" if schedule.accumulate > 1 else ""
         raise InputError(
-            f"{problem.label}: a batch of {schedule.batch_size} rows does not divide over the "
+            f"{task.label}: a batch of {schedule.batch_size} rows does not divide over the "
             f"mesh; batch_size must be a multiple of {multiple} (data times fsdp{parts}), or "
             "choose another mesh"
         )
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        return _fit(problem, schedule, folder, checkpoints)
+        return _fit(task, schedule, folder, checkpoints)
 
 
-def _fit(problem: Problem, schedule: Schedule, folder: Path, checkpoints: Checkpoints) -> Params:
+def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Checkpoints) -> Params:
     # 1. State: fresh, or as the newest checkpoint has it.
-    label, mesh, total = problem.label, problem.mesh, schedule.optim.steps
+    label, mesh, total = task.label, task.mesh, schedule.optim.steps
     optimizer = optimizers.make(schedule.optim)
-    shapes = jax.eval_shape(lambda links: fresh(links, optimizer), problem.template)
+    shapes = jax.eval_shape(lambda links: init_train_state(links, optimizer), task.template)
     place = place_of(mesh, shapes)
     templates = jax.tree.map(
         lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, place
@@ -127,7 +135,7 @@ def _fit(problem: Problem, schedule: Schedule, folder: Path, checkpoints: Checkp
         start, state, data_state, told = checkpoints.restore(templates)
     else:
         # Committed like a restored state, so that both enter one executable.
-        start, state, told = 0, put_whole(fresh(problem.links(), optimizer), place), {}
+        start, state, told = 0, put_whole(init_train_state(task.links(), optimizer), place), {}
 
     def result(state: TrainState) -> Params:
         """The links of the last step, or of the best checkpoint."""
@@ -149,7 +157,7 @@ def _fit(problem: Problem, schedule: Schedule, folder: Path, checkpoints: Checkp
     share = batch_share(mesh)
     stream = iter(
         batches(
-            problem.source,
+            task.source,
             seed=schedule.seed,
             batch_size=schedule.batch_size,
             process_index=share.index,
@@ -159,25 +167,25 @@ def _fit(problem: Problem, schedule: Schedule, folder: Path, checkpoints: Checkp
     if resumed:
         stream.set_state(data_state)
     validation = Validation(
-        problem.loss,
-        problem.validation,
+        task.loss,
+        task.validation,
         schedule.validation_rows,
         schedule.batch_size // schedule.accumulate,
         share,
-        lambda rows, n: put_batch(mesh, problem.prepare(rows, n), problem.axes, share),
-        problem.taps,
+        lambda rows, n: put_batch(mesh, task.prepare(rows, n), task.axes, share),
+        task.taps,
     )
 
     # 3. Steps. Metrics of one step are read while the next one runs.
     step_fn = make_step(
-        problem.loss,
+        task.loss,
         optimizer,
         schedule.seed,
         place,
         mesh,
-        problem.axes,
+        task.axes,
         schedule.accumulate,
-        problem.taps,
+        task.taps,
     )
     saved_at = time.monotonic()
     with (
@@ -192,22 +200,22 @@ def _fit(problem: Problem, schedule: Schedule, folder: Path, checkpoints: Checkp
         for n in range(start, total):
             profile.at(n)
             with recorder.waiting():
-                arrays = problem.prepare(next(stream), n)
-                batch = put_batch(mesh, arrays, problem.axes, share)
+                arrays = task.prepare(next(stream), n)
+                batch = put_batch(mesh, arrays, task.axes, share)
             recorder.counts(arrays, share.count)
-            state, metrics = step_fn(state, problem.frozen, batch)
+            state, metrics = step_fn(state, task.frozen, batch)
             recorder.ran(n + 1, metrics)
             progress.update(n + 1, loss=lambda m=metrics: m["loss"])
             stopping = stop.reached()
             regular = (n + 1) % schedule.save_every == 0 or n + 1 == total
             if regular or stopping or _late(schedule, n + 1, saved_at):
                 # Only regular checkpoints are measured: which others there are is chance.
-                measured = validation(state.links, problem.frozen) if regular else {}
+                measured = validation(state.links, task.frozen) if regular else {}
                 score = recorder.flush(regular, **measured)
                 score = measured.get("validation", score)
                 if not regular or not math.isfinite(score):
                     score = sys.float_info.max  # never the best
-                facts = {**problem.facts, "label": label, "step": n + 1}
+                facts = {**task.facts, "label": label, "step": n + 1}
                 facts["losses"] = recorder.losses
                 checkpoints.save(n + 1, state, stream.get_state(), facts, score)
                 saved_at = time.monotonic()
@@ -221,4 +229,4 @@ def _late(schedule: Schedule, step: int, saved_at: float) -> bool:
     """Whether it is long since the last checkpoint; all processes decide alike."""
     if not schedule.save_minutes or step % _CLOCK_STEPS:
         return False
-    return agreed(time.monotonic() - saved_at > 60 * schedule.save_minutes)
+    return broadcast_from_first(time.monotonic() - saved_at > 60 * schedule.save_minutes)

@@ -33,12 +33,12 @@ from rmas.parallel import replicated, use
 from rmas.parallel.axes import AXES_OF, parts
 from rmas.shapes import Params
 from rmas.system.batch import bucket
-from rmas.system.stage import Prompt
+from rmas.system.turn import Prompt
 from rmas.training import optim as optimizers
 from rmas.training.examples import EdgeTargets, Targets, Text
 from rmas.training.loop import Schedule
-from rmas.training.objectives import OBJECTIVES, Game, inner_loss, system_loss, taps_of
-from rmas.training.step import Loss, fresh, make_step, place_of
+from rmas.training.objectives import OBJECTIVES, TrainingContext, inner_loss, system_loss, taps_of
+from rmas.training.step import Loss, init_train_state, make_step, place_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Memory:
 
 
 def outer_step(
-    game: Game,
+    context: TrainingContext,
     objective: tuple[tuple[str, float], ...],
     params: dict[str, Params],
     trained: tuple[str, ...],
@@ -91,7 +91,7 @@ def outer_step(
       mesh: of devices that are here; they may be fake ones of the CPU.
       weights: their bytes on a device, where they are held in another type than `params`.
     """
-    every = jax.eval_shape(lambda: init_links(game.spec.links, jax.random.key(0)))
+    every = jax.eval_shape(lambda: init_links(context.spec.links, jax.random.key(0)))
     template = {part: every[part] for part in trained}
     fixed = {part: every[part] for part in every if part not in trained}
     if mesh is not None:
@@ -99,26 +99,26 @@ def outer_step(
 
     def loss(links, frozen, batches, key, taps):
         agents, fixed = frozen
-        return system_loss(game, objective, agents, fixed | links, batches, key, taps)
+        return system_loss(context, objective, agents, fixed | links, batches, key, taps)
 
     rows = schedule.batch_size
     return _step(
         loss,
         template,
         (params, fixed),
-        {name: abstract_batch(name, game, rounds, rows, lengths) for name, _ in objective},
+        {name: abstract_batch(name, context, rounds, rows, lengths) for name, _ in objective},
         {name: OBJECTIVES[name].axes for name, _ in objective},
         schedule,
         mesh,
-        taps_of(game, rounds),
-        caches=_caches(game, rows // schedule.accumulate, lengths, mesh),
+        taps_of(context, rounds),
+        caches=_caches(context, rows // schedule.accumulate, lengths, mesh),
         weights=weights_of(params) if weights is None else weights,
         more=held(fixed),
     )
 
 
 def inner_step(
-    game: Game,
+    context: TrainingContext,
     params: dict[str, Params],
     schedule: Schedule,
     lengths: Lengths,
@@ -126,14 +126,14 @@ def inner_step(
     weights: int | None = None,
 ) -> Memory:
     """The same of inner training: the step of the agent that needs most; all are in memory."""
-    every = jax.eval_shape(lambda: init_links(game.spec.links, jax.random.key(0)))
-    largest = max(game.topology.agents, key=lambda a: held(params[a]))
+    every = jax.eval_shape(lambda: init_links(context.spec.links, jax.random.key(0)))
+    largest = max(context.topology.agents, key=lambda a: held(params[a]))
 
     def loss(inner, frozen, batch, key):
         tree = {"inner": {largest: inner}, "outer": {}}
-        return inner_loss(game, largest, frozen, tree, batch), {}
+        return inner_loss(context, largest, frozen, tree, batch), {}
 
-    texts = lengths.text * (1 + len(game.topology.incoming(largest)))
+    texts = lengths.text * (1 + len(context.topology.incoming(largest)))
     prompt = _prompt(schedule.batch_size, positions=lengths.prompt + texts)
     batch = Text(prompt, jax.ShapeDtypeStruct(prompt.ids_BT.shape, jnp.bool_))
     weights = weights_of(params) if weights is None else weights
@@ -156,7 +156,7 @@ def _step(
     more: int = 0,
 ) -> Memory:
     optimizer = optimizers.make(schedule.optim)
-    state = jax.eval_shape(lambda links: fresh(links, optimizer), template)
+    state = jax.eval_shape(lambda links: init_train_state(links, optimizer), template)
     place = place_of(mesh, state)
     state = jax.tree.map(_at, state, place)
     if mesh is not None:
@@ -202,9 +202,11 @@ def held(tree: Any) -> int:
     return sum(map(one, jax.tree.leaves(tree)))
 
 
-def abstract_batch(name: str, game: Game, rounds: int, rows: int, lengths: Lengths) -> Any:
+def abstract_batch(
+    name: str, context: TrainingContext, rounds: int, rows: int, lengths: Lengths
+) -> Any:
     """The shapes of what an objective reads."""
-    topology, m = game.topology, game.latent_steps
+    topology, m = context.topology, context.latent_steps
     forced = name == "teacher_forced"
     sent = lengths.text if forced else m
 
@@ -240,20 +242,20 @@ def abstract_batch(name: str, game: Game, rounds: int, rows: int, lengths: Lengt
     return prompts, targets
 
 
-def growth(game: Game, rounds: int, rows: int, dtype: Any) -> tuple[int, int]:
+def growth(context: TrainingContext, rounds: int, rows: int, dtype: Any) -> tuple[int, int]:
     """Bytes of `(n + s) tail(m)` of the largest turn, and of all messages that are kept."""
-    m = game.latent_steps
+    m = context.latent_steps
     size = math.isqrt(m - 1) if m > 4 else max(m - 1, 1)
     blocks = -(-(m - 1) // size)
-    tails = max(_tail(spec, rows, m, dtype) for _, spec in game.spec.models)
-    widths = dict(game.spec.links.widths)
-    messages = sum(4 * rows * m * widths[e.dst] for e in game.topology.edges)
+    tails = max(_tail(spec, rows, m, dtype) for _, spec in context.spec.models)
+    widths = dict(context.spec.links.widths)
+    messages = sum(4 * rows * m * widths[e.dst] for e in context.topology.edges)
     return (blocks + size) * tails, (rounds - 1) * messages
 
 
-def turns_held(game: Game, rounds: int) -> int:
+def turns_held(context: TrainingContext, rounds: int) -> int:
     """How many turns' activations XLA's CPU compiler holds at once (see the module)."""
-    before, every = len(game.topology.before), len(game.topology.agents)
+    before, every = len(context.topology.before), len(context.topology.agents)
     return max(before, 1) if rounds == 1 else before + every if rounds == 2 else every
 
 
@@ -268,9 +270,9 @@ def _tail(spec: ModelSpec, rows: int, m: int, dtype: Any) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
 
 
-def _caches(game: Game, rows: int, lengths: Lengths, mesh: Mesh | None) -> int:
+def _caches(context: TrainingContext, rows: int, lengths: Lengths, mesh: Mesh | None) -> int:
     """Of the largest turn: keys, values and states of its prompt and its latent steps."""
-    incoming, m = game.topology.incoming, game.latent_steps
+    incoming, m = context.topology.incoming, context.latent_steps
     rows = -(-rows // (1 if mesh is None else parts(mesh, "batch")))
 
     def one(agent: str, spec: ModelSpec) -> int:
@@ -279,7 +281,7 @@ def _caches(game: Game, rows: int, lengths: Lengths, mesh: Mesh | None) -> int:
         split = share if spec.n_kv_heads and spec.n_kv_heads % share == 0 else 1
         return _tail(spec, rows, positions + 1, jnp.float32) // split
 
-    return max(one(agent, spec) for agent, spec in game.spec.models)
+    return max(one(agent, spec) for agent, spec in context.spec.models)
 
 
 def _at(x: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:

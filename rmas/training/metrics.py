@@ -1,4 +1,4 @@
-"""Metrics of a run: JSON lines and TensorBoard files, and progress on the terminal.
+"""Metrics of a run: JSON lines and TensorBoard files.
 
 `metrics.jsonl` holds one object per logged step, with "step" and numbers, and nothing that
 depends on the clock: the file of a killed and resumed run equals that of an unbroken one. For
@@ -9,11 +9,10 @@ import contextlib
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, SupportsFloat
+from typing import Any, SupportsFloat
 
 from rmas.errors import InputError
 from rmas.files import append_lines, atomic_write_bytes, atomic_write_text
@@ -173,118 +172,3 @@ def _drop_later(path: Path, last_step: int | None) -> int | None:
             last = step
     atomic_write_text(path, "".join(kept))
     return last
-
-
-class Progress:
-    """Progress of a run of `total` steps: a bar on a terminal, else a line now and then.
-
-    Use it as a context manager and call `update` after every step. `start` is the step that the
-    run resumes from; plain lines come for the first and the last step, and at most every
-    `every_seconds` between. It writes to stderr, so that stdout is left to results. Of the
-    processes of a run the first one speaks.
-    """
-
-    def __init__(
-        self,
-        total: int,
-        start: int = 0,
-        label: str = "",
-        every_seconds: float = 10.0,
-        stream: IO[str] | None = None,
-        unit: str = "step",
-    ) -> None:
-        self._total, self._step, self._label, self._unit = total, start, label, unit
-        self._every = every_seconds
-        self._stream = sys.stderr if stream is None else stream
-        self._silent = not is_first()
-        self._shown: float | None = None
-        self._from: tuple[float, int] | None = None  # when, and after which step, timing began
-        self._bar: Any = None
-
-    def __enter__(self) -> "Progress":
-        if self._silent:
-            return self
-        if self._stream.isatty():
-            self._bar, self._task = _make_bar(self._stream, self._label, self._total, self._step)
-            self._bar.start()
-        elif self._step > 0:
-            done = f"{self._unit} {self._step}/{self._total} is there already"
-            print("  ".join(filter(None, [self._label, done])), file=self._stream, flush=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def update(self, step: int, **values: SupportsFloat) -> None:
-        """Says that `step` steps are done; `values` (loss=...) are shown beside.
-
-        Values may be functions without arguments, called only when they are shown: reading a
-        loss from an accelerator at every step would make it wait.
-        """
-        if self._silent:
-            return
-        now = time.monotonic()
-        first = self._from is None
-        if first:  # the first step compiles: rates are measured from its end
-            self._from = (now, step)
-        self._step = step
-        due = self._shown is None or now - self._shown >= (0.1 if self._bar else self._every)
-        if not (due or step >= self._total):
-            return
-        self._shown = now
-        text = "  ".join(
-            f"{name} {float(v() if callable(v) else v):.4g}" for name, v in values.items()
-        )
-        began, at = self._from
-        rate = (step - at) / (now - began) if now > began and step > at else None
-        if self._bar is not None:
-            self._bar.update(
-                self._task,
-                completed=step,
-                text=text,
-                pace=_pace(rate, self._total - step, self._unit),
-            )
-            return
-        parts = [
-            f"{self._unit} {step}/{self._total}",
-            text,
-            _pace(rate, self._total - step, self._unit),
-        ]
-        line = "  ".join(part for part in [self._label, *parts] if part)
-        print(line, file=self._stream, flush=True)
-
-
-def _pace(rate: float | None, left: int, unit: str) -> str:
-    if rate is None:
-        return ""
-    many = unit if unit.endswith("s") else f"{unit}s"
-    speed = f"{rate:.1f} {many}/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit.removesuffix('s')}"
-    return f"{speed}  {duration(left / rate)} left" if left > 0 else speed
-
-
-def duration(seconds: float) -> str:
-    """A time as people read it: `45 s`, `3 min 20 s`, `2 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def _make_bar(stream: IO[str], label: str, total: int, start: int) -> tuple[Any, Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as RichProgress
-
-    # markup=False: labels are text, brackets and all.
-    bar = RichProgress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}", markup=False),
-        TextColumn("{task.fields[pace]}", markup=False),
-        console=Console(file=stream),
-    )
-    return bar, bar.add_task(label or "steps", total=total, completed=start, text="", pace="")

@@ -20,8 +20,8 @@ from rmas.links import edge_name
 from rmas.models.ops import PRECISION
 from rmas.shapes import Array, Params
 from rmas.system.recursion import recurse
-from rmas.system.stage import SystemSpec, inputs, rollout, send, silence, teacher_forced
 from rmas.system.topology import Topology
+from rmas.system.turn import SystemSpec, inputs, rollout, send, teacher_forced, zero_messages
 from rmas.tasks.rows import Row
 from rmas.training.examples import Examples, Targets, Text
 from rmas.training.step import tap
@@ -34,7 +34,7 @@ Measured = tuple[Array, dict[str, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Game:
+class TrainingContext:
     """Static facts that losses need; hashable.
 
     `on_policy` is the share of rows whose slots hold the links' own messages in `align` (the
@@ -49,15 +49,15 @@ class Game:
     earlier_rounds: float
 
 
-def taps_of(game: Game, rounds: int) -> Taps:
+def taps_of(context: TrainingContext, rounds: int) -> Taps:
     """Zeros for every link that an agent's turn uses, in every round."""
     return {
         agent: dict.fromkeys(
             [f"inner/{agent}"]
-            + [f"outer/{edge_name(e.src, e.dst)}" for e in game.topology.outgoing(agent)],
+            + [f"outer/{edge_name(e.src, e.dst)}" for e in context.topology.outgoing(agent)],
             jnp.zeros(rounds, jnp.float32),
         )
-        for agent in game.topology.agents
+        for agent in context.topology.agents
     }
 
 
@@ -70,10 +70,12 @@ def _tapped(links: Params, taps: dict[str, Array]) -> Params:
     return found
 
 
-def _data(game: Game, taps: Taps | None, own: dict[str, Any] | None = None) -> dict[str, Any]:
+def _data(
+    context: TrainingContext, taps: Taps | None, own: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """What each turn gets beside its prompt: an objective's own arrays, and taps."""
     own, taps = own or {}, taps or {}
-    return {agent: (own.get(agent), taps.get(agent, {})) for agent in game.topology.agents}
+    return {agent: (own.get(agent), taps.get(agent, {})) for agent in context.topology.agents}
 
 
 def row_mean(value_BT: Array, mask_BT: Array) -> Array:
@@ -82,37 +84,39 @@ def row_mean(value_BT: Array, mask_BT: Array) -> Array:
     return jnp.sum(jnp.where(mask_BT, value_BT, 0.0), axis=-1) / jnp.maximum(count_B, 1)
 
 
-def inner_loss(game: Game, agent: str, params: Params, links: Params, batch: Text) -> Array:
+def inner_loss(
+    context: TrainingContext, agent: str, params: Params, links: Params, batch: Text
+) -> Array:
     """Cosine distance of `inner(h_{t-1})` to the embedding of token t, over the role's text.
 
     The paper's first stage (reference: inner loop). The agent runs without gradient.
     """
     prompt = batch.prompt
-    model = game.spec.model(agent)
+    model = context.spec.model(agent)
     x_BTD = models.embed(model, params, prompt.ids_BT)
     pos_BT = models.positions(prompt.valid_BT)
     h_BTD, _ = models.run(model, params, x_BTD, prompt.valid_BT, pos_BT)
     mask_BT = batch.text_BT[:, 1:] & prompt.valid_BT[:, :-1]
-    return inner_distance(game, agent, links, h_BTD[:, :-1], x_BTD[:, 1:], mask_BT)
+    return inner_distance(context, agent, links, h_BTD[:, :-1], x_BTD[:, 1:], mask_BT)
 
 
 def inner_distance(
-    game: Game, agent: str, links: Params, h_BTD: Array, y_BTD: Array, mask_BT: Array
+    context: TrainingContext, agent: str, links: Params, h_BTD: Array, y_BTD: Array, mask_BT: Array
 ) -> Array:
     """The mean over rows of the masked mean cosine distance of `inner(h)` to `y`."""
-    z_BTD = game.spec.links.inner(links, agent, jax.lax.stop_gradient(h_BTD))
+    z_BTD = context.spec.links.inner(links, agent, jax.lax.stop_gradient(h_BTD))
     y_BTD = y_BTD.astype(z_BTD.dtype)
     distance_BT = 1.0 - optax.losses.cosine_similarity(z_BTD, y_BTD, epsilon=1e-8)
     return jnp.mean(row_mean(distance_BT, mask_BT))
 
 
-def text_loss(game: Game, agent: str, params: Params, batch: Text, incoming) -> Array:
+def text_loss(context: TrainingContext, agent: str, params: Params, batch: Text, incoming) -> Array:
     """Cross-entropy of an agent's text after its slotted prompt, per row `[B]`."""
     prompt = batch.prompt
-    model = game.spec.model(agent)
+    model = context.spec.model(agent)
     x_BTD = inputs(model, params, prompt, incoming)
     pos_BT = models.positions(prompt.valid_BT)
-    remat = game.spec.remat
+    remat = context.spec.remat
     h_BTD, _ = models.run(model, params, x_BTD, prompt.valid_BT, pos_BT, remat=remat)
     logits_BTV = models.unembed(model, params, h_BTD[:, :-1])
     loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, prompt.ids_BT[:, 1:])
@@ -120,10 +124,10 @@ def text_loss(game: Game, agent: str, params: Params, batch: Text, incoming) -> 
 
 
 def teacher_forced_loss(
-    game: Game, params, links, batch: dict[str, Text], key, taps: Taps | None = None
+    context: TrainingContext, params, links, batch: dict[str, Text], key, taps: Taps | None = None
 ) -> Measured:
     """The release's outer loop: messages are states of teacher texts, the loss the answer's."""
-    topology, out = game.topology, game.topology.output
+    topology, out = context.topology, context.topology.output
     prompts = {agent: text.prompt for agent, text in batch.items()}
     rounds = prompts[out].ids_BT.shape[0]
 
@@ -131,56 +135,60 @@ def teacher_forced_loss(
         text_BT, own_taps = data
 
         def turn(links, incoming):
-            x_BTD = inputs(game.spec.model(agent), params[agent], prompt, incoming)
-            z_BMD = teacher_forced(game.spec, params[agent], links, agent, x_BTD, prompt)
+            x_BTD = inputs(context.spec.model(agent), params[agent], prompt, incoming)
+            z_BMD = teacher_forced(context.spec, params[agent], links, agent, x_BTD, prompt)
             loss_B = jnp.zeros(len(x_BTD))
-            if agent == out and game.earlier_rounds:
-                loss_B = text_loss(game, agent, params[agent], Text(prompt, text_BT), incoming)
-            return send(topology, game.spec, links, agent, z_BMD), loss_B
+            if agent == out and context.earlier_rounds:
+                loss_B = text_loss(context, agent, params[agent], Text(prompt, text_BT), incoming)
+            return send(topology, context.spec, links, agent, z_BMD), loss_B
 
         return jax.checkpoint(turn)(_tapped(links, own_taps), incoming)
 
     take = prompts[out].take_BM.shape[-1]
-    quiet = silence(game.spec, links, prompts[out].ids_BT.shape[1], take)
+    quiet = zero_messages(context.spec, links, prompts[out].ids_BT.shape[1], take)
     masks = {agent: text.text_BT for agent, text in batch.items()}
-    incoming, aux = recurse(topology, prompts, stage, quiet, _data(game, taps, masks))
+    incoming, aux = recurse(topology, prompts, stage, quiet, _data(context, taps, masks))
     last = jax.tree.map(lambda x: x[-1], batch[out])
-    loss = jnp.mean(text_loss(game, out, params[out], last, incoming))
-    if rounds == 1 or not game.earlier_rounds:
+    loss = jnp.mean(text_loss(context, out, params[out], last, incoming))
+    if rounds == 1 or not context.earlier_rounds:
         return loss, {}
     earlier_R = jnp.mean(aux[out], axis=1)
     measured = {"teacher_forced/round": jnp.append(earlier_R, loss)}
-    return loss + game.earlier_rounds * jnp.mean(earlier_R), measured
+    return loss + context.earlier_rounds * jnp.mean(earlier_R), measured
 
 
-def rollout_loss(game: Game, params, links, batch, key, taps: Taps | None = None) -> Measured:
+def rollout_loss(
+    context: TrainingContext, params, links, batch, key, taps: Taps | None = None
+) -> Measured:
     """Cross-entropy of the answer through the true rollouts of all rounds."""
     prompts, last = batch
-    topology, out = game.topology, game.topology.output
+    topology, out = context.topology, context.topology.output
 
     def stage(agent, prompt, incoming, data):
         def turn(links, incoming):
-            x_BTD = inputs(game.spec.model(agent), params[agent], prompt, incoming)
+            x_BTD = inputs(context.spec.model(agent), params[agent], prompt, incoming)
             _, z_BMD = rollout(
-                game.spec,
+                context.spec,
                 params[agent],
                 links,
                 agent,
                 x_BTD,
                 prompt.valid_BT,
-                game.latent_steps,
+                context.latent_steps,
                 checkpoint=True,
             )
-            return send(topology, game.spec, links, agent, z_BMD)
+            return send(topology, context.spec, links, agent, z_BMD)
 
         return jax.checkpoint(turn)(_tapped(links, data[1]), incoming), ()
 
-    quiet = silence(game.spec, links, prompts[out].ids_BT.shape[1], game.latent_steps)
-    incoming, _ = recurse(topology, prompts, stage, quiet, _data(game, taps))
-    return jnp.mean(text_loss(game, out, params[out], last, incoming)), {}
+    quiet = zero_messages(context.spec, links, prompts[out].ids_BT.shape[1], context.latent_steps)
+    incoming, _ = recurse(topology, prompts, stage, quiet, _data(context, taps))
+    return jnp.mean(text_loss(context, out, params[out], last, incoming)), {}
 
 
-def align_loss(game: Game, params, links, batch, key, taps: Taps | None = None) -> Measured:
+def align_loss(
+    context: TrainingContext, params, links, batch, key, taps: Taps | None = None
+) -> Measured:
     """Each true rollout against the teacher's text, in the sender's and the readers' embeddings.
 
     Normalised squared error of `inner(h_t)` to the embedding of the agent's next token, and of
@@ -188,9 +196,9 @@ def align_loss(game: Game, params, links, batch, key, taps: Taps | None = None) 
     inside a turn. This objective is ours, not the paper's.
     """
     prompts, targets = batch
-    topology, spec = game.topology, game.spec
+    topology, spec = context.topology, context.spec
     rows = prompts[topology.output].ids_BT.shape[1]
-    own_B11 = jax.random.bernoulli(key, game.on_policy, (rows, 1, 1))
+    own_B11 = jax.random.bernoulli(key, context.on_policy, (rows, 1, 1))
 
     def stage(agent, prompt, incoming, data: tuple[Targets, dict[str, Array]]):
         target, own_taps = data
@@ -204,7 +212,7 @@ def align_loss(game: Game, params, links, batch, key, taps: Taps | None = None) 
                 agent,
                 x_BTD,
                 prompt.valid_BT,
-                game.latent_steps,
+                context.latent_steps,
                 checkpoint=True,
             )
             y_BMD = models.embed(spec.model(agent), params[agent], target.ids_BM)
@@ -223,8 +231,8 @@ def align_loss(game: Game, params, links, batch, key, taps: Taps | None = None) 
 
         return turn(_tapped(links, own_taps), incoming)
 
-    quiet = silence(spec, links, rows, game.latent_steps)
-    _, aux = recurse(topology, prompts, stage, quiet, _data(game, taps, targets))
+    quiet = zero_messages(spec, links, rows, context.latent_steps)
+    _, aux = recurse(topology, prompts, stage, quiet, _data(context, taps, targets))
     losses = [loss_R for loss_R, _ in aux.values()]
     measured = {f"cosine/{agent}": jnp.mean(cosine_R) for agent, (_, cosine_R) in aux.items()}
     rounds = max(map(len, losses))
@@ -253,7 +261,7 @@ class Objective:
 
     Attributes:
       prepare: `prepare(examples, rows)` -> numpy arrays.
-      loss: `loss(game, params, links, batch, key, taps=None) -> Measured`.
+      loss: `loss(context, params, links, batch, key, taps=None) -> Measured`.
       axes: where the rows are in the arrays, as `jax.vmap` takes it.
     """
 
@@ -290,13 +298,13 @@ def parse_objective(text: str) -> tuple[tuple[str, float], ...]:
 
 
 def system_loss(
-    game: Game, objective, params, links, batches, key, taps: Taps | None = None
+    context: TrainingContext, objective, params, links, batches, key, taps: Taps | None = None
 ) -> Measured:
     """The weighted sum of objectives, and each of them with its details for the record."""
     total, found = jnp.zeros(()), {}
     for n, (name, weight) in enumerate(objective):
         own = OBJECTIVES[name].loss
-        loss, more = own(game, params, links, batches[name], jax.random.fold_in(key, n), taps)
+        loss, more = own(context, params, links, batches[name], jax.random.fold_in(key, n), taps)
         total = total + weight * loss
         found |= {name: loss, **more}
     return total, found

@@ -11,15 +11,15 @@ from rmas.parallel import put_whole, replicated
 from rmas.shapes import Params
 from rmas.tasks.rows import Row
 from rmas.training.examples import Examples
-from rmas.training.loop import Problem, Schedule, fit
-from rmas.training.objectives import OBJECTIVES, Game, system_loss, taps_of
+from rmas.training.loop import Schedule, TrainingTask, fit
+from rmas.training.objectives import OBJECTIVES, TrainingContext, system_loss, taps_of
 
 
 def train_outer(
     objective: tuple[tuple[str, float], ...],
     *,
     folder: Path,
-    game: Game,
+    context: TrainingContext,
     params: dict[str, Params],
     fixed: Params,
     links: Callable[[], Params],
@@ -35,7 +35,7 @@ def train_outer(
       objective: names and weights, see `parse_objective`.
       fixed: the other parts of the tree (inner links, in the release's recipe), which are
         differentiated through but not trained.
-      validation, facts: see `loop.Problem`.
+      validation, facts: see `loop.TrainingTask`.
 
     Returns:
       The whole links tree.
@@ -45,15 +45,15 @@ def train_outer(
 
     def loss(trained, frozen, batches, key, taps):
         agents, fixed = frozen
-        return system_loss(game, objective, agents, fixed | trained, batches, key, taps)
+        return system_loss(context, objective, agents, fixed | trained, batches, key, taps)
 
     def prepare(rows: list[Row], _: int):
         return {name: OBJECTIVES[name].prepare(examples, rows) for name, _ in objective}
 
-    every = jax.eval_shape(lambda: init_links(game.spec.links, jax.random.key(0)))
+    every = jax.eval_shape(lambda: init_links(context.spec.links, jax.random.key(0)))
     if mesh is not None:
         fixed = put_whole(fixed, replicated(mesh))
-    problem = Problem(
+    task = TrainingTask(
         label="outer",
         loss=loss,
         links=links,
@@ -63,9 +63,9 @@ def train_outer(
         prepare=prepare,
         axes={name: OBJECTIVES[name].axes for name, _ in objective},
         mesh=mesh,
-        taps=taps_of(game, examples.rounds),
+        taps=taps_of(context, examples.rounds),
         validation=validation,
         facts=facts or {},
     )
-    trained = fit(problem, schedule, folder)
+    trained = fit(task, schedule, folder)
     return {key: {**fixed, **trained}[key] for key in ("inner", "outer")}

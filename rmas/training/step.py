@@ -49,7 +49,7 @@ def _tap_backward(_: None, grads: Params) -> tuple[Params, Array]:
 tap.defvjp(_tap_forward, _tap_backward)
 
 
-def fresh(links: Params, optimizer: optax.GradientTransformation) -> TrainState:
+def init_train_state(links: Params, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     return TrainState(links, optimizer.init(links), jnp.zeros((), jnp.int32))
 

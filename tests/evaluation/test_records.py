@@ -10,7 +10,7 @@ from rmas.errors import InputError
 from rmas.evaluation.records import Key, Variant, read_evaluations
 from rmas.evaluation.runner import Method, Plan, by_length, run
 from rmas.system.answers import Answer
-from rmas.tasks.graders import Graders
+from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.rows import Row
 
 LATENT = Variant("latent", 1, 8)
@@ -87,7 +87,7 @@ def test_a_run_that_was_killed_and_run_again(tmp_path):
     plan = Plan("toy", "relay", methods, by_length(rows, lambda row: 3), batch=2, seed=7)
     folder = tmp_path / "evaluate"
     folder.mkdir()
-    with Graders() as graders:
+    with GraderPool() as graders:
         run(plan, graders, folder)
         before = read_evaluations([tmp_path])
         path = folder / "records.jsonl"

@@ -115,21 +115,3 @@ def test_markdown_has_one_cell_per_column():
     lines = report.markdown(rows).splitlines()
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
     assert lines[3].startswith("| odd\\|name\\x1b[2J |")
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain é 漢字\u3000😀", "plain é 漢字\u3000😀"),
-        ("\x1b[31mred\x07\r\n\t", "\\x1b[31mred\\x07\\r\\n\\t"),
-        ("\x9b2J\x7f", "\\x9b2J\\x7f"),
-        ("a\u202eb\u2028c\ud800", "a\\u202eb\\u2028c\\ud800"),
-    ],
-)
-def test_printable(text, shown):
-    assert report.printable(text) == shown
-    report.printable(text).encode("utf-8")
-
-
-def test_printable_can_keep_newlines():
-    assert report.printable("a\nb\r", keep="\n") == "a\nb\\r"

@@ -8,11 +8,11 @@ import pytest
 
 from rmas.evaluation.runner import Method, Plan, by_length, merge, run, seconds_of
 from rmas.system.answers import Answer
-from rmas.tasks.graders import Graders
+from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.rows import Row
 
 ROWS = [Row(f"row-{n}", f"what is {n}?", str(n % 3)) for n in range(5)]
-GRADERS = Graders()  # puzzles are graded here: no worker starts
+GRADERS = GraderPool()  # puzzles are graded here: no worker starts
 
 
 def len_of(row):

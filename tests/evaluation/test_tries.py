@@ -10,7 +10,7 @@ from rmas.system.answers import Answer
 from rmas.system.styles import SEQUENTIAL
 from rmas.system.topology import Edge, Topology
 from rmas.tasks.files import parse_rows
-from rmas.tasks.graders import Graders
+from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.rows import Row
 
 ROWS = [Row(f"q{n}", f"what is {n}?", str(n), meta={"level": n}) for n in range(7)]
@@ -37,7 +37,7 @@ class Fake:
         return found
 
     def maker(self, tries=3):
-        graders = Graders()
+        graders = GraderPool()
         return Maker(SEQUENTIAL, self.answer, lambda t, r: graders.grade("relay", t, r), tries, 2)
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from experiments.build_search_index import documents, jsonl_rows, tfds_rows
+from rmas.console import Progress
 from rmas.errors import InputError
 from rmas.tasks.builders import RowFile, open_builder, prepare, row_file_config
 from rmas.tools.index import Index, Passage
-from rmas.training.metrics import Progress
 
 ROOT = Path(__file__).parents[2]
 TOWNS = [

@@ -30,7 +30,7 @@ def test_the_shipped_examples():
         settings = freeze(module.get_config(), Settings)
         topology = settings.system.pattern()
         assert topology.agents == module.AGENTS
-        load(settings.system.prompts).check(topology, settings.system.family)
+        load(settings.system.prompts).check(topology, settings.system.task_family)
     assert freeze(tiny_sequential.get_config(), Settings).system.pattern() is SEQUENTIAL
 
 
@@ -158,7 +158,7 @@ def test_deliberation_calls_tools_unless_told_not_to(tmp_path):
     """Without an index that is told before anything is loaded, with the ways out."""
     config = tiny_debate.get_config()
     base = config.system.agents.judge
-    config.system.update({"style": "deliberation", "prompts": "default", "family": "math"})
+    config.system.update({"style": "deliberation", "prompts": "default", "task_family": "math"})
     config.system.agents = {"reflector": base, "toolcaller": base}
     del config.system["topology"]
     told = "reflector, toolcaller may search, but tools.index names no index"

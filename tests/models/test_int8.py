@@ -11,7 +11,7 @@ from tiny_families import family_params, family_spec
 
 from rmas.links import LinkSpec, init_links
 from rmas.models import abstract_params, ops
-from rmas.system.stage import SystemSpec, rollout
+from rmas.system.turn import SystemSpec, rollout
 from rmas.weights.quantize import quantize, quantize_kernel
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)

@@ -21,7 +21,7 @@ from rmas.links import LinkSpec, init_links
 from rmas.models.cache import KV
 from rmas.parallel import param_shardings, put_batch, replicated, use
 from rmas.system import decode
-from rmas.system.stage import SystemSpec, rollout
+from rmas.system.turn import SystemSpec, rollout
 from rmas.weights.placement import heads_of
 
 AGENT, ROWS, LENGTH, STEPS = "a", 8, 7, 3

@@ -14,10 +14,10 @@ from rmas.links import LinkSpec, init_links
 from rmas.parallel import param_shardings, put_batch, replicated, use
 from rmas.system.batch import line, stack, with_text
 from rmas.system.prompts import Slot
-from rmas.system.stage import SystemSpec
 from rmas.system.topology import Edge, Topology
+from rmas.system.turn import SystemSpec
 from rmas.training.examples import EdgeTargets, Targets, Text
-from rmas.training.objectives import OBJECTIVES, Game
+from rmas.training.objectives import OBJECTIVES, TrainingContext
 from rmas.weights.placement import heads_of
 
 ROUNDS, ROWS, STEPS, VOCAB = 2, 8, 3, 42
@@ -29,13 +29,13 @@ TOPOLOGY = Topology(
 )
 
 
-def game_of(families: tuple[str, str]) -> Game:
+def game_of(families: tuple[str, str]) -> TrainingContext:
     """The agents differ in width; half of the rows of `align` hear the links' own messages."""
     small = functools.partial(family_spec, num_hidden_layers=2)
     specs = {"one": small(families[0]), "two": small(families[1], hidden_size=48)}
     widths = tuple((agent, spec.d_model) for agent, spec in specs.items())
     links = LinkSpec("ln_res", widths, TOPOLOGY.link_edges)
-    return Game(TOPOLOGY, SystemSpec(tuple(specs.items()), links), STEPS, 0.5, 0.1)
+    return TrainingContext(TOPOLOGY, SystemSpec(tuple(specs.items()), links), STEPS, 0.5, 0.1)
 
 
 def lines(agent: str, text: int) -> list:
@@ -91,9 +91,9 @@ def put(mesh, name: str, batch):
 
 
 @functools.partial(jit, static_argnums=(0, 1))
-def value_and_grad(name: str, game: Game, params, links, batch):
+def value_and_grad(name: str, context: TrainingContext, params, links, batch):
     def loss(links):
-        return OBJECTIVES[name].loss(game, params, links, batch, jax.random.key(3))[0]
+        return OBJECTIVES[name].loss(context, params, links, batch, jax.random.key(3))[0]
 
     return jax.value_and_grad(loss)(links)
 
@@ -108,8 +108,8 @@ def value_and_grad(name: str, game: Game, params, links, batch):
     ],
 )
 def test_objective_on_a_mesh(name, families, capfd):
-    game, batch, mesh = game_of(families), prepared(name), mesh_of(2, 2, 2)
-    shapes = jax.eval_shape(lambda: init_links(game.spec.links, jax.random.key(0)))
+    context, batch, mesh = game_of(families), prepared(name), mesh_of(2, 2, 2)
+    shapes = jax.eval_shape(lambda: init_links(context.spec.links, jax.random.key(0)))
     random = np.random.default_rng(1)
     with jax.enable_x64(True):
         links = jax.tree.map(
@@ -117,16 +117,16 @@ def test_objective_on_a_mesh(name, families, capfd):
         )
         params = {
             agent: family_params(spec, i, np.float64)
-            for i, (agent, spec) in enumerate(game.spec.models)
+            for i, (agent, spec) in enumerate(context.spec.models)
         }
-        loss, grads = value_and_grad(name, game, params, links, put(None, name, batch))
+        loss, grads = value_and_grad(name, context, params, links, put(None, name, batch))
         placed = {
             agent: jax.device_put(params[agent], param_shardings(mesh, params[agent], heads_of(s)))
-            for agent, s in game.spec.models
+            for agent, s in context.spec.models
         }
         links, batch = jax.device_put(links, replicated(mesh)), put(mesh, name, batch)
         with use(mesh):
-            found, found_grads = value_and_grad(name, game, placed, links, batch)
+            found, found_grads = value_and_grad(name, context, placed, links, batch)
     assert loss.dtype == np.float64
     np.testing.assert_allclose(found, loss, rtol=0, atol=1e-9)
     for x, y in zip(jax.tree.leaves(found_grads), jax.tree.leaves(grads), strict=True):

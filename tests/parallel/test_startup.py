@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rmas.errors import InputError
-from rmas.parallel import Cluster, agreed, barrier, is_first, largest, to_host
+from rmas.parallel import Cluster, all_reduce_max, barrier, broadcast_from_first, is_first, to_host
 from rmas.parallel.startup import cluster_tells
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +109,12 @@ def test_a_cluster_that_cannot_be_joined_is_an_error(environ):
 
 
 def test_alone_there_is_nobody_to_wait_for():
-    assert (is_first(), largest(7), agreed(True), agreed(False)) == (True, 7, True, False)
+    assert (
+        is_first(),
+        all_reduce_max(7),
+        broadcast_from_first(True),
+        broadcast_from_first(False),
+    ) == (True, 7, True, False)
     barrier("nobody", 0.01)
     tree = to_host({"a": np.arange(3), "b": jnp.ones(2)})
     assert all(isinstance(x, np.ndarray) for x in tree.values())

@@ -11,9 +11,9 @@ from experiments.freeze import freeze
 from experiments.settings import Settings
 from rmas import models
 from rmas.links import edge_name
-from rmas.system.stage import inputs, rollout, send
 from rmas.system.styles import DELIBERATION, DISTILLATION, MIXTURE, SEQUENTIAL
 from rmas.system.topology import Edge, single
+from rmas.system.turn import inputs, rollout, send
 
 DEBATE = freeze(tiny_debate.get_config(), Settings).system.pattern()
 CHAIN = freeze(tiny_chain.get_config(), Settings).system.pattern()

@@ -7,9 +7,9 @@ import pytest
 from tiny_systems import EVERYTHING, Case, jit, mixture
 
 from rmas.system.recursion import recurse
-from rmas.system.stage import Prompt
 from rmas.system.styles import SEQUENTIAL
 from rmas.system.topology import Edge, Topology, single
+from rmas.system.turn import Prompt
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,8 @@ from rmas.models import ModelSpec, abstract_params
 from rmas.system.batch import Line, line, stack
 from rmas.system.prompts import Slot
 from rmas.system.recursion import recurse
-from rmas.system.stage import SystemSpec, inputs, rollout, send, silence
 from rmas.system.topology import Edge, Topology
+from rmas.system.turn import SystemSpec, inputs, rollout, send, zero_messages
 
 EVERYTHING = Topology(
     name="everything",
@@ -175,7 +175,7 @@ class Case:
             return send(topology, spec, links, agent, z_BMD), ()
 
         out = topology.output
-        quiet = silence(spec, links, prompts[out].ids_BT.shape[1], self.steps)
+        quiet = zero_messages(spec, links, prompts[out].ids_BT.shape[1], self.steps)
         incoming, _ = recurse(topology, prompts, stage, quiet)
         last = jax.tree.map(lambda x: x[-1], prompts[out])
         x_BTD = inputs(spec.model(out), params[out], last, incoming)

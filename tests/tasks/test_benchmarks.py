@@ -18,7 +18,7 @@ from rmas.errors import InputError
 from rmas.tasks import locate
 from rmas.tasks.benchmarks import BENCHMARKS, TRAINING_SETS
 from rmas.tasks.columns import LETTERS, shuffled
-from rmas.tasks.grading import TASKS
+from rmas.tasks.grading import GRADERS
 from rmas.tasks.questions import question_of
 from rmas.tasks.sources import load_rows_source
 
@@ -68,7 +68,7 @@ def test_rows(prepared, name, ids, answers):
 def test_every_benchmark_has_a_sample_and_a_grader():
     for name, benchmark in BENCHMARKS.items():
         assert (SAMPLES / name).is_dir()
-        assert benchmark.task in TASKS
+        assert benchmark.grader in GRADERS
         assert benchmark.split in benchmark.source.files
 
 

@@ -7,7 +7,7 @@ from make_samples import SAMPLES
 
 from rmas.errors import InputError
 from rmas.tasks.code_answers import find_code
-from rmas.tasks.graders import Graders
+from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.rows import Row
 from rmas.tasks.sources import load_rows_source
 from rmas.tools.sandbox import Sandbox, SandboxError
@@ -45,7 +45,7 @@ def graders():
         Sandbox.detect()
     except InputError as error:
         pytest.skip(f"no sandbox here: {error}")
-    with Graders(seconds=3) as made:
+    with GraderPool(seconds=3) as made:
         yield made
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from rmas.tasks import puzzle
-from rmas.tasks.grading import TASKS, Grade, exact_match
+from rmas.tasks.grading import GRADERS, Grade, exact_match
 from rmas.tasks.relay import RELAY
 from rmas.tasks.rows import Row
 
@@ -19,16 +19,18 @@ def test_exact_match(answer, gold, score):
 
 def test_relay_grades_its_own_teacher_texts():
     for row in RELAY.make_rows(50, seed=2):
-        grade = TASKS["relay"].grade(row.text("solver", 2), row)
+        grade = GRADERS["relay"].grade(row.text("solver", 2), row)
         assert (grade.answer, grade.scores["exact"]) == (row.answer, 1.0)
-        assert TASKS["relay"].grade("no number", row) == Grade(None, exact_match(None, row.answer))
-        first = TASKS["relay"].grade(row.text("solver", 0), row)
+        assert GRADERS["relay"].grade("no number", row) == Grade(
+            None, exact_match(None, row.answer)
+        )
+        first = GRADERS["relay"].grade(row.text("solver", 0), row)
         assert first.scores["exact"] == float(first.answer == row.answer)
         assert first.answer == str(puzzle.value_after(row, 1))
 
 
 def test_every_task_reads_the_answer_that_its_opening_asks_for():
-    for task in TASKS.values():
+    for task in GRADERS.values():
         if task.opening:
             end = "print(1)\n```" if task.where == "sandbox" else "B}."
             assert task.extract("no idea\n" + task.opening + end) is not None
@@ -37,7 +39,7 @@ def test_every_task_reads_the_answer_that_its_opening_asks_for():
 
 def test_grading_imports_no_input_pipeline_and_no_jax():
     code = (
-        "import sys, rmas.tasks.graders; "
+        "import sys, rmas.tasks.grader_pool; "
         "print({'grain', 'tensorflow_datasets', 'jax', 'math_verify', 'sympy'} & {*sys.modules})"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -61,16 +63,16 @@ OPTIONS = {"A": "a vein", "B": "An artery.", "C": "a bone", "D": "none of them"}
 )  # fmt: skip
 def test_choices(text, letter):
     row = Row("", "", "B", meta={"options": OPTIONS})
-    grade = TASKS["choice"].grade(text, row)
+    grade = GRADERS["choice"].grade(text, row)
     assert grade.answer == letter
     assert grade.scores["exact"] == float(letter == "B")
 
 
 def test_the_release_takes_an_unreadable_choice_for_a():
     row = Row("", "", "A", meta={"options": OPTIONS})
-    assert TASKS["choice"].grade("no idea", row).scores == {"exact": 0, "release_compatible": 1}
+    assert GRADERS["choice"].grade("no idea", row).scores == {"exact": 0, "release_compatible": 1}
     row = Row("", "", "B", meta={"options": OPTIONS})
-    assert TASKS["choice"].grade("no idea", row).scores == {"exact": 0, "release_compatible": 0}
+    assert GRADERS["choice"].grade("no idea", row).scores == {"exact": 0, "release_compatible": 0}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_the_release_takes_an_unreadable_choice_for_a():
     ],
 )  # fmt: skip
 def test_facts(text, gold, exact, f1):
-    scores = TASKS["qa"].grade(text, Row("", "", gold)).scores
+    scores = GRADERS["qa"].grade(text, Row("", "", gold)).scores
     assert scores["exact"] == scores["release_compatible"] == exact
     assert scores["f1"] == pytest.approx(f1)
 
@@ -92,4 +94,4 @@ def test_facts(text, gold, exact, f1):
 def test_alike_quotes_and_dashes_count_as_one():
     row = Row("", "", "O'Brien's “well-known” plan")
     text = '\\boxed{O\u2019Brien\u2019s "well\u2013known" plan}'
-    assert TASKS["qa"].grade(text, row).scores["exact"] == 1
+    assert GRADERS["qa"].grade(text, row).scores["exact"] == 1

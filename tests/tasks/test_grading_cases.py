@@ -8,7 +8,7 @@ from rmas.errors import InputError
 from rmas.tasks.boxed import said
 from rmas.tasks.choice_answers import find_choice
 from rmas.tasks.columns import livecodebench
-from rmas.tasks.grading import TASKS
+from rmas.tasks.grading import GRADERS
 from rmas.tasks.livecodebench_answers import _groups, _printed
 from rmas.tasks.math_answers import equal, find_math
 from rmas.tasks.qa_answers import score_fact
@@ -206,7 +206,7 @@ def test_an_option_may_name_another_letter():
     ],
 )
 def test_who_is_asked_again(task, text, again):
-    assert TASKS[task].lacks(text) is again
+    assert GRADERS[task].lacks(text) is again
 
 
 def test_an_unclosed_box_is_no_answer():

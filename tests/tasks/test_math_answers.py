@@ -3,8 +3,8 @@ r"""Mathematical answers: equal and unequal pairs, where answers stand, and host
 import pytest
 
 from rmas.tasks.boxed import MAX_ANSWER
-from rmas.tasks.graders import Graders
-from rmas.tasks.grading import TASKS
+from rmas.tasks.grader_pool import GraderPool
+from rmas.tasks.grading import GRADERS
 from rmas.tasks.math_answers import equal, find_math
 from rmas.tasks.rows import Row
 
@@ -46,7 +46,7 @@ UNEQUAL = [
 
 @pytest.fixture(scope="module")
 def graders():
-    with Graders(processes=1, seconds=10) as made:
+    with GraderPool(processes=1, seconds=10) as made:
         yield made
 
 
@@ -130,7 +130,7 @@ def test_megabytes_are_read_once(graders):
      (r"\boxed{62 = m + n}", "62", 0), (r"\boxed{124/2}", "62", 0), ("62", "62", 0)],
 )  # fmt: skip
 def test_answers_of_the_aime_are_whole_numbers(text, gold, exact):
-    assert TASKS["integer"].grade(text, Row("", "", gold)).scores["exact"] == exact
+    assert GRADERS["integer"].grade(text, Row("", "", gold)).scores["exact"] == exact
 
 
 @pytest.mark.parametrize(
@@ -139,5 +139,5 @@ def test_answers_of_the_aime_are_whole_numbers(text, gold, exact):
      ("1,234", "1234", 1, 1), ("x", "x", 1, 1), ("x", "y", 0, 0), ("-3", "3", 0, 0)],
 )  # fmt: skip
 def test_the_release_compares_first_integers(answer, gold, exact, release):
-    grade = TASKS["math"].grade(f"\\boxed{{{answer}}}", Row("", "", gold))
+    grade = GRADERS["math"].grade(f"\\boxed{{{answer}}}", Row("", "", gold))
     assert grade.scores == {"exact": exact, "release_compatible": release}

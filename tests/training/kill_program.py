@@ -1,6 +1,6 @@
 """A small training run in a process of its own, which tests kill: `python kill_program.py FOLDER`.
 
-The problem compiles at once; each step's line of metrics has a sum that tells which rows it had.
+The task compiles at once; each step's line of metrics has a sum that tells which rows it had.
 """
 
 import sys
@@ -12,7 +12,7 @@ import numpy as np
 
 from rmas.parallel import start
 from rmas.tasks.rows import Row
-from rmas.training.loop import Problem, Schedule, fit
+from rmas.training.loop import Schedule, TrainingTask, fit
 from rmas.training.optim import Optim
 from rmas.weights.links import save_links
 
@@ -31,7 +31,7 @@ def main(folder: Path) -> None:
     start(folder.parent / "cache")
     begin = {"outer": {"a->b": {"w": np.linspace(-1, 1, 16 * 64, dtype=np.float32)}}}
     begin["outer"]["a->b"]["w"] = begin["outer"]["a->b"]["w"].reshape(16, 64)
-    problem = Problem(
+    task = TrainingTask(
         label="killed",
         loss=loss,
         links=lambda: jax.tree.map(jnp.asarray, begin),
@@ -41,7 +41,7 @@ def main(folder: Path) -> None:
         prepare=lambda rows, step: np.float32([int(row.id) for row in rows]),
     )
     schedule = Schedule(Optim(steps=STEPS, lr=0.01), batch_size=8, seed=5, save_every=7)
-    links = fit(problem, schedule, folder)
+    links = fit(task, schedule, folder)
     save_links(folder / "links", links, {})
 
 

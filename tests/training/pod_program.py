@@ -24,13 +24,13 @@ from rmas.system.decode import Sampling
 from rmas.system.load import System
 from rmas.system.rendered import Renderer
 from rmas.system.run import Runner
-from rmas.tasks.graders import Graders
+from rmas.tasks.grader_pool import GraderPool
 from rmas.training import outer as outer_module
 from rmas.training.examples import Examples
 from rmas.training.initial import align_outer_links
 from rmas.training.inner import train_inner
 from rmas.training.loop import Schedule
-from rmas.training.objectives import Game
+from rmas.training.objectives import TrainingContext
 from rmas.training.optim import Optim
 from rmas.training.outer import train_outer
 from rmas.weights.links import save_links
@@ -87,7 +87,7 @@ def main() -> None:
     system = placed(whole.renderer.system, mesh)
     examples: Examples = dataclasses.replace(whole, renderer=Renderer(system))
     spec = system.spec("ln_res")
-    game = Game(PAIR, spec, examples.latent_steps, 0.5, 0.0)
+    context = TrainingContext(PAIR, spec, examples.latent_steps, 0.5, 0.0)
     links = random_links(spec.links, np.float32)
 
     # Inner training, on batches in two parts.
@@ -95,7 +95,7 @@ def main() -> None:
     inner["solver"] = train_inner(
         "solver",
         folder=folder / "inner",
-        game=game,
+        context=context,
         params=system.agents["solver"].params,
         links=links,
         examples=examples,
@@ -118,7 +118,7 @@ def main() -> None:
         links = train_outer(
             (("align", 1.0),),
             folder=folder / "outer",
-            game=game,
+            context=context,
             params=system.params(),
             fixed={},
             links=first,
@@ -143,7 +143,7 @@ def main() -> None:
     method = Method("latent", 2, latent, latent_length=3)
     plan = Plan("toy", "relay", (method,), by_length(rows, lambda row: 1), 4, 3, rollouts=2)
     (folder / "evaluate").mkdir(exist_ok=True)
-    records = run(plan, Graders(), folder / "evaluate")
+    records = run(plan, GraderPool(), folder / "evaluate")
     assert len(records) == 40
 
 

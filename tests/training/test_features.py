@@ -49,7 +49,7 @@ def trained(case, folder, reader=None):
     links = train_inner(
         "solver",
         folder=folder,
-        game=case.game,
+        context=case.context,
         params=case.params["solver"],
         links=case.links,
         examples=case.examples,

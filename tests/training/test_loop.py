@@ -20,7 +20,7 @@ from rmas.tasks.rows import Row
 from rmas.training import optim
 from rmas.training.checkpoints import Checkpoints
 from rmas.training.inner import train_inner
-from rmas.training.loop import Problem, Schedule, fit
+from rmas.training.loop import Schedule, TrainingTask, fit
 from rmas.training.optim import Optim
 from rmas.training.outer import train_outer
 
@@ -47,7 +47,7 @@ def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-# The loop, on a problem that compiles at once.
+# The loop, on a task that compiles at once.
 
 
 def loss(links, frozen, batch, key):
@@ -70,8 +70,8 @@ def train(folder, die=lambda step: None, start=START, loss=loss, more=None, **ch
         return jax.tree.map(jnp.asarray, start)
 
     settings = {"optim": OPTIM, "batch_size": 3, "seed": 5, "save_every": 3} | changes
-    problem = Problem("test", loss, links, START, jnp.float32(0.7), ROWS, prepare, **more or {})
-    trained = fit(problem, Schedule(**settings), Path(folder))
+    task = TrainingTask("test", loss, links, START, jnp.float32(0.7), ROWS, prepare, **more or {})
+    trained = fit(task, Schedule(**settings), Path(folder))
     return trained, asked
 
 
@@ -200,10 +200,10 @@ def test_links_of_another_shape_are_refused(tmp_path, whole):
     shutil.copytree(whole[0] / "checkpoints", tmp_path / "checkpoints")
     other = START | {"outer": {"b": np.zeros(3, np.float32)}}
     with pytest.raises(InputError, match=r"outer.*b"):
-        problem = Problem(
+        task = TrainingTask(
             "test", loss, lambda: other, other, jnp.float32(0.7), ROWS, lambda rows, step: rows
         )
-        fit(problem, Schedule(OPTIM, 3, 5, 3), tmp_path)
+        fit(task, Schedule(OPTIM, 3, 5, 3), tmp_path)
 
 
 # The optimizer.
@@ -286,7 +286,7 @@ def test_outer_training_leaves_all_else_as_it_was(tmp_path):
         return train_outer(
             (("align", 1.0),),
             folder=folder,
-            game=case.game,
+            context=case.context,
             params=case.params,
             fixed={"inner": case.links["inner"]},
             links=start,
@@ -335,7 +335,7 @@ def test_inner_training_moves_one_link(tmp_path):
         return train_inner(
             "solver",
             folder=folder,
-            game=case.game,
+            context=case.context,
             params=params,
             links=case.links,
             examples=case.examples,

@@ -12,11 +12,11 @@ from tiny_families import family_spec
 from rmas.links import LinkSpec
 from rmas.models import ModelSpec, abstract_params
 from rmas.parallel import param_shardings
-from rmas.system.stage import SystemSpec
 from rmas.system.topology import Edge, Topology
+from rmas.system.turn import SystemSpec
 from rmas.training.loop import Schedule
 from rmas.training.memory import Lengths, growth, outer_step, turns_held
-from rmas.training.objectives import Game
+from rmas.training.objectives import TrainingContext
 from rmas.training.optim import Optim
 from rmas.weights.placement import heads_of
 
@@ -30,21 +30,21 @@ PAIR = Topology(
 ROWS, LENGTHS = 8, Lengths(prompt=30, text=2)
 
 
-def game_of(spec: ModelSpec, steps: int, remat: bool = False) -> Game:
+def game_of(spec: ModelSpec, steps: int, remat: bool = False) -> TrainingContext:
     specs = (("one", spec), ("two", spec))
     widths = tuple((agent, own.d_model) for agent, own in specs)
     links = LinkSpec("ln_res", widths, PAIR.link_edges)
-    return Game(PAIR, SystemSpec(specs, links, remat), steps, 0.0, 0.0)
+    return TrainingContext(PAIR, SystemSpec(specs, links, remat), steps, 0.0, 0.0)
 
 
 @functools.cache
 def need(family: str, rounds: int, steps: int, remat: bool = False):
     spec = family_spec(family, num_hidden_layers=4, hidden_size=64)
-    game, params = game_of(spec, steps, remat), abstract_params(spec)
+    context, params = game_of(spec, steps, remat), abstract_params(spec)
     schedule = Schedule(Optim(steps=10), ROWS, 0, 10)
     trained, objective = ("inner", "outer"), (("rollout", 1.0),)
     agents = {"one": params, "two": params}
-    return game, outer_step(game, objective, agents, trained, schedule, rounds, LENGTHS)
+    return context, outer_step(context, objective, agents, trained, schedule, rounds, LENGTHS)
 
 
 @pytest.mark.slow
@@ -54,13 +54,13 @@ def test_a_step_needs_what_the_formula_says(family):
 
     The loss of the text, as long as a prompt, needs no more than a turn.
     """
-    game, least = need(family, 1, 4)
-    tails, _ = growth(game, 1, ROWS, jnp.float32)
-    prompt = (least.caches + least.activations) / turns_held(game, 1) - tails
+    context, least = need(family, 1, 4)
+    tails, _ = growth(context, 1, ROWS, jnp.float32)
+    prompt = (least.caches + least.activations) / turns_held(context, 1) - tails
     for rounds, steps in ((2, 4), (2, 16), (3, 16)):
-        game, found = need(family, rounds, steps)
-        tails, messages = growth(game, rounds, ROWS, jnp.float32)
-        wanted = turns_held(game, rounds) * (prompt + tails) + messages
+        context, found = need(family, rounds, steps)
+        tails, messages = growth(context, rounds, ROWS, jnp.float32)
+        wanted = turns_held(context, rounds) * (prompt + tails) + messages
         ratio = (found.caches + found.activations) / wanted
         assert 1 / 1.3 < ratio < 1.3, (rounds, steps, ratio)
 
@@ -75,7 +75,7 @@ def test_layers_computed_again_need_less():
 def test_parts_of_one_device():
     """Weights and moments are split as they would be placed, and rows over the mesh."""
     spec = family_spec("qwen3", num_hidden_layers=1)
-    game, mesh = game_of(spec, 2), mesh_of(2, 2, 2)
+    context, mesh = game_of(spec, 2), mesh_of(2, 2, 2)
     params = abstract_params(spec)
     at = param_shardings(mesh, params, heads_of(spec))
     params = jax.tree.map(
@@ -85,7 +85,9 @@ def test_parts_of_one_device():
     agents = {"one": params, "two": params}
     jax.config.update("jax_disable_most_optimizations", True)
     try:
-        found = outer_step(game, (("align", 1.0),), agents, ("outer",), schedule, 1, LENGTHS, mesh)
+        found = outer_step(
+            context, (("align", 1.0),), agents, ("outer",), schedule, 1, LENGTHS, mesh
+        )
     finally:
         jax.config.update("jax_disable_most_optimizations", False)
     sizes = jax.tree.map(lambda x: int(np.prod(x.sharding.shard_shape(x.shape))) * 4, params)

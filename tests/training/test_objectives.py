@@ -13,8 +13,8 @@ from rmas.errors import InputError
 from rmas.training import objectives
 from rmas.training.objectives import (
     OBJECTIVES,
-    Game,
     Objective,
+    TrainingContext,
     inner_loss,
     parse_objective,
     system_loss,
@@ -58,9 +58,9 @@ def compiled(name, case):
 
     @jax.jit
     def program(links, params, batch, on_policy):
-        game = dataclasses.replace(case.game, on_policy=on_policy)
+        context = dataclasses.replace(case.context, on_policy=on_policy)
         return jax.value_and_grad(
-            lambda links: OBJECTIVES[name].loss(game, params, links, batch, KEY)[0]
+            lambda links: OBJECTIVES[name].loss(context, params, links, batch, KEY)[0]
         )(links)
 
     return lambda batch, on_policy=0.0: program(case.links, case.params, batch, on_policy)
@@ -86,7 +86,7 @@ def test_inner(max_length):
     @jax.jit
     def both(links, batch):
         return jax.value_and_grad(
-            lambda links: inner_loss(case.game, "solver", case.params["solver"], links, batch)
+            lambda links: inner_loss(case.context, "solver", case.params["solver"], links, batch)
         )(links)
 
     found = both(case.links, batch)
@@ -137,7 +137,7 @@ def test_teacher_forced_counts_the_last_round_alone():
     """Three rounds, some rows cut from the left, an agent behind the output agent."""
     case = make_case(BEHIND, 3, max_length=22)
     assert cut(case)
-    loss = functools.partial(OBJECTIVES["teacher_forced"].loss, case.game)
+    loss = functools.partial(OBJECTIVES["teacher_forced"].loss, case.context)
     batch = prepare("teacher_forced", case, ROWS[1:3])
     value, _ = jax.jit(loss)(case.params, case.links, batch, KEY)
     wanted = mean(case.teacher_forced(case.links, row) for row in ROWS[1:3])
@@ -213,25 +213,25 @@ def test_system_loss_adds_weighted_parts(monkeypatch):
     seen = {}
 
     def fake(name, value):
-        def loss(game, params, links, batch, key, taps):
-            seen[name] = (game, params, batch, jax.random.key_data(key).tolist())
+        def loss(context, params, links, batch, key, taps):
+            seen[name] = (context, params, batch, jax.random.key_data(key).tolist())
             return value * links["inner"]["a"], {f"{name}/round": jnp.ones(2)}
 
         return Objective(None, loss)
 
     for name, value in (("align", 3.0), ("rollout", 5.0), ("teacher_forced", 7.0)):
         monkeypatch.setitem(OBJECTIVES, name, fake(name, value))
-    game = Game(PAIR, None, 1, 0.0, 0.0)
+    context = TrainingContext(PAIR, None, 1, 0.0, 0.0)
     links = {"inner": {"a": jnp.float64(2.0)}, "outer": {}}
     batches = {"align": "A", "rollout": "R"}
-    loss = functools.partial(system_loss, game, (("rollout", 0.1), ("align", 2.0)), "params")
+    loss = functools.partial(system_loss, context, (("rollout", 0.1), ("align", 2.0)), "params")
     (total, parts), gradient = jax.value_and_grad(loss, has_aux=True)(links, batches, KEY)
     assert set(parts) == {"rollout", "rollout/round", "align", "align/round"}
     assert (parts["rollout"], parts["align"]) == (10.0, 6.0)
     np.testing.assert_allclose(total, 0.1 * 10 + 2 * 6)
     np.testing.assert_allclose(gradient["inner"]["a"], 0.1 * 5 + 2 * 3)
     assert set(seen) == {"rollout", "align"}
-    assert seen["rollout"][:3] == (game, "params", "R")
+    assert seen["rollout"][:3] == (context, "params", "R")
     assert seen["align"][2] == "A"
     assert seen["align"][3] != seen["rollout"][3]
 
@@ -244,7 +244,7 @@ def test_rounds_cost_no_program_size_and_the_gradient_is_a_links_tree():
     for rounds in (2, 3, 5):
         case = make_case(SELF, rounds, latent_steps=2, earlier_rounds=0.1)
         batches = {name: prepare(name, case, ROWS[:1]) for name, _ in objective}
-        loss = functools.partial(system_loss, case.game, objective, case.params)
+        loss = functools.partial(system_loss, case.context, objective, case.params)
         gradient = jax.value_and_grad(lambda links, loss=loss, b=batches: loss(links, b, KEY)[0])
         program, (value, tree) = jax.make_jaxpr(gradient, return_shape=True)(case.links)
         assert jax.tree.structure(tree) == jax.tree.structure(case.links)

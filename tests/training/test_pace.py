@@ -14,7 +14,7 @@ from rmas.training import loop, step
 from rmas.training import optim as optimizers
 from rmas.training.checkpoints import Checkpoints
 from rmas.training.optim import Optim
-from rmas.training.step import fresh
+from rmas.training.step import init_train_state
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,9 @@ def test_validation_and_the_best_links(tmp_path, caplog):
     assert checkpoints.best_step() == min(found, key=found.get)
     at = checkpoints.best_step()
     assert at < 7
-    saved = checkpoints.restore(fresh(last, optimizers.make(settings["optim"])), at)[1].links
+    saved = checkpoints.restore(init_train_state(last, optimizers.make(settings["optim"])), at)[
+        1
+    ].links
     same_bits(best, saved)
     with pytest.raises(AssertionError):
         same_bits(best, last)

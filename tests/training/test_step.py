@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from rmas.parallel import Share, batch_share, put_batch, put_whole, state_shardings, use
 from rmas.training import optim
 from rmas.training.optim import Optim
-from rmas.training.step import fresh, make_step, place_of
+from rmas.training.step import init_train_state, make_step, place_of
 
 AXES = {"one": 0, "two": 1}
 
@@ -41,7 +41,7 @@ def steps(mesh, accumulate, dtype=np.float64, traced=None):
         return jnp.mean(error_RB), {"error/round": jnp.mean(error_RB, axis=1)}
 
     optimizer = optim.make(Optim(steps=5, lr=0.1, warmup_steps=0))
-    state = fresh(links(dtype), optimizer)
+    state = init_train_state(links(dtype), optimizer)
     place = place_of(mesh, jax.eval_shape(lambda: state))
     state = put_whole(state, place)
     step = make_step(loss, optimizer, 0, place, mesh, AXES, accumulate)

@@ -23,7 +23,7 @@ from rmas.system.styles import DELIBERATION, MIXTURE
 from rmas.system.topology import Topology
 from rmas.tasks.files import parse_rows
 from rmas.training.examples import Examples
-from rmas.training.objectives import OBJECTIVES, Game, inner_loss, system_loss
+from rmas.training.objectives import OBJECTIVES, TrainingContext, inner_loss, system_loss
 
 COLUMNS = {
     MIXTURE: ("hie_math_expert", "hie_code_expert", "hie_science_expert", "hie_summarizer"),
@@ -75,8 +75,8 @@ def test_every_objective_trains_every_pattern(topology):
     system = make_system(topology)
     rows, rounds = make_rows(topology), 2
     examples = Examples(Renderer(system), rounds, 2, 4, 64, 0, 0)
-    game = Game(topology, system.spec("ln_res"), 2, on_policy=0.5, earlier_rounds=0.1)
-    links = init_links(game.spec.links, jax.random.key(0))
+    context = TrainingContext(topology, system.spec("ln_res"), 2, on_policy=0.5, earlier_rounds=0.1)
+    links = init_links(context.spec.links, jax.random.key(0))
     batches = {name: own.prepare(examples, rows) for name, own in OBJECTIVES.items()}
     key, params = jax.random.key(1), system.params()
 
@@ -85,7 +85,7 @@ def test_every_objective_trains_every_pattern(topology):
         def of(name):
             parts = ((name, 1.0),)
             return jax.grad(
-                lambda x: system_loss(game, parts, params, x, {name: batches[name]}, key)[0]
+                lambda x: system_loss(context, parts, params, x, {name: batches[name]}, key)[0]
             )(links)
 
         return {name: of(name) for name in OBJECTIVES}
@@ -99,7 +99,7 @@ def test_every_objective_trains_every_pattern(topology):
     for agent in topology.agents:
         batch = examples.inner(agent, rows, examples.draw(np.random.default_rng(0), len(rows)))
         loss, gradient = jit(
-            jax.value_and_grad(lambda x, a=agent, b=batch: inner_loss(game, a, params[a], x, b))
+            jax.value_and_grad(lambda x, a=agent, b=batch: inner_loss(context, a, params[a], x, b))
         )(links)
         assert 0 < loss < 2
         assert np.any(jax.tree.leaves(gradient["inner"][agent])[0])

@@ -30,7 +30,7 @@ from rmas.system.topology import Edge, Topology
 from rmas.tasks.rows import Row
 from rmas.training.alignment import align
 from rmas.training.examples import Examples
-from rmas.training.objectives import Game
+from rmas.training.objectives import TrainingContext
 
 LENGTH = 64  # of the naive sequences, which are padded behind
 SPECIAL = ("<u>", "<e>", "<a>")
@@ -180,7 +180,7 @@ class Case:
         self.spec = system.spec("ln_res")
         dtype = jax.tree.leaves(self.params)[0].dtype
         self.links = random_links(self.spec.links, dtype)
-        self.game = Game(
+        self.context = TrainingContext(
             self.topology, self.spec, ex.latent_steps, self.on_policy, self.earlier_rounds
         )
 

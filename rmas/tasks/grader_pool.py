@@ -1,6 +1,6 @@
 """Grading that no answer can stop: in processes of their own, or in the sandbox, in limited time.
 
-    with Graders() as graders:
+    with GraderPool() as graders:
         grades = graders.grade("math", texts, rows)
 
 A process that hangs is killed and replaced; its answer is wrong, with the note `timeout`; one that
@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rmas.errors import InputError
-from rmas.tasks.grading import TASKS, Grade, Task
+from rmas.tasks.grading import GRADERS, Grade, Grader
 from rmas.tasks.rows import Row
 from rmas.tools.sandbox import Sandbox
 
@@ -36,7 +36,7 @@ _START = 120.0
 _PR_SET_PDEATHSIG = 1
 
 
-class Graders:
+class GraderPool:
     """A few processes that grade; they start when they are first needed.
 
     Args:
@@ -52,7 +52,7 @@ class Graders:
         self._threads: ThreadPoolExecutor | None = None
         self._sandbox: Sandbox | None = None
 
-    def __enter__(self) -> "Graders":
+    def __enter__(self) -> "GraderPool":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -66,47 +66,47 @@ class Graders:
             worker.stop()
         self._threads, self._workers, self._local = None, [], threading.local()
 
-    def check(self, task: str) -> None:
-        """Raises `InputError` if this machine cannot grade the task: beforehand, not at the end."""
-        if TASKS[task].where == "sandbox" and self._sandbox is None:
+    def check(self, grader: str) -> None:
+        """Raises `InputError` if this machine cannot run a grader: beforehand, not at the end."""
+        if GRADERS[grader].where == "sandbox" and self._sandbox is None:
             self._sandbox = Sandbox.detect(unsafe=self._unsafe)
 
-    def grade(self, task: str, texts: Sequence[str], rows: Sequence[Row]) -> list[Grade]:
+    def grade(self, grader: str, texts: Sequence[str], rows: Sequence[Row]) -> list[Grade]:
         """One grade for each text and its row, in their order.
 
         Raises InputError for a row that cannot be graded, whatever the answer.
         """
-        found, pairs = TASKS[task], list(zip(texts, rows, strict=True))
+        found, pairs = GRADERS[grader], list(zip(texts, rows, strict=True))
         if found.where == "here":
             return [found.grade(text, row) for text, row in pairs]
-        self.check(task)
+        self.check(grader)
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._processes, thread_name_prefix="graders")
         one = self._contained if found.where == "sandbox" else self._apart
         return list(self._threads.map(lambda pair: one(found, *pair), pairs))
 
-    def _contained(self, task: Task, text: str, row: Row) -> Grade:
+    def _contained(self, grader: Grader, text: str, row: Row) -> Grade:
         try:
-            return task.grade(text, row, self._sandbox, self._seconds)
+            return grader.grade(text, row, self._sandbox, self._seconds)
         except InputError:
             raise  # the row's fault, not the answer's
         except Exception as error:
             note = f"{type(error).__name__}: {str(error)[:100]}"
-            return task.ungraded(text, row, note)
+            return grader.ungraded(text, row, note)
 
-    def _apart(self, task: Task, text: str, row: Row) -> Grade:
+    def _apart(self, grader: Grader, text: str, row: Row) -> Grade:
         """Each thread has a process; where that fails, it gets another one."""
         worker = getattr(self._local, "worker", None)
         if worker is None:
             worker = self._local.worker = _Worker()
             self._workers.append(worker)
-        job = {"task": task.name, "text": text, "gold": row.answer, "meta": dict(row.meta)}
+        job = {"grader": grader.name, "text": text, "gold": row.answer, "meta": dict(row.meta)}
         grade = worker.ask(job, self._seconds)
         if grade.note in ("timeout", "crashed"):
             worker.stop()
             self._workers.remove(worker)
             self._local.worker = None
-        return task.ungraded(text, row, grade.note) if grade.note else grade
+        return grader.ungraded(text, row, grade.note) if grade.note else grade
 
 
 class _Worker:
@@ -116,7 +116,7 @@ class _Worker:
         # Neither forked, since the process that evaluates runs JAX's threads, nor a child of
         # multiprocessing, which would import that process's main module again.
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from rmas.tasks.graders import serve; serve()"],
+            [sys.executable, "-c", "from rmas.tasks.grader_pool import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -172,7 +172,7 @@ def serve() -> None:
         job = json.loads(line)
         try:
             row = Row("", "", job["gold"], meta=job["meta"])
-            grade = TASKS[job["task"]].grade(job["text"], row)
+            grade = GRADERS[job["grader"]].grade(job["text"], row)
         except Exception as error:  # parsers raise whatever they like; the answer is wrong
             grade = Grade(None, note=f"{type(error).__name__}: {str(error)[:100]}")
         print(json.dumps([grade.answer, dict(grade.scores), grade.note]), file=out, flush=True)

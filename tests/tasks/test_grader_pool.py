@@ -7,14 +7,14 @@ import threading
 import pytest
 
 from rmas.errors import InputError
-from rmas.tasks import graders as module
-from rmas.tasks.graders import Graders
+from rmas.tasks import grader_pool as module
+from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.rows import Row
 
 # What a grader's process would do for these answers, if it were to meet something new.
 TRAPS = """
 import os, time
-from rmas.tasks import graders, grading, math_answers
+from rmas.tasks import grader_pool, grading, math_answers
 import dataclasses
 def score(text, row):
     if "hang" in text:
@@ -26,22 +26,22 @@ def score(text, row):
     if "raise" in text:
         raise RuntimeError("odd\\nthing")
     return math_answers.score_math(text, row)
-task = dataclasses.replace(grading.TASKS["math"], score=score)
-grading.TASKS["math"] = graders.TASKS["math"] = task
-graders.serve()
+task = dataclasses.replace(grading.GRADERS["math"], score=score)
+grading.GRADERS["math"] = grader_pool.GRADERS["math"] = task
+grader_pool.serve()
 """
 
 
 @pytest.fixture
 def trapped(monkeypatch):
-    """Graders whose processes hang, die, and eat memory on demand."""
+    """GraderPool whose processes hang, die, and eat memory on demand."""
     popen = subprocess.Popen
 
     def start(command, **more):
         return popen([*command[:2], TRAPS], **more)
 
     monkeypatch.setattr(module.subprocess, "Popen", start)
-    with Graders(processes=2, seconds=1) as made:
+    with GraderPool(processes=2, seconds=1) as made:
         yield made
 
 
@@ -63,7 +63,7 @@ def test_every_answer_gets_its_grade(trapped):
 
 
 def test_nothing_is_left_behind():
-    with Graders(processes=2) as made:
+    with GraderPool(processes=2) as made:
         made.grade("math", [r"\boxed{1}"] * 4, [Row("", "", "1")] * 4)
         processes = [worker._process for worker in made._workers]
         assert 1 <= len(processes) <= 2 and all(p.poll() is None for p in processes)
@@ -73,17 +73,17 @@ def test_nothing_is_left_behind():
 
 def test_puzzles_start_no_process(monkeypatch):
     monkeypatch.setattr(module.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
-    (grade,) = Graders().grade("relay", ["value 3"], [Row("", "", "3")])
+    (grade,) = GraderPool().grade("relay", ["value 3"], [Row("", "", "3")])
     assert grade.scores["exact"] == 1
 
 
 def test_as_many_texts_as_rows():
     with pytest.raises(ValueError, match="shorter"):
-        Graders().grade("relay", ["value 3"], [])
+        GraderPool().grade("relay", ["value 3"], [])
 
 
 def test_without_math_verify_the_error_says_so(monkeypatch, tmp_path):
     (tmp_path / "math_verify.py").write_text("raise ImportError('gone')\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    with Graders() as made, pytest.raises(InputError, match="is math-verify installed"):
+    with GraderPool() as made, pytest.raises(InputError, match="is math-verify installed"):
         made.grade("math", ["1"], [Row("", "", "1")])

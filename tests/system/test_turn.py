@@ -8,9 +8,9 @@ from tiny_systems import Case, jit, model_spec
 
 from rmas import models
 from rmas.system.batch import Line, stack, with_text
-from rmas.system.stage import Prompt, inputs, rollout, send, silence, teacher_forced
 from rmas.system.styles import SEQUENTIAL
 from rmas.system.topology import Edge
+from rmas.system.turn import Prompt, inputs, rollout, send, teacher_forced, zero_messages
 
 AGENT = "planner"
 LINES = [
@@ -70,7 +70,7 @@ def test_messages_and_their_silence(case):
     messages = send(case.topology, case.spec, case.links, AGENT, z)
     assert messages.keys() == {"planner->critic"}
     close(messages["planner->critic"], case.spec.links.outer(case.links, AGENT, "critic", z), 0)
-    quiet = silence(case.spec, case.links, 2, 3)(Edge(AGENT, "critic", "round"))
+    quiet = zero_messages(case.spec, case.links, 2, 3)(Edge(AGENT, "critic", "round"))
     assert quiet.shape == messages["planner->critic"].shape == (2, 3, 24)
     assert quiet.dtype == messages["planner->critic"].dtype == jnp.float64
     assert not quiet.any()

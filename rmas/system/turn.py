@@ -59,7 +59,9 @@ def send(
     }
 
 
-def silence(spec: SystemSpec, links: Params, batch: int, length: int) -> Callable[[Edge], Array]:
+def zero_messages(
+    spec: SystemSpec, links: Params, batch: int, length: int
+) -> Callable[[Edge], Array]:
     """Zero messages of an edge, in the type that links compute in."""
     dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(links))
     widths = dict(spec.links.widths)
