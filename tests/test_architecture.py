@@ -9,19 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A room imports itself and the rooms before it.
 ROOMS = (
-    *(
-        "errors",
-        "shapes",
-        "files",
-        "parallel",
-        "console",
-        "models",
-        "links",
-        "weights",
-        "tools",
-        "system",
-    ),
-    *("tasks", "training", "evaluation"),
+    *("errors", "options", "shapes", "files", "parallel", "console", "models", "links", "weights"),
+    *("tools", "system", "tasks", "training", "evaluation"),
 )
 FOR_EXPERIMENTS_ONLY = ("experiments", "absl.flags", "absl.app", "ml_collections")
 MAX_LINES = 400

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from rmas.errors import InputError
+from rmas.options import Options, option
 from rmas.system.prompts import PROGRAM, Interface
 from rmas.system.topology import Topology
 from rmas.system.writing import Written
@@ -77,20 +78,25 @@ class Answer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
-    """Lengths of what agents produce.
+class Limits(Options):
+    """Lengths of what agents produce, in latent steps and tokens."""
 
-    Attributes:
-      latent_steps: states of a latent turn.
-      max_new_tokens: tokens of the answer.
-      message_tokens: tokens of a message in text exchange.
-      own_tokens: the same for agents that have a limit of their own.
-    """
-
-    latent_steps: int
-    max_new_tokens: int
-    message_tokens: int
-    own_tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    latent_steps: int = option(32, "latent thoughts of a turn", unit="steps", least=1)
+    max_new_tokens: int = option(
+        0,
+        "longest answer; 0: 2,000, or half the context of the agent that answers",
+        unit="tokens",
+        least=0,
+    )
+    message_tokens: int = option(
+        0, "longest message in text exchange; 0: as max_new_tokens", unit="tokens", least=0
+    )
+    own_tokens: Mapping[str, int] = option(
+        factory=dict,
+        help="the same for single agents: their messages, and the answer if they give it",
+        unit="tokens",
+        least=1,
+    )
 
     def tokens(self, agent: str, final: bool) -> int:
         """How many tokens an agent may write in a turn; `final` marks the answer."""

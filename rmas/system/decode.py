@@ -9,7 +9,6 @@ and give it others to read (`read_on`): what a tool call needs.
 import dataclasses
 import functools
 import hashlib
-import math
 from collections.abc import Callable
 
 import jax
@@ -19,8 +18,8 @@ from flax import struct
 from jax import lax
 
 from rmas import models
-from rmas.errors import InputError
 from rmas.models import ModelSpec, Segment
+from rmas.options import Options, option
 from rmas.parallel import constrain
 from rmas.shapes import Array, Params
 
@@ -28,23 +27,14 @@ CHUNK = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How a token is drawn: temperature 0 is greedy; top_k 0 and top_p 1 are off.
+class Sampling(Options):
+    """How a token is drawn from the logits; the default is greedy."""
 
-    Raises `InputError` when made of values that leave no distribution.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-
-    def __post_init__(self):
-        if not 0 <= self.temperature < math.inf:
-            raise InputError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p must be above 0 and at most 1 (off), not {self.top_p}")
-        if self.top_k < 0:
-            raise InputError(f"top_k must be 0 (off) or more, not {self.top_k}")
+    temperature: float = option(0.0, "of the softmax; 0 is greedy", least=0)
+    top_p: float = option(
+        1.0, "probability mass of the likeliest tokens; 1 is off", above=0, most=1
+    )
+    top_k: int = option(0, "number of the likeliest tokens; 0 is off", least=0)
 
 
 @struct.dataclass

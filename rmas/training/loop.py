@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh
 
 from rmas.console import Progress
 from rmas.errors import InputError, Stopped
+from rmas.options import Options, option
 from rmas.parallel import (
     batch_multiple,
     batch_share,
@@ -41,27 +42,42 @@ _CLOCK_STEPS = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
-    """Length and pace of a run.
+class Schedule(Options):
+    """Length and pace of a training stage.
 
-    Attributes:
-      save_every: steps between checkpoints.
-      save_minutes: minutes after which one is saved in any case; 0: never.
-      accumulate: parts of a batch that are computed one after the other.
-      validation_rows: rows of the validation split whose loss is measured at each checkpoint.
-      take: whether the run gives the links of its last step, or of its best checkpoint.
-      profile_steps: the first step to be traced, and the first not to be; empty: none.
+    A checkpoint is saved every `save_every` steps, and once `save_minutes` have passed since the
+    last one. The loss of `validation_rows` rows of the split `validation` is measured at every
+    regular checkpoint.
     """
 
-    optim: Optim
-    batch_size: int
-    seed: int
-    save_every: int
-    save_minutes: float = 0.0
-    accumulate: int = 1
-    validation_rows: int = 0
-    take: str = "last"
-    profile_steps: tuple[int, ...] = ()
+    optim: Optim = option(factory=Optim, help="the optimizer")
+    batch_size: int = option(16, "rows of an update", unit="rows", least=1)
+    accumulate: int = option(1, "gradient accumulation: parts that a batch is cut into", least=1)
+    save_every: int = option(200, "between regular checkpoints", unit="steps", least=1)
+    save_minutes: float = option(
+        10.0, "after which a checkpoint is saved in any case; 0: never", unit="min", least=0
+    )
+    validation_rows: int = option(0, "rows whose loss is measured; 0: none", unit="rows", least=0)
+    select: Literal["last", "best"] = option(
+        "last",
+        "whose links count: the last step's, or those of the checkpoint with the lowest "
+        "validation loss (without validation rows: training loss)",
+    )
+    profile_steps: tuple[int, ...] = option(
+        (),
+        "first step to trace and first not to, for TensorBoard and Perfetto; empty: none",
+        least=0,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        steps = self.profile_steps
+        if steps and (len(steps) != 2 or steps[0] >= steps[1]):
+            raise self.wrong("profile_steps", "name the first step and the one after the last")
+        if self.batch_size % self.accumulate:
+            raise self.wrong(
+                "batch_size", f"it must be a multiple of accumulate, {self.accumulate}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +155,7 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
 
     def result(state: TrainState) -> Params:
         """The links of the last step, or of the best checkpoint."""
-        best = checkpoints.best_step() if schedule.take == "best" else total
+        best = checkpoints.best_step() if schedule.select == "best" else total
         if best == total:
             return state.links
         try:

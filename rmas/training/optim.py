@@ -4,36 +4,24 @@ import dataclasses
 
 import optax
 
-from rmas.errors import InputError
+from rmas.options import Options, option
 
 
 @dataclasses.dataclass(frozen=True)
-class Optim:
-    """Settings; the defaults are the release's.
+class Optim(Options):
+    """AdamW with warm-up, then cosine decay to zero, and clipping by the global norm.
 
-    With warm-up the first update has learning rate 0, as in the release.
+    The defaults but `steps` and `lr` are the release's. With warm-up the first update has learning
+    rate 0, as in the release.
     """
 
-    steps: int = 20_000
-    lr: float = 5e-4
-    warmup_steps: int = 10
-    b1: float = 0.9
-    b2: float = 0.95
-    weight_decay: float = 0.0
-    clip: float = 1.0
-
-    def __post_init__(self):
-        if self.steps < 1:
-            raise InputError(f"optim.steps is {self.steps}; it must be at least 1")
-        if not self.lr > 0:
-            raise InputError(f"optim.lr is {self.lr}; it must be positive")
-        if not (self.clip > 0 and 0 <= self.b1 < 1 and 0 <= self.b2 < 1 and self.weight_decay >= 0):
-            raise InputError(
-                f"optim: clip {self.clip} must be positive, b1 {self.b1} and b2 {self.b2} in "
-                f"[0, 1), weight_decay {self.weight_decay} not negative"
-            )
-        if self.warmup_steps < 0:
-            raise InputError(f"optim.warmup_steps is {self.warmup_steps}; it must not be negative")
+    steps: int = option(2000, "updates in all", least=1)
+    lr: float = option(5e-4, "peak learning rate", above=0)
+    warmup_steps: int = option(10, "updates until the peak", least=0)
+    b1: float = option(0.9, "decay of the first moment", least=0, below=1)
+    b2: float = option(0.95, "decay of the second moment", least=0, below=1)
+    weight_decay: float = option(0.0, "decoupled weight decay", least=0)
+    clip: float = option(1.0, "largest global norm of the gradients", above=0)
 
 
 def learning_rate(optim: Optim) -> optax.Schedule:
