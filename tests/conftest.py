@@ -44,10 +44,9 @@ def _forget_programs():
 def tiny(tmp_path_factory):
     """`tiny(case)` for the cases of `tiny_hf.py`; skips where torch is not installed."""
     pytest.importorskip("torch")
-    import tiny_hf
-
     from rmas.models import ModelSpec
     from rmas.weights import load_params
+    from support import tiny_hf
 
     @functools.cache
     def get(case: str) -> Tiny:

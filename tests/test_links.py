@@ -48,7 +48,7 @@ def close(a, b, tolerance=1e-5):
 @pytest.mark.parametrize("form", FORMS)
 def test_torch_modules(kind, form):
     torch = pytest.importorskip("torch")
-    import torch_links
+    from support import torch_links
 
     released = torch_links.make(kind, form, 20, 12)
     h = np.random.default_rng(1).standard_normal((3, 5, 20)).astype(np.float32)

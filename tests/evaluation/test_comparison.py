@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from evaluations import old, record, timing, write
 
 from rmas.errors import InputError
 from rmas.evaluation.comparison import compare
 from rmas.evaluation.intervals import wilson
 from rmas.evaluation.records import read_evaluations
 from rmas.evaluation.statistics import bootstrap_ratio, difference
+from support.evaluations import old, record, timing, write
 
 
 def rows_of(*workdirs, k=None):

@@ -2,17 +2,10 @@
 
 import dataclasses
 import functools
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "system"))
-sys.path.append(str(Path(__file__).parents[1] / "training"))
-from tiny_systems import model_spec, random_params
-from tiny_training import PAIR, make_system
 
 from rmas import models
 from rmas.errors import InputError
@@ -21,6 +14,8 @@ from rmas.evaluation.latent_plots import plot_latents
 from rmas.evaluation.latents import between_rounds, nearest, principal, read_thoughts
 from rmas.links import init_links
 from rmas.system.run import Thoughts
+from support.tiny_systems import model_spec, random_params
+from support.tiny_training import PAIR, make_system
 
 ROUNDS, ROWS, STEPS = 3, 2, 4
 

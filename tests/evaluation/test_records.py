@@ -4,7 +4,6 @@ import hashlib
 import json
 
 import pytest
-from evaluations import old, record, timing, write
 
 from rmas.errors import InputError
 from rmas.evaluation.records import Key, Variant, read_evaluations
@@ -12,6 +11,7 @@ from rmas.evaluation.runner import Method, Plan, by_length, run
 from rmas.system.answers import Answer
 from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.rows import Row
+from support.evaluations import old, record, timing, write
 
 LATENT = Variant("latent", 1, 8)
 

@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from evaluations import record, timing, write
 
 from rmas.errors import InputError
 from rmas.evaluation.comparison import compare
 from rmas.evaluation.records import read_evaluations
 from rmas.evaluation.reporting import write_report
 from rmas.evaluation.tables import markdown_report, text_report
+from support.evaluations import record, timing, write
 
 
 def both(*workdirs, k=None):

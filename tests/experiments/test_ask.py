@@ -5,7 +5,6 @@ import json
 import sys
 
 import pytest
-from commands import run
 
 from experiments import conversation
 from experiments.assembly import Assembly
@@ -14,6 +13,7 @@ from experiments.conversation import Session, converse
 from experiments.freeze import freeze
 from experiments.settings import Settings
 from rmas.errors import InputError
+from support.commands import run
 
 QUESTION = (
     "start 4 ; one add 14 mul 6 mix 10 ; two add 3 mul 2 mix 1 ; three add 0 mul 16 mix 5 ; "

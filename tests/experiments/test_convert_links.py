@@ -9,12 +9,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from released_tiny import STYLE, TINY, make_root
 
 from rmas.errors import InputError
 from rmas.system.convert import to_ours, to_released
 from rmas.system.load import fingerprint
 from rmas.weights.links import load_links, save_links
+from support.released_tiny import STYLE, TINY, make_root
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from commands import ROOT, run
 
 from experiments import config_file
 from experiments.configs import released
@@ -13,6 +12,7 @@ from experiments.freeze import freeze
 from experiments.settings import Settings
 from rmas.system.styles import STYLES
 from rmas.tasks.benchmarks import BENCHMARKS
+from support.commands import ROOT, run
 
 TINY = Path("tests", "system", "released_goldens")
 FLAGS = [

@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from commands import ROOT, run
 from safetensors.numpy import load_file, save_file
 
 from experiments import stages
@@ -16,6 +15,7 @@ from experiments.freeze import freeze
 from experiments.settings import Settings
 from rmas.errors import InputError
 from rmas.tasks.rows import Row
+from support.commands import ROOT, run
 
 TINY = ROOT / "rmas" / "tiny"
 SMALL = {

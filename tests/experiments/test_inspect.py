@@ -8,8 +8,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from fake_devices import mesh_of
-from released_tiny import STYLE, make_root
 
 from rmas import parallel
 from rmas.models import ModelSpec
@@ -17,6 +15,8 @@ from rmas.system.outline import on_disk, released
 from rmas.system.sizes import measure
 from rmas.system.styles import STYLES
 from rmas.weights import load_model
+from support.fake_devices import mesh_of
+from support.released_tiny import STYLE, make_root
 
 ROOT = Path(__file__).parents[2]
 

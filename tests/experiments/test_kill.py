@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import run
+
+from support.commands import run
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from commands import run
 
 from rmas.tasks.relay import RELAY
+from support.commands import run
 
 QUICK = [
     "--config.evaluate.batch_size=8",

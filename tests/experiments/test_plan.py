@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from commands import run
+
+from support.commands import run
 
 
 def test_a_plan_loads_nothing_and_names_its_parts(tmp_path):

@@ -1,19 +1,18 @@
 """Makes `links.npz`: released links by PyTorch, so that parity is checked without it.
 
-  python tests/goldens/make_links.py
+  PYTHONPATH=.:tests python tests/goldens/make_links.py
 
 Keys: `<kind>/<form>/h` (states), `/y` (what the link makes of them), `/<tensor name>`.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from support import torch_links
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-import torch_links  # noqa: E402
 
 if __name__ == "__main__":
     arrays = {}

@@ -3,7 +3,20 @@
 import shlex
 
 import pytest
-from stand_ins import AT, COPY, CREATE, DELETE, NODE, REQUEST, RUN, SETUP, TYPE, WEIRD, StandIns
+
+from support.stand_ins import (
+    AT,
+    COPY,
+    CREATE,
+    DELETE,
+    NODE,
+    REQUEST,
+    RUN,
+    SETUP,
+    TYPE,
+    WEIRD,
+    StandIns,
+)
 
 QUICK = ["--pause=0", "--poll=0"]
 NEW = [DELETE, CREATE, REQUEST, NODE, COPY, SETUP]

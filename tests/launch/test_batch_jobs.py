@@ -4,7 +4,8 @@ import re
 
 import pytest
 import yaml
-from stand_ins import LAUNCH, SCONTROL, WEIRD, StandIns
+
+from support.stand_ins import LAUNCH, SCONTROL, WEIRD, StandIns
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from stand_ins import AT, LAUNCH, TPU, TYPE, WEIRD, StandIns, gcloud
+
+from support.stand_ins import AT, LAUNCH, TPU, TYPE, WEIRD, StandIns, gcloud
 
 SSH = ["--quiet", "--ssh-flag=-oConnectTimeout=20", "--ssh-flag=-oServerAliveInterval=30"]
 

@@ -9,7 +9,8 @@ import sys
 import time
 
 import pytest
-from stand_ins import AT, RUN, TPU, WEIRD, StandIns
+
+from support.stand_ins import AT, RUN, TPU, WEIRD, StandIns
 
 
 @pytest.fixture

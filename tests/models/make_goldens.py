@@ -1,6 +1,8 @@
 """Writes `goldens/`: tiny checkpoints and what PyTorch computes from them.
 
-    python tests/models/make_goldens.py [CASE ...]    (needs torch; the tests of the result do not)
+    PYTHONPATH=.:tests python tests/models/make_goldens.py [CASE ...]
+
+It needs torch; the tests of the result do not.
 
 Each folder is an ordinary checkpoint (`config.json`, `model.safetensors`) with `expected.npz`:
 ids and validity of a left-padded batch, states after the final norm, logits, greedy ids; and
@@ -14,8 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import tiny_hf
+from support import tiny_hf
 
 GOLDENS = Path(__file__).parent / "goldens"
 SMALL = {"hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 4}

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rollouts
 
 from rmas.models import abstract_params, delta, positions, run
 from rmas.models.spec import DeltaLayer, ModelSpec
+from support import rollouts
 
 B, H, G, K, U = 2, 2, 3, 5, 4
 LENGTHS = [1, 3, 63, 64, 65, 150]

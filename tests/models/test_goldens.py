@@ -6,10 +6,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import rollouts
 
 from rmas.models import ModelSpec, embed
 from rmas.weights import load_params
+from support import rollouts
 
 GOLDENS = Path(__file__).parent / "goldens"
 CASES = sorted(p.name for p in GOLDENS.iterdir())

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rollouts
-from tiny_families import family_params, family_spec
 
 from rmas.links import LinkSpec, init_links
 from rmas.models import abstract_params, ops
 from rmas.system.turn import SystemSpec, rollout
 from rmas.weights.quantize import quantize, quantize_kernel
+from support import rollouts
+from support.tiny_families import family_params, family_spec
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 

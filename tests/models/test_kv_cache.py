@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rollouts
 
 from rmas.models import Segment, abstract_params, open_tail, positions, prefill, run
 from rmas.models import write as write_eager
 from rmas.models.cache import KV, State
 from rmas.models.spec import AttentionLayer, DeltaLayer, ModelSpec, RopeSpec
 from rmas.weights import load_params
+from support import rollouts
 
 STEPS = 8
 write = rollouts.jit(write_eager)
@@ -188,7 +188,7 @@ def example(valid, d_model, dtype, seed=0):
 )
 def test_cached_rollout_is_the_whole_run(tiny, case):
     """Against one run over all that was fed: in double our own, in float32 PyTorch's."""
-    import tiny_hf
+    from support import tiny_hf
 
     m, prompt = tiny(case), LONG if case == "qwen3_5" else SHORT
     valid = np.concatenate([prompt, np.ones((len(prompt), STEPS), bool)], 1)

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rollouts
 
 from rmas.models import abstract_params, embed, embedding_rms, init_params, positions, run
 from rmas.weights import load_params
+from support import rollouts
 
 torch = pytest.importorskip("torch")
-import tiny_hf  # noqa: E402
+from support import tiny_hf  # noqa: E402
 
 CASES = sorted(tiny_hf.CASES)
 FAMILIES = ["llama", "mistral_window", "qwen2_mixed", "qwen3", "gemma3", "qwen3_5"]

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rollouts
 import transformers
 
 from rmas.models import config, ops, positions
 from rmas.models.mixers import Attention, Block, GatedDelta, GatedMLP, RMSNorm, make_context
 from rmas.models.spec import AttentionLayer, DeltaLayer
+from support import rollouts
 
 torch = pytest.importorskip("torch")
-import tiny_hf  # noqa: E402
+from support import tiny_hf  # noqa: E402
 
 CASES = sorted(tiny_hf.CASES)
 B, T, D = 2, 11, 32

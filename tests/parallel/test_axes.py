@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_devices import mesh_of
 from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rmas.parallel import batch_multiple, constrain, put_batch, replicated, use
+from support.fake_devices import mesh_of
 
 
 def lies(x, mesh, *spec) -> bool:

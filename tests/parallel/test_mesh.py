@@ -2,12 +2,12 @@
 
 import jax
 import pytest
-from fake_devices import mesh_of
 from jax.sharding import AxisType
 
 from rmas import parallel
 from rmas.errors import InputError
 from rmas.parallel import MeshSpec, automatic, make_mesh, parse_mesh
+from support.fake_devices import mesh_of
 
 
 @pytest.mark.parametrize(

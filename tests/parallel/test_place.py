@@ -12,10 +12,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from fake_devices import dense_shapes, mesh_of, random_arrays, with_scales
 from jax.sharding import PartitionSpec as P
 
 from rmas.parallel import Heads, placer
+from support.fake_devices import dense_shapes, mesh_of, random_arrays, with_scales
 
 ROOT = Path(__file__).parents[2]
 HEADS = Heads(query=4, kv=2)

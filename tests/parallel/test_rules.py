@@ -6,12 +6,12 @@ import re
 import jax
 import numpy as np
 import pytest
-from fake_devices import delta_shapes, dense_shapes, mesh_of, nested, with_scales
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rmas.parallel import Heads, param_shardings
 from rmas.parallel.rules import RULES, meanings_of
+from support.fake_devices import delta_shapes, dense_shapes, mesh_of, nested, with_scales
 
 HEADS = Heads(query=4, kv=2, delta_key=2, delta_value=4)
 SHAPES = with_scales(dense_shapes(HEADS)) | with_scales(delta_shapes(HEADS))

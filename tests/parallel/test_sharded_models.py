@@ -10,11 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_devices import mesh_of
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from rollouts import jit
-from tiny_families import FAMILIES, HYBRIDS, family_params, family_spec
 
 from rmas import models
 from rmas.links import LinkSpec, init_links
@@ -23,6 +20,9 @@ from rmas.parallel import param_shardings, put_batch, replicated, use
 from rmas.system import decode
 from rmas.system.turn import SystemSpec, rollout
 from rmas.weights.placement import heads_of
+from support.fake_devices import mesh_of
+from support.rollouts import jit
+from support.tiny_families import FAMILIES, HYBRIDS, family_params, family_spec
 
 AGENT, ROWS, LENGTH, STEPS = "a", 8, 7, 3
 GREEDY = decode.Sampling()

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_devices import dense_shapes, mesh_of, nested, random_arrays
 from jax import lax
 
 from rmas.parallel import Heads, batch_multiple, constrain, placer, put_batch, use
+from support.fake_devices import dense_shapes, mesh_of, nested, random_arrays
 
 SIZE, WIDTH, LAYERS = 4, 8, 3
 REST = "layers/rest/0/"

@@ -6,9 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_devices import mesh_of
-from rollouts import jit
-from tiny_families import family_params, family_spec
 
 from rmas.links import LinkSpec, init_links
 from rmas.parallel import param_shardings, put_batch, replicated, use
@@ -19,6 +16,9 @@ from rmas.system.turn import SystemSpec
 from rmas.training.examples import EdgeTargets, Targets, Text
 from rmas.training.objectives import OBJECTIVES, TrainingContext
 from rmas.weights.placement import heads_of
+from support.fake_devices import mesh_of
+from support.rollouts import jit
+from support.tiny_families import family_params, family_spec
 
 ROUNDS, ROWS, STEPS, VOCAB = 2, 8, 3, 42
 TOPOLOGY = Topology(

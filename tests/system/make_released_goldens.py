@@ -1,6 +1,8 @@
 """Writes `released_goldens/`: a tiny released system and what PyTorch computes from it.
 
-    python tests/system/make_released_goldens.py    (needs torch; the tests of the result do not)
+    PYTHONPATH=.:tests python tests/system/make_released_goldens.py
+
+It needs torch; the tests of the result do not.
 
 `root` is a `sequential_scaled` system, `prompts.json` its prompt set, `expected.npz` and
 `expected.json` are those of `released_reference.Expected`, with the questions. These are chosen:
@@ -9,15 +11,12 @@ no decision is close, feedback changes an answer, and one answer stops early.
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import released_reference
-import released_systems
+from support import released_reference, released_systems
 
 FOLDER = Path(__file__).parent / "released_goldens"
 STYLE, TASK, ROUNDS, STEPS, TOKENS = "sequential_scaled", "math", 3, 4, 24

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_systems import model_spec, random_params
 
 from rmas import models
 from rmas.errors import InputError
 from rmas.system import decode
 from rmas.system.decode import CHUNK, Sampling, choose, drain, row_keys
+from support.tiny_systems import model_spec, random_params
 
 SPEC = model_spec("llama", 24)
 PROMPTS = [(1, 2, 3, 4, 5), (6, 7), (8, 9, 10, 11, 12, 13, 14), (15,)]

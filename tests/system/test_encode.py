@@ -4,11 +4,11 @@ import re
 import types
 
 import pytest
-import tokenizers_for_tests as tk
 
 from rmas.errors import InputError
 from rmas.system.encode import ChatTokenizer, fill
 from rmas.system.prompts import Field, Slot
+from support import tokenizers_for_tests as tk
 
 QUESTION = Field("question")
 

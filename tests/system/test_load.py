@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_agents import PROMPTS, ROLES
 
 from rmas.errors import InputError
 from rmas.system.load import System, fingerprint, load_agent, load_agents
 from rmas.system.prompts import from_json
 from rmas.system.styles import SEQUENTIAL
+from support.tiny_agents import PROMPTS, ROLES
 
 DATE = "01 Jan 2026"
 

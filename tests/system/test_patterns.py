@@ -3,8 +3,6 @@
 import jax
 import numpy as np
 import pytest
-import tiny_systems
-from tiny_systems import Case, jit, mixture
 
 from experiments.configs import tiny_chain, tiny_debate
 from experiments.freeze import freeze
@@ -14,6 +12,8 @@ from rmas.links import edge_name
 from rmas.system.styles import DELIBERATION, DISTILLATION, MIXTURE, SEQUENTIAL
 from rmas.system.topology import Edge, single
 from rmas.system.turn import inputs, rollout, send
+from support import tiny_systems
+from support.tiny_systems import Case, jit, mixture
 
 DEBATE = freeze(tiny_debate.get_config(), Settings).system.pattern()
 CHAIN = freeze(tiny_chain.get_config(), Settings).system.pattern()

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_systems import EVERYTHING, Case, jit, mixture
 
 from rmas.system.recursion import recurse
 from rmas.system.styles import SEQUENTIAL
 from rmas.system.topology import Edge, Topology, single
 from rmas.system.turn import Prompt
+from support.tiny_systems import EVERYTHING, Case, jit, mixture
 
 
 @pytest.fixture(autouse=True)

@@ -9,16 +9,15 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from released_runs import record
 
 import rmas
 from rmas.system.encode import Slot
 from rmas.system.rendered import Renderer
 from rmas.system.styles import STYLES
+from support.released_runs import record
 
 torch = pytest.importorskip("torch")
-import released_reference  # noqa: E402
-import released_systems  # noqa: E402
+from support import released_reference, released_systems  # noqa: E402
 
 ROUNDS, STEPS, TOKENS = 3, 4, 16
 CLOSE = 1e-3

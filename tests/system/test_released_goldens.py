@@ -6,11 +6,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from released_runs import record
 
 import rmas
 from rmas.system.encode import Slot
 from rmas.system.rendered import Renderer
+from support.released_runs import record
 
 GOLDENS = Path(__file__).parent / "released_goldens"
 EXPECTED = json.loads((GOLDENS / "expected.json").read_text())

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_systems import random_links
 
 from rmas import models
 from rmas.errors import InputError
@@ -20,6 +19,7 @@ from rmas.system.load import System
 from rmas.system.run import Runner
 from rmas.system.styles import SEQUENTIAL
 from rmas.system.topology import Edge, Topology, single
+from support.tiny_systems import random_links
 
 LIMITS = Limits(latent_steps=3, max_new_tokens=9, message_tokens=6)
 TEXTS = ["w1 w2 w3", "w4", "w5 w6 w7 w8 one,two w9", "w3 w1", "w2 w2"]

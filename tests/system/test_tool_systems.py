@@ -2,16 +2,10 @@
 
 import json
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from test_writing import make_agent
-from tiny_systems import random_links
-
-sys.path.append(str(Path(__file__).parents[1] / "tools"))
-from sandboxes import build
 
 from rmas.system.answers import Limits, Question
 from rmas.system.decode import Sampling
@@ -22,6 +16,8 @@ from rmas.system.styles import DELIBERATION
 from rmas.tools import Index, Passage, PythonTool, SearchTool, Toolbox
 from rmas.tools import Limits as ProgramLimits
 from rmas.tools.index import build as build_index
+from support.sandboxes import build
+from support.tiny_systems import random_links
 
 # What a random agent may write: each call is one word of its vocabulary.
 PROGRAMS = {

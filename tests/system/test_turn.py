@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_systems import Case, jit, model_spec
 
 from rmas import models
 from rmas.system.batch import Line, stack, with_text
 from rmas.system.styles import SEQUENTIAL
 from rmas.system.topology import Edge
 from rmas.system.turn import Prompt, inputs, rollout, send, teacher_forced, zero_messages
+from support.tiny_systems import Case, jit, model_spec
 
 AGENT = "planner"
 LINES = [

@@ -8,7 +8,6 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_systems import jit, model_spec, random_params
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -20,6 +19,7 @@ from rmas.system.encode import ChatTokenizer
 from rmas.system.load import Agent
 from rmas.system.writing import Retry, write
 from rmas.tools import FunctionTool, Toolbox, find_call, find_unclosed, render
+from support.tiny_systems import jit, model_spec, random_params
 
 # A random model writes random words, and so a call every now and then.
 SPELLINGS = ("echo", "ECHO", "Echo", "eCHO", "ecHO", "echO", "ECho")  # names count in any case

@@ -10,9 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import make_samples
 import pytest
-from make_samples import SAMPLES, write_csv, write_jsonl, write_parquet
 
 from rmas.errors import InputError
 from rmas.tasks import locate
@@ -21,6 +19,8 @@ from rmas.tasks.columns import LETTERS, shuffled
 from rmas.tasks.grading import GRADERS
 from rmas.tasks.questions import question_of
 from rmas.tasks.sources import load_rows_source
+from support import make_samples
+from support.make_samples import SAMPLES, write_csv, write_jsonl, write_parquet
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from make_samples import SAMPLES
 
 from rmas.errors import InputError
 from rmas.tasks.code_answers import find_code
@@ -11,6 +10,7 @@ from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.rows import Row
 from rmas.tasks.sources import load_rows_source
 from rmas.tools.sandbox import Sandbox, SandboxError
+from support.make_samples import SAMPLES
 
 FENCE = "```"
 

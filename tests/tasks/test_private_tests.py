@@ -7,10 +7,10 @@ import pickle
 import zlib
 
 import pytest
-from make_samples import LIVECODEBENCH
 
 from rmas.errors import InputError
 from rmas.tasks.private_tests import decode_tests
+from support.make_samples import LIVECODEBENCH
 
 TESTS = [{"input": "1", "output": "2", "testtype": "stdin"}]
 

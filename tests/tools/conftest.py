@@ -1,7 +1,8 @@
 """Sandboxes of each kind."""
 
 import pytest
-from sandboxes import KINDS, build
+
+from support.sandboxes import KINDS, build
 
 
 @pytest.fixture(scope="module", params=KINDS)

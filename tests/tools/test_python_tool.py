@@ -4,7 +4,6 @@ import re
 import textwrap
 
 import pytest
-from sandboxes import KINDS, build
 
 from rmas.errors import InputError
 from rmas.tools.limits import Limits
@@ -13,6 +12,7 @@ from rmas.tools.results import render
 from rmas.tools.sandbox import Sandbox
 from rmas.tools.tags import Call
 from rmas.tools.toolbox import Toolbox
+from support.sandboxes import KINDS, build
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sandboxes import KINDS, build, named, wait_until
 
 import rmas
 from rmas.errors import InputError
 from rmas.tools.limits import Limits
 from rmas.tools.sandbox import Sandbox, SandboxError
+from support.sandboxes import KINDS, build, named, wait_until
 
 SRC = Path(rmas.__file__).parent
 

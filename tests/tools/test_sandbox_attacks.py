@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from sandboxes import TRY, attack, named, wait_until
 
 from rmas.tools import inside
+from support.sandboxes import TRY, attack, named, wait_until
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,8 @@ import threading
 import time
 
 import pytest
-from sandboxes import TRY, attack, named, wait_until
+
+from support.sandboxes import TRY, attack, named, wait_until
 
 MIB = 1 << 20
 

@@ -1,9 +1,8 @@
 """One process of a run: trains and evaluates a tiny random system, and may be told to stop.
 
-`python pod_program.py FOLDER MESH [--stop_at=STEP]` with the flags of a pod, and the folders of the
-tests' helpers in PYTHONPATH. With `--stop_at` the
-last process gets a SIGTERM, as a preempted machine would, when it prepares that step of outer
-training.
+`python pod_program.py FOLDER MESH [--stop_at=STEP]` with the flags of a pod, and `tests/` in
+PYTHONPATH. With `--stop_at` the last process gets a SIGTERM, as a preempted machine would, when it
+prepares that step of outer training.
 """
 
 import argparse
@@ -78,7 +77,7 @@ def main() -> None:
     cluster = Cluster(asked.coordinator, asked.processes, asked.process)
     start(asked.folder / "cache", cluster)
     # Their modules make arrays, which must not be before the processes have met.
-    from tiny_training import PAIR, make_examples, make_rows, random_links
+    from support.tiny_training import PAIR, make_examples, make_rows, random_links
 
     folder, rows = asked.folder, make_rows(20)
 

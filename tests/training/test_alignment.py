@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from tiny_training import letter_tokenizer, word_tokenizer
 
 from rmas.training.alignment import align
+from support.tiny_training import letter_tokenizer, word_tokenizer
 
 WORD, OTHER, LETTER = word_tokenizer(1), word_tokenizer(2), letter_tokenizer()
 TEXT = "ab c def"

@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
-from tiny_training import PAIR, make_examples, make_rows, make_system
 
 from rmas.system.styles import SEQUENTIAL
 from rmas.tasks.rows import Row
 from rmas.training.alignment import align
+from support.tiny_training import PAIR, make_examples, make_rows, make_system
 
 ROWS = make_rows(4)
 PROMPT = {

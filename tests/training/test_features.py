@@ -5,8 +5,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from fake_devices import mesh_of
-from tiny_training import PAIR, Case, make_examples, make_rows
 
 from rmas.errors import InputError
 from rmas.training import features
@@ -14,6 +12,8 @@ from rmas.training.features import extract, visits
 from rmas.training.inner import train_inner
 from rmas.training.loop import Schedule
 from rmas.training.optim import Optim
+from support.fake_devices import mesh_of
+from support.tiny_training import PAIR, Case, make_examples, make_rows
 
 ROWS = make_rows(10)
 SCHEDULE = Schedule(Optim(steps=30, lr=1e-2, warmup_steps=0), 4, 1, 100)

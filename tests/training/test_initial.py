@@ -6,9 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_training import LENGTH, Case, make_examples, make_rows, random_links, word_tokenizer
-from tiny_training import _embed as embed
-from tiny_training import _inner as inner
 
 from rmas.errors import InputError
 from rmas.links import aligned_outer
@@ -17,6 +14,16 @@ from rmas.system.styles import SEQUENTIAL
 from rmas.tasks.rows import Row
 from rmas.training.alignment import align
 from rmas.training.initial import align_outer_links
+from support.tiny_training import (
+    LENGTH,
+    Case,
+    make_examples,
+    make_rows,
+    random_links,
+    word_tokenizer,
+)
+from support.tiny_training import _embed as embed
+from support.tiny_training import _inner as inner
 
 ROWS = make_rows(12)
 

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_training import PAIR, Case, make_examples, make_rows
 
 from rmas.errors import InputError
 from rmas.tasks.pipeline import batches
@@ -23,6 +22,7 @@ from rmas.training.inner import train_inner
 from rmas.training.loop import Schedule, TrainingTask, fit
 from rmas.training.optim import Optim
 from rmas.training.outer import train_outer
+from support.tiny_training import PAIR, Case, make_examples, make_rows
 
 ROWS = [Row(str(n), "", "") for n in range(7)]
 START = {"inner": {"a": {"w": np.float32([1.0, -2.0])}}, "outer": {"b": np.float32(0.5)}}

@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_devices import mesh_of
-from tiny_families import family_spec
 
 from rmas.links import LinkSpec
 from rmas.models import ModelSpec, abstract_params
@@ -19,6 +17,8 @@ from rmas.training.memory import Lengths, growth, outer_step, turns_held
 from rmas.training.objectives import TrainingContext
 from rmas.training.optim import Optim
 from rmas.weights.placement import heads_of
+from support.fake_devices import mesh_of
+from support.tiny_families import family_spec
 
 PAIR = Topology(
     name="pair",

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_training import BEHIND, PAIR, SELF, Case, make_examples, make_rows
 
 from rmas.errors import InputError
 from rmas.training import objectives
@@ -19,6 +18,7 @@ from rmas.training.objectives import (
     parse_objective,
     system_loss,
 )
+from support.tiny_training import BEHIND, PAIR, SELF, Case, make_examples, make_rows
 
 ROWS = make_rows(4)
 KEY = jax.random.key(3)

@@ -21,7 +21,7 @@ def pod(folder: Path, processes: int, mesh: str, stop_at: int = 0) -> int:
     command = [sys.executable, "-W", "error", str(PROGRAM), str(folder), mesh]
     if stop_at:
         command.append(f"--stop_at={stop_at}")
-    paths = [TESTS.parent, TESTS, TESTS / "training", TESTS / "system"]
+    paths = [TESTS.parent, TESTS]
     path = os.pathsep.join(map(str, paths))
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run(

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_devices import mesh_of
 from jax.sharding import PartitionSpec as P
 
 from rmas.parallel import Share, batch_share, put_batch, put_whole, state_shardings, use
 from rmas.training import optim
 from rmas.training.optim import Optim
 from rmas.training.step import init_train_state, make_step, place_of
+from support.fake_devices import mesh_of
 
 AXES = {"one": 0, "two": 1}
 

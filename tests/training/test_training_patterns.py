@@ -1,16 +1,10 @@
 """Training is one code for all patterns, with rows in the columns of the public training sets."""
 
 import json
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "system"))
-from tiny_systems import jit, model_spec, random_params
-from tiny_training import word_tokenizer
 
 from experiments.configs import tiny_debate
 from experiments.freeze import freeze
@@ -24,6 +18,8 @@ from rmas.system.topology import Topology
 from rmas.tasks.files import parse_rows
 from rmas.training.examples import Examples
 from rmas.training.objectives import OBJECTIVES, TrainingContext, inner_loss, system_loss
+from support.tiny_systems import jit, model_spec, random_params
+from support.tiny_training import word_tokenizer
 
 COLUMNS = {
     MIXTURE: ("hie_math_expert", "hie_code_expert", "hie_science_expert", "hie_summarizer"),

@@ -1,13 +1,14 @@
 """Makes `torch_archives/`: files of torch.save, so that they are read where torch is not.
 
-  python tests/weights/make_torch_archives.py
+  PYTHONPATH=.:tests python tests/weights/make_torch_archives.py
 
 `views.pt` and `views_protocol5.pt`: a plain dict; `module_state.pt`: a module's state dict with
 its metadata; `module_whole.pt` (a pickled module) and `legacy.pt` (the format before zip): refused.
 """
 
 import torch
-import torch_samples
+
+from support import torch_samples
 
 
 def views() -> dict[str, torch.Tensor]:

@@ -7,15 +7,15 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import rollouts
 from safetensors.numpy import load_file, save_file
 
 from rmas.errors import InputError
 from rmas.models import ModelSpec
 from rmas.weights import load_params
+from support import rollouts
 
 pytest.importorskip("torch")
-import tiny_hf
+from support import tiny_hf
 
 # The composite class of gemma3 leaves out the soft cap of logits; files of that kind have none.
 UNCAPPED = {"final_logit_softcapping": None}

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_devices import mesh_of
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from released_tiny import TINY
 
 import rmas
 from rmas import models
 from rmas.errors import InputError
+from support.fake_devices import mesh_of
+from support.released_tiny import TINY
 
 IDS = np.random.default_rng(0).integers(0, 40, (2, 9))
 VALID = np.array([[1] * 9, [0] * 4 + [1] * 5], bool)

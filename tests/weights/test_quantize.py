@@ -4,16 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_devices import mesh_of
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from tiny_families import FAMILIES, family_params, family_spec
 
 from rmas.models import ModelSpec, abstract_params
 from rmas.parallel import param_shardings, placer
 from rmas.weights import load_params, save_params
 from rmas.weights.placement import heads_of
 from rmas.weights.quantize import is_quantized, quantize, quantize_kernel
+from support.fake_devices import mesh_of
+from support.tiny_families import FAMILIES, family_params, family_spec
 
 
 def flat(tree) -> dict:

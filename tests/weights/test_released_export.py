@@ -194,7 +194,7 @@ def test_links_that_do_not_fit_the_layout(tmp_path):
 @pytest.mark.parametrize("layout", [SEQUENTIAL, FLAT])
 def test_pytorch_loads_an_exported_system(tmp_path, layout):
     torch = pytest.importorskip("torch")
-    import torch_links
+    from support import torch_links
 
     links = links_of(layout)
     write_released(tmp_path, layout, links, "ln_res", "math")

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from torch_files import floats, pack, state, tensor
 
 from rmas.errors import InputError
 from rmas.links import InnerLink, LinkSpec, OuterLink, init_links
@@ -22,6 +21,7 @@ from rmas.weights.released_links import (
     to_state_dict,
 )
 from rmas.weights.released_manifests import Layout
+from support.torch_files import floats, pack, state, tensor
 
 FORMS = ("linear", "linear_res", "mlp", "mlp_res", "ln_res")
 GOLDEN = Path(__file__).parents[1] / "goldens" / "links.npz"
@@ -83,7 +83,7 @@ def test_a_released_link_computes_what_pytorch_does(kind, form):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-14)])
 def test_pytorch_loads_an_exported_link(tmp_path, kind, form, dtype, tolerance):
     torch = pytest.importorskip("torch")
-    import torch_links
+    from support import torch_links
 
     with jax.enable_x64(dtype == "float64"):
         module = module_of(kind, form, 20, 12)

@@ -5,11 +5,10 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
-import torch_files
-import torch_samples
-from torch_samples import FOLDER
 
 from rmas.weights import torch_archive
+from support import torch_files, torch_samples
+from support.torch_samples import FOLDER
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from torch_files import HOOKS, claim, floats, opcodes, pack, state, tensor
-from torch_samples import FOLDER
 
 from rmas.errors import InputError
 from rmas.weights import torch_archive
+from support.torch_files import HOOKS, claim, floats, opcodes, pack, state, tensor
+from support.torch_samples import FOLDER
 
 MIB = 1 << 20
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rollouts
 from safetensors.numpy import load_file
 
 from rmas.models import ModelSpec, abstract_params, init_params
 from rmas.weights import config_dict, load_params, save, save_params
 from rmas.weights.quantize import quantize
+from support import rollouts
 
 CASES = [
     "llama",
@@ -56,7 +56,7 @@ def test_round_trip_through_transformers(tiny, case, tmp_path):
     assert again.config.eos_token_id == [2, 3]
     x = np.random.default_rng(0).standard_normal((2, 9, 32)).astype(np.float32)
     valid = np.ones((2, 9), bool)
-    import tiny_hf
+    from support import tiny_hf
 
     for a, b in zip(
         tiny_hf.hidden_and_logits(again.requires_grad_(False), x, valid),

@@ -7,17 +7,12 @@ over nothing, and never pad in front: they follow the method's description.
 import dataclasses
 import functools
 import json
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-
-sys.path.append(str(Path(__file__).parents[1] / "system"))
-from tiny_systems import model_spec, random_params
 
 from rmas import models as agent_models
 from rmas.links import edge_name, init_links
@@ -31,6 +26,7 @@ from rmas.tasks.rows import Row
 from rmas.training.alignment import align
 from rmas.training.examples import Examples
 from rmas.training.objectives import TrainingContext
+from support.tiny_systems import model_spec, random_params
 
 LENGTH = 64  # of the naive sequences, which are padded behind
 SPECIAL = ("<u>", "<e>", "<a>")

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-from tiny_systems import model_spec, random_params
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rmas.weights.save import save_params
+from support.tiny_systems import model_spec, random_params
 
 ROLES = {
     "planner": ("qwen3", 16, ("<pad>", "<unk>", "<sys>", "<usr>", "<bot>", "<eos>")),

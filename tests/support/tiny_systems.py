@@ -11,7 +11,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rollouts import jit as jit
 
 from rmas import models
 from rmas.links import LinkSpec, edge_name, init_links
@@ -21,6 +20,7 @@ from rmas.system.prompts import Slot
 from rmas.system.recursion import recurse
 from rmas.system.topology import Edge, Topology
 from rmas.system.turn import SystemSpec, inputs, rollout, send, zero_messages
+from support.rollouts import jit as jit
 
 EVERYTHING = Topology(
     name="everything",

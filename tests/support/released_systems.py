@@ -15,12 +15,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import tiny_hf
 import tokenizers
 import torch
-import torch_links
 import transformers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+from support import tiny_hf, torch_links
 
 PROMPTS = {
     "name": "small",

@@ -14,8 +14,9 @@ from pathlib import Path
 import jinja2
 import numpy as np
 import torch
-import torch_links
 import transformers
+
+from support import torch_links
 
 KEYS = {
     "sequential": {"planner>critic": "12", "critic>solver": "23", "solver>planner": "31"},

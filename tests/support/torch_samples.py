@@ -5,7 +5,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-FOLDER = Path(__file__).parent / "torch_archives"
+FOLDER = Path(__file__).parents[1] / "weights" / "torch_archives"
 
 
 def views() -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """Writes `samples/`: a few invented rows of each public dataset, in its files and columns.
 
-python tests/tasks/make_samples.py
+python tests/support/make_samples.py
 """
 
 import base64
@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-SAMPLES = Path(__file__).parent / "samples"
+SAMPLES = Path(__file__).parents[1] / "tasks" / "samples"
 
 MATH500 = [
     {
