@@ -55,7 +55,6 @@ class Schedule:
 
     optim: Optim
     batch_size: int
-    seed: int
     save_every: int
     save_minutes: float = 0.0
     accumulate: int = 1
@@ -64,7 +63,7 @@ class Schedule:
     profile_steps: tuple[int, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingTask:
     """What is learnt, and from what.
 
@@ -75,6 +74,7 @@ class TrainingTask:
       frozen: what `loss` reads besides links (weights of agents).
       source: the rows.
       prepare: `prepare(rows, step)` -> numpy arrays; must depend on its arguments alone.
+      seed: decides the order of the rows and the random numbers of the steps.
       axes: where the rows are in these arrays, as `jax.vmap` takes it.
       mesh: where `frozen` lies; rows are split over it, links over its axis `fsdp`.
       taps: see `step.make_step`.
@@ -89,6 +89,7 @@ class TrainingTask:
     frozen: Any
     source: Sequence[Row]
     prepare: Callable[[list[Row], int], Any]
+    seed: int
     axes: Any = 0
     mesh: Mesh | None = None
     taps: Params | None = None
@@ -158,7 +159,7 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
     stream = iter(
         batches(
             task.source,
-            seed=schedule.seed,
+            seed=task.seed,
             batch_size=schedule.batch_size,
             process_index=share.index,
             process_count=share.count,
@@ -180,7 +181,7 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
     step_fn = make_step(
         task.loss,
         optimizer,
-        schedule.seed,
+        task.seed,
         place,
         mesh,
         task.axes,
