@@ -49,7 +49,7 @@ def describe(a: Assembly, stage: str) -> str:
     params = _params(specs, shares, mesh, jnp.float32, int8)
     lengths = Lengths(*s.plan_lengths)
     own = s.inner if stage == "inner" else s.outer
-    schedule = Schedule(own.optim, own.batch_size, 0, 1, accumulate=own.accumulate)
+    schedule = Schedule(own.optim, own.batch_size, save_every=1, accumulate=own.accumulate)
     multiple = parallel.batch_multiple(mesh) * own.accumulate
     if own.batch_size % multiple:
         raise InputError(

@@ -68,6 +68,7 @@ def inner_stage(a: Assembly, agents: Sequence[str] = ()) -> None:
             examples=examples,
             source=a.split("train"),
             schedule=schedule,
+            seed=s.seed,
             stored=None if done else _stored(a, agent, schedule, examples),
             validation=_validation(a, s.inner),
             facts=_facts(a, "inner"),
@@ -112,6 +113,7 @@ def outer_stage(a: Assembly) -> None:
         examples=examples,
         source=a.split("train"),
         schedule=_schedule(s, s.outer),
+        seed=s.seed,
         validation=_validation(a, s.outer),
         facts=_facts(a, "objective", "outer"),
     )
@@ -123,7 +125,7 @@ def _stored(a: Assembly, agent: str, schedule: Schedule, examples: Examples) -> 
     s, own, source = a.settings, a.system.agents[agent], a.split("train")
     dtype = s.inner.features
     if dtype == "auto":
-        pairs = visits(schedule, examples, len(source))
+        pairs = visits(schedule, examples, s.seed, len(source))
         often = schedule.optim.steps * schedule.batch_size >= _OFTEN * len(pairs)
         weights = jax.tree.leaves(own.params["embed"])[0].dtype.name
         dtype = ("bfloat16" if weights == "bfloat16" else "float32") if often else "none"
@@ -138,6 +140,7 @@ def _stored(a: Assembly, agent: str, schedule: Schedule, examples: Examples) -> 
         examples=examples,
         source=source,
         schedule=schedule,
+        seed=s.seed,
         dtype=dtype,
         key={**a.identity(), **lengths, "rounds": s.outer.rounds, "print": own.fingerprint},
     )
@@ -147,7 +150,6 @@ def _schedule(s: Settings, stage: InnerSettings | OuterSettings) -> Schedule:
     return Schedule(
         stage.optim,
         stage.batch_size,
-        s.seed,
         stage.save_every,
         stage.save_minutes,
         stage.accumulate,

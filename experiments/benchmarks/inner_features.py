@@ -50,7 +50,7 @@ def measure(a: Assembly, agent: str, folder: Path) -> dict[str, float | str]:
     steps = _STEPS.value
 
     def schedule(n: int) -> Schedule:
-        return Schedule(Optim(steps=n, lr=1e-3), s.inner.batch_size, s.seed, save_every=n + 1)
+        return Schedule(Optim(steps=n, lr=1e-3), s.inner.batch_size, save_every=n + 1)
 
     def stored(n: int, name: str):
         return extract(
@@ -61,6 +61,7 @@ def measure(a: Assembly, agent: str, folder: Path) -> dict[str, float | str]:
             examples=examples,
             source=source,
             schedule=schedule(n),
+            seed=s.seed,
             dtype="float32",
             key={"steps": n},
         )
@@ -77,6 +78,7 @@ def measure(a: Assembly, agent: str, folder: Path) -> dict[str, float | str]:
             examples=examples,
             source=source,
             schedule=schedule(2 * steps),
+            seed=s.seed,
             stored=states,
         )
         lines = (at / "timings.jsonl").read_text().splitlines()[steps:]

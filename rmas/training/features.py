@@ -60,17 +60,17 @@ class Features:
     valid_BN: Array
 
 
-def draws(schedule: Schedule, examples: Examples, step: int) -> list[int]:
+def draws(schedule: Schedule, examples: Examples, seed: int, step: int) -> list[int]:
     """The round of each row of a step's whole batch."""
-    return examples.draw(np.random.default_rng([schedule.seed, step]), schedule.batch_size)
+    return examples.draw(np.random.default_rng([seed, step]), schedule.batch_size)
 
 
-def visits(schedule: Schedule, examples: Examples, rows: int) -> list[Pair]:
+def visits(schedule: Schedule, examples: Examples, seed: int, rows: int) -> list[Pair]:
     """Every pair that the schedule reads, once and in order."""
-    stream = iter(batches(range(rows), seed=schedule.seed, batch_size=schedule.batch_size))
+    stream = iter(batches(range(rows), seed=seed, batch_size=schedule.batch_size))
     found: set[Pair] = set()
     for step in range(schedule.optim.steps):
-        found |= set(zip(next(stream), draws(schedule, examples, step), strict=True))
+        found |= set(zip(next(stream), draws(schedule, examples, seed, step), strict=True))
     return sorted(found)
 
 
@@ -170,6 +170,7 @@ def extract(
     examples: Examples,
     source: Sequence[Row],
     schedule: Schedule,
+    seed: int,
     dtype: str,
     key: Mapping[str, Any],
 ) -> Reader:
@@ -183,7 +184,7 @@ def extract(
     Raises `InputError` where the folder cannot be written.
     """
     mesh = examples.renderer.system.mesh
-    share, pairs = batch_share(mesh), visits(schedule, examples, len(source))
+    share, pairs = batch_share(mesh), visits(schedule, examples, seed, len(source))
     chunks = [schedule.batch_size, CHUNK_BATCHES]  # what the files are cut by
     facts = {**key, "agent": agent, "dtype": dtype, "pairs": _digest(pairs), "chunks": chunks}
     at = folder / f"{agent}-{_digest(facts)}"

@@ -24,6 +24,7 @@ def train_inner(
     examples: Examples,
     source: Sequence[Row],
     schedule: Schedule,
+    seed: int,
     validation: Sequence[Row] = (),
     facts: Mapping[str, Any] | None = None,
     stored: Reader | None = None,
@@ -49,7 +50,7 @@ def train_inner(
         return found, {f"cosine/{agent}": 1.0 - found}
 
     def prepare(rows: list, step: int) -> Text | Features:
-        rounds = draws(schedule, examples, step)[own]
+        rounds = draws(schedule, examples, seed, step)[own]
         if stored is None or not isinstance(rows[0], int):
             return examples.inner(agent, rows, rounds)
         return stored.features(list(zip(rows, rounds, strict=True)))
@@ -62,6 +63,7 @@ def train_inner(
         frozen=params,
         source=source if stored is None else range(len(source)),
         prepare=prepare,
+        seed=seed,
         mesh=mesh,
         validation=validation,
         facts=facts or {},

@@ -80,7 +80,7 @@ class Schedule(Options):
             )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingTask:
     """What is learnt, and from what.
 
@@ -91,6 +91,7 @@ class TrainingTask:
       frozen: what `loss` reads besides links (weights of agents).
       source: the rows.
       prepare: `prepare(rows, step)` -> numpy arrays; must depend on its arguments alone.
+      seed: decides the order of the rows and the random numbers of the steps.
       axes: where the rows are in these arrays, as `jax.vmap` takes it.
       mesh: where `frozen` lies; rows are split over it, links over its axis `fsdp`.
       taps: see `step.make_step`.
@@ -105,6 +106,7 @@ class TrainingTask:
     frozen: Any
     source: Sequence[Row]
     prepare: Callable[[list[Row], int], Any]
+    seed: int
     axes: Any = 0
     mesh: Mesh | None = None
     taps: Params | None = None
@@ -174,7 +176,7 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
     stream = iter(
         batches(
             task.source,
-            seed=schedule.seed,
+            seed=task.seed,
             batch_size=schedule.batch_size,
             process_index=share.index,
             process_count=share.count,
@@ -196,7 +198,7 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
     step_fn = make_step(
         task.loss,
         optimizer,
-        schedule.seed,
+        task.seed,
         place,
         mesh,
         task.axes,

@@ -163,7 +163,7 @@ def _step(
         batch = jax.tree.map(
             lambda axis, part: jax.tree.map(lambda x: _at(x, _rows(mesh, axis)), part), axes, batch
         )
-    step = make_step(loss, optimizer, schedule.seed, place, mesh, axes, schedule.accumulate, taps)
+    step = make_step(loss, optimizer, 0, place, mesh, axes, schedule.accumulate, taps)
     with use(mesh):
         compiled = step.lower(state, frozen, batch).compile()
     needs = compiled.memory_analysis()

@@ -26,6 +26,7 @@ def train_outer(
     examples: Examples,
     source: Sequence[Row],
     schedule: Schedule,
+    seed: int,
     validation: Sequence[Row] = (),
     facts: Mapping[str, Any] | None = None,
 ) -> Params:
@@ -61,6 +62,7 @@ def train_outer(
         frozen=(params, fixed),
         source=source,
         prepare=prepare,
+        seed=seed,
         axes={name: OBJECTIVES[name].axes for name, _ in objective},
         mesh=mesh,
         taps=taps_of(context, examples.rounds),

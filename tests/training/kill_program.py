@@ -39,8 +39,9 @@ def main(folder: Path) -> None:
         frozen=jnp.float32(0.7),
         source=ROWS,
         prepare=lambda rows, step: np.float32([int(row.id) for row in rows]),
+        seed=5,
     )
-    schedule = Schedule(Optim(steps=STEPS, lr=0.01), batch_size=8, seed=5, save_every=7)
+    schedule = Schedule(Optim(steps=STEPS, lr=0.01), batch_size=8, save_every=7)
     links = fit(task, schedule, folder)
     save_links(folder / "links", links, {})
 

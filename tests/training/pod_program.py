@@ -99,7 +99,8 @@ def main() -> None:
         links=links,
         examples=examples,
         source=rows,
-        schedule=Schedule(Optim(steps=3, lr=1e-2, warmup_steps=0), BATCH, 1, 3, accumulate=2),
+        schedule=Schedule(Optim(steps=3, lr=1e-2, warmup_steps=0), BATCH, 3, accumulate=2),
+        seed=1,
     )
     inner = to_host(inner)
 
@@ -112,7 +113,7 @@ def main() -> None:
         objective = outer_module.OBJECTIVES["align"]
         told = dataclasses.replace(objective, prepare=stopping(objective.prepare, asked.stop_at))
         outer_module.OBJECTIVES["align"] = told
-    schedule = Schedule(Optim(steps=STEPS, lr=1e-2), BATCH, 1, save_every=10)
+    schedule = Schedule(Optim(steps=STEPS, lr=1e-2), BATCH, save_every=10)
     try:
         links = train_outer(
             (("align", 1.0),),
@@ -124,6 +125,7 @@ def main() -> None:
             examples=examples,
             source=rows,
             schedule=schedule,
+            seed=1,
         )
     except Stopped:
         sys.exit(143)

@@ -16,7 +16,8 @@ from support.fake_devices import mesh_of
 from support.tiny_training import PAIR, Case, make_examples, make_rows
 
 ROWS = make_rows(10)
-SCHEDULE = Schedule(Optim(steps=30, lr=1e-2, warmup_steps=0), 4, 1, 100)
+SCHEDULE = Schedule(Optim(steps=30, lr=1e-2, warmup_steps=0), batch_size=4, save_every=100)
+SEED = 1
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -31,7 +32,7 @@ def case():
     return Case(make_examples(PAIR, np.float32))
 
 
-def stored(case, folder, dtype="float32", schedule=SCHEDULE, rows=ROWS, agent="solver"):
+def stored(case, folder, dtype="float32", schedule=SCHEDULE, rows=ROWS, agent="solver", seed=SEED):
     return extract(
         agent,
         folder=folder,
@@ -40,6 +41,7 @@ def stored(case, folder, dtype="float32", schedule=SCHEDULE, rows=ROWS, agent="s
         examples=case.examples,
         source=rows,
         schedule=schedule,
+        seed=seed,
         dtype=dtype,
         key={"data": "ten rows"},
     )
@@ -55,6 +57,7 @@ def trained(case, folder, reader=None):
         examples=case.examples,
         source=ROWS,
         schedule=SCHEDULE,
+        seed=SEED,
         validation=ROWS,
         stored=reader,
     )
@@ -79,7 +82,7 @@ def test_links_are_the_same_as_without(tmp_path, case):
 
 def test_bfloat16_is_near(tmp_path, case):
     exact, near = stored(case, tmp_path), stored(case, tmp_path, "bfloat16")
-    pairs = visits(SCHEDULE, case.examples, len(ROWS))[:5]
+    pairs = visits(SCHEDULE, case.examples, SEED, len(ROWS))[:5]
     x, y = exact.features(pairs), near.features(pairs)
     assert (x.ids_BN == y.ids_BN).all()
     assert (y.h_BND.dtype.name, x.h_BND.dtype.name) == ("bfloat16", "float32")
@@ -89,7 +92,7 @@ def test_bfloat16_is_near(tmp_path, case):
 def test_states_are_those_of_the_agent(tmp_path, case):
     """Each pair's, one row at a time, from the model itself."""
     reader = stored(case, tmp_path)
-    for row, k in visits(SCHEDULE, case.examples, len(ROWS))[::7]:
+    for row, k in visits(SCHEDULE, case.examples, SEED, len(ROWS))[::7]:
         found = reader.features([(row, k)])
         text = case.examples.inner("solver", [ROWS[row]], [k])
         h_TD = features._states(case.spec.model("solver"), case.params["solver"], text)[0]
@@ -114,14 +117,14 @@ def test_what_is_there_is_not_computed_again(tmp_path, case, monkeypatch):
         stored(case, tmp_path)
     (folder,) = tmp_path.iterdir()
     assert [p.name for p in folder.iterdir()] == ["00000-0000-of-0001.array_record"]
-    batches = -(-len(visits(SCHEDULE, case.examples, len(ROWS))) // 4)
+    batches = -(-len(visits(SCHEDULE, case.examples, SEED, len(ROWS))) // 4)
     again = stored(case, tmp_path)
     assert len(calls) == 4 + batches - 2  # the first chunk's two are not run again
     before = len(calls)
     stored(case, tmp_path)
     assert len(calls) == before
     whole = stored(case, tmp_path / "whole")
-    pairs = visits(SCHEDULE, case.examples, len(ROWS))
+    pairs = visits(SCHEDULE, case.examples, SEED, len(ROWS))
     found = (jax.tree.leaves(reader.features(pairs)) for reader in (again, whole))
     for x, y in zip(*found, strict=True):
         assert x.tobytes() == y.tobytes()
@@ -130,11 +133,11 @@ def test_what_is_there_is_not_computed_again(tmp_path, case, monkeypatch):
 def test_other_facts_are_other_folders(tmp_path, case):
     stored(case, tmp_path)
     stored(case, tmp_path, agent="critic")
-    stored(case, tmp_path, schedule=Schedule(Optim(steps=2), 4, 2, 100))
+    stored(case, tmp_path, schedule=Schedule(Optim(steps=2), 4, 100), seed=2)
     assert len(list(tmp_path.iterdir())) == 3
     # Files are cut by batches: other batches that read the same rows need files of their own.
-    long = [Schedule(Optim(steps=60), batch, 1, 100) for batch in (4, 8)]
-    pairs = [visits(schedule, case.examples, len(ROWS)) for schedule in long]
+    long = [Schedule(Optim(steps=60), batch, 100) for batch in (4, 8)]
+    pairs = [visits(schedule, case.examples, SEED, len(ROWS)) for schedule in long]
     assert pairs[0] == pairs[1]
     found = [stored(case, tmp_path, schedule=s).features(pairs[0]) for s in long]
     for x, y in zip(*map(jax.tree.leaves, found), strict=True):
@@ -176,10 +179,11 @@ def test_on_a_mesh(tmp_path, case):
         examples=examples,
         source=ROWS,
         schedule=SCHEDULE,
+        seed=SEED,
         dtype="float32",
         key={},
     )
-    pairs = visits(SCHEDULE, case.examples, len(ROWS))
+    pairs = visits(SCHEDULE, case.examples, SEED, len(ROWS))
     x, y = plain.features(pairs), spread.features(pairs)
     assert (x.ids_BN == y.ids_BN).all()
     np.testing.assert_allclose(x.h_BND, y.h_BND, rtol=0, atol=2e-5)

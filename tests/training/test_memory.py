@@ -41,7 +41,7 @@ def game_of(spec: ModelSpec, steps: int, remat: bool = False) -> TrainingContext
 def need(family: str, rounds: int, steps: int, remat: bool = False):
     spec = family_spec(family, num_hidden_layers=4, hidden_size=64)
     context, params = game_of(spec, steps, remat), abstract_params(spec)
-    schedule = Schedule(Optim(steps=10), ROWS, 0, 10)
+    schedule = Schedule(Optim(steps=10), batch_size=ROWS, save_every=10)
     trained, objective = ("inner", "outer"), (("rollout", 1.0),)
     agents = {"one": params, "two": params}
     return context, outer_step(context, objective, agents, trained, schedule, rounds, LENGTHS)
@@ -81,7 +81,7 @@ def test_parts_of_one_device():
     params = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, at
     )
-    schedule = Schedule(Optim(steps=10), ROWS, 0, 10)
+    schedule = Schedule(Optim(steps=10), batch_size=ROWS, save_every=10)
     agents = {"one": params, "two": params}
     jax.config.update("jax_disable_most_optimizations", True)
     try:
