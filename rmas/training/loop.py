@@ -52,11 +52,11 @@ class Schedule(Options):
 
     optim: Optim = option(factory=Optim, help="the optimizer")
     batch_size: int = option(16, "rows of an update", unit="rows", least=1)
-    accumulate: int = option(1, "gradient accumulation: parts that a batch is cut into", least=1)
     save_every: int = option(200, "between regular checkpoints", unit="steps", least=1)
     save_minutes: float = option(
         10.0, "after which a checkpoint is saved in any case; 0: never", unit="min", least=0
     )
+    accumulate: int = option(1, "gradient accumulation: parts that a batch is cut into", least=1)
     validation_rows: int = option(0, "rows whose loss is measured; 0: none", unit="rows", least=0)
     select: Literal["last", "best"] = option(
         "last",
