@@ -108,8 +108,8 @@ class Options:
         return OptionError(field, f" is {_shown(getattr(self, field))}; {why}")
 
 
-def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Options from a nested dict; what it leaves out keeps its default.
+def build(cls: type[T], values: Mapping[str, Any], where: str = "", base: T | None = None) -> T:
+    """Options from a nested dict; what it leaves out stays as in `base` (the defaults).
 
     Raises:
       InputError: an unknown field (with close matches), or a value that makes no sense, each named
@@ -123,10 +123,11 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
             raise InputError(f"{prefix}{name}: no such field{did_you_mean(name, known)}")
         section = section_of(hints[name])
         if section is not None and isinstance(value, Mapping):
-            value = build(section, value, f"{prefix}{name}")
+            below = default_of(known[name]) if base is None else getattr(base, name)
+            value = build(section, value, f"{prefix}{name}", below)
         given[name] = value
     try:
-        return cls(**given)
+        return cls(**given) if base is None else dataclasses.replace(base, **given)
     except OptionError as error:
         raise (error.within(where) if where else error) from None
 
@@ -151,28 +152,33 @@ class Described:
     section: type["Options"] | None
 
 
-def described(cls: type[Options], prefix: str = "") -> Iterator[Described]:
-    """All fields in order, each section before the fields in it, named by dotted paths."""
+def described(
+    cls: type[Options], prefix: str = "", base: Options | None = None
+) -> Iterator[Described]:
+    """All fields in order, each section before the fields in it, named by dotted paths.
+
+    Defaults are those of `base`, where a section differs from its class's own.
+    """
     hints, sections = typing.get_type_hints(cls), []
     for name, field in _fields(cls).items():
         section = section_of(hints[name])
-        told = Described(
+        found = Described(
             name=prefix + name,
             type=type_name(hints[name]),
-            default=default_of(field),
+            default=default_of(field) if base is None else getattr(base, name),
             help=field.metadata.get("help", ""),
             unit=field.metadata.get("unit", ""),
             bounds=str(field.metadata.get("bounds", "")),
             section=section,
         )
         if section is None:
-            yield told
+            yield found
         else:
-            sections.append(told)
-    for told in sections:
-        yield told
-        if told.section is not None:
-            yield from described(told.section, f"{told.name}.")
+            sections.append(found)
+    for found in sections:
+        yield found
+        if found.section is not None:
+            yield from described(found.section, f"{found.name}.", found.default)
 
 
 def summary_of(cls: type) -> str:

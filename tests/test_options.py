@@ -96,3 +96,16 @@ def test_fields_are_described_in_order_sections_last():
     assert found["part"].section is Part
     assert found["own"].default == {}
     assert found["own"].type == "dict of int"
+
+
+@dataclasses.dataclass(frozen=True)
+class Slow(Whole):
+    """A whole whose part has another default."""
+
+    part: Part = option(factory=lambda: Part(rate=0.1), help="its part")
+
+
+def test_a_section_may_have_defaults_of_its_own():
+    assert build(Slow, {"part": {"kind": "b"}}) == Slow(part=Part(rate=0.1, kind="b"))
+    found = {field.name: field for field in described(Slow)}
+    assert found["part.rate"].default == 0.1
