@@ -1,11 +1,10 @@
 """The one wrapper around `absl.app.run` that all mains share.
 
     def main(argv):
-        config, workdir = app.config_from_flags()
-        settings = app.freeze(config, Settings)
+        settings, workdir = app.settings_and_workdir()
 
     if __name__ == "__main__":
-        app.run(main, config="experiments/configs/relay.py", workdir="runs/relay")
+        app.run(main, config="experiments/configs/tiny_sequential.py", workdir="runs/quickstart")
 
 Wrong input (an InputError, or flags and config files that do not parse) ends in one line on
 stderr and exit status 2; `--debug` shows the stack trace before it. Ctrl-C exits with 130, and a
@@ -15,6 +14,7 @@ run that was told to end (SIGTERM) and has saved its state with 143.
 import atexit
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -27,24 +27,24 @@ from pathlib import Path
 from absl import app as absl_app
 from absl import flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict
 
-from experiments import config_file
-from experiments.field_help import field_help
-from experiments.freeze import freeze
+from experiments import config as configs
 from rmas import parallel
 from rmas.console import printable
 from rmas.errors import BusyError, InputError, PeersLostError, Stopped
+from rmas.experiment import Settings
+from rmas.experiment.experiment import SETTINGS
 
-__all__ = ["config_from_flags", "freeze", "run", "say", "start"]
+__all__ = ["run", "say", "settings_and_workdir", "start"]
 
 FLAGS = flags.FLAGS
 _DRY = {"dry_run": "experiments.evaluate", "plan": "experiments.train_inner and train_outer"}
 _AFTER = 3.0
-_dry: tuple[str, ...] = ()  # of this main
+_dry: tuple[str, ...] = ()  # what this main can describe without doing it
 _HELP = ("--help", "-help", "-h", "--helpshort", "-?")
 _OURS = {
-    "config": "config file: Python with a function get_config()",
+    "config": "config file: Python with a function get_config() that names what differs from the "
+    "defaults, or a settings.json; where it is not given, the one of the workdir, if there is one",
     "workdir": "folder of this run; a started run in it is resumed",
     "debug": "show the stack trace of an error",
     "coordinator": "HOST:PORT of process 0, where a run has several processes; not needed in a "
@@ -62,17 +62,16 @@ def run(
     resumes: bool = True,
     pod: bool = False,
     dry: tuple[str, ...] = (),
-    settings: type | None = None,
 ) -> None:
     """Parses the flags, runs `main(argv)`, and exits; never returns.
 
-    `config` is the default of `--config`; without one the main has no such flag. `workdir` is
-    the default of `--workdir`; without one a main that asks for it makes the flag required. A main
-    with neither is not resumed: it has no such flag. At most `words` arguments may come without
-    a flag; they are the rest of `argv`. `resumes` says whether the same command goes on after
-    Ctrl-C where it was. A main for `pod`s runs in many processes, and calls `start` first. `dry`
-    names the fields of the config, `dry_run` or `plan`, by which it tells what it would do;
-    `settings`, the dataclass that the config becomes, lets `--help` say what they are.
+    `config` is the config where `--config` is not given and the workdir has no settings of its
+    own; without one the main has no such flag. `workdir` is the default of `--workdir`; without
+    one a main that asks for it makes the flag required. A main with neither is not resumed: it has
+    no such flag. At most `words` arguments may come without a flag; they are the rest of `argv`.
+    `resumes` says whether the same command goes on after Ctrl-C where it was. A main for `pod`s
+    runs in many processes, and calls `start` first. `dry` names the fields of the config,
+    `dry_run` or `plan`, by which it only describes what it would do.
     """
     global _dry
     _dry = dry
@@ -82,7 +81,7 @@ def run(
         flags.DEFINE_integer("process", 0, _OURS["process"])
 
     def parse(argv: list[str]) -> list[str]:
-        return _parse(argv, main, config, workdir, words, settings)
+        return _parse(argv, main, config, workdir, words)
 
     if resumes and (config is not None or workdir is not None):
         signal.signal(signal.SIGTERM, _stop)
@@ -159,66 +158,88 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def config_from_flags() -> tuple[ConfigDict, Path]:
-    """The config with all overrides, and the work folder (not made yet).
+def settings_and_workdir(**changes: object) -> tuple[Settings, Path]:
+    """The settings with all overrides, and the work folder (not made yet).
 
-    Dry runs and plans need none, and get one that goes when they end. Raises InputError where
-    `--workdir` is missing, or a dry run is asked of what cannot do one.
+    `changes` are top-level fields that a flag of the main's own sets. Dry runs and plans need no
+    work folder, and get one that goes when they end. Raises InputError where `--workdir` is
+    missing, or a dry run is asked of what cannot do one.
     """
-    asked = [name for name in _DRY if FLAGS.config.get(name)]
+    for name, value in changes.items():
+        FLAGS.config[name] = value
+    settings = configs.settings_of(FLAGS.config)
+    asked = [name for name in _DRY if FLAGS.config[name]]
     for name in asked:
         if name not in _dry:
             raise InputError(f"--config.{name} belongs to {_DRY[name]}; this command would do all")
     if not FLAGS.workdir and asked:
         folder = tempfile.TemporaryDirectory()
         atexit.register(folder.cleanup)
-        return FLAGS.config, Path(folder.name)
+        return settings, Path(folder.name)
     if not FLAGS.workdir:
         raise InputError(
             "--workdir is missing; name a folder for this run, as --workdir=runs/first"
         )
-    return FLAGS.config, Path(FLAGS.workdir).expanduser()
+    return settings, Path(FLAGS.workdir).expanduser()
+
+
+def asks_for(name: str) -> bool:
+    """Whether `--config.dry_run` or `--config.plan` is given."""
+    return bool(FLAGS.config[name])
+
+
+def plan_lengths() -> tuple[int, int]:
+    """Tokens of a prompt and of a role's text that a plan is for."""
+    found = FLAGS.config["plan_lengths"]
+    if len(found) != 2 or not all(isinstance(n, int) and n > 0 for n in found):
+        raise InputError(
+            f"--config.plan_lengths is {found}; give two positive numbers, as (512, 256)"
+        )
+    return found
 
 
 def _parse(
-    argv: list[str],
-    main: Callable,
-    config: str | None,
-    workdir: str | None,
-    words: int,
-    settings: type | None,
+    argv: list[str], main: Callable, config: str | None, workdir: str | None, words: int
 ) -> list[str]:
     if config is not None or workdir is not None:
         flags.DEFINE_string("workdir", workdir, _OURS["workdir"])
     flags.DEFINE_boolean("debug", False, _OURS["debug"])
-    loaded = None
     try:
         argv = [argv[0], *FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
         wants_help = any(word in _HELP for word in argv[1:])
         if config is not None:
-            named, argv = config_file.split_argv(argv)
-            spec = named or config_file.find_default(config)
+            named, argv = configs.split_argv(argv)
+            spec = named or _of_workdir(argv, workdir) or configs.find_default(config)
             if wants_help:
-                _print_help(main, spec, workdir, settings)
+                _print_help(main, spec, workdir)
                 sys.exit(0)
-            loaded = config_file.load(spec)
-            config_file.define_flag(loaded, spec, argv)
+            argv = configs.define_flag(configs.load(spec), argv)
         elif wants_help:
-            _print_help(main, None, workdir, settings)
+            _print_help(main, None, workdir)
             sys.exit(0)
         rest = FLAGS(argv)
     except flags.Error as error:
-        raise InputError(config_file.explain(error, loaded)) from error
+        raise InputError(configs.explain(error)) from error
     if len(rest) > 1 + words:
         raise InputError(
             f"unexpected argument {rest[1 + words]!r}; flags are given as --name=value, "
             "texts with blanks in quotes"
         )
     if FLAGS["verbosity"].using_default_value:
-        FLAGS.verbosity = absl_logging.WARNING  # absl's own default tells what libraries do
+        FLAGS.verbosity = absl_logging.WARNING  # absl's own default shows what libraries do
     if not FLAGS.debug:
         absl_logging.get_absl_handler().setFormatter(_OneLine())
     return rest
+
+
+def _of_workdir(argv: list[str], default: str | None) -> str | None:
+    """The settings that a run has left in the workdir that the flags name, if it has."""
+    named = default
+    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+        if match := re.fullmatch(r"--?workdir(?:=(.*))?", word, re.DOTALL):
+            named = after if match[1] is None else match[1]
+    path = Path(named).expanduser() / SETTINGS if named else None
+    return str(path) if path is not None and path.is_file() else None
 
 
 class _OneLine(logging.Formatter):
@@ -228,27 +249,22 @@ class _OneLine(logging.Formatter):
         return f"{record.levelname.lower()}: {_one_line(record.getMessage())}"
 
 
-def _print_help(
-    main: Callable, spec: str | None, workdir: str | None, settings: type | None
-) -> None:
+def _print_help(main: Callable, spec: str | None, workdir: str | None) -> None:
     module = sys.modules[main.__module__]
     print((module.__doc__ or f"{sys.argv[0]} has no description.").strip())
     print("\nFlags:")
     if spec is not None:
-        _print_flag("--config=FILE", f"{_OURS['config']} (default: {spec})")
+        _print_flag("--config=FILE", f"{_OURS['config']} (here: {spec})")
+        _print_flag("--config.FIELD=VALUE", "set one field; the values shown are those of the file")
         try:
-            fields = dict(config_file.flat(config_file.load(spec)))
-            text = f"set one field that {spec} has" + (
-                "; those behind # only a config file can set" if settings else ""
-            )
+            print("\n".join(configs.help_of(configs.load(spec))) + "\n")
         except InputError as error:
-            fields, text = {}, f"set one field; but {_one_line(error)}"
-        _print_flag("--config.FIELD=VALUE", text)
-        if settings and fields:
-            print("\n".join(field_help(settings, fields)) + "\n")
-        else:
-            for name, value in fields.items():
-                print(f"        {printable(f'{name} = {value!r}')}")
+            print(f"      but {_one_line(error)}\n")
+        for name in _dry:
+            _print_flag(f"--config.{name}", configs.COMMAND[name][1])
+        if "plan" in _dry:
+            default, text = configs.COMMAND["plan_lengths"]
+            _print_flag("--config.plan_lengths=(N,N)", f"{text} (default: {default})")
     if "workdir" in FLAGS:
         default = f" (default: {workdir})" if workdir else ""
         _print_flag("--workdir=FOLDER", _OURS["workdir"] + default)

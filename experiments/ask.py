@@ -8,15 +8,13 @@ each agent read, thought and wrote. Ctrl-C stops the answer, not the program. --
 agents exchange texts instead of thoughts, and shows these.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from experiments import app
-from experiments.assembly import Assembly
 from experiments.conversation import Session, converse
-from experiments.settings import Settings
 from rmas import parallel
+from rmas.experiment import Experiment
+from rmas.experiment.answering import trained_system
 
 _LINKS = flags.DEFINE_string(
     "links", None, "Folder of trained links (default: WORKDIR/outer/links)."
@@ -26,15 +24,11 @@ _ROUNDS = flags.DEFINE_integer("rounds", None, "Rounds (default: those of traini
 
 
 def main(argv: list[str]) -> None:
-    config, workdir = app.config_from_flags()
-    settings = app.freeze(config, Settings)
+    settings, workdir = app.settings_and_workdir()
     parallel.start()
-    session = Session(
-        Assembly(settings, workdir),
-        _METHOD.value,
-        _ROUNDS.value or settings.outer.rounds,
-        Path(_LINKS.value) if _LINKS.value else None,
-    )
+    latent = _METHOD.value == "latent"
+    system = trained_system(Experiment(settings, workdir), _LINKS.value, needs_links=latent)
+    session = Session(system, _METHOD.value, _ROUNDS.value or settings.outer.rounds)
     if len(argv) > 1:
         session.ask(argv[1])
     else:
@@ -48,5 +42,4 @@ if __name__ == "__main__":
         workdir="runs/quickstart",
         words=1,
         resumes=False,
-        settings=Settings,
     )

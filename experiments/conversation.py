@@ -5,17 +5,13 @@ import dataclasses
 import importlib
 import sys
 import time
-from pathlib import Path
 
 import jax
 
-from experiments import methods, stages
-from experiments.assembly import Assembly
 from rmas.console import aligned, printable
 from rmas.errors import InputError
+from rmas.experiment import TrainedSystem
 from rmas.system.answers import Answer, Question
-from rmas.system.decode import Sampling
-from rmas.system.run import Runner
 
 
 @dataclasses.dataclass(eq=False)
@@ -66,19 +62,13 @@ class Screen:
 class Session:
     """A system in memory that answers one question after the other."""
 
-    assembly: Assembly
+    system: TrainedSystem
     method: str
     rounds: int
-    links_folder: Path | None
     screen: Screen = dataclasses.field(default_factory=Screen)
 
     def __post_init__(self):
-        s, e = self.assembly.settings, self.assembly.settings.evaluate
-        limits = methods.limits(self.assembly, e.message_tokens, e.own_tokens)
-        sampling = Sampling(e.temperature, e.top_p, e.top_k)
-        self.runner = Runner(self.assembly.system, limits, sampling, s.seed, self.screen)
-        if self.method == "latent":
-            self.links = stages.trained_links(self.assembly, self.links_folder)
+        self.runner = self.system.runner(listener=self.screen)
         self.asked = 0
 
     def ask(self, text: str) -> None:
@@ -90,8 +80,8 @@ class Session:
         began = time.perf_counter()
         try:
             if self.method == "latent":
-                form = self.assembly.form
-                (answer,) = self.runner.latent(self.links, form, question, self.rounds, 1)
+                links, form = self.system.links, self.system.form
+                (answer,) = self.runner.latent(links, form, question, self.rounds, 1)
             else:
                 (answer,) = self.runner.text(question, self.rounds, 1)
         finally:

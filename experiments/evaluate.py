@@ -8,18 +8,14 @@
 Writes `evaluate/records.jsonl` (one line per question and method), `timings.jsonl` and
 `summary.json` in the workdir, and prints a table with 95 % intervals; experiments.report makes
 more of them. Killed, it goes on where it was when the same command is given again, and ends with
-the same records. `--config.dry_run` tells what would be done, and loads no weights.
+the same records. `--config.dry_run` prints what would be done, and loads no weights.
 """
-
-from pathlib import Path
 
 from absl import flags
 
-from experiments import app, stages
-from experiments.assembly import Assembly
-from experiments.dry_run import describe
-from experiments.settings import Settings
+from experiments import app
 from rmas.evaluation.report import table
+from rmas.experiment import Experiment
 
 _LINKS = flags.DEFINE_string(
     "links", None, "Folder of trained links (default: WORKDIR/outer/links)."
@@ -27,15 +23,13 @@ _LINKS = flags.DEFINE_string(
 
 
 def main(_: list[str]) -> None:
-    config, workdir = app.config_from_flags()
-    settings = app.freeze(config, Settings)
+    settings, workdir = app.settings_and_workdir()
     app.start()
-    assembly = Assembly(settings, workdir)
-    if settings.dry_run:
-        app.say(describe(assembly))
+    run = Experiment(settings, workdir)
+    if app.asks_for("dry_run"):
+        app.say(run.dry_run())
         return
-    links = Path(_LINKS.value) if _LINKS.value else None
-    app.say(table(stages.evaluate_stage(assembly, links)))
+    app.say(table(run.evaluate(_LINKS.value)))
     app.say(f"summary: {workdir / 'evaluate' / 'summary.json'}")
 
 
@@ -45,5 +39,4 @@ if __name__ == "__main__":
         config="experiments/configs/tiny_sequential.py",
         pod=True,
         dry=("dry_run",),
-        settings=Settings,
     )

@@ -17,13 +17,12 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from experiments import app, stages
-from experiments.assembly import Assembly
-from experiments.settings import Settings
+from experiments import app
 from rmas import __version__
 from rmas.errors import InputError
 from rmas.evaluation import plots
 from rmas.evaluation.report import table
+from rmas.experiment import Experiment
 from rmas.files import atomic_write_json
 from rmas.parallel import is_first
 
@@ -33,25 +32,23 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers"
 
 
 def main(_: list[str]) -> None:
-    config, workdir = app.config_from_flags()
-    if _SEED.value is not None:
-        config.seed = _SEED.value
-    settings = app.freeze(config, Settings)
+    changes = {} if _SEED.value is None else {"seed": _SEED.value}
+    settings, workdir = app.settings_and_workdir(**changes)
     app.start()
     if find_spec("matplotlib") is None:
         raise InputError("matplotlib is missing, the plots need it: pip install -e '.[plots]'")
-    assembly = Assembly(settings, workdir)
-    stages.questions(assembly)  # what is wrong with the last stage is told before the first
+    run = Experiment(settings, workdir)
+    run.check()  # what is wrong with the last stage is reported before the first
     before = _rows_of(workdir / SUMMARY)
     seconds = {}
     for name, stage in (
-        ("inner", stages.inner_stage),
-        ("outer", stages.outer_stage),
-        ("evaluate", stages.evaluate_stage),
+        ("inner", run.train_inner),
+        ("outer", run.train_outer),
+        ("evaluate", run.evaluate),
     ):
         app.say(f"== {name}")
         began = time.perf_counter()
-        rows = stage(assembly)
+        rows = stage()
         seconds[name] = round(time.perf_counter() - began, 1)
     app.say(table(rows))
     if not is_first():
@@ -59,7 +56,7 @@ def main(_: list[str]) -> None:
     if rows == before:
         app.say(f"already done, nothing was run again; summary and plots: {workdir}")
         return
-    atomic_write_json(workdir / SUMMARY, _summary(assembly, rows, seconds))
+    atomic_write_json(workdir / SUMMARY, _summary(run, rows, seconds))
     plots.plot_rounds(rows, workdir / "accuracy_rounds.png")
     plots.plot_tokens(rows, workdir / "accuracy_tokens.png")
     app.say(f"summary and plots: {workdir}")
@@ -69,17 +66,17 @@ def main(_: list[str]) -> None:
     )
 
 
-def _summary(a: Assembly, rows: list[dict], seconds: dict[str, float]) -> dict:
-    agents = {id(p): p for p in a.system.params().values()}
+def _summary(run: Experiment, rows: list[dict], seconds: dict[str, float]) -> dict:
+    agents = {id(p): p for p in run.system.params().values()}
     frozen = sum(x.size for p in agents.values() for x in jax.tree.leaves(p))
-    trainable = sum(x.size for x in jax.tree.leaves(a.initial_links()))
+    trainable = sum(x.size for x in jax.tree.leaves(run.outline.link_template))
     versions = {name: metadata.version(name) for name in _PACKAGES}
     return {
         "rows": rows,
         "trainable_params": trainable,
         "total_params": frozen + trainable,
         "seconds": seconds,
-        "seed": a.settings.seed,
+        "seed": run.settings.seed,
         "versions": {"rmas": __version__, **versions},
     }
 
@@ -94,4 +91,4 @@ def _rows_of(path: Path) -> list[dict] | None:
 
 if __name__ == "__main__":
     default = "experiments/configs/tiny_sequential.py"
-    app.run(main, config=default, workdir="runs/quickstart", pod=True, settings=Settings)
+    app.run(main, config=default, workdir="runs/quickstart", pod=True)

@@ -10,17 +10,16 @@ same for the first --questions questions; `latents.png` shows how their thoughts
 """
 
 import json
-from pathlib import Path
 
 from absl import flags
 
-from experiments import app, stages
-from experiments.assembly import Assembly
-from experiments.settings import Settings
+from experiments import app
 from rmas import parallel
 from rmas.errors import InputError
 from rmas.evaluation.latent_plots import plot_latents
 from rmas.evaluation.latents import facts, read_thoughts, table
+from rmas.experiment import Experiment
+from rmas.experiment.answering import trained_system
 from rmas.files import atomic_write_text
 from rmas.system.answers import Question
 
@@ -34,20 +33,17 @@ _TOP = flags.DEFINE_integer("top", 3, "Tokens to name for each thought.", 1)
 
 
 def main(_: list[str]) -> None:
-    config, workdir = app.config_from_flags()
-    settings = app.freeze(config, Settings)
+    settings, workdir = app.settings_and_workdir()
     parallel.start()
-    assembly = Assembly(settings, workdir)
+    run = Experiment(settings, workdir)
     if _QUESTION.value is not None:
         asked = [Question("asked", _QUESTION.value)]
     else:
-        rows = assembly.split(settings.evaluate.split)[: _QUESTIONS.value]
+        rows = run.data.questions[: _QUESTIONS.value]
         asked = [Question(row.id, row.question) for row in rows]
-    links = stages.trained_links(assembly, Path(_LINKS.value) if _LINKS.value else None)
-    rounds = _ROUNDS.value or settings.outer.rounds
-    form = assembly.form
-    answers, thoughts = stages.think(assembly, links, asked, rounds)
-    readings = read_thoughts(assembly.system, links, form, thoughts, _TOP.value)
+    system = trained_system(run, _LINKS.value)
+    answers, thoughts = system.think(asked, _ROUNDS.value or settings.outer.rounds)
+    readings = read_thoughts(system.system, system.links, system.form, thoughts, _TOP.value)
     print(table(readings, asked[0], answers[0]))
     folder = workdir / "latents"
     try:
@@ -68,5 +64,4 @@ if __name__ == "__main__":
         config="experiments/configs/tiny_sequential.py",
         workdir="runs/quickstart",
         resumes=False,
-        settings=Settings,
     )

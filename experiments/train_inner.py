@@ -5,26 +5,27 @@
 
 Writes `inner/<agent>/{links,checkpoints,metrics.jsonl,timings.jsonl}` and TensorBoard's files in
 the workdir. Killed, it goes on from its newest checkpoint when the same command is given again; a
-SIGTERM saves one first (exit status 143). `--config.plan` tells what a step needs of each device.
+SIGTERM saves one first (exit status 143). `--config.plan` prints what a step needs of each device.
 """
 
 from absl import flags
 
-from experiments import app, plan, stages
-from experiments.assembly import Assembly
-from experiments.settings import Settings
+from experiments import app
+from rmas.experiment import Experiment
+from rmas.experiment.planning import prepare_devices
 
 _AGENTS = flags.DEFINE_list("agents", [], "Agents to train, with commas; all if not given.")
 
 
 def main(_: list[str]) -> None:
-    config, workdir = app.config_from_flags()
-    settings = app.freeze(config, Settings)
-    if settings.plan:
-        print(plan.describe(Assembly(settings, workdir), "inner"))
+    settings, workdir = app.settings_and_workdir()
+    if app.asks_for("plan"):
+        prepare_devices(settings.mesh)
+        print(Experiment(settings, workdir).plan("inner", *app.plan_lengths()))
         return
     app.start()
-    stages.inner_stage(Assembly(settings, workdir), _AGENTS.value)
+    run = Experiment(settings, workdir)
+    run.train_inner(_AGENTS.value)
     app.say(f"links: {workdir / 'inner'}")
 
 
@@ -34,5 +35,4 @@ if __name__ == "__main__":
         config="experiments/configs/tiny_sequential.py",
         pod=True,
         dry=("plan",),
-        settings=Settings,
     )

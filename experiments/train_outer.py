@@ -5,22 +5,23 @@
 Objectives: `align`, `rollout`, `teacher_forced`, alone or weighted together, as in
 --config.objective="align:1.0,rollout:0.1". Writes `outer/{links,checkpoints,metrics.jsonl}`.
 Killed, it goes on from its newest checkpoint when the same command is given again; a SIGTERM saves
-one first (exit status 143). `--config.plan` tells what a step needs of each device of the mesh.
+one first (exit status 143). `--config.plan` prints what a step needs of each device of the mesh.
 """
 
-from experiments import app, plan, stages
-from experiments.assembly import Assembly
-from experiments.settings import Settings
+from experiments import app
+from rmas.experiment import Experiment
+from rmas.experiment.planning import prepare_devices
 
 
 def main(_: list[str]) -> None:
-    config, workdir = app.config_from_flags()
-    settings = app.freeze(config, Settings)
-    if settings.plan:
-        print(plan.describe(Assembly(settings, workdir), "outer"))
+    settings, workdir = app.settings_and_workdir()
+    if app.asks_for("plan"):
+        prepare_devices(settings.mesh)
+        print(Experiment(settings, workdir).plan("outer", *app.plan_lengths()))
         return
     app.start()
-    stages.outer_stage(Assembly(settings, workdir))
+    run = Experiment(settings, workdir)
+    run.train_outer()
     app.say(f"links: {workdir / 'outer'}")
 
 
@@ -30,5 +31,4 @@ if __name__ == "__main__":
         config="experiments/configs/tiny_sequential.py",
         pod=True,
         dry=("plan",),
-        settings=Settings,
     )

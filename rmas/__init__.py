@@ -1,23 +1,53 @@
 """RecursiveMAS on JAX: frozen language models that think together in latent space.
 
-    model, params = rmas.load_model("path/or/hub-id")      # one frozen model
-    loaded = rmas.load_system("sequential_light", "root")  # agents, links, prompts
+    run = rmas.Experiment(rmas.embedded(), "runs/tiny")  # or your own rmas.Settings(...)
+    run.train_inner()
+    run.train_outer()
+    run.evaluate()
+    system = rmas.load("runs/tiny")                      # or a released system by name
+    print(system.ask("start 4 ; one add 14 mul 6 mix 10 ; stop one ?").text)
 
-The rooms below (`rmas.models`, `rmas.system`, ...) are the library; these names are its front door.
+`rmas.load_model("folder or Hub id")` gives one frozen model; the packages below (`rmas.models`,
+`rmas.system`, ...) are the library behind these names.
 """
 
-__version__ = "0.1.0"
-__all__ = ["load_model", "load_system"]
+__version__ = "0.2.0"
+
+_HOME = {
+    "Experiment": "rmas.experiment",
+    "InputError": "rmas.errors",
+    "Limits": "rmas.system.answers",
+    "Optim": "rmas.training.optim",
+    "Reply": "rmas.experiment",
+    "Sampling": "rmas.system.decode",
+    "Settings": "rmas.experiment",
+    "SystemSettings": "rmas.experiment",
+    "DataSettings": "rmas.experiment",
+    "EvaluateSettings": "rmas.experiment",
+    "InnerSettings": "rmas.experiment",
+    "LinkSettings": "rmas.experiment",
+    "OuterSettings": "rmas.experiment",
+    "ToolSettings": "rmas.experiment",
+    "TopologySettings": "rmas.experiment",
+    "TrainedSystem": "rmas.experiment",
+    "embedded": "rmas.experiment",
+    "load": "rmas.experiment",
+    "load_model": "rmas.weights",
+    "load_system": "rmas.system.released",
+    "start": "rmas.parallel",
+    "table": "rmas.evaluation.report",
+}
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str):
-    # Late, so that `import rmas` stays instant and rooms can import each other through it.
-    if name == "load_model":
-        from rmas.weights import load_model
+    # Late, so that `import rmas` stays instant and packages can import each other through it.
+    if name in _HOME:
+        from importlib import import_module
 
-        return load_model
-    if name == "load_system":
-        from rmas.system.released import load_system
-
-        return load_system
+        return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'rmas' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 # A room imports itself and the rooms before it.
 ROOMS = (
     *("errors", "options", "shapes", "files", "parallel", "console", "models", "links", "weights"),
-    *("tools", "system", "tasks", "training", "evaluation"),
+    *("tools", "system", "tasks", "training", "evaluation", "experiment"),
 )
 FOR_EXPERIMENTS_ONLY = ("experiments", "absl.flags", "absl.app", "ml_collections")
 MAX_LINES = 400

@@ -19,9 +19,6 @@ math500, medqa, gpqa, mbppplus); elsewhere those of the nearest.
 
 from ml_collections import ConfigDict
 
-from experiments.configs import tiny_sequential
-from rmas.tasks.benchmarks import BENCHMARKS
-
 # Style: (latent steps, tokens of the answer) by benchmark; "" is for those not named.
 STYLES = {
     "sequential_light": {
@@ -63,45 +60,27 @@ def get_config(which: str) -> ConfigDict:
     style, _, benchmark = which.partition(",")
     if style not in STYLES or benchmark not in SAMPLING:
         raise ValueError(
-            f"{which!r} is no STYLE,BENCHMARK; styles: {', '.join(STYLES)}; "
+            f"{which!r} is not a STYLE,BENCHMARK; styles: {', '.join(STYLES)}; "
             f"benchmarks: {', '.join(SAMPLING)}"
         )
     steps, tokens = STYLES[style].get(benchmark, STYLES[style][""])
     batch, temperature, rollouts = SAMPLING[benchmark]
-    known = BENCHMARKS[benchmark]
-    config = tiny_sequential.get_config()
-    config.seed = 42
-    config.mesh = "auto"
-    config.latent_steps = steps
-    config.system = ConfigDict(
-        {
-            "style": style,
-            "agents": {},
-            "root": "",
-            "prompts": "default",
-            "task_family": known.task_family,
-            "date": "26 Jul 2024",
-            "dtype": "bfloat16",
-        }
-    )
-    if style == "deliberation":
-        config.tools.names = ("python",)  # search needs an index of yours: tools.index
-    config.data.update({"name": benchmark, "folder": "runs/data"})
-    config.evaluate.update(
-        {
-            "methods": ("latent", "text", "single"),
-            "split": known.split,
+    config = {
+        "seed": 42,
+        "system": {"style": style},
+        "data": {"folder": "runs/data"},
+        "limits": {"latent_steps": steps, "max_new_tokens": tokens, "message_tokens": tokens},
+        "sampling": {"temperature": temperature, "top_p": 0.95},
+        "evaluate": {
+            "data": benchmark,
             "batch_size": batch,
-            "max_new_tokens": tokens,
-            "message_tokens": tokens,
-            "terse_tokens": steps,
-            "temperature": temperature,
-            "top_p": 0.95,
             "rollouts": rollouts,
             "retry": True,
-        }
-    )
-    return config
+        },
+    }
+    if style == "deliberation":
+        config["tools"] = {"names": ("python",)}  # search needs an index of yours: tools.index
+    return ConfigDict(config)
 
 
 def main() -> None:

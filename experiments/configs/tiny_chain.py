@@ -8,25 +8,10 @@ experiments.evaluate. One CPU core takes 16 to 17 minutes; latents should reach 
 ceiling is .53 and 1) at one and two rounds, untrained links and an agent alone about 1/17.
 """
 
-import itertools
-
 from ml_collections import ConfigDict
 
-from experiments.configs.generalist import system_of
-
-AGENTS = ("adder", "multiplier", "mixer", "subtractor", "reverser")
+from rmas.experiment.embedded import chain
 
 
 def get_config() -> ConfigDict:
-    config = system_of(
-        "chain",
-        {
-            "agents": AGENTS,
-            "round": tuple(f"{a}->{b}" for a, b in itertools.pairwise(AGENTS)),
-            "feedback": ("reverser->adder",),
-            "output": "reverser",
-        },
-    )
-    config.outer.rounds = 2
-    config.evaluate.rounds = (1, 2)
-    return config
+    return ConfigDict(chain())

@@ -10,18 +10,8 @@ experiments.evaluate. One CPU core takes 16 to 17 minutes; latents should reach 
 
 from ml_collections import ConfigDict
 
-from experiments.configs.generalist import system_of
-
-AGENTS = ("pro", "con", "judge")
+from rmas.experiment.embedded import debate
 
 
 def get_config() -> ConfigDict:
-    return system_of(
-        "debate",
-        {
-            "agents": AGENTS,
-            "round": ("pro->judge", "con->judge"),
-            "feedback": ("pro->con", "con->pro", "judge->pro", "judge->con"),
-            "output": "judge",
-        },
-    )
+    return ConfigDict(debate())

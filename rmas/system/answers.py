@@ -98,6 +98,11 @@ class Limits(Options):
         least=1,
     )
 
+    def answered_by(self, agent: str) -> "Limits":
+        """The same where `agent` answers: its own limit, if it has one, is that of the answer."""
+        tokens = self.own_tokens.get(agent, self.max_new_tokens)
+        return dataclasses.replace(self, max_new_tokens=tokens)
+
     def tokens(self, agent: str, final: bool) -> int:
         """How many tokens an agent may write in a turn; `final` marks the answer."""
         return self.max_new_tokens if final else self.own_tokens.get(agent, self.message_tokens)

@@ -158,7 +158,7 @@ def load_agents(
     agents: dict[str, Agent] = {}
     for source, at in located.items():
         model = models[source]
-        chat, eos = _load_chat(at.path, model, date)
+        chat, eos = load_chat(at.path, model, date)
         if source not in shares:
             place = placer(mesh, heads_of(model))
             held[source] = load_params(model, at.path, dtype, place, quantize)
@@ -202,7 +202,7 @@ def _equal(one: Path, other: Path) -> bool:
     )
 
 
-def _load_chat(path: Path, model: ModelSpec, date: str) -> tuple[ChatTokenizer, tuple[int, ...]]:
+def load_chat(path: Path, model: ModelSpec, date: str) -> tuple[ChatTokenizer, tuple[int, ...]]:
     """The chat side of an agent's folder; code in it is never run."""
     tokenizer = load_tokenizer(path)
     if tokenizer.eos_token_id is None:

@@ -1,28 +1,233 @@
-"""What a released system is made of, known before any weight is loaded."""
+"""The outline of a system: all that is known of it before a weight is loaded, made once.
 
+Systems, training contexts, plans, dry runs, inspection and conversion start from it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from rmas.links import Form
+import jax
+from jax.sharding import Mesh
+
+from rmas import parallel
+from rmas.errors import InputError
+from rmas.links import Form, LinkSpec, init_links
 from rmas.models import ModelSpec, base
-from rmas.system.load import shared_weights
+from rmas.shapes import Params
+from rmas.system import prompts as prompt_sets
+from rmas.system.encode import ChatTokenizer
+from rmas.system.load import Agent, System, fingerprint, load_agents, load_chat, shared_weights
+from rmas.system.prompts import PromptSet
 from rmas.system.released import locate, read_links
+from rmas.system.sizes import SystemSize, measure
 from rmas.system.styles import Style
+from rmas.system.topology import Topology
+from rmas.system.turn import SystemSpec
+from rmas.tools import Toolbox
+from rmas.weights import hub
+from rmas.weights.placement import abstract_weights, heads_of
 
 
-def released(style: Style) -> tuple[dict[str, ModelSpec], Form, dict[str, str]]:
-    """The system as released, by its base models; agents on one of them share it."""
-    names = {agent: facts.base_model for agent, facts in style.agents.items()}
-    first = {name: agent for agent, name in reversed(names.items())}
-    shares = {a: first[name] for a, name in names.items() if first[name] != a}
-    return {a: base.base_spec(name) for a, name in names.items()}, "ln_res", shares
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outline:
+    """A system without weights: topology, architectures, link form, shares, prompts.
+
+    Attributes:
+      specs: the architecture of each agent, in the order of the topology.
+      form: the form of all links.
+      shares: agent -> an earlier agent with the same weights, of which one copy is held.
+      prompts, task_family: what agents are told.
+      date: for chat templates that print one.
+      located: the folder of each agent; empty where only the release's facts are known.
+      style: the released system that this is, if it is one.
+      released_links: its trained links, read from its folders; None for other systems.
+    """
+
+    topology: Topology
+    specs: Mapping[str, ModelSpec]
+    form: Form
+    shares: Mapping[str, str]
+    prompts: PromptSet
+    task_family: str
+    date: str
+    located: Mapping[str, hub.Located] = dataclasses.field(default_factory=dict)
+    style: Style | None = None
+    released_links: Params | None = None
+
+    def __post_init__(self) -> None:
+        self.prompts.check(self.topology, self.task_family)
+
+    @classmethod
+    def of_agents(
+        cls,
+        sources: Mapping[str, str],
+        topology: Topology,
+        *,
+        form: Form,
+        prompts: str,
+        task_family: str,
+        date: str,
+    ) -> "Outline":
+        """A system of your own agents, from Hugging Face folders or Hub ids.
+
+        Raises `InputError` for folders, prompts or configurations that cannot be used.
+        """
+        prompt_set = prompt_sets.load(prompts)
+        prompt_set.check(topology, task_family)  # before anything is downloaded
+        located = {agent: hub.resolve(sources[agent]) for agent in topology.agents}
+        paths = {agent: at.path for agent, at in located.items()}
+        specs = {agent: ModelSpec.from_config(path) for agent, path in paths.items()}
+        return cls(
+            topology=topology,
+            specs=specs,
+            form=form,
+            shares=shared_weights(paths, specs),
+            prompts=prompt_set,
+            task_family=task_family,
+            date=date,
+            located=located,
+        )
+
+    @classmethod
+    def of_style(
+        cls,
+        style: Style,
+        root: str | Path | None,
+        *,
+        prompts: str,
+        task_family: str,
+        date: str,
+    ) -> "Outline":
+        """A released system, from the folder `root` or (None) from the Hub; its links are read.
+
+        Raises `InputError` for whatever is wrong with folders, links or prompts.
+        """
+        prompt_set = prompt_sets.load(prompts)
+        prompt_set.check(style.topology, task_family)
+        located, outer = locate(style, root)
+        paths = {agent: at.path for agent, at in located.items()}
+        specs = {agent: ModelSpec.from_config(path) for agent, path in paths.items()}
+        form, links = read_links(style, paths, outer.path, specs, task_family)
+        return cls(
+            topology=style.topology,
+            specs=specs,
+            form=form,
+            shares=shared_weights(paths, specs),
+            prompts=prompt_set,
+            task_family=task_family,
+            date=date,
+            located=located,
+            style=style,
+            released_links=links,
+        )
+
+    @classmethod
+    def of_release(cls, style: Style, *, prompts: str, task_family: str, date: str) -> "Outline":
+        """A released system as published, by its base models: nothing is read or downloaded."""
+        names = {agent: facts.base_model for agent, facts in style.agents.items()}
+        first = {name: agent for agent, name in reversed(names.items())}
+        return cls(
+            topology=style.topology,
+            specs={agent: base.base_spec(name) for agent, name in names.items()},
+            form="ln_res",
+            shares={a: first[name] for a, name in names.items() if first[name] != a},
+            prompts=prompt_sets.load(prompts),
+            task_family=task_family,
+            date=date,
+            style=style,
+        )
+
+    @property
+    def link_spec(self) -> LinkSpec:
+        """Static facts of the links."""
+        widths = tuple((agent, self.specs[agent].d_model) for agent in self.topology.agents)
+        return LinkSpec(self.form, widths, self.topology.link_edges)
+
+    @property
+    def link_template(self) -> Params:
+        """Shapes and types of the links tree."""
+        return jax.eval_shape(lambda: init_links(self.link_spec, jax.random.key(0)))
+
+    def spec(self, remat: bool = False) -> SystemSpec:
+        """Static facts for the engine; with `remat`, layers are checkpointed for gradients."""
+        models = tuple((agent, self.specs[agent]) for agent in self.topology.agents)
+        return SystemSpec(models, self.link_spec, remat)
+
+    def context(self, agent: str) -> int:
+        """How many positions an agent can read."""
+        return self.specs[agent].max_positions
+
+    @functools.cached_property
+    def chats(self) -> dict[str, ChatTokenizer]:
+        """The tokenizer and chat template of every agent whose folder is known."""
+        return {
+            agent: load_chat(at.path, self.specs[agent], self.date)[0]
+            for agent, at in self.located.items()
+        }
+
+    @functools.cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """A digest of every agent's folder."""
+        return {agent: fingerprint(at.path) for agent, at in self.located.items()}
+
+    def unloaded(self, tools: Mapping[str, Toolbox] | None = None) -> System:
+        """The system without weights, which can render prompts and count positions.
+
+        Raises `InputError` where the agents' folders are not known.
+        """
+        if not self.located:
+            raise InputError(f"the folders of {', '.join(self.topology.agents)} are not known")
+        agents = {
+            agent: Agent(spec, {}, self.chats[agent], (), self.fingerprints[agent])
+            for agent, spec in self.specs.items()
+        }
+        return System(self.topology, agents, self.prompts, self.task_family, tools or {})
+
+    def load(
+        self,
+        *,
+        dtype: Any = None,
+        mesh: Mesh | str | None = None,
+        quantize: bool = False,
+        local: bool = False,
+        tools: Mapping[str, Toolbox] | None = None,
+    ) -> System:
+        """The system with its weights on the devices, as `load_agents` places them."""
+        sources = {agent: pinned(at) for agent, at in self.located.items()}
+        agents = load_agents(
+            sources, self.date, dtype=dtype, mesh=mesh, quantize=quantize, local=local
+        )
+        return System(self.topology, agents, self.prompts, self.task_family, tools or {})
+
+    def size(self, mesh: Any, dtype: Any, quantize: bool = False) -> SystemSize:
+        """How large the system is, and what of it a device of the (abstract) mesh would hold."""
+        return measure(
+            self.specs, self.topology.link_edges, self.form, mesh, dtype, quantize, self.shares
+        )
+
+    def abstract_params(self, mesh: Mesh, dtype: Any, quantize: bool) -> dict[str, Params]:
+        """Shapes of each agent's weights with their shardings; agents that share have one tree."""
+        params: dict[str, Params] = {}
+        for agent, spec in self.specs.items():
+            if agent in self.shares:
+                params[agent] = params[self.shares[agent]]
+                continue
+            shapes = abstract_weights(spec, dtype, quantize)
+            at = parallel.param_shardings(mesh, shapes, heads_of(spec))
+            params[agent] = jax.tree.map(
+                lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, at
+            )
+        return params
+
+    @property
+    def owners(self) -> list[ModelSpec]:
+        """One architecture for each set of weights that is held."""
+        return [spec for agent, spec in self.specs.items() if agent not in self.shares]
 
 
-def on_disk(
-    style: Style, root: Path, task_family: str
-) -> tuple[dict[str, ModelSpec], Form, dict[str, str]]:
-    """The system in a folder: its configurations, and its links, which are read and checked."""
-    folders, outer = locate(style, root)
-    paths = {agent: at.path for agent, at in folders.items()}
-    specs = {agent: ModelSpec.from_config(path) for agent, path in paths.items()}
-    form, _ = read_links(style, paths, outer.path, specs, task_family)
-    return specs, form, shared_weights(paths, specs)
+def pinned(at: hub.Located) -> str:
+    """A name that finds the same files again: the folder, or the Hub id at its commit."""
+    return at.source if at.revision is None else f"{at.source.partition('@')[0]}@{at.revision}"

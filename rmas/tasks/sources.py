@@ -56,6 +56,11 @@ class RowSource(Sequence[Row]):
         """What the rows depend on: name, settings and content, as one word."""
         return self._name.split("/")[1].split(" ")[0]
 
+    @property
+    def split(self) -> str:
+        """The split's name."""
+        return self._name.rsplit(" ", 1)[1]
+
     def __repr__(self) -> str:
         return f"RowSource({self._name}, {len(self)} rows)"
 

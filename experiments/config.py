@@ -1,0 +1,290 @@
+"""Config files and flags, by ml_collections: from what they name to `rmas.Settings`.
+
+A config file names what differs from the defaults; every field of the settings can be set by a
+flag. The checks here make errors one clear line.
+"""
+
+import inspect
+import re
+import sys
+import textwrap
+import traceback
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from rmas.console import printable
+from rmas.errors import InputError
+from rmas.experiment import Settings
+from rmas.files import read_json
+from rmas.options import Described, as_dict, described, did_you_mean, summary_of
+
+ROOT = Path(__file__).parents[1]
+COMMAND = {
+    "dry_run": (False, "say what would be done, and do nothing"),
+    "plan": (False, "say what a training step would need of each device, and do nothing"),
+    "plan_lengths": ((512, 256), "of plan: tokens of a prompt and of a role's text"),
+}
+"""Fields of a config that belong to the command, not to the settings: defaults and help."""
+_MODULE = "rmas_config_file"
+_FLAG = re.compile(r"--?(?:no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
+
+
+def fields() -> dict[str, Described]:
+    """Every field of the settings that holds a value, by dotted name."""
+    return {field.name: field for field in described(Settings) if field.section is None}
+
+
+def load(spec: str) -> ConfigDict:
+    """All fields: the defaults, changed as a config file says.
+
+    `FILE:ARG` calls its `get_config(ARG)`. A `settings.json` of a workdir is a config, too.
+
+    Raises InputError where there is no such file, where running it raises (with the line), and
+    where it names a field that the settings lack.
+    """
+    file, colon, argument = spec.partition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        problem = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(f"--config={spec}: {problem} (in {Path.cwd()}){_configs_here(path)}")
+    values = read_json(path) if path.suffix == ".json" else _run(path, argument if colon else None)
+    if not isinstance(values, dict):
+        raise InputError(f"config file {path} is not a JSON object")
+    whole = as_dict(Settings()) | {name: value for name, (value, _) in COMMAND.items()}
+    try:
+        _merge(whole, values)
+    except InputError as error:
+        raise InputError(f"config file {path}: {error}") from None
+    return ConfigDict(whole)
+
+
+def define_flag(config: ConfigDict, argv: list[str]) -> list[str]:
+    """Defines the flag `--config` and one per override in argv; returns argv to be parsed.
+
+    Of a field that is given several times the last value counts. Raises InputError for a field
+    that there is not.
+    """
+    known, last = fields(), {}
+    for place, word in enumerate(argv):
+        if word == "--":
+            break
+        if match := _FLAG.fullmatch(word):
+            _check_override(config, match[1], known)
+            last[match[1]] = place
+    kept, value_of_dropped = [], False
+    for place, word in enumerate(argv):
+        match = _FLAG.fullmatch(word)
+        if value_of_dropped or (match and last.get(match[1], place) > place):
+            spaced = not value_of_dropped and match is not None and match[2] is None
+            value_of_dropped = spaced and match[1] in known and known[match[1]].type != "bool"
+            continue
+        kept.append(word)
+    try:
+        config_flags.DEFINE_config_dict("config", config, sys_argv=kept)
+    except (flags.Error, KeyError, AttributeError, IndexError, ValueError, TypeError) as error:
+        raise InputError(f"--config: {error}") from error
+    return kept
+
+
+def settings_of(config: ConfigDict) -> Settings:
+    """The settings that a config with all overrides describes; raises InputError by field."""
+    values = {name: value for name, value in config.to_dict().items() if name not in COMMAND}
+    return Settings.from_dict(_with_tuples(values, Settings), "config")
+
+
+def explain(error: flags.Error) -> str:
+    """An absl flag error in our words, where it is about a field of the config."""
+    if missing := re.search(r"Flag --(\w+) must have a value other than None", str(error)):
+        return f"--{missing[1]} is missing; give it a value, as in --{missing[1]}=..."
+    match = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error), re.DOTALL)
+    if not match:
+        return str(error)
+    name, value = match.groups()
+    field = fields().get(name) or fields().get(name.rpartition(".")[0])
+    if field is None:
+        return f"--config.{name}={value}: {error}"
+    return f"--config.{name}={value}: wanted {field.type}, as in {field.default!r}"
+
+
+def help_of(config: ConfigDict) -> Iterator[str]:
+    """Lines for `--help`: every section in words; every field with type, unit, value, meaning."""
+    yield from _paragraphs("", Settings)
+    for field in described(Settings):
+        if field.section is not None:
+            yield ""
+            yield from _paragraphs(f"{field.name}: ", field.section)
+            continue
+        value = _at(config, field.name)
+        yield f"        --config.{printable(f'{field.name}={_shown(value)}')}"
+        kind = ", ".join(filter(None, [field.type, field.unit, field.bounds]))
+        default = "" if _plain(value) == _plain(field.default) else f" (default: {field.default!r})"
+        text = f"{field.help} [{kind}]{default}"
+        yield textwrap.fill(text, 96, initial_indent=" " * 12, subsequent_indent=" " * 12)
+
+
+def find_default(path: str) -> str:
+    """The default config's path as it is, or in the project's folder if it is not here."""
+    file, colon, argument = path.partition(":")
+    if not Path(file).exists() and (ROOT / file).exists():
+        return str(ROOT / file) + colon + argument
+    return path
+
+
+def split_argv(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of `--config` (None where it is not given), and argv without it."""
+    found: list[str] = []
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif match := re.fullmatch(r"--?config(?:=(.*))?", word, re.DOTALL):
+            value = match[1] if match[1] is not None else next(words, "")
+            if not value:
+                raise InputError("--config needs a file, as in --config=experiments/configs/x.py")
+            found.append(value)
+        else:
+            rest.append(word)
+    if len(found) > 1:
+        raise InputError(f"--config is given {len(found)} times: {', '.join(found)}; keep one")
+    return (found[0] if found else None), rest
+
+
+def _run(path: Path, argument: str | None) -> Any:
+    """What a config file's `get_config` returns, as nested dicts."""
+    module = types.ModuleType(_MODULE)
+    module.__file__ = str(path)
+    sys.modules[_MODULE] = module  # dataclasses look their module up there
+    try:
+        source = path.read_text(encoding="utf-8")
+        # Compiled here, so that no stale or unwanted __pycache__ lies beside the user's file.
+        exec(compile(source, str(path), "exec"), module.__dict__)
+        get_config = module.__dict__.get("get_config")
+        if not callable(get_config):
+            raise InputError(f"config file {path} has no function get_config()")
+        arguments = [] if argument is None else [argument]
+        try:
+            inspect.signature(get_config).bind(*arguments)
+        except TypeError:
+            right = (
+                f"needs an argument: --config={path}:ARG"
+                if argument is None
+                else "takes no argument"
+            )
+            raise InputError(f"config file {path}: get_config() {right}") from None
+        config = get_config(*arguments)
+    except Exception as error:  # whatever a user's file may raise
+        raise InputError(_at_line(error, path)) from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(
+            f"config file {path}: get_config() returned {type(config).__name__}; "
+            "wanted ml_collections.ConfigDict"
+        )
+    return config.to_dict()
+
+
+def _merge(whole: dict[str, Any], values: Mapping[str, Any], prefix: str = "") -> None:
+    """Sets what `values` name; a group of fields is merged, a dict of the user's replaced."""
+    open_dicts = {name for name, field in fields().items() if isinstance(field.default, dict)}
+    for name, value in values.items():
+        path = prefix + name
+        if name not in whole:
+            raise InputError(f"{path}: no such field{did_you_mean(path, fields())}")
+        old = whole[name]
+        if path in open_dicts:
+            whole[name] = dict(value) if isinstance(value, Mapping) else value
+        elif isinstance(old, dict) and isinstance(value, Mapping):
+            _merge(old, value, f"{path}.")
+        elif isinstance(old, float) and type(value) is int:
+            whole[name] = float(value)
+        elif isinstance(old, tuple) and isinstance(value, list):
+            whole[name] = tuple(value)
+        else:
+            whole[name] = value
+
+
+def _check_override(config: ConfigDict, name: str, known: Mapping[str, Described]) -> None:
+    """Raises InputError for a name that no flag can set; a dict of the user's gets a new key."""
+    if name in known or name in COMMAND:
+        return
+    owner = next((field for field in known if name.startswith((f"{field}.", f"{field}["))), None)
+    if owner is not None and isinstance(known[owner].default, dict) and name[len(owner)] == ".":
+        group, key = _at(config, owner), name[len(owner) + 1 :]
+        if key not in group:
+            group[key] = 0 if known[owner].type == "dict of int" else ""
+        return
+    if owner is not None:
+        raise InputError(f"--config.{name}: set the whole of --config.{owner}")
+    if inside := [field for field in known if field.startswith(f"{name}.")]:
+        raise InputError(
+            f"--config.{name}: it is a group of fields; set them one by one, as "
+            f"--config.{inside[0]}"
+        )
+    raise InputError(f"--config.{name}: no such field{did_you_mean(name, known)}")
+
+
+def _with_tuples(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """Values whose tuples of texts may have come as one text, `a,b`, from the command line."""
+    hints, made = typing.get_type_hints(cls), dict(values)
+    for name, value in values.items():
+        hint = hints.get(name)
+        if isinstance(value, Mapping) and isinstance(hint, type):
+            made[name] = _with_tuples(value, hint)
+        elif (
+            typing.get_origin(hint) is tuple
+            and isinstance(value, tuple)
+            and len(value) == 1
+            and isinstance(value[0], str)
+        ):
+            made[name] = tuple(part.strip() for part in value[0].split(",") if part.strip())
+    return made
+
+
+def _at(config: ConfigDict, name: str) -> Any:
+    node: Any = config
+    for part in name.split("."):
+        node = node[part]
+    return node
+
+
+def _plain(value: Any) -> Any:
+    return value.to_dict() if isinstance(value, ConfigDict) else value
+
+
+def _shown(value: Any) -> str:
+    value = _plain(value)
+    return value if isinstance(value, str) else repr(value)
+
+
+def _paragraphs(title: str, cls: type) -> Iterator[str]:
+    for n, paragraph in enumerate(summary_of(cls).split("\n\n")):
+        text = " ".join(((title if n == 0 else "") + paragraph).split())
+        yield textwrap.fill(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+
+
+def _at_line(error: Exception, path: Path) -> str:
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines, text = [error.lineno], error.msg
+    else:
+        text = str(error)
+    if not isinstance(error, InputError):
+        text = f"{type(error).__name__}: {text}"
+    elif not lines:
+        return text
+    return f"config file {path}{f', line {lines[-1]}' if lines else ''}: {text}"
+
+
+def _configs_here(path: Path) -> str:
+    folder = ROOT / "experiments" / "configs"
+    names = sorted(p.name for p in folder.glob("*.py") if p.name != "__init__.py")
+    if not names:
+        return ""
+    hint = did_you_mean(path.name, names).replace("the fields are", "there are")
+    return f"{hint} (in {folder})"

@@ -1,0 +1,19 @@
+"""Your own agents: change the folders (or Hub ids) and the rows, and run.
+
+  python -m experiments.train_inner --config=experiments/configs/own.py --workdir=runs/mine
+  python -m experiments.train_outer --workdir=runs/mine
+  python -m experiments.evaluate --workdir=runs/mine
+
+A row of the file has `question`, `answer` and one text per role: `{"question": ..., "answer": ...,
+"texts": {"planner": ..., "critic": ..., "solver": ...}}`; questions to evaluate on need no texts.
+Everything else has a default: `--help` lists all fields, and `--config.dry_run` of
+experiments.evaluate shows what was derived from agents and data.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    agents = dict.fromkeys(("planner", "critic", "solver"), "Qwen/Qwen3-1.7B")
+    data, evaluate = {"name": "rows.jsonl"}, {"data": "test.jsonl"}
+    return ConfigDict({"system": {"agents": agents}, "data": data, "evaluate": evaluate})

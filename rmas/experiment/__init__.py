@@ -1,0 +1,34 @@
+"""The library's front door: settings, experiments, and trained systems that answer questions."""
+
+from rmas.experiment.answering import Reply, TrainedSystem, load
+from rmas.experiment.embedded import EMBEDDED, embedded
+from rmas.experiment.experiment import Experiment
+from rmas.experiment.settings import (
+    DataSettings,
+    EvaluateSettings,
+    InnerSettings,
+    LinkSettings,
+    OuterSettings,
+    Settings,
+    SystemSettings,
+    ToolSettings,
+    TopologySettings,
+)
+
+__all__ = [
+    "EMBEDDED",
+    "DataSettings",
+    "EvaluateSettings",
+    "Experiment",
+    "InnerSettings",
+    "LinkSettings",
+    "OuterSettings",
+    "Reply",
+    "Settings",
+    "SystemSettings",
+    "ToolSettings",
+    "TopologySettings",
+    "TrainedSystem",
+    "embedded",
+    "load",
+]

@@ -1,0 +1,109 @@
+"""The rows of an experiment: training rows by split, and the questions of an evaluation."""
+
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rmas.errors import InputError
+from rmas.experiment.settings import Settings
+from rmas.system.topology import Topology
+from rmas.tasks.benchmarks import BENCHMARKS
+from rmas.tasks.generated import PUZZLES
+from rmas.tasks.rows import Row
+from rmas.tasks.sources import RowSource, load_rows_source
+
+_log = logging.getLogger(__name__)
+
+
+class Data:
+    """Rows by split, prepared in a folder when they are first asked for."""
+
+    def __init__(self, settings: Settings, workdir: Path) -> None:
+        self._settings = settings
+        own = settings.data.folder
+        self._folder = Path(own).expanduser() if own else workdir / "data"
+
+    @functools.cached_property
+    def training(self) -> dict[str, RowSource]:
+        """The training rows by split. Raises `InputError` where none are named or readable."""
+        d = self._settings.data
+        if not d.name:
+            raise InputError(
+                "data.name is empty; name the training rows: a file (.json, .jsonl, .parquet), "
+                "a dataset of experiments.prepare_data --list, or a generated task"
+            )
+        return self._load(d.name, d.source, d.field)
+
+    def split(self, name: str) -> RowSource:
+        """One split of the training rows."""
+        return _pick(self.training, name, self._settings.data.name, "data.name")
+
+    @functools.cached_property
+    def questions(self) -> RowSource:
+        """All rows that an evaluation may ask. Raises `InputError` where none are named."""
+        s, e = self._settings, self._settings.evaluate
+        name = s.questions_name
+        if not name:
+            raise InputError(
+                "evaluate.data is empty; name the questions to evaluate on: a file (.json, .jsonl, "
+                f".parquet) or a benchmark ({', '.join(BENCHMARKS)})"
+            )
+        own = (name, e.source, e.field) if e.data else (name, s.data.source, s.data.field)
+        splits = self._load(*own)
+        if e.split:
+            return _pick(splits, e.split, name, "evaluate.split")
+        found = "test" if "test" in splits else next(iter(splits))
+        if len(splits) > 1 and found != "test":
+            raise InputError(
+                f"evaluate.split is empty, and {name} has several: {', '.join(splits)}; name one"
+            )
+        return splits[found]
+
+    @property
+    def asked(self) -> Sequence[Row]:
+        """The questions of this evaluation: all, or the first `num_questions`."""
+        rows, most, name = self.questions, self._settings.num_questions, self.name
+        if name in BENCHMARKS:
+            split = self._settings.evaluate.split or BENCHMARKS[name].split
+            public = BENCHMARKS[name].source.rows.get(split, 0)
+            if len(rows) < public:
+                _log.warning(
+                    "the files of %s hold %d of the %d public questions: figures are of those only",
+                    name,
+                    len(rows),
+                    public,
+                )
+        return rows[:most] if 0 < most < len(rows) else rows
+
+    @property
+    def name(self) -> str:
+        """What is evaluated on, as the settings name it."""
+        return self._settings.questions_name
+
+    def _load(self, name: str, source: str, field: str) -> dict[str, RowSource]:
+        d, sizes = self._settings.data, {}
+        if name in PUZZLES:
+            sizes = {"train": d.train, "validation": d.validation, "test": d.test}
+            sizes["seed"] = self._settings.seed
+        given: dict[str, Any] = {"field": field, "source": source}
+        given = {key: value for key, value in given.items() if value}
+        path = str(Path(name).expanduser()) if name.startswith("~") else name
+        return load_rows_source(path, data_dir=self._folder, **sizes, **given)
+
+
+def _pick(splits: dict[str, RowSource], name: str, data: str, field: str) -> RowSource:
+    if name not in splits:
+        raise InputError(f"{field}: {data} has no split {name!r}; it has {', '.join(splits)}")
+    return splits[name]
+
+
+def check_texts(rows: Sequence[Row], topology: Topology, agents: Sequence[str]) -> None:
+    """Raises `InputError` for a training row without a text of these agents or their senders."""
+    senders = [e.src for agent in agents for e in topology.incoming(agent)]
+    roles = {topology.role(agent) for agent in (*agents, *senders)}
+    for row in rows:
+        for role in sorted(roles):
+            if not row.texts.get(role):
+                row.text(role, 0)  # raises, naming the row and the role

@@ -1,0 +1,178 @@
+"""What an evaluation would do: derived values, methods, batches, lengths, memory; no weights."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from rmas import parallel
+from rmas.console import aligned, printable
+from rmas.errors import InputError
+from rmas.evaluation.runner import by_length
+from rmas.experiment import derive
+from rmas.experiment.data import Data
+from rmas.experiment.derive import Derived
+from rmas.experiment.methods import grader_of, variants
+from rmas.experiment.settings import Settings
+from rmas.experiment.toolboxes import toolboxes
+from rmas.system.batch import bucket
+from rmas.system.outline import Outline
+from rmas.system.prompts import Field, Interface
+from rmas.system.sizes import CACHE_POSITIONS
+from rmas.system.topology import single
+from rmas.tasks.grader_pool import GraderPool
+from rmas.tasks.questions import question_of
+from rmas.tasks.rows import Row
+from rmas.weights.placement import device_memory, planned
+
+_log = logging.getLogger(__name__)
+_CHARACTERS = 3.5
+"""Characters of a token, where there is no tokenizer to ask."""
+_GIB = 1 << 30
+
+
+def describe(
+    settings: Settings,
+    derived: Sequence[Derived],
+    outline: Outline,
+    data: Data,
+    longest: int | None,
+    links: Path,
+) -> str:
+    """The plan of an evaluation as text.
+
+    Args:
+      derived: what was settled before, for the list of derived values.
+      longest: positions of the longest prompt of the agent that answers, if it is known.
+      links: where trained links are expected.
+
+    Raises:
+      InputError: what would stop the run at its start.
+    """
+    grader = grader_of(settings)
+    asked = data.asked
+    s, more = derive.lengths(settings, outline, longest)
+    e, topology = s.evaluate, outline.topology
+    _check(s, outline, grader, links)
+    chat = outline.chats.get(topology.output)
+    interfaces: dict[str, Interface] = {}
+
+    def length(row: Row) -> int:
+        interface = question_of(row).interface
+        interfaces.setdefault(interface.kind, interface)
+        if chat is None:
+            return int(len(row.question) / _CHARACTERS) + 1
+        return len(chat.data_ids(row.question))
+
+    lengths = by_length(asked, length).lengths
+    _check_interfaces(outline, interfaces.values())
+    _check_contexts(s, outline, max(lengths))
+    batches = -(-len(asked) // e.batch_size)
+    cells = [["method", "rounds", "latent length", "rollouts", "batches", "answers"]]
+    found = variants(s, [agent for agent in topology.agents if agent not in outline.shares])
+    for name, rounds, steps in found:
+        counts = (rounds, "-" if steps is None else steps, e.rollouts)
+        done = (batches * e.rollouts, len(asked) * e.rollouts)
+        cells.append([printable(name), *map(str, (*counts, *done))])
+    starts = range(0, len(asked), e.batch_size)
+    buckets = Counter(bucket(max(lengths[i : i + e.batch_size])) for i in starts)
+    shapes = ", ".join(f"{n} of up to {size} tokens" for size, n in sorted(buckets.items()))
+    how = "" if chat else f" (estimated: {_CHARACTERS} characters a token)"
+    settled = [printable(f"  {value}") for value in (*derived, *more)]
+    return "\n".join(
+        [
+            f"{printable(data.name)}, split {data.questions.split}: {len(asked)} questions, "
+            f"graded by {grader}",
+            f"batches of {e.batch_size}; questions per method: {shapes}{how}",
+            *(["", "derived from agents, data and devices:", *settled] if settled else []),
+            "",
+            aligned(cells),
+            "",
+            f"{len(asked) * e.rollouts * len(found):,} answers in all",
+            *_memory(s, outline, max(lengths)),
+        ]
+    )
+
+
+def _check(s: Settings, outline: Outline, grader: str, links: Path) -> None:
+    """Prompts, tools, graders and links, as the run will ask for them."""
+    GraderPool(unsafe=s.tools.unsafe).check(grader)
+    if "single" in s.evaluate.methods:
+        alone = single(outline.topology.output)
+        outline.prompts.alone().check(alone, s.system.task_family)
+    toolboxes(s.tools, outline.topology)
+    if outline.style is not None:
+        if s.system.prompts == "default":
+            _log.warning(
+                "released links were trained with the release's prompts, not with the set %r; see "
+                "experiments.import_prompts",
+                s.system.prompts,
+            )
+    elif "latent" in s.evaluate.methods and not links.exists():
+        _log.warning("%s is missing: the run needs it, or another folder in --links", links)
+
+
+def _check_interfaces(outline: Outline, interfaces: Iterable[Interface]) -> None:
+    """What code tasks ask for must have its text in the prompt set."""
+    prompts, topology = outline.prompts, outline.topology
+    for agent in topology.agents:
+        for phase in ("first", "later"):
+            template = prompts.template(topology.role(agent), outline.task_family, phase)
+            if Field("interface") in template:
+                for interface in interfaces:
+                    prompts.interface_text(interface)
+
+
+def _check_contexts(s: Settings, outline: Outline, longest: int) -> None:
+    """Whether questions, latents and answers fit into the agents' contexts."""
+    topology, limits = outline.topology, s.limits
+    for agent in topology.agents:
+        written = limits.own_tokens.get(
+            agent, limits.max_new_tokens if agent == topology.output else 0
+        )
+        needs = longest + written + limits.latent_steps * len(topology.incoming(agent))
+        if needs > outline.context(agent):
+            problem = (
+                f"{agent} has {outline.context(agent)} positions, but the longest question needs "
+                f"{needs} and its prompt's words: lower limits.max_new_tokens or "
+                "limits.latent_steps"
+            )
+            if outline.chats:
+                raise InputError(problem)
+            _log.warning("%s (estimated)", problem)
+
+
+def _memory(s: Settings, outline: Outline, longest: int) -> list[str]:
+    """What each device would hold, in words."""
+    e, limits, topology = s.evaluate, s.limits, outline.topology
+    dtype, int8 = jnp.dtype(s.system.dtype), s.quantize == "int8"
+    n, memory = jax.device_count(), device_memory()
+    try:
+        asked = parallel.parse_mesh(s.mesh)
+        sizes = planned(asked, outline.owners, dtype, int8, n, n, memory)
+        mesh = parallel.abstract_mesh(sizes, n)
+    except InputError as error:
+        return [f"memory: {error}"]
+    size = outline.size(mesh, dtype, int8)
+    messages = {agent: len(topology.incoming(agent)) for agent in topology.agents}
+    steps = max([limits.latent_steps, *e.latent_lengths])
+    texts = limits.message_tokens if any(name.startswith("text") for name in e.methods) else 0
+    most = 0
+    for own in size.agents:
+        positions = longest + messages[own.name] * max(steps, texts)
+        positions += max(steps, limits.max_new_tokens)
+        most = max(most, own.cache * positions * e.batch_size // CACHE_POSITIONS)
+    shape = ",".join(f"{axis}={k}" for axis, k in mesh.shape.items())
+    lines = [
+        f"each device holds {size.resident / _GIB:.2f} GiB of weights and links (mesh {shape})",
+        f"caches of the largest batch, over all devices: about {most / _GIB:.2f} GiB at most "
+        "(questions and messages; the words of the prompts come on top)",
+    ]
+    if memory is not None and size.resident + most > memory:
+        lines.append(
+            f"a device has {memory / _GIB:.2f} GiB: lower evaluate.batch_size, or use more devices"
+        )
+    return lines

@@ -1,0 +1,415 @@
+"""An experiment: settings and a workdir, and the stages that run in it.
+
+    run = rmas.Experiment(settings, "runs/mine")
+    run.train_inner()
+    run.train_outer()
+    print(run.evaluate())
+
+Every stage resumes in its own folder where it was stopped, and leaves alone what is done.
+"""
+
+import functools
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rmas import models
+from rmas.errors import InputError
+from rmas.experiment import derive, dry_run, evaluating, planning
+from rmas.experiment.data import Data, check_texts
+from rmas.experiment.identity import (
+    digest_of,
+    identity_of,
+    manifest_of,
+    read_links,
+    write_links,
+)
+from rmas.experiment.methods import methods
+from rmas.experiment.settings import Settings
+from rmas.experiment.toolboxes import toolboxes
+from rmas.files import atomic_write_json, read_json
+from rmas.links import aligned_inner, init_links
+from rmas.parallel import is_first
+from rmas.shapes import Params
+from rmas.system.load import System
+from rmas.system.outline import Outline
+from rmas.system.rendered import Renderer
+from rmas.tasks.questions import question_of
+from rmas.training.examples import Examples
+from rmas.training.features import Reader, extract, visits
+from rmas.training.initial import align_outer_links
+from rmas.training.inner import train_inner
+from rmas.training.objectives import TrainingContext, parse_objective
+from rmas.training.outer import train_outer
+from rmas.training.stopping import end_at_once
+from rmas.training.workdir import open_workdir
+
+_log = logging.getLogger(__name__)
+
+LINKS, SETTINGS = "links", "settings.json"
+_OFTEN = 2
+"""Hidden states that are read so often, on average, are cached."""
+
+
+class Experiment:
+    """Settings and a workdir. Nothing is loaded or written before a method asks for it.
+
+    All processes of a run make it and call its methods together.
+
+    Attributes:
+      settings: with the values that follow from data and devices filled in.
+      derived: those values, and why.
+      workdir: the folder of everything that it writes; made by the first stage.
+    """
+
+    def __init__(self, settings: Settings, workdir: str | Path) -> None:
+        self.settings, self.derived = derive.names(settings)
+        self.workdir = Path(workdir).expanduser()
+        self.data = Data(self.settings, self.workdir)
+
+    # What a stage needs, made once when it is first asked for.
+
+    @functools.cached_property
+    def outline(self) -> Outline:
+        """The system before weights. Raises `InputError` for whatever is wrong with its parts."""
+        return outline_of(self.settings)
+
+    @functools.cached_property
+    def _published(self) -> Outline:
+        """The outline for plans: of a released system without a folder, as published."""
+        s = self.settings.system
+        if s.released and not s.root:
+            return Outline.of_release(
+                s.released, prompts=s.prompts, task_family=s.task_family, date=s.date
+            )
+        return self.outline
+
+    @functools.cached_property
+    def system(self) -> System:
+        """The agents with their weights, on the devices of the mesh."""
+        return self._load(local=False)
+
+    def _load(self, local: bool) -> System:
+        tools = toolboxes(self.settings.tools, self.outline.topology)  # before weights are read
+        return self.outline.load(
+            dtype=self.settings.system.dtype,
+            mesh=self.settings.mesh,
+            quantize=self.settings.quantize == "int8",
+            local=local,
+            tools=tools,
+        )
+
+    @property
+    def context(self) -> TrainingContext:
+        """Static facts of outer training."""
+        outer = self.settings.outer
+        return TrainingContext(
+            topology=self.outline.topology,
+            spec=self.outline.spec(remat=outer.remat == "layers"),
+            latent_steps=self.settings.limits.latent_steps,
+            on_policy=outer.on_policy,
+            earlier_rounds=outer.earlier_rounds,
+        )
+
+    def _examples(self, stage: str, agent: str = "") -> Examples:
+        outer = self.settings.outer
+        return Examples(
+            renderer=Renderer(self.system),
+            rounds=outer.rounds,
+            latent_steps=self.settings.limits.latent_steps,
+            max_latent_tokens=outer.max_latent_tokens,
+            max_length=derive.row_length(self.settings, self.outline, stage, agent).value,
+            message_tokens=self.settings.inner.message_tokens,
+            shift=outer.shift,
+        )
+
+    def _manifest(self) -> dict[str, Any]:
+        steps = self.settings.limits.latent_steps
+        return manifest_of(self.system, self.outline.form, steps)
+
+    # Before a run: what it would do and need.
+
+    def plan(self, stage: str = "outer", prompt_tokens: int = 512, text_tokens: int = 256) -> str:
+        """What a step of `inner` or `outer` training needs of each device; nothing is loaded."""
+        return planning.describe(self.settings, self._published, stage, prompt_tokens, text_tokens)
+
+    def dry_run(self) -> str:
+        """What `evaluate` would do, and what was derived; weights are not loaded.
+
+        Raises `InputError` for what would stop the evaluation at its start.
+        """
+        outline = self._published
+        longest = self._longest_prompt(outline.unloaded()) if outline.located else None
+        return dry_run.describe(
+            self.settings, self.derived, outline, self.data, longest, self.workdir / "outer" / LINKS
+        )
+
+    def check(self) -> None:
+        """Raises `InputError` for what would stop the evaluation, before anything is trained."""
+        evaluating.grader_pool(self.settings)
+        self.data.questions  # noqa: B018 - reading them is the check
+
+    # The stages.
+
+    def train_inner(self, agents: Sequence[str] = ()) -> None:
+        """Trains the inner link of every agent, or of those named: `inner/<agent>/links`."""
+        s, topology = self.settings, self.outline.topology
+        for agent in agents:
+            if agent not in topology.agents:
+                known = ", ".join(topology.agents)
+                raise InputError(f"agent {agent!r} is unknown; known: {known}")
+        agents = list(agents or topology.agents)
+        source = self.data.split("train")
+        validation = self.data.split("validation") if s.inner.validation_rows else ()
+        check_texts(source, topology, agents)
+        initial = self.initial_links()
+        for agent in agents:
+            folder = self.workdir / "inner" / agent
+            # Rows are read at a round drawn from those of outer training.
+            rounds = {"rounds": s.outer.rounds}
+            open_workdir(folder, self._identity("links", "inner") | rounds)
+            self._remember()
+            examples = self._examples("inner", agent)
+            done = (folder / LINKS).exists()  # then no hidden states are needed any more
+            links = train_inner(
+                agent,
+                folder=folder,
+                context=self.context,
+                params=self.system.agents[agent].params,
+                links=initial,
+                examples=examples,
+                source=source,
+                schedule=s.inner,
+                seed=s.seed,
+                stored=None if done else self._cached_states(agent, examples),
+                validation=validation,
+                facts=self._checkpoint_facts("inner"),
+            )
+            write_links(folder / LINKS, {"inner": {agent: links}}, self._manifest())
+
+    def train_outer(self) -> None:
+        """Trains the links of the whole system, from the inner links: `outer/links`."""
+        s, topology = self.settings, self.outline.topology
+        template = self.outline.link_template
+        inner = {}
+        for agent in topology.agents:
+            folder = self.workdir / "inner" / agent / LINKS
+            if not folder.exists():
+                raise InputError(
+                    f"{folder} is missing; train inner links with this workdir first "
+                    "(experiments.train_inner, or Experiment.train_inner)"
+                )
+            own = {"inner": {agent: template["inner"][agent]}}
+            inner |= read_links(folder, own, self._manifest())["inner"]
+        source = self.data.split("train")
+        validation = self.data.split("validation") if s.outer.validation_rows else ()
+        folder = self.workdir / "outer"
+        steps = {"latent_steps": s.limits.latent_steps}
+        open_workdir(folder, self._identity("objective", "links", "inner", "outer") | steps)
+        self._remember()
+        check_texts(source, topology, topology.agents)
+        examples = self._examples("outer")
+
+        def start() -> Params:
+            links = {"inner": inner, "outer": self.initial_links()["outer"]}
+            if s.links.init == "aligned":
+                links = align_outer_links(
+                    self.context.spec,
+                    self.system.params(),
+                    links,
+                    examples,
+                    source[: s.links.aligned_rows],
+                    s.seed,
+                    s.links.ridge,
+                )
+            return {part: links[part] for part in s.outer.train}
+
+        links = train_outer(
+            parse_objective(s.objective),
+            folder=folder,
+            context=self.context,
+            params=self.system.params(),
+            fixed={} if "inner" in s.outer.train else {"inner": inner},
+            links=start,
+            examples=examples,
+            source=source,
+            schedule=s.outer,
+            seed=s.seed,
+            validation=validation,
+            facts=self._checkpoint_facts("objective", "outer"),
+        )
+        write_links(folder / LINKS, links, self._manifest())
+
+    def evaluate(self, links: str | Path | None = None) -> list[dict[str, Any]]:
+        """Runs all methods over the questions: `evaluate/{records,timings}.jsonl`, `summary.json`.
+
+        Each process of a run answers its share of the questions on its own devices.
+
+        Args:
+          links: folder of trained links; by default `outer/links` of the workdir, or a released
+            system's own.
+
+        Returns:
+          The rows of the table.
+        """
+        several = jax.process_count() > 1
+        if several:
+            end_at_once()
+        pool = evaluating.grader_pool(self.settings)
+        rows, asked = self.data.questions, self.data.asked
+        system = self._load(local=True) if several else self.system
+        settings = self._lengths(system)
+        latent = "latent" in settings.evaluate.methods
+        trained = self.trained_links(links) if latent else None
+        folder = self.workdir / "evaluate"
+        parts = ("links", "limits", "sampling", "evaluate", "num_questions")
+        identity = identity_of(settings, system, rows, parts)
+        identity["trained_links"] = "none" if trained is None else digest_of(trained)
+        open_workdir(folder, identity)
+        self._remember(only_once=True)
+        if self._trained_on() == json.loads(json.dumps(identity["data"])):
+            _log.warning("the links were trained on these very questions")
+        ways = methods(settings, system, self.outline.form, trained, self.untrained_links())
+        return evaluating.evaluate(settings, system, ways, rows, asked, pool, folder)
+
+    def make_rows(self) -> tuple[int, int, Path]:
+        """Makes training rows from questions by text exchange: `rows/rows.jsonl`.
+
+        Returns how many rows, of how many questions, and the file.
+        """
+        pool = evaluating.grader_pool(self.settings)
+        asked, settings = self.data.asked, self._lengths(self.system)
+        folder = self.workdir / "rows"
+        parts = ("limits", "sampling", "evaluate", "num_questions")
+        identity = identity_of(settings, self.system, self.data.questions, parts)
+        open_workdir(folder, identity | {"rounds": settings.outer.rounds})
+        return evaluating.make_rows(settings, self.system, asked, pool, folder)
+
+    # Links.
+
+    def initial_links(self) -> Params:
+        """The links before any training, decided by the seed.
+
+        With `aligned`, inner links have the size of their agents' embeddings; outer links are
+        aligned later, when inner links are trained (`align_outer_links`).
+        """
+        init = self.settings.links.init
+        links = init_links(self.outline.link_spec, jax.random.key(self.settings.seed), init)
+        if init != "aligned":
+            return links
+        inner = {}
+        for agent, params in links["inner"].items():
+            own = self.system.agents[agent]
+            rms = float(models.embedding_rms(own.model, own.params))
+            inner[agent] = aligned_inner(params, rms)
+        return {"inner": inner, "outer": links["outer"]}
+
+    def untrained_links(self) -> Params:
+        """Random links, for the control that shows what training gives."""
+        return init_links(self.outline.link_spec, jax.random.key(self.settings.seed), "random")
+
+    def trained_links(self, folder: str | Path | None = None) -> Params:
+        """The links of a folder (`outer/links` of the workdir), checked against the system.
+
+        A released system's own are used where no others are named or lie in the workdir.
+        """
+        own = self.workdir / "outer" / LINKS
+        released = self.outline.released_links
+        if released is not None and folder is None and not own.exists():
+            return released
+        folder = Path(folder).expanduser() if folder is not None else own
+        if not folder.exists():
+            raise InputError(
+                f"{folder} is missing; train the system with this workdir first "
+                "(experiments.train_outer, or Experiment.train_outer), name another folder of "
+                "links, or leave out the method latent"
+            )
+        return read_links(folder, self.outline.link_template, self._manifest())
+
+    # Shared by the stages.
+
+    def _lengths(self, system: System) -> Settings:
+        """The settings with the lengths that follow from the evaluation's questions."""
+        return derive.lengths(self.settings, self.outline, self._longest_prompt(system))[0]
+
+    def _longest_prompt(self, system: System) -> int | None:
+        """Positions of the longest prompt of the agent that answers, where lengths need it."""
+        s, output = self.settings, system.topology.output
+        if s.limits.max_new_tokens:
+            return None
+        steps = max((s.limits.latent_steps, *s.evaluate.latent_lengths))
+        phases = range(min(max(s.evaluate.rounds), 2))  # later rounds all have one prompt
+        renderer = Renderer(system)
+        return max(
+            len(renderer.latent_line(output, question_of(row), k, steps))
+            for row in self.data.asked
+            for k in phases
+        )
+
+    def _identity(self, *parts: str) -> dict[str, Any]:
+        return identity_of(self.settings, self.system, self.data.split("train"), parts)
+
+    def _checkpoint_facts(self, *parts: str) -> dict[str, Any]:
+        return {**self._manifest(), "config": self._identity("links", *parts)}
+
+    def _remember(self, only_once: bool = False) -> None:
+        """Writes the settings beside the stages, for `rmas.load` and the commands."""
+        path = self.workdir / SETTINGS
+        if is_first() and not (only_once and path.exists()):
+            atomic_write_json(path, self.settings.to_dict())
+
+    def _cached_states(self, agent: str, examples: Examples) -> Reader | None:
+        """The agent's hidden states, where they are to be computed once and kept on disk."""
+        s, own, source = self.settings, self.system.agents[agent], self.data.split("train")
+        dtype = s.inner.cache_states
+        if dtype == "auto":
+            pairs = visits(s.inner, examples, s.seed, len(source))
+            often = s.inner.optim.steps * s.inner.batch_size >= _OFTEN * len(pairs)
+            weights = jax.tree.leaves(own.params["embed"])[0].dtype.name
+            dtype = ("bfloat16" if weights == "bfloat16" else "float32") if often else "none"
+        if dtype == "none":
+            return None
+        lengths = {"message_tokens": s.inner.message_tokens, "max_length": examples.max_length}
+        return extract(
+            agent,
+            folder=self.workdir / "features",
+            model=own.model,
+            params=own.params,
+            examples=examples,
+            source=source,
+            schedule=s.inner,
+            seed=s.seed,
+            dtype=dtype,
+            key={
+                **self._identity(),
+                **lengths,
+                "rounds": s.outer.rounds,
+                "print": own.fingerprint,
+            },
+        )
+
+    def _trained_on(self) -> Any:
+        """The data of the outer training in the workdir; None where there was none."""
+        path = self.workdir / "outer" / "config.json"
+        return read_json(path).get("data") if path.is_file() else None
+
+
+def outline_of(settings: Settings) -> Outline:
+    """The outline of the system that settings (as `derive.names` gives them) describe.
+
+    Raises `InputError` for whatever is wrong with its folders, prompts and configurations.
+    """
+    s = settings.system
+    given = {"prompts": s.prompts, "task_family": s.task_family, "date": s.date}
+    if s.released:
+        return Outline.of_style(s.released, s.root or None, **given)
+    if not s.agents:
+        raise InputError(
+            "system.agents is empty; name the folder or Hub id of every agent "
+            f"({', '.join(s.graph().agents)}), or a released system in system.style"
+        )
+    return Outline.of_agents(s.agents, s.graph(), form=settings.links.parsed_form, **given)
