@@ -1,8 +1,8 @@
 """Converts trained links between this project's form and the released one; needs no PyTorch.
 
-  python -m experiments.convert_links --style=STYLE --root=DIR --task=math \\
+  python -m experiments.convert_links --style=STYLE --root=DIR --task_family=math \\
       --prompts=FILE.json --out=LINKS
-  python -m experiments.convert_links --style=STYLE --links=LINKS --task=math --out=ROOT
+  python -m experiments.convert_links --style=STYLE --links=LINKS --task_family=math --out=ROOT
 
 The first reads a system in the released layout and writes `links.safetensors` and `manifest.json`
 (form, topology, prompts, base models and their revisions). The second writes `ROOT/<agent>/` and
@@ -23,7 +23,7 @@ from rmas.system.styles import STYLES
 _STYLE = flags.DEFINE_enum("style", None, sorted(STYLES), "Released style.", required=True)
 _ROOT = flags.DEFINE_string("root", None, "Folder of a released system, to read.")
 _LINKS = flags.DEFINE_string("links", None, "Folder of links in this project's form, to read.")
-_TASK = flags.DEFINE_string("task", "math", "Task family that the links are for.")
+_TASK_FAMILY = flags.DEFINE_string("task_family", "math", "Task family that the links are for.")
 _PROMPTS = flags.DEFINE_string(
     "prompts", None, "Prompt set that the links of --root were trained with (JSON file)."
 )
@@ -35,14 +35,14 @@ def main(_: list[str]) -> None:
     if (_ROOT.value is None) == (_LINKS.value is None):
         raise InputError("give --root (a released system) or --links (this project's), one of them")
     if _LINKS.value is not None:
-        to_released(style, Path(_LINKS.value).expanduser(), _TASK.value, out)
+        to_released(style, Path(_LINKS.value).expanduser(), _TASK_FAMILY.value, out)
     elif _PROMPTS.value is None:
         raise InputError(
             "--prompts is missing: which prompt set were these links trained with? The release's "
             "is made by python -m experiments.import_prompts --release=CLONE --out=FILE"
         )
     else:
-        to_ours(style, Path(_ROOT.value).expanduser(), _TASK.value, _PROMPTS.value, out)
+        to_ours(style, Path(_ROOT.value).expanduser(), _TASK_FAMILY.value, _PROMPTS.value, out)
     print(f"links: {out}")
 
 

@@ -1,7 +1,7 @@
 """Writes what a released system thinks, sends and answers, greedily, for comparison with others.
 
   python -m experiments.dump_latents --style=sequential_light --root=DIR --questions=FILE.json \\
-      --task=math --prompts=FILE.json --rounds=3 --latent_steps=5 --max_new_tokens=24 \\
+      --task_family=math --prompts=FILE.json --rounds=3 --latent_steps=5 --max_new_tokens=24 \\
       --batch_size=3 --dtype=float32 --out=DIR
 
 FILE.json of --questions is a JSON list of texts. STYLE.npz holds `round{r}/{agent}/hidden`
@@ -34,7 +34,7 @@ from rmas.system.styles import STYLES
 _STYLE = flags.DEFINE_enum("style", None, sorted(STYLES), "Released style.", required=True)
 _ROOT = flags.DEFINE_string("root", None, "Folder of the system; the Hub's repositories if absent.")
 _QUESTIONS = flags.DEFINE_string("questions", None, "JSON list of questions.", required=True)
-_TASK = flags.DEFINE_string("task", "math", "Task family of the prompts.")
+_TASK_FAMILY = flags.DEFINE_string("task_family", "math", "Task family of the prompts.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "Prompt set (JSON file); this project's if absent.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds; answers for 1 to this many.", 1)
 _STEPS = flags.DEFINE_integer("latent_steps", 16, "Latent steps of a turn.", 1)
@@ -58,7 +58,7 @@ def main(_: list[str]) -> None:
     loaded = load_system(
         _STYLE.value,
         _ROOT.value,
-        _TASK.value,
+        _TASK_FAMILY.value,
         dtype=_DTYPE.value,
         mesh=_MESH.value,
         prompts=_PROMPTS.value,

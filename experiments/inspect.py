@@ -7,12 +7,11 @@
 With --root sizes come from the folder's configuration files, without it from the known base
 models of the release; nothing is downloaded, and weights are read only to tell whether two agents
 have the same. The mesh need not exist on this
-machine. What does not fit into --memory_gib is told, with what would help; the exit status is 0
-all the same.
+machine. What does not fit into --memory_gib is reported, with what would help; the exit status is
+0 all the same.
 """
 
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +21,17 @@ from jax.sharding import AbstractMesh
 from experiments import app
 from rmas import parallel
 from rmas.console import aligned, printable
-from rmas.models import ModelSpec
-from rmas.system.outline import on_disk, released
-from rmas.system.released import find_style
-from rmas.system.sizes import CACHE_POSITIONS, SystemSize, measure
+from rmas.system.outline import Outline
+from rmas.system.released import DATE, DEFAULT_PROMPTS, find_style
+from rmas.system.sizes import CACHE_POSITIONS, SystemSize
 from rmas.system.styles import STYLES, Style
 from rmas.weights.placement import device_memory, planned
 
 _STYLE = flags.DEFINE_enum("style", None, sorted(STYLES), "Released style.", required=True)
 _ROOT = flags.DEFINE_string("root", None, "Folder of the system.")
-_TASK = flags.DEFINE_string("task", "math", "Task family, for systems with links of each task.")
+_TASK_FAMILY = flags.DEFINE_string(
+    "task_family", "math", "Task family, for systems with links of each task."
+)
 _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "Type of the weights.")
 _QUANTIZE = flags.DEFINE_enum("quantize", "none", ["none", "int8"], "Type of the matrices.")
 _MESH = flags.DEFINE_string("mesh", "single", "As in data=2,tensor=4; auto; or single.")
@@ -42,27 +42,25 @@ _GIB = 1 << 30
 
 def main(_: list[str]) -> None:
     style = find_style(_STYLE.value)
+    given = {"prompts": DEFAULT_PROMPTS, "task_family": _TASK_FAMILY.value, "date": DATE}
     if _ROOT.value is None:
-        specs, form, shares = released(style)
+        outline = Outline.of_release(style, **given)
     else:
-        specs, form, shares = on_disk(style, Path(_ROOT.value).expanduser(), _TASK.value)
+        outline = Outline.of_style(style, _ROOT.value, **given)
     memory = _memory()
-    mesh = planned_mesh(_MESH.value, specs, shares, memory)
-    dtype = jnp.dtype(_DTYPE.value)
-    size = measure(specs, style.topology.link_edges, form, mesh, dtype, _int8(), shares)
+    mesh = planned_mesh(_MESH.value, outline, memory)
+    size = outline.size(mesh, jnp.dtype(_DTYPE.value), _int8())
     print(report(style, size, mesh, memory))
 
 
-def planned_mesh(
-    text: str, specs: dict[str, ModelSpec], shares: dict[str, str], memory: int | None
-) -> AbstractMesh:
+def planned_mesh(text: str, outline: Outline, memory: int | None) -> AbstractMesh:
     """The asked mesh as sizes alone, chosen as loading would."""
     asked = parallel.parse_mesh(text)
     fixed = math.prod(asked.sizes)
     n = _DEVICES.value or (jax.device_count() if asked.auto or fixed < 0 else fixed)
-    owners = [spec for agent, spec in specs.items() if agent not in shares]
     dtype, quantize = jnp.dtype(_DTYPE.value), _int8()
-    return parallel.abstract_mesh(planned(asked, owners, dtype, quantize, n, n, memory), n)
+    sizes = planned(asked, outline.owners, dtype, quantize, n, n, memory)
+    return parallel.abstract_mesh(sizes, n)
 
 
 def _int8() -> bool:

@@ -17,7 +17,6 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -27,11 +26,9 @@ import optax
 from absl import flags, logging
 
 from experiments import app
-from experiments.configs import tiny_chain, tiny_debate, tiny_sequential
-from experiments.freeze import freeze
-from experiments.settings import Settings, SystemSettings
 from rmas import models
 from rmas.errors import InputError
+from rmas.experiment import embedded
 from rmas.models import ModelSpec
 from rmas.shapes import Array, Params
 from rmas.system import prompts
@@ -66,14 +63,14 @@ class Recipe:
     """One tiny agent.
 
     Attributes:
-      plays: (config of an experiment, role) of everything that it learns.
+      plays: (embedded system, role) of everything that it learns.
       config: its architecture.
       control: its control tokens: pad, unknown, system, user, assistant, end.
       steps: of the first cycle, of the second, and of a last one in which every other batch is
         the whole table of facts, for who has many of them to learn.
     """
 
-    plays: tuple[tuple[ModuleType, str], ...]
+    plays: tuple[tuple[str, str], ...]
     config: dict[str, Any]
     control: tuple[str, str, str, str, str, str]
     steps: tuple[int, int, int]
@@ -97,27 +94,31 @@ def _config(family: str, width: int, d_ff: int, **extra: Any) -> dict[str, Any]:
     }
 
 
+def _topology(name: str) -> Topology:
+    return embedded(name).system.graph()
+
+
 RECIPES = {
     "planner": Recipe(
-        ((tiny_sequential, "planner"),),
+        (("relay", "planner"),),
         _config("qwen3", 96, 288, attention_bias=False),
         ("<|endoftext|>", "<|unk|>", "<|system|>", "<|user|>", "<|assistant|>", "<|im_end|>"),
         (800, 300, 0),
     ),
     "critic": Recipe(
-        ((tiny_sequential, "critic"),),
+        (("relay", "critic"),),
         _config("llama", 80, 240, attention_bias=False, mlp_bias=False),
         ("<pad>", "<unk>", "<sys>", "<usr>", "<bot>", "<eot>"),
         (800, 300, 0),
     ),
     "solver": Recipe(
-        ((tiny_sequential, "solver"),),
+        (("relay", "solver"),),
         _config("qwen2", 128, 360),
         ("[PAD]", "[UNK]", "[SYS]", "[USER]", "[BOT]", "[END]"),
         (800, 300, 0),
     ),
     "generalist": Recipe(
-        tuple((config, role) for config in (tiny_chain, tiny_debate) for role in config.AGENTS),
+        tuple((name, role) for name in ("chain", "debate") for role in _topology(name).agents),
         _config("qwen3", 128, 360, attention_bias=False),
         ("<|endoftext|>", "<|unk|>", "<|system|>", "<|user|>", "<|assistant|>", "<|im_end|>"),
         (2400, 600, 400),
@@ -132,9 +133,8 @@ def make_tokenizer(recipe: Recipe, seed: int):
     from transformers import PreTrainedTokenizerFast
 
     pad, unknown, system, user, assistant, end = recipe.control
-    games = {config: _system(config) for config, _ in recipe.plays}
-    vocabulary = {word for game in games.values() for word in PUZZLES[game.family].vocabulary}
-    names = [game.family for game in games.values()]  # their system texts
+    names = list(dict.fromkeys(name for name, _ in recipe.plays))  # their system texts, too
+    vocabulary = {word for name in names for word in PUZZLES[name].vocabulary}
     words = [*recipe.control, *names, *sorted(vocabulary)]
     order = np.random.default_rng(seed).permutation(len(words))
     ids = {words[i]: n for n, i in enumerate(order)}
@@ -157,10 +157,6 @@ def make_tokenizer(recipe: Recipe, seed: int):
         f"{{% if add_generation_prompt %}}{assistant} {{% endif %}}"
     )
     return tokenizer
-
-
-def _system(config: ModuleType) -> SystemSettings:
-    return freeze(config.get_config(), Settings).system
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,13 +350,13 @@ def make_agent(name: str, out: Path, seed: int) -> None:
     chat = ChatTokenizer(tokenizer, date="", where=name)
     curricula = tuple(
         Curriculum(
-            tuple(role for c, role in recipe.plays if c is config),
+            tuple(role for own, role in recipe.plays if own == puzzle),
             chat,
-            PUZZLES[system.family],
-            system.pattern(),
-            prompts.load(system.prompts),
+            PUZZLES[puzzle],
+            _topology(puzzle),
+            prompts.load(puzzle),
         )
-        for config, system in {c: _system(c) for c, _ in recipe.plays}.items()
+        for puzzle in dict.fromkeys(own for own, _ in recipe.plays)
     )
     params = train(name, spec, curricula, seed)
     n = sum(x.size for x in jax.tree.leaves(params))

@@ -16,10 +16,9 @@ from pathlib import Path
 from absl import flags
 
 from experiments import app
-from experiments.assembly import Assembly
-from experiments.settings import Settings
 from rmas import parallel
 from rmas.console import aligned, printable
+from rmas.experiment import Experiment
 from rmas.training.features import extract
 from rmas.training.inner import train_inner
 from rmas.training.loop import Schedule
@@ -30,10 +29,10 @@ _STEPS = flags.DEFINE_integer("steps", 100, "Steps that are timed; an epoch is s
 
 def main(_: list[str]) -> None:
     parallel.start()
-    settings = app.freeze(flags.FLAGS.config, Settings)
+    settings, _ = app.settings_and_workdir()
     with tempfile.TemporaryDirectory() as folder:
-        a = Assembly(settings, Path(folder))
-        rows = [measure(a, agent, Path(folder)) for agent in a.system.topology.agents]
+        run = Experiment(settings, folder)
+        rows = [measure(run, agent, Path(folder)) for agent in run.system.topology.agents]
     names = ("agent", "epoch on the fly", "epoch stored", "storing", "speed-up")
     cells = [list(names)]
     for row in rows:
@@ -43,10 +42,10 @@ def main(_: list[str]) -> None:
     print(json.dumps({"benchmark": "inner_features", "rows": rows}))
 
 
-def measure(a: Assembly, agent: str, folder: Path) -> dict[str, float | str]:
+def measure(run: Experiment, agent: str, folder: Path) -> dict[str, float | str]:
     """Seconds of one agent."""
-    s, source, own = a.settings, a.split("train"), a.system.agents[agent]
-    examples = a.examples(s.inner.max_length)
+    s, source, own = run.settings, run.data.split("train"), run.system.agents[agent]
+    examples = run.examples("inner", agent)
     steps = _STEPS.value
 
     def schedule(n: int) -> Schedule:
@@ -72,9 +71,9 @@ def measure(a: Assembly, agent: str, folder: Path) -> dict[str, float | str]:
         train_inner(
             agent,
             folder=at,
-            context=a.context,
+            context=run.context,
             params=own.params,
-            links=a.initial_links(),
+            links=run.initial_links(),
             examples=examples,
             source=source,
             schedule=schedule(2 * steps),

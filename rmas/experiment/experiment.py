@@ -115,7 +115,8 @@ class Experiment:
             earlier_rounds=outer.earlier_rounds,
         )
 
-    def _examples(self, stage: str, agent: str = "") -> Examples:
+    def examples(self, stage: str, agent: str = "") -> Examples:
+        """What makes the training arrays of `inner` training of an agent, or of `outer`."""
         outer = self.settings.outer
         return Examples(
             renderer=Renderer(self.system),
@@ -173,7 +174,7 @@ class Experiment:
             rounds = {"rounds": s.outer.rounds}
             open_workdir(folder, self._identity("links", "inner") | rounds)
             self._remember()
-            examples = self._examples("inner", agent)
+            examples = self.examples("inner", agent)
             done = (folder / LINKS).exists()  # then no hidden states are needed any more
             links = train_inner(
                 agent,
@@ -212,7 +213,7 @@ class Experiment:
         open_workdir(folder, self._identity("objective", "links", "inner", "outer") | steps)
         self._remember()
         check_texts(source, topology, topology.agents)
-        examples = self._examples("outer")
+        examples = self.examples("outer")
 
         def start() -> Params:
             links = {"inner": inner, "outer": self.initial_links()["outer"]}

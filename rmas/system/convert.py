@@ -6,10 +6,9 @@ import jax
 
 from rmas.errors import InputError
 from rmas.links import LinkSpec, init_links, parse_form
-from rmas.models import ModelSpec
-from rmas.system import prompts as prompt_sets
-from rmas.system.load import fingerprint, system_facts
-from rmas.system.released import layout_of, locate, read_links
+from rmas.system.load import system_facts
+from rmas.system.outline import Outline
+from rmas.system.released import DATE, layout_of
 from rmas.system.styles import Style
 from rmas.weights.links import load_links, save_links
 from rmas.weights.released_export import write_released
@@ -17,24 +16,21 @@ from rmas.weights.released_export import write_released
 
 def to_ours(style: Style, root: Path, task_family: str, prompts: str, out: Path) -> None:
     """Released links to `out`, with what they belong to."""
-    prompt_set = prompt_sets.load(prompts)
-    prompt_set.check(style.topology, task_family)
-    folders, outer = locate(style, root)
-    paths = {agent: at.path for agent, at in folders.items()}
-    specs = {agent: ModelSpec.from_config(path) for agent, path in paths.items()}
-    form, links = read_links(style, paths, outer.path, specs, task_family)
-    agents = {agent: fingerprint(path) for agent, path in paths.items()}
+    outline = Outline.of_style(style, root, prompts=prompts, task_family=task_family, date=DATE)
+    links = outline.released_links
+    if links is None:
+        raise AssertionError("a style on disk has links")
     origins = {
         a: {
             "base_model": style.agents[a].base_model,
             "source": at.source if at.revision else at.path.name,
             "revision": at.revision,
         }
-        for a, at in folders.items()
+        for a, at in outline.located.items()
     }
-    facts = system_facts(style.topology, prompt_set, task_family, agents)
+    facts = system_facts(style.topology, outline.prompts, task_family, outline.fingerprints)
     try:
-        save_links(out, links, {"form": form, **facts, "base_models": origins})
+        save_links(out, links, {"form": outline.form, **facts, "base_models": origins})
     except OSError as e:
         raise InputError(f"{out} cannot be written: {e.strerror}") from e
 
