@@ -195,7 +195,8 @@ def _merge(whole: dict[str, Any], values: Mapping[str, Any], prefix: str = "") -
     for name, value in values.items():
         path = prefix + name
         if name not in whole:
-            raise InputError(f"{path}: no such field{did_you_mean(path, fields())}")
+            names = [*fields(), *(prefix + known for known in whole)]
+            raise InputError(f"{path}: no such field{did_you_mean(path, names)}")
         old = whole[name]
         if path in open_dicts:
             whole[name] = dict(value) if isinstance(value, Mapping) else value

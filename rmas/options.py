@@ -61,7 +61,7 @@ class Bounds:
             ("at most", self.most),
             ("below", self.below),
         )
-        return " and ".join(f"{word} {bound:g}" for word, bound in parts if bound is not None)
+        return " and ".join(f"{word} {bound}" for word, bound in parts if bound is not None)
 
 
 def option(

@@ -128,7 +128,8 @@ class Experiment:
             shift=outer.shift,
         )
 
-    def _manifest(self) -> dict[str, Any]:
+    def manifest(self) -> dict[str, Any]:
+        """What links of this system belong to, for JSON."""
         steps = self.settings.limits.latent_steps
         return manifest_of(self.system, self.outline.form, steps)
 
@@ -190,7 +191,7 @@ class Experiment:
                 validation=validation,
                 facts=self._checkpoint_facts("inner"),
             )
-            write_links(folder / LINKS, {"inner": {agent: links}}, self._manifest())
+            write_links(folder / LINKS, {"inner": {agent: links}}, self.manifest())
 
     def train_outer(self) -> None:
         """Trains the links of the whole system, from the inner links: `outer/links`."""
@@ -205,7 +206,7 @@ class Experiment:
                     "(experiments.train_inner, or Experiment.train_inner)"
                 )
             own = {"inner": {agent: template["inner"][agent]}}
-            inner |= read_links(folder, own, self._manifest())["inner"]
+            inner |= read_links(folder, own, self.manifest())["inner"]
         source = self.data.split("train")
         validation = self.data.split("validation") if s.outer.validation_rows else ()
         folder = self.workdir / "outer"
@@ -243,7 +244,7 @@ class Experiment:
             validation=validation,
             facts=self._checkpoint_facts("objective", "outer"),
         )
-        write_links(folder / LINKS, links, self._manifest())
+        write_links(folder / LINKS, links, self.manifest())
 
     def evaluate(self, links: str | Path | None = None) -> list[dict[str, Any]]:
         """Runs all methods over the questions: `evaluate/{records,timings}.jsonl`, `summary.json`.
@@ -329,7 +330,7 @@ class Experiment:
                 "(experiments.train_outer, or Experiment.train_outer), name another folder of "
                 "links, or leave out the method latent"
             )
-        return read_links(folder, self.outline.link_template, self._manifest())
+        return read_links(folder, self.outline.link_template, self.manifest())
 
     # Shared by the stages.
 
@@ -355,7 +356,7 @@ class Experiment:
         return identity_of(self.settings, self.system, self.data.split("train"), parts)
 
     def _checkpoint_facts(self, *parts: str) -> dict[str, Any]:
-        return {**self._manifest(), "config": self._identity("links", *parts)}
+        return {**self.manifest(), "config": self._identity("links", *parts)}
 
     def _remember(self, only_once: bool = False) -> None:
         """Writes the settings beside the stages, for `rmas.load` and the commands."""

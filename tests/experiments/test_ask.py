@@ -7,13 +7,12 @@ import sys
 import pytest
 
 from experiments import conversation
-from experiments.assembly import Assembly
-from experiments.configs.tiny_sequential import get_config
 from experiments.conversation import Session, converse
-from experiments.freeze import freeze
-from experiments.settings import Settings
 from rmas.errors import InputError
+from rmas.experiment.answering import trained_system
+from rmas.experiment.identity import write_links
 from support.commands import run
+from support.experiments import experiment
 
 QUESTION = (
     "start 4 ; one add 14 mul 6 mix 10 ; two add 3 mul 2 mix 1 ; three add 0 mul 16 mix 5 ; "
@@ -22,16 +21,17 @@ QUESTION = (
 
 
 @pytest.fixture(scope="module")
-def assembly(tmp_path_factory):
+def trained(tmp_path_factory):
     """The tiny system with untrained links in its workdir."""
-    made = Assembly(freeze(get_config(), Settings), tmp_path_factory.mktemp("run"))
-    made.save(made.workdir / "outer" / "links", made.untrained_links())
+    made = experiment(tmp_path_factory.mktemp("run"))
+    write_links(made.workdir / "outer" / "links", made.untrained_links(), made.manifest())
     return made
 
 
 @pytest.fixture(scope="module")
-def sessions(assembly):
-    return {method: Session(assembly, method, 2, None) for method in ("latent", "text")}
+def sessions(trained):
+    system = trained_system(trained)
+    return {method: Session(system, method, 2) for method in ("latent", "text")}
 
 
 def test_text_exchange_on_the_screen(sessions, capsys):
@@ -132,15 +132,14 @@ def test_bytes_that_are_no_characters(sessions, capsys, monkeypatch):
 
 
 def test_missing_links_are_told(tmp_path):
-    made = Assembly(freeze(get_config(), Settings), tmp_path)
-    with pytest.raises(InputError, match=r"links is missing; run experiments\.train_outer"):
-        Session(made, "latent", 2, None)
+    with pytest.raises(InputError, match=r"links is missing; train the system .* train_outer"):
+        trained_system(experiment(tmp_path))
 
 
 @pytest.mark.slow
-def test_the_commands(assembly):
+def test_the_commands(trained):
     """Asking once, reading latents, showing a record, as a user types them."""
-    workdir = f"--workdir={assembly.workdir}"
+    workdir = f"--workdir={trained.workdir}"
     done = run("ask", workdir, "--rounds=1", QUESTION)
     assert done.returncode == 0, done.stderr
     assert "round 1: critic has thought" in done.stdout
@@ -151,10 +150,10 @@ def test_the_commands(assembly):
     assert done.returncode == 0, done.stderr
     assert "round 2, solver->planner" not in done.stdout  # nobody reads it any more
     assert "round 1, solver->planner (message)" in done.stdout
-    facts = json.loads((assembly.workdir / "latents" / "latents.json").read_text())
+    facts = json.loads((trained.workdir / "latents" / "latents.json").read_text())
     assert len(facts["questions"]) == len(facts["answers"]) == 3
     assert len(facts["readings"]["planner"]["tokens"]) == 2
-    assert (assembly.workdir / "latents" / "latents.png").is_file()
+    assert (trained.workdir / "latents" / "latents.png").is_file()
     done = run("show_run")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "name a workdir or its records" in done.stderr

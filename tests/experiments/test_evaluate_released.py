@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import config_file
+from experiments import config
 from experiments.configs import released
-from experiments.freeze import freeze
-from experiments.settings import Settings
+from rmas.experiment.derive import names
 from rmas.system.styles import STYLES
 from rmas.tasks.benchmarks import BENCHMARKS
 from support.commands import ROOT, run
@@ -21,14 +20,14 @@ FLAGS = [
     f"--config.system.prompts={TINY / 'prompts.json'}",
     "--config.system.dtype=float32",
     "--config.mesh=single",
-    "--config.data.source=tests/tasks/samples/gsm8k",
+    "--config.evaluate.source=tests/tasks/samples/gsm8k",
     "--config.evaluate.methods=('latent', 'text')",
     "--config.evaluate.rounds=(2,)",
     "--config.evaluate.latent_lengths=(2, 4)",
     "--config.evaluate.rollouts=2",
     "--config.evaluate.batch_size=4",
-    "--config.evaluate.max_new_tokens=8",
-    "--config.evaluate.message_tokens=8",
+    "--config.limits.max_new_tokens=8",
+    "--config.limits.message_tokens=8",
     "--config.num_questions=2",
 ]
 
@@ -36,8 +35,9 @@ FLAGS = [
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("benchmark", released.SAMPLING)
 def test_every_config(style, benchmark):
-    settings = freeze(released.get_config(f"{style},{benchmark}"), Settings)
-    assert settings.system.pattern() == STYLES[style].topology
+    spec = f"{ROOT}/experiments/configs/released.py:{style},{benchmark}"
+    settings, _ = names(config.settings_of(config.load(spec)))
+    assert settings.system.graph() == STYLES[style].topology
     known = BENCHMARKS[benchmark]
     assert settings.system.task_family == known.task_family
 
@@ -53,13 +53,13 @@ def test_commands_are_printed(capsys):
     assert len(lines) == len(STYLES) * len(BENCHMARKS)
     for line in lines:
         spec = re.search(r"--config=(\S+)", line)[1]
-        assert config_file.load(str(ROOT / spec)).data.name in BENCHMARKS
+        assert config.load(str(ROOT / spec)).evaluate.data in BENCHMARKS
 
 
 def test_an_unknown_pair_is_told():
     done = run("evaluate", "--config=experiments/configs/released.py:light,x", "--workdir=runs/x")
     assert done.returncode == 2
-    assert "'light,x' is no STYLE,BENCHMARK; styles: sequential_light" in done.stderr
+    assert "'light,x' is not a STYLE,BENCHMARK; styles: sequential_light" in done.stderr
 
 
 @pytest.mark.slow

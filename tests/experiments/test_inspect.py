@@ -11,7 +11,7 @@ import pytest
 
 from rmas import parallel
 from rmas.models import ModelSpec
-from rmas.system.outline import on_disk, released
+from rmas.system.outline import Outline
 from rmas.system.sizes import measure
 from rmas.system.styles import STYLES
 from rmas.weights import load_model
@@ -19,6 +19,7 @@ from support.fake_devices import mesh_of
 from support.released_tiny import STYLE, make_root
 
 ROOT = Path(__file__).parents[2]
+GIVEN = {"prompts": "default", "task_family": "math", "date": ""}
 
 
 def inspect(*flags: str) -> subprocess.CompletedProcess:
@@ -36,10 +37,9 @@ def root(tmp_path_factory):
 @pytest.mark.parametrize("quantize", [False, True])
 def test_bytes_of_a_device_are_those_that_loading_places(root, quantize):
     folder, links = root
-    specs, form, shares = on_disk(STYLE, folder, "math")
+    outline = Outline.of_style(STYLE, folder, **GIVEN)
     plan = parallel.abstract_mesh(parallel.MeshSpec(fsdp=2, tensor=2, data=2), 8)
-    edges = STYLE.topology.link_edges
-    size = measure(specs, edges, form, plan, jnp.bfloat16, quantize, shares)
+    size = outline.size(plan, jnp.bfloat16, quantize)
     mesh, first = mesh_of(2, 2, 2), jax.devices()[0]
     for agent in size.agents:
         _, params = load_model(folder / agent.name, jnp.bfloat16, mesh, quantize)
@@ -72,11 +72,10 @@ def test_caches_count_keys_values_and_states():
 
 @pytest.mark.parametrize("name", STYLES)
 def test_released_styles_without_a_folder(name):
-    specs, form, shares = released(STYLES[name])
+    outline = Outline.of_release(STYLES[name], **GIVEN)
     plan = parallel.abstract_mesh(parallel.MeshSpec(), 1)
-    edges = STYLES[name].topology.link_edges
-    size = measure(specs, edges, form, plan, jnp.bfloat16, shares=shares)
-    assert set(shares) == ({"toolcaller"} if name == "deliberation" else set())
+    size = outline.size(plan, jnp.bfloat16)
+    assert set(outline.shares) == ({"toolcaller"} if name == "deliberation" else set())
     share = size.trainable / (size.trainable + size.frozen)
     assert 0.001 < share < 0.03
     if name == "sequential_light":

@@ -22,7 +22,8 @@ def test_rows_of_the_tiny_agents_and_training_on_them(tmp_path):
     asked = tmp_path / "asked.jsonl"
     lines = [{"id": r.id, "question": r.question, "answer": r.answer} for r in made]
     asked.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    flags = [f"--config.data.name={asked}", *QUICK]
+    own = ["--config.system.task_family=relay", "--config.system.prompts=relay"]
+    flags = [f"--config.evaluate.data={asked}", *own, *QUICK]
     done = run("make_rows", f"--workdir={tmp_path / 'rows'}", *flags, quick=True)
     assert done.returncode == 0, done.stderr
     file = tmp_path / "rows" / "rows" / "rows.jsonl"

@@ -8,7 +8,11 @@ from support.commands import run
 
 
 def test_a_plan_loads_nothing_and_names_its_parts(tmp_path):
-    flags = ["--config.latent_steps=2", "--config.outer.rounds=1", "--config.mesh=data=2,fsdp=2"]
+    flags = [
+        "--config.limits.latent_steps=2",
+        "--config.outer.rounds=1",
+        "--config.mesh=data=2,fsdp=2",
+    ]
     done = run(
         "train_outer",
         *flags,
@@ -32,12 +36,15 @@ def test_a_plan_loads_nothing_and_names_its_parts(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config.plan", "--config.mesh=auto"], "leaves sizes open; a plan needs them all"),
-        (["--config.plan", "--config.mesh=data=5"], "batch_size is 16; on this mesh it must be"),
+        (["--config.plan", "--config.mesh=data=-1"], "leaves a size open; a plan needs them all"),
+        (
+            ["--config.plan", "--config.mesh=data=5"],
+            "inner.batch_size is 16; on this mesh it must be",
+        ),
         (["--processes=2"], "--processes=2 needs --coordinator=HOST:PORT and --process=I"),
         (["--coordinator=nowhere", "--processes=2"], "'nowhere' must be HOST:PORT of process 0"),
         (["--config.inner.accumulate=0"], "inner.accumulate is 0; it must be at least 1"),
-        (["--config.inner.features=float16"], "inner.features"),
+        (["--config.inner.cache_states=float16"], "config.inner.cache_states is 'float16'; it"),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path, flags, message):

@@ -2,11 +2,9 @@
 
 import pytest
 
-from experiments.configs.tiny_sequential import get_config
-from experiments.freeze import freeze
-from experiments.methods import variants
-from experiments.settings import Settings
 from rmas.errors import InputError
+from rmas.experiment.methods import variants
+from support.experiments import settings
 
 
 @pytest.mark.parametrize(
@@ -21,16 +19,11 @@ from rmas.errors import InputError
     ],
 )
 def test_methods_rounds_and_lengths(methods, lengths, wanted):
-    config = get_config()
     changes = {"methods": methods, "rounds": (1, 3), "latent_lengths": lengths}
-    config.update_from_flattened_dict({f"evaluate.{name}": v for name, v in changes.items()})
-    assert variants(freeze(config, Settings), ["a"]) == wanted
+    made = settings(**{f"evaluate__{name}": value for name, value in changes.items()})
+    assert variants(made, ["a"]) == wanted
 
 
 def test_text_recursive_needs_two_rounds():
-    config = get_config()
-    config.update_from_flattened_dict(
-        {"evaluate.methods": ("text_recursive",), "evaluate.rounds": (1,)}
-    )
-    with pytest.raises(InputError, match=r"text_recursive, but evaluate.rounds is \(1,\)"):
-        freeze(config, Settings)
+    with pytest.raises(InputError, match=r"evaluate.rounds is \(1,\) .* text_recursive needs two"):
+        settings(evaluate__methods=("text_recursive",), evaluate__rounds=(1,))

@@ -1,5 +1,6 @@
 """Wrong input ends in one clear line: what is wrong, where, and what would be right."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -8,32 +9,26 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from experiments import stages
-from experiments.assembly import Assembly
-from experiments.configs.tiny_sequential import get_config
-from experiments.freeze import freeze
-from experiments.settings import Settings
 from rmas.errors import InputError
+from rmas.experiment import Experiment
+from rmas.experiment.data import check_texts
 from rmas.tasks.rows import Row
 from support.commands import ROOT, run
+from support.experiments import experiment, settings
 
 TINY = ROOT / "rmas" / "tiny"
 SMALL = {
-    "data.train": 64,
-    "data.validation": 8,
-    "data.test": 8,
-    "inner.optim.steps": 2,
-    "outer.optim.steps": 2,
-    "evaluate.batch_size": 8,
+    "data__train": 64,
+    "data__validation": 8,
+    "data__test": 8,
+    "inner__optim__steps": 2,
+    "outer__optim__steps": 2,
+    "evaluate__batch_size": 8,
 }
 
 
-def assembly(workdir: Path, **changes) -> Assembly:
-    config = get_config()
-    config.update_from_flattened_dict(
-        SMALL | {name.replace("__", "."): value for name, value in changes.items()}
-    )
-    return Assembly(freeze(config, Settings), workdir)
+def small(workdir: Path, **changes) -> Experiment:
+    return experiment(workdir, **SMALL, **changes)
 
 
 @pytest.fixture
@@ -77,16 +72,14 @@ def edit_tensors(folder: str, change) -> None:
         ),
         (lambda f: edit_config(f, model_type="mamba"), ["critic", "mamba", "llama"]),
         (lambda f: (Path(f) / "tokenizer.json").write_text("{"), ["critic", "tokenizer"]),
-        (lambda f: shutil.rmtree(f), ["critic", "is no folder"]),
+        (lambda f: shutil.rmtree(f), ["critic", "folder"]),
     ],
     ids=["truncated", "missing", "shape", "architecture", "tokenizer", "folder"],
 )
 def test_a_corrupt_agent_folder_is_told_by_name(tmp_path, agents, damage, words):
     damage(agents["critic"])
-    config = get_config()
-    config.system.agents.update(agents)
     with pytest.raises(InputError) as error:
-        _ = Assembly(freeze(config, Settings), tmp_path / "run").system
+        _ = experiment(tmp_path / "run", system__agents=agents).system
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
@@ -114,7 +107,7 @@ def prompt_file(tmp_path: Path, edit) -> str:
 )
 def test_a_broken_prompt_set_is_told_by_place(tmp_path, edit, words):
     with pytest.raises(InputError) as error:
-        _ = assembly(tmp_path, system__prompts=prompt_file(tmp_path, edit)).system
+        _ = small(tmp_path, system__prompts=prompt_file(tmp_path, edit)).outline
     for word in words:
         assert word in str(error.value)
 
@@ -123,26 +116,45 @@ def test_prompts_that_are_no_json(tmp_path):
     path = tmp_path / "prompts.json"
     path.write_text("{nonsense")
     with pytest.raises(InputError, match=r"prompts\.json is not valid JSON"):
-        _ = assembly(tmp_path, system__prompts=str(path)).system
+        _ = small(tmp_path, system__prompts=str(path)).outline
 
 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
         ("outer__rounds", 0, "outer.rounds is 0"),
-        ("evaluate__rounds", (1, 0), "evaluate.rounds is 0"),
-        ("latent_steps", 0, "latent_steps is 0"),
+        ("evaluate__rounds", (1, 0), r"evaluate.rounds\[1\] is 0"),
+        ("limits__latent_steps", 0, "limits.latent_steps is 0"),
         ("objective", "magic", "magic"),
         ("links__form", "3layer", "3layer"),
-        ("data__test", 0, "test"),
-        ("system__style", "ring", "ring"),
+        ("data__test", 0, "data.test is 0"),
+        ("system__topology__name", "ring", "system.topology.name is 'ring'; known topologies are"),
+        ("system__style", "sequential_light", "system.style .* brings its agents"),
+        ("system__root", "somewhere", "system.root .* belongs to a released system"),
+        ("seed", 2**32, r"seed is 4294967296; it must be at least 0 and below"),
+        ("links__form", "linear", "links.init is 'aligned'; form 'linear' has no residual"),
+        ("outer__train", ("inner",), "outer.train .* name outer"),
+        ("inner__optim__clip", 0.0, "inner.optim.clip is 0.0; it must be above 0"),
+        ("inner__save_minutes", float("nan"), "inner.save_minutes is nan; it must be a finite"),
+        ("links__ridge", float("nan"), "links.ridge is nan"),
+        ("outer__optim__lr", float("inf"), "outer.optim.lr is inf"),
+        ("sampling__temperature", float("nan"), "sampling.temperature is nan"),
+        ("sampling__temperature", -1.0, "sampling.temperature is -1.0; it must be at least 0"),
+        ("sampling__top_p", 0.0, "sampling.top_p is 0.0"),
+        ("evaluate__rollouts", 2, "evaluate.rollouts is 2; temperature 0 answers alike"),
+        ("evaluate__methods", ("latent", "latent"), "evaluate.methods .* name each value once"),
+        ("evaluate__grader", "luck", "evaluate.grader is 'luck'; known graders are"),
+        ("evaluate__grade_seconds", float("inf"), "evaluate.grade_seconds is inf"),
+        ("outer__profile_steps", (3, 1), "outer.profile_steps .* name the first step"),
+        ("outer__accumulate", 5, "outer.batch_size is 24; .*accumulate, 5"),
+        ("limits__own_tokens", {"jury": 3}, "limits.own_tokens: unknown agent 'jury'; known: plan"),
+        ("mesh", "rows=2", "'rows'"),
     ],
 )
-def test_values_out_of_range(tmp_path, name, value, words):
-    with pytest.raises(InputError, match=words):
-        a = assembly(tmp_path, **{name: value})
-        _ = a.system
-        _ = a.rows
+def test_values_that_make_no_sense_are_refused_when_settings_are_made(name, value, words):
+    with pytest.raises(InputError, match=words) as error:
+        settings(**{name: value})
+    assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -151,21 +163,20 @@ def test_a_question_longer_than_the_context(tmp_path):
     texts = dict.fromkeys(("planner", "critic", "solver"), "line one : 1 keep 1 = 1")
     long = {"id": "long-1", "question": "start 4 ; " * 200, "answer": "1", "texts": texts}
     rows.write_text(json.dumps(long) + "\n")
-    a = assembly(
+    run = small(
         tmp_path / "run",
-        data__name=str(rows),
-        evaluate__split="train",
+        evaluate__data=str(rows),
         evaluate__methods=("text",),
     )
     with pytest.raises(InputError, match=r"positions of agent 'planner', whose context has 256"):
-        stages.evaluate_stage(a)
+        run.evaluate()
 
 
 def test_a_malformed_row_is_told_by_file_and_line(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"question": "a", "answer": "1"}\n{"question": 5, "answer": "1"}\n')
     with pytest.raises(InputError, match=r"rows\.jsonl.*line 2.*question"):
-        _ = assembly(tmp_path / "run", data__name=str(rows)).rows
+        _ = small(tmp_path / "run", data__name=str(rows)).data.training
 
 
 def one_line(result: subprocess.CompletedProcess[str]) -> str:
@@ -196,8 +207,7 @@ def test_a_wrong_command_exits_with_2_and_one_line(tmp_path, module, flags, word
 
 @pytest.mark.slow
 def test_a_workdir_of_another_config_is_refused_by_name(tmp_path):
-    assembly(tmp_path)  # the settings are sound
-    flags = [f"--config.{name}={value}" for name, value in SMALL.items()]
+    flags = [f"--config.{name.replace('__', '.')}={value}" for name, value in SMALL.items()]
     folder = f"--workdir={tmp_path / 'run'}"
     first = run("train_inner", folder, "--agents=critic", *flags)
     assert first.returncode == 0, first.stderr
@@ -208,23 +218,23 @@ def test_a_workdir_of_another_config_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody may write")
-def test_a_workdir_that_cannot_be_written():
+def test_a_workdir_that_cannot_be_written(tmp_path):
     with pytest.raises(InputError, match=r"workdir /proc/run.* cannot be made"):
-        stages.inner_stage(assembly(Path("/proc/run")))
+        small(Path("/proc/run"), data__folder=str(tmp_path / "data")).train_inner()
 
 
 def test_a_workdir_that_is_a_file(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(InputError, match="is a file"):
-        stages.inner_stage(assembly(tmp_path / "run"))
+        small(tmp_path / "run", data__folder=str(tmp_path / "data")).train_inner()
 
 
 @pytest.mark.parametrize("stage", ["inner", "teacher_forced", "rollout"])
 def test_a_training_row_longer_than_the_context(tmp_path, stage):
-    a = assembly(tmp_path)
+    run = small(tmp_path)
     texts = dict.fromkeys(("planner", "critic", "solver"), ("line one : 1 keep 1 = 1",))
     row = Row("long-1", "start 4 ; " * 200, "1", texts)
-    examples = a.examples(a.settings.outer.max_length)
+    examples = dataclasses.replace(run.examples("outer"), max_length=4096)
     with pytest.raises(InputError, match=r"agent 'planner', whose context has 256"):
         if stage == "inner":
             examples.inner("planner", [row], [0])
@@ -238,23 +248,53 @@ def test_an_edited_file_of_rows_is_another_experiment(tmp_path):
     for answer in ("1", "2"):
         texts = {"planner": "a", "critic": "b", "solver": "c"}
         rows.write_text(json.dumps({"question": "q", "answer": answer, "texts": texts}) + "\n")
-        found.append(assembly(tmp_path / "run", data__name=str(rows)).identity()["data"]["name"])
+        found.append(small(tmp_path / "run", data__name=str(rows)).data.split("train").version)
     assert found[0] != found[1]
+
+
+def test_rows_without_a_text_are_reported_before_training(tmp_path):
+    texts = {"planner": "a", "critic": "b", "solver": "c"}
+    rows = [{"question": "q", "answer": "1", "texts": texts}] * 2
+    rows[1] = rows[1] | {"texts": {"planner": "a", "critic": "b"}}
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    run = small(tmp_path, data__name=str(tmp_path / "rows.json"))
+    source, topology = run.data.split("train"), run.outline.topology
+    check_texts(source, topology, ["critic"])
+    with pytest.raises(InputError, match="row rows-000001: no teacher text for role 'solver'"):
+        check_texts(source, topology, ["solver"])
+    with pytest.raises(InputError, match="row rows-000001"):  # the planner hears the solver
+        run.train_inner(["planner"])
+    assert not (tmp_path / "inner").exists()
+
+
+def test_unknown_agents_are_reported_before_anything_is_trained(tmp_path):
+    with pytest.raises(InputError, match="agent 'judge' is unknown; known: planner, critic"):
+        small(tmp_path / "run").train_inner(["planner", "judge"])
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"links__form": "linear"}, "links.init aligned needs"),
-        ({"outer__train": ("inner",)}, "outer.train"),
-        ({"seed": 2**32}, r"below 2\*\*32"),
-        ({"inner__optim__clip": 0.0}, "clip 0.0 must be positive"),
+        ({"data__name": None}, "data.name is empty; name the training rows"),
+        ({"data__name": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"system__agents": None}, "system.agents is empty; name the folder or Hub id"),
     ],
 )
-def test_settings_that_would_fail_late_or_silently(tmp_path, changes, words):
-    config = get_config()
-    config.inner.optim.clip = 1.0
-    flat = {name.replace("__", "."): value for name, value in changes.items()}
-    config.update_from_flattened_dict(flat)
+def test_what_is_missing_is_named(tmp_path, changes, words):
     with pytest.raises(InputError, match=words):
-        freeze(config, Settings)
+        small(tmp_path, **changes).train_inner()
+
+
+def test_questions_are_never_guessed_from_training_rows(tmp_path):
+    texts = {"planner": "a", "critic": "b", "solver": "c"}
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"question": "q", "answer": "1", "texts": texts}) + "\n")
+    run = small(tmp_path / "run", data__name=str(rows), system__task_family="relay",
+                system__prompts="relay")  # fmt: skip
+    with pytest.raises(InputError, match=r"evaluate\.data is empty; name the questions"):
+        run.check()
+    again = small(tmp_path / "run", data__name=str(rows), evaluate__data=str(rows),
+                  system__task_family="relay", system__prompts="relay")  # fmt: skip
+    again.check()
+    assert len(again.data.asked) == 1
