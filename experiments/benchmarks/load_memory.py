@@ -141,8 +141,7 @@ def measure(folder: str, devices: int) -> dict[str, float]:
     """Loads the checkpoint onto so many CPU devices of this process, which must be a fresh one."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
-    mesh = make_mesh(MeshSpec(tensor=devices)) if devices > 1 else None
-    place = placer(mesh, Heads(HEADS, KV_HEADS))
+    place = placer(make_mesh(MeshSpec(tensor=devices)), Heads(HEADS, KV_HEADS))
     jax.block_until_ready(jnp.zeros(1) + 1)
     spec = ModelSpec.from_config(folder)
     before, start = resident("VmRSS"), time.perf_counter()

@@ -17,6 +17,7 @@ from rmas.parallel.mesh import (
     automatic,
     make_mesh,
     parse_mesh,
+    single_device_mesh,
     use,
 )
 from rmas.parallel.place import Place, Read, placer
@@ -57,6 +58,7 @@ __all__ = [
     "put_batch",
     "put_whole",
     "replicated",
+    "single_device_mesh",
     "start",
     "state_shardings",
     "to_host",

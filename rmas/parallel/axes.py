@@ -1,7 +1,7 @@
 """What the axes of arrays mean, and over which axes of the mesh each meaning is split.
 
 Model code names meanings (`constrain(h_BTD, "batch", None, None)`); only this table knows the
-mesh. Without a mesh every function here leaves arrays as they are.
+mesh.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ def constrain(x: Array, *meanings: str | None) -> Array:
     An axis that its part of the mesh does not divide counts as None: where KV heads are
     replicated, so are caches, whatever the compiler would guess. Entries of axes that hold
     heads want the axis that counts them, so that none is cut in two. Without a mesh, or under
-    one with other axes, `x` comes back as it is.
+    one of a single device or with other axes, `x` comes back as it is.
 
     Raises:
       ValueError: not one entry per axis, or an unknown meaning.
@@ -56,7 +56,7 @@ def constrain(x: Array, *meanings: str | None) -> Array:
     if unknown := {m for m in meanings if m is not None} - AXES_OF.keys():
         raise ValueError(f"no meanings of axes: {', '.join(sorted(unknown))}")
     mesh = jax.sharding.get_abstract_mesh()
-    if not set(AXES) <= set(mesh.axis_names):
+    if mesh.size == 1 or not set(AXES) <= set(mesh.axis_names):
         return x
 
     def entry(meaning: str | None, size: int):
@@ -66,17 +66,17 @@ def constrain(x: Array, *meanings: str | None) -> Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def replicated(mesh: Mesh | None) -> NamedSharding | None:
-    """Every device has everything: links, optimizer state, metrics. None without a mesh."""
-    return None if mesh is None else NamedSharding(mesh, P())
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device has everything: links, optimizer state, metrics."""
+    return NamedSharding(mesh, P())
 
 
-def batch_multiple(mesh: Mesh | None) -> int:
-    """The number of rows of a batch must be a multiple of this; 1 without a mesh."""
-    return 1 if mesh is None else parts(mesh, "batch")
+def batch_multiple(mesh: Mesh) -> int:
+    """The number of rows of a batch must be a multiple of this."""
+    return parts(mesh, "batch")
 
 
-def whole_batch(mesh: Mesh | None, rows: int) -> int:
+def whole_batch(mesh: Mesh, rows: int) -> int:
     """The smallest batch of at least `rows` that the mesh divides; the rest are empty rows."""
     multiple = batch_multiple(mesh)
     return -(-rows // multiple) * multiple
@@ -95,13 +95,13 @@ class Share:
         return slice(self.index * size, (self.index + 1) * size)
 
 
-def batch_share(mesh: Mesh | None) -> Share:
+def batch_share(mesh: Mesh) -> Share:
     """The rows that this process's devices hold, where those of every process are one block.
 
     Else, as where a pod's devices are laid out by how they are wired, every process feeds all rows,
     and its devices take theirs. All processes call it together.
     """
-    if mesh is None or jax.process_count() == 1:
+    if not mesh.is_multi_process:
         return Share()
     rows = batch_multiple(mesh)
     spans = NamedSharding(mesh, P(AXES_OF["batch"])).addressable_devices_indices_map((rows,))
@@ -115,8 +115,8 @@ def batch_share(mesh: Mesh | None) -> Share:
     return Share(held[0] // block if whole else 0, blocks)
 
 
-def put_batch(mesh: Mesh | None, tree: Any, axis: Any = 0, share: Share = Share()) -> Any:
-    """Puts a batch on the devices, its rows split; on the default device without a mesh.
+def put_batch(mesh: Mesh, tree: Any, axis: Any = 0, share: Share = Share()) -> Any:
+    """Puts a batch on the devices, its rows split.
 
     Args:
       tree: numpy arrays with this process's rows along `axis`.
@@ -126,8 +126,6 @@ def put_batch(mesh: Mesh | None, tree: Any, axis: Any = 0, share: Share = Share(
     Raises:
       ValueError: the rows do not divide; pad them to a multiple of `batch_multiple(mesh)`.
     """
-    if mesh is None:
-        return jax.tree.map(jnp.asarray, tree)
 
     def put(axis: int, x: np.ndarray) -> Array:
         x = np.asarray(x)

@@ -138,6 +138,11 @@ def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Me
     return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
 
 
+def single_device_mesh() -> Mesh:
+    """The mesh of one device: the first of this process."""
+    return make_mesh(MeshSpec(), jax.local_devices())
+
+
 def abstract_mesh(spec: MeshSpec, n_devices: int) -> AbstractMesh:
     """The same mesh as sizes alone, for plans; its devices need not exist."""
     types = (AxisType.Auto,) * len(AXES)
@@ -158,10 +163,10 @@ def mesh_sizes(spec: MeshSpec, n_devices: int, kind: str = "") -> tuple[int, ...
     return sizes
 
 
-def use(mesh: Mesh | None) -> contextlib.AbstractContextManager:
-    """`jax.set_mesh(mesh)`, or nothing where there is no mesh.
+def use(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Makes `mesh` the current one (`jax.set_mesh`); not inside of a function that is traced.
 
-    Inside, everything runs on all devices of the mesh: arrays without a place of their own are
-    replicated onto it, and one that was put on a single device is an error of JAX's.
+    Inside, everything runs on all devices of the mesh: uncommitted arrays are replicated onto it,
+    and JAX refuses arrays that were put on other devices.
     """
-    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+    return jax.set_mesh(mesh)

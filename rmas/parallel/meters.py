@@ -29,11 +29,12 @@ def seconds_compiling() -> float:
     return sum(_compiled())
 
 
-def machine(mesh: Mesh | None) -> str:
+def machine(mesh: Mesh) -> str:
     """What a run's times belong to: devices of this process, mesh, and how many processes."""
     device = jax.local_devices()[0]
     cores = f" of {os.cpu_count()} cores" if device.platform == "cpu" else ""
-    shape = ",".join(f"{axis}={n}" for axis, n in mesh.shape.items()) if mesh else "single"
+    sizes = ",".join(f"{axis}={n}" for axis, n in mesh.shape.items())
+    shape = sizes if mesh.size > 1 else "single"
     return (
         f"{jax.local_device_count()} {device.device_kind}{cores}, mesh {shape}, "
         f"{jax.process_count()} processes"

@@ -101,8 +101,7 @@ def load_system(
         task_family,
         dict.fromkeys(made.topology.callers, tools) if tools else {},
     )
-    if system.mesh is not None:
-        links = parallel.put_whole(links, parallel.replicated(system.mesh))
+    links = parallel.put_whole(links, parallel.replicated(system.mesh))
     return LoadedSystem(system, links, form)
 
 

@@ -117,10 +117,8 @@ def test_automatic_splits_weights_no_more_than_they_need(arguments, spec):
     assert automatic(**{"n_devices": 8} | arguments) == spec
 
 
-def test_use_sets_the_mesh_and_takes_none():
+def test_use_sets_the_mesh():
     mesh = mesh_of(data=2, tensor=4)
-    with parallel.use(None):
-        assert jax.sharding.get_abstract_mesh().empty
     with parallel.use(mesh):
         assert jax.sharding.get_abstract_mesh() == mesh.abstract_mesh
     assert jax.sharding.get_abstract_mesh().empty
