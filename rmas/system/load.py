@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from rmas.errors import InputError
 from rmas.files import read_json
 from rmas.links import Form, LinkSpec
-from rmas.models import ModelSpec
+from rmas.models import ModelSpec, read_spec
 from rmas.parallel import placer, single_device_mesh
 from rmas.shapes import Params
 from rmas.system.encode import ChatTokenizer
@@ -149,7 +149,7 @@ def load_agents(
     """
     located = {source: hub.resolve(source) for source in dict.fromkeys(sources.values())}
     paths = {source: at.path for source, at in located.items()}
-    models = {source: ModelSpec.from_config(path) for source, path in paths.items()}
+    models = {source: read_spec(path) for source, path in paths.items()}
     shares = shared_weights(paths, models)
     dtype = weight_dtype(dtype)
     owners = [spec for source, spec in models.items() if source not in shares]

@@ -13,7 +13,7 @@ from jax import tree_util
 from jax.sharding import Mesh
 
 from rmas.errors import InputError
-from rmas.models import Model, ModelSpec, abstract_params
+from rmas.models import Model, ModelSpec, abstract_params, read_spec
 from rmas.parallel import Place, placer, single_device_mesh
 from rmas.shapes import Params
 from rmas.weights import hub
@@ -56,7 +56,7 @@ def load_model(
         do not fit it.
     """
     directory = hub.resolve(str(path)).path
-    spec = ModelSpec.from_config(directory)
+    spec = read_spec(directory)
     dtype = weight_dtype(dtype)
     mesh = choose_mesh(mesh, [spec], dtype, quantize)
     place = placer(mesh, heads_of(spec))

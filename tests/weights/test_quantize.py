@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rmas.models import ModelSpec, abstract_params
+from rmas.models import abstract_params, read_spec
 from rmas.parallel import param_shardings, placer
 from rmas.weights import load_params, save_params
 from rmas.weights.placement import heads_of
@@ -100,7 +100,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2), (1, 2, 4)], ids=str)
 def test_loading_gives_the_same_bits(folder, sizes, dtype):
     """Also on a mesh, where kernels and scales lie by the rules; KV heads do not divide by 4."""
-    spec = ModelSpec.from_config(folder)
+    spec = read_spec(folder)
     mesh = mesh_of(*sizes)
     place = placer(mesh, heads_of(spec))
     loaded = load_params(spec, folder, dtype, place, quantize=True)
