@@ -1,4 +1,4 @@
-"""How a program starts, and how its arrays lie on devices: mesh, rules, constraints."""
+"""Start-up of processes, and how arrays are sharded over devices: mesh, rules, constraints."""
 
 from rmas.parallel.axes import (
     Share,

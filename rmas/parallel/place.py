@@ -1,8 +1,9 @@
-"""Parameters straight onto the mesh, as they are read.
+"""Parameters are put on the mesh as they are read.
 
-Each distinct shard is read once, and put on every device of this process that holds it; no
-process reads what its devices do not hold. Stacked matrices go layer by layer, and what lies on one
-device by pieces: host memory stays near one shard of one layer, or of the embedding.
+Each distinct shard is read once and copied to every device of this process that holds it; no
+process reads what its devices do not hold. Stacked matrices are read layer by layer, and large
+arrays on a mesh of one device in pieces, so that host memory stays near the size of one shard of
+one layer or of the embedding.
 """
 
 import functools
@@ -15,23 +16,24 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 
+from rmas.parallel.axes import Index, indices_of
 from rmas.parallel.rules import Heads, is_stacked, sharder
 from rmas.shapes import Array
 
-Index = tuple[slice, ...]
 Read = Callable[[Index], np.ndarray]
+"""`read(index)` returns one slice of a parameter; its slices have starts and stops."""
 Place = Callable[[str, tuple[int, ...], np.dtype, Read], Array]
+"""`place(path, shape, dtype, read)` reads one parameter and returns it on its devices."""
 PIECE = 16 << 20
-"""Bytes of an unstacked parameter that pass through host memory at a time, on one device."""
+"""Bytes of an unstacked parameter that are in host memory at a time, on a mesh of one device."""
 
 
 def placer(mesh: Mesh, heads: Heads) -> Place:
-    """Gives `place(path, shape, dtype, read) -> array` for the parameters of one agent.
+    """Makes the function that puts the parameters of one agent on the mesh (see `Place`).
 
-    `read(index)` returns one slice of the parameter as numpy; the slices asked for have starts
-    and stops. All processes must place the same parameters in the same order.
+    All processes must place the same parameters in the same order.
 
-    Raises (when called):
+    Raises (when the function is called):
       KeyError: no rule matches the path.
       ValueError: the shape is not what the rule describes.
     """
@@ -52,13 +54,13 @@ def placer(mesh: Mesh, heads: Heads) -> Place:
 
 def _by_shard(shape: tuple[int, ...], sharding: NamedSharding, read: Read) -> Array:
     holders: dict[tuple, list[jax.Device]] = {}
-    for device, index in sharding.addressable_devices_indices_map(shape).items():
+    for device, index in indices_of(sharding, shape):
         spans = tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
         holders.setdefault(spans, []).append(device)
     arrays = []
     for spans, devices in holders.items():
         shard = read(tuple(slice(*span) for span in spans))
-        # Waiting keeps shards from queueing up in host memory.
+        # Waiting bounds how many shards are in host memory.
         arrays += jax.block_until_ready([jax.device_put(shard, device) for device in devices])
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
 
@@ -66,17 +68,22 @@ def _by_shard(shape: tuple[int, ...], sharding: NamedSharding, read: Read) -> Ar
 def _by_piece(
     shape: tuple[int, ...], sharding: NamedSharding, read: Read, axis: int, step: int
 ) -> Array:
-    """Fills an array along an axis that is not split, so that each write is local."""
-    if step >= shape[axis]:
-        return _by_shard(shape, sharding, read)
-    array, write = None, _writer(sharding, axis)
-    for start in range(0, shape[axis], step):
+    """Fills an array in pieces along an axis that is not split, so that each write is local."""
+
+    def piece_at(start: int) -> Array:
         size = min(step, shape[axis] - start)
         part = (*shape[:axis], size, *shape[axis + 1 :])
-        piece = _by_shard(part, sharding, functools.partial(_read_from, read, axis, start))
+        return _by_shard(part, sharding, functools.partial(_read_from, read, axis, start))
+
+    if step >= shape[axis]:
+        return piece_at(0)
+    array, write = None, _writer(sharding, axis)
+    for start in range(0, shape[axis], step):
+        piece = piece_at(start)
         if array is None:
             array = jnp.zeros(shape, piece.dtype, device=sharding)
         array = write(array, piece, start).block_until_ready()
+    assert array is not None
     return array
 
 

@@ -102,4 +102,4 @@ def test_a_broken_mesh_is_one_line(root):
     done = inspect("--style=sequential_light", f"--root={root[0]}", "--mesh=rows=2")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "'rows' is no axis" in line
+    assert "unknown axis 'rows'" in line

@@ -101,9 +101,9 @@ def test_without_our_mesh_nothing_is_added():
 
 
 def test_wrong_meanings_are_refused_with_or_without_a_mesh():
-    with pytest.raises(ValueError, match=r"1 entries for the axes of \(8, 4\)"):
+    with pytest.raises(ValueError, match=r"1 meanings for an array of shape \(8, 4\)"):
         constrain(jnp.ones((8, 4)), "batch")
-    with pytest.raises(ValueError, match="no meanings of axes: rows"):
+    with pytest.raises(ValueError, match="unknown meanings of axes: rows"):
         constrain(jnp.ones((8, 4)), "rows", None)
 
 
