@@ -29,7 +29,7 @@ from experiments import app
 from rmas import models
 from rmas.errors import InputError
 from rmas.experiment import embedded
-from rmas.models import ModelSpec
+from rmas.models import ModelSpec, parse_spec
 from rmas.shapes import Array, Params
 from rmas.system import prompts
 from rmas.system.batch import Line, line, stack
@@ -346,7 +346,7 @@ def make_agent(name: str, out: Path, seed: int) -> None:
     seed = seed * 10 + list(RECIPES).index(name)
     tokenizer = make_tokenizer(recipe, seed)
     config = recipe.config | {"vocab_size": len(tokenizer)}
-    spec = ModelSpec.from_dict(config, where=name)
+    spec = parse_spec(config, where=name)
     chat = ChatTokenizer(tokenizer, date="", where=name)
     curricula = tuple(
         Curriculum(

@@ -1,6 +1,6 @@
-"""Writing files so that a kill at any moment leaves the old content or the new, never a half.
+"""Atomic writing of files, and reading of small JSON files from outside.
 
-And reading small JSON files that somebody else wrote.
+A process that is killed while it writes leaves either the old content or the new, never a part.
 """
 
 import contextlib
@@ -15,15 +15,16 @@ from typing import IO, Any
 from rmas.errors import InputError
 
 MAX_JSON = 64 << 20
+"""Bytes of the largest JSON file that `read_json` accepts."""
 _FULL = ("No space left", "ENOSPC", "Disk quota exceeded", "File too large")
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside `path` for the block to write a file to, which then becomes `path`.
+    """Yields a temporary path in the folder of `path`; what the block writes there becomes `path`.
 
-    The file takes the place of `path` in one step, once all of it is on disk and with the mode
-    that `open` gives; if the block fails, `path` is untouched and nothing is left behind.
+    The file is flushed to disk and then replaces `path` in one step, with the permissions of a
+    file made by `open`. If the block fails, `path` is unchanged and the temporary file is removed.
 
     Raises:
       OSError: as `open`, and whatever the block raises.
@@ -34,7 +35,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         temporary.touch(exist_ok=False)
         mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
-        # The writer may have put a file of its own there: safetensors makes a private one.
+        # The writer may have replaced the file: safetensors makes one that only its owner reads.
         os.chmod(temporary, mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -44,51 +45,55 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """`data` as the whole content of `path`; OSError as `open`."""
+    """Makes `data` the whole content of `path`. Raises OSError as `open` does."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def atomic_write_text(path: str | os.PathLike, text: str) -> None:
-    """`atomic_write_bytes` of the text in UTF-8."""
+    """Makes `text`, encoded in UTF-8, the whole content of `path`."""
     atomic_write_bytes(path, text.encode("utf-8"))
 
 
 def atomic_write_json(path: str | os.PathLike, obj: Any) -> None:
-    """`obj` as indented JSON with a final newline; key order is kept."""
+    """Writes `obj` to `path` as indented JSON with a final newline; key order is kept."""
     atomic_write_text(path, json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager
 def report_full_disk(what: str) -> Iterator[None]:
-    """Ends with one line where the block finds the disk full, whatever its writer makes of that.
+    """Turns any error of the block that means a full disk into one `InputError`.
 
-    Raises InputError naming `what` cannot be written; other errors go through.
+    Libraries report a full disk by exceptions of various types. Other errors pass through.
+
+    Args:
+      what: names what is written, as the start of the message.
     """
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # array_record, safetensors and tensorstore have errors of their own
+    except Exception as error:  # array_record, safetensors and tensorstore raise their own types
         if not any(word in str(error) for word in _FULL):
             raise
         raise InputError(
-            f"{what} cannot be written: the disk is full; make room, and give the same command "
-            "again: what was written before is whole"
+            f"{what} cannot be written: the disk is full; free some space and run the same "
+            "command again: files written before are complete"
         ) from error
 
 
 def append_lines(file: IO[str], lines: Iterable[str]) -> None:
-    """Appends the lines, each with a newline, in one write, and waits until they are on disk."""
+    """Appends the lines, each with a newline, in one write, and returns when they are on disk."""
     file.write("".join(line + "\n" for line in lines))
     file.flush()
     os.fsync(file.fileno())
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """What a JSON file from outside holds, at most 64 MiB of it.
+    """Reads a JSON file of at most `MAX_JSON` bytes.
 
-    Raises `InputError` naming the file: it cannot be read, is too large, or is not JSON.
+    Raises:
+      InputError: the file cannot be read, is too large, or is not valid JSON.
     """
     try:
         with open(path, "rb") as file:
@@ -96,7 +101,7 @@ def read_json(path: str | os.PathLike) -> Any:
     except OSError as e:
         raise InputError(f"cannot read {path}: {e.strerror}") from e
     if len(data) > MAX_JSON:
-        raise InputError(f"{path} is larger than {MAX_JSON >> 20} MiB")
+        raise InputError(f"{path} is larger than the limit of {MAX_JSON >> 20} MiB")
     try:
         return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as e:

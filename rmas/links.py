@@ -1,8 +1,9 @@
 """RecursiveLinks: the only trainable part of a system.
 
-An inner link maps an agent's last hidden state to its own input embedding; an outer link maps
-it on to another agent's. Parameter names and numerics are the release's (`proj1`, `proj2`,
-`residual_proj`, ...; exact GELU; LayerNorm with bias, eps 1e-5), so that its files map one to one.
+An inner link maps an agent's last hidden state to that agent's input embedding space; an outer
+link maps the result to the embedding space of another agent. Parameter names and numerics are
+those of the released systems (`proj1`, `proj2`, `residual_proj`, ...; exact GELU; LayerNorm with
+bias, eps 1e-5), so that their files map one to one.
 
 form         inner link                             outer link
 `linear`     `W1 h`                                 `W1 h`
@@ -14,7 +15,7 @@ form         inner link                             outer link
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from rmas.shapes import Array, Params
 
 Form = Literal["linear", "linear_res", "mlp", "mlp_res", "ln_res"]
 Init = Literal["random", "gated", "aligned"]
+FORMS: tuple[Form, ...] = get_args(Form)
 RELEASED_ALIASES: Mapping[str, Form] = {
     "1layer": "linear",
     "1layer_res": "linear_res",
@@ -36,16 +38,20 @@ RELEASED_ALIASES: Mapping[str, Form] = {
     "ln_res_adapter": "ln_res",
     "outer_ln_res_adapter": "ln_res",
 }
+"""The names of forms in released files."""
 _EPS = 1e-5
 
 
 def parse_form(name: str) -> Form:
-    """A form by our name or by the release's; raises `InputError` naming the known ones."""
-    form = RELEASED_ALIASES.get(name, name)
-    if form not in get_args(Form):
-        known = ", ".join([*get_args(Form), *RELEASED_ALIASES])
-        raise InputError(f"unknown link form {name!r}; known: {known}")
-    return form
+    """The form with this name, which may also be a name that released files use.
+
+    Raises:
+      InputError: the name is unknown; the message lists the known ones.
+    """
+    known = {form: form for form in FORMS} | dict(RELEASED_ALIASES)
+    if name not in known:
+        raise InputError(f"unknown link form {name!r}; known: {', '.join(known)}")
+    return known[name]
 
 
 def _uniform_fan_in(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
@@ -70,13 +76,14 @@ def _norm(name: str) -> nn.LayerNorm:
 
 
 class InnerLink(nn.Module):
-    """`h [..., D]` -> `[..., D]` in float32 (float64 if the argument is)."""
+    """The inner link of an agent of hidden width `width`."""
 
     form: Form
     width: int
 
     @nn.compact
     def __call__(self, h_D: Array) -> Array:
+        """Maps hidden states `[..., D]` to `[..., D]`: float32, or float64 if `h_D` is."""
         h_D, d = at_least_float32(h_D), self.width
         x_D = _norm("pre_ln")(h_D) if self.form == "ln_res" else h_D
         y_D = _dense(d, d, "proj1")(x_D)
@@ -88,7 +95,7 @@ class InnerLink(nn.Module):
 
 
 class OuterLink(nn.Module):
-    """`h [..., E]` of the sender -> `[..., D]` of the receiver, float32 at least."""
+    """The outer link from an agent of width `d_src` to one of width `d_dst`."""
 
     form: Form
     d_src: int
@@ -96,6 +103,7 @@ class OuterLink(nn.Module):
 
     @nn.compact
     def __call__(self, h_E: Array) -> Array:
+        """Maps `[..., E]` of the sender to `[..., D]` of the receiver; dtype as `InnerLink`."""
         h_E, e, d = at_least_float32(h_E), self.d_src, self.d_dst
         normed = self.form == "ln_res"
         x_E = _norm("ln_source")(h_E) if normed else h_E
@@ -111,27 +119,36 @@ class OuterLink(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class LinkSpec:
-    """Static facts of a system's links: one form, widths by agent, edges as (src, dst)."""
+    """The static facts of a system's links.
+
+    Attributes:
+      form: of all links.
+      widths: (agent, hidden width).
+      edges: (sender, receiver), one outer link each.
+    """
 
     form: Form
     widths: tuple[tuple[str, int], ...]
     edges: tuple[tuple[str, str], ...]
 
     def inner_module(self, agent: str) -> InnerLink:
+        """The inner link of an agent as a Flax module."""
         return InnerLink(self.form, dict(self.widths)[agent])
 
     def outer_module(self, src: str, dst: str) -> OuterLink:
+        """The outer link of an edge as a Flax module."""
         widths = dict(self.widths)
         return OuterLink(self.form, widths[src], widths[dst])
 
     def inner(self, links: Params, agent: str, h_D: Array) -> Array:
-        """Applies an agent's inner link."""
-        return self.inner_module(agent).apply({"params": links["inner"][agent]}, h_D)
+        """Applies an agent's inner link to its hidden states `[..., D]`."""
+        variables = {"params": links["inner"][agent]}
+        return cast(Array, self.inner_module(agent).apply(variables, h_D))
 
     def outer(self, links: Params, src: str, dst: str, h_E: Array) -> Array:
-        """Applies the outer link of an edge to inner-mapped states of its source."""
-        params = links["outer"][edge_name(src, dst)]
-        return self.outer_module(src, dst).apply({"params": params}, h_E)
+        """Applies the outer link of an edge to what its sender's inner link gave, `[..., E]`."""
+        variables = {"params": links["outer"][edge_name(src, dst)]}
+        return cast(Array, self.outer_module(src, dst).apply(variables, h_E))
 
 
 def edge_name(src: str, dst: str) -> str:
@@ -140,11 +157,12 @@ def edge_name(src: str, dst: str) -> str:
 
 
 def init_links(spec: LinkSpec, key: Array, init: Init = "random") -> Params:
-    """The links tree `{"inner": {agent: ...}, "outer": {"src->dst": ...}}`, float32.
+    """Makes the links tree `{"inner": {agent: ...}, "outer": {"src->dst": ...}}`, float32.
 
-    `random` is the release's (torch) initialisation; `gated` also zeroes the last layer of
-    every MLP branch, so that a residual link starts as its residual path. `aligned` needs
-    weights and data: start from `gated`, then `aligned_inner` and `aligned_outer`.
+    `random` is PyTorch's default initialisation, as in the released systems; `gated` also zeroes
+    the last layer of every MLP branch, so that a residual link starts as its residual path.
+    `aligned` gives the same links as `gated` here, and is completed by `aligned_inner` and
+    `aligned_outer`, which need weights and data.
     """
 
     def make(module: nn.Module, width: int, key: Array) -> Params:
@@ -165,10 +183,11 @@ def init_links(spec: LinkSpec, key: Array, init: Init = "random") -> Params:
 
 
 def aligned_inner(params: Params, rms: float) -> Params:
-    """An inner link whose final norm starts at the size of the agent's embeddings (`rms`).
+    """An inner link whose outputs start at the scale of the agent's embeddings.
 
-    The first stage of training compares directions only; the size would stay as drawn. Forms
-    without a final norm are returned as they are.
+    Sets the scale of the final norm to `rms`, the root mean square of the embeddings: inner
+    training compares directions only, so it would leave the scale as initialised. Links of a
+    form without a final norm are returned unchanged.
     """
     if "post_ln" not in params:
         return params
@@ -179,14 +198,17 @@ def aligned_inner(params: Params, rms: float) -> Params:
 def aligned_outer(params: Params, z_NE: np.ndarray, y_ND: np.ndarray, ridge: float) -> Params:
     """An outer link whose residual path is the ridge regression of `y_ND` on `z_NE`.
 
+    The last layer of its MLP branch is zero. The final norm of `ln_res` gets the root mean square
+    of `y_ND` as its scale, so that messages start at the scale of token embeddings.
+
     Args:
-      params: a link of form `mlp_res` or `ln_res`; its MLP branch is closed (last layer zero).
-      z_NE: inner-mapped states of the sender at N positions.
+      params: a link of form `mlp_res` or `ln_res`.
+      z_NE: outputs of the sender's inner link at N positions.
       y_ND: the receiver's embeddings of the same text at these positions.
       ridge: penalty relative to the mean squared feature.
 
-    The final norm of `ln_res` gets the root mean square of `y_ND` as its scale, so that messages
-    start at the size of token embeddings. Raises `InputError` for forms without a residual map.
+    Raises:
+      InputError: a link of another form.
     """
     if "residual_proj" not in params or "proj2" not in params:
         raise InputError("aligned initialisation needs a link of form mlp_res or ln_res")

@@ -1,7 +1,7 @@
-"""The glossary of dimension letters that array names carry: `h_BTD` is `[batch, time, width]`.
+"""The dimension letters in array names: `h_BTD` has shape `[batch, time, width]`.
 
     B  batch rows (questions)
-    C  concatenated message vectors of one prompt (all its slots, in order)
+    C  message vectors of one prompt, those of all its slots concatenated in order
     D  hidden width of an agent (the receiver's, where two agents meet)
     E  hidden width of the sending agent, where it differs from D
     F  inner width of an MLP

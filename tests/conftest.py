@@ -44,7 +44,7 @@ def _forget_programs():
 def tiny(tmp_path_factory):
     """`tiny(case)` for the cases of `tiny_hf.py`; skips where torch is not installed."""
     pytest.importorskip("torch")
-    from rmas.models import ModelSpec
+    from rmas.models import read_spec
     from rmas.weights import load_params
     from support import tiny_hf
 
@@ -53,7 +53,7 @@ def tiny(tmp_path_factory):
         folder = tmp_path_factory.mktemp(case)
         model = tiny_hf.model(case)
         model.save_pretrained(folder)
-        spec = ModelSpec.from_config(folder)
+        spec = read_spec(folder)
         return Tiny(model, folder, spec, load_params(spec, folder))
 
     return get

@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 
 from experiments import app
 from rmas.errors import InputError
-from rmas.models import ModelSpec
+from rmas.models import read_spec
 from rmas.parallel import Heads, MeshSpec, make_mesh, placer
 from rmas.weights import load_params
 
@@ -141,10 +141,9 @@ def measure(folder: str, devices: int) -> dict[str, float]:
     """Loads the checkpoint onto so many CPU devices of this process, which must be a fresh one."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
-    mesh = make_mesh(MeshSpec(tensor=devices)) if devices > 1 else None
-    place = placer(mesh, Heads(HEADS, KV_HEADS))
+    place = placer(make_mesh(MeshSpec(tensor=devices)), Heads(HEADS, KV_HEADS))
     jax.block_until_ready(jnp.zeros(1) + 1)
-    spec = ModelSpec.from_config(folder)
+    spec = read_spec(folder)
     before, start = resident("VmRSS"), time.perf_counter()
     params = jax.block_until_ready(load_params(spec, folder, place=place))
     seconds, peak = time.perf_counter() - start, resident("VmHWM") - before

@@ -2,6 +2,7 @@
 gemma3 and qwen3_5 (text)."""
 
 from rmas.models.cache import Entries, Segment, open_tail, pick_rows, widen, write
+from rmas.models.config import parse_spec, read_spec
 from rmas.models.model import (
     Model,
     abstract_params,
@@ -25,9 +26,11 @@ __all__ = [
     "embedding_rms",
     "init_params",
     "open_tail",
+    "parse_spec",
     "pick_rows",
     "positions",
     "prefill",
+    "read_spec",
     "run",
     "unembed",
     "widen",

@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 from rmas.errors import InputError
-from rmas.models.config import parse_config
+from rmas.models.config import parse_spec
 from rmas.models.spec import ModelSpec
 
 
@@ -27,7 +27,7 @@ def base_spec(name: str) -> ModelSpec:
     Raises:
       InputError: not one of `base_models`.
     """
-    return parse_config(_facts(name)["config"], where=name)
+    return parse_spec(_facts(name)["config"], where=name)
 
 
 def parameters(name: str) -> int:

@@ -52,7 +52,7 @@ ROPE_TYPES = ("default", "linear", "llama3")
 _FULL, _SLIDING, _LINEAR = "full_attention", "sliding_attention", "linear_attention"
 
 
-def read_config(directory: str | Path) -> ModelSpec:
+def read_spec(directory: str | Path) -> ModelSpec:
     """Reads `directory/config.json`, in the flat or the nested layout of rope settings.
 
     Raises:
@@ -65,10 +65,10 @@ def read_config(directory: str | Path) -> ModelSpec:
     config = read_json(path)
     if not isinstance(config, dict):
         raise InputError(f"{path} must hold a JSON object")
-    return parse_config(config, where=str(path))
+    return parse_spec(config, where=str(path))
 
 
-def parse_config(config: dict[str, Any], where: str) -> ModelSpec:
+def parse_spec(config: dict[str, Any], where: str) -> ModelSpec:
     """The same from a parsed configuration; `where` names its source in errors."""
     kind = config.get("model_type")
     if isinstance(kind, str) and kind in COMPOSITES:

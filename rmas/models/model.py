@@ -6,6 +6,7 @@ are a plain nested dict: `embed/weight [V, D]`, `layers/period/<j>/... [L, ...]`
 A matrix may be int8, with a `scale` beside its `kernel` (`rmas.weights.quantize`).
 """
 
+import contextlib
 import dataclasses
 import functools
 
@@ -17,7 +18,7 @@ from rmas.models import ops
 from rmas.models.cache import Entries, Segment
 from rmas.models.spec import ModelSpec
 from rmas.models.stack import init_layers, run_layers
-from rmas.parallel import constrain, use
+from rmas.parallel import constrain, single_device_mesh, use
 from rmas.shapes import Array, Params
 
 
@@ -114,13 +115,13 @@ def abstract_params(spec: ModelSpec) -> Params:
 class Model:
     """One architecture with its functions bound, each compiled once per shape.
 
-    Parameters stay an argument: `model, params = rmas.load_model(path)`. With a mesh, arrays
-    lie as `rmas.parallel` says; inside a function that you trace yourself, enter
+    Parameters stay an argument: `model, params = rmas.load_model(path)`. Arrays lie
+    on its mesh as `rmas.parallel` says; inside a function that you trace yourself, enter
     `rmas.parallel.use(model.mesh)` around the outermost call.
     """
 
     spec: ModelSpec
-    mesh: Mesh | None = None
+    mesh: Mesh = dataclasses.field(default_factory=single_device_mesh)
 
     def embed(self, params: Params, ids_BT: Array) -> Array:
         """Input embeddings `[B, T, D]` in the weights' type (scaled where the family does)."""
@@ -140,7 +141,7 @@ class Model:
 
     def _call(self, function, params: Params, *arrays: Array) -> Array:
         traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((params, arrays)))
-        with use(None if traced else self.mesh):
+        with contextlib.nullcontext() if traced else use(self.mesh):
             return function(self.spec, params, *arrays)
 
 

@@ -5,8 +5,6 @@ could decide.
 """
 
 import dataclasses
-from pathlib import Path
-from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,17 +115,3 @@ class ModelSpec:
     def delta(self) -> DeltaLayer | None:
         """The sizes of the gated delta-net layers, if the model has any; all are alike."""
         return next((layer for layer in self.layers if isinstance(layer, DeltaLayer)), None)
-
-    @classmethod
-    def from_config(cls, directory: str | Path) -> "ModelSpec":
-        """Reads `directory/config.json`; see `config.read_config`."""
-        from rmas.models import config
-
-        return config.read_config(directory)
-
-    @classmethod
-    def from_dict(cls, config: dict[str, Any], where: str) -> "ModelSpec":
-        """The same from a parsed configuration; see `config.parse_config`."""
-        from rmas.models.config import parse_config
-
-        return parse_config(config, where)

@@ -1,4 +1,4 @@
-"""How a program starts, and how its arrays lie on devices: mesh, rules, constraints."""
+"""Start-up of processes, and how arrays are sharded over devices: mesh, rules, constraints."""
 
 from rmas.parallel.axes import (
     Share,
@@ -17,6 +17,7 @@ from rmas.parallel.mesh import (
     automatic,
     make_mesh,
     parse_mesh,
+    single_device_mesh,
     use,
 )
 from rmas.parallel.place import Place, Read, placer
@@ -57,6 +58,7 @@ __all__ = [
     "put_batch",
     "put_whole",
     "replicated",
+    "single_device_mesh",
     "start",
     "state_shardings",
     "to_host",

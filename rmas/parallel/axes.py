@@ -1,12 +1,13 @@
-"""What the axes of arrays mean, and over which axes of the mesh each meaning is split.
+"""The meanings of array axes, and the axes of the mesh that each meaning is split over.
 
-Model code names meanings (`constrain(h_BTD, "batch", None, None)`); only this table knows the
-mesh. Without a mesh every function here leaves arrays as they are.
+Model code names meanings (`constrain(h_BTD, "batch", None, None)`); `AXES_OF` maps them to the
+mesh.
 """
 
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -29,34 +30,36 @@ AXES_OF: dict[str, str | tuple[str, ...]] = {
     "delta_heads": "tensor",
     "delta_value_heads": "tensor",
 }
-"""Meanings of array axes. `delta_heads` counts the heads of a delta-net's keys and of its state,
-`delta_value_heads` those of its values."""
+"""The axes of the mesh by meaning. `delta_heads` are the key heads of gated delta-net layers, and
+the heads of their state; `delta_value_heads` are their value heads."""
 
 
 def parts(mesh: Mesh | AbstractMesh, meaning: str) -> int:
-    """Into how many pieces an axis of this meaning is split."""
+    """The number of pieces that an axis of this meaning is split into."""
     names = AXES_OF[meaning]
     return math.prod(mesh.shape[name] for name in ([names] if isinstance(names, str) else names))
 
 
 def constrain(x: Array, *meanings: str | None) -> Array:
-    """Fixes how an array inside a jitted function lies on the mesh that `use` has set.
+    """Constrains the sharding of an array inside a jitted function, on the mesh that `use` set.
 
-    One entry per axis: a meaning of `AXES_OF`, or None (every device has all of it).
-    An axis that its part of the mesh does not divide counts as None: where KV heads are
-    replicated, so are caches, whatever the compiler would guess. Entries of axes that hold
-    heads want the axis that counts them, so that none is cut in two. Without a mesh, or under
-    one with other axes, `x` comes back as it is.
+    Returns `x` itself if there is no mesh, or one of a single device or with other axes.
+
+    Args:
+      meanings: one entry per axis of `x`: a key of `AXES_OF`, or None for an axis that every
+        device holds whole. Where heads are split, pass `x` with an axis that counts them, so that
+        no head is cut. An axis whose size the mesh does not divide counts as None: where
+        key/value heads are replicated, so are caches.
 
     Raises:
       ValueError: not one entry per axis, or an unknown meaning.
     """
     if len(meanings) != x.ndim:
-        raise ValueError(f"{len(meanings)} entries for the axes of {x.shape}")
+        raise ValueError(f"{len(meanings)} meanings for an array of shape {x.shape}")
     if unknown := {m for m in meanings if m is not None} - AXES_OF.keys():
-        raise ValueError(f"no meanings of axes: {', '.join(sorted(unknown))}")
+        raise ValueError(f"unknown meanings of axes: {', '.join(sorted(unknown))}")
     mesh = jax.sharding.get_abstract_mesh()
-    if not set(AXES) <= set(mesh.axis_names):
+    if mesh.size == 1 or not set(AXES) <= set(mesh.axis_names):
         return x
 
     def entry(meaning: str | None, size: int):
@@ -66,80 +69,96 @@ def constrain(x: Array, *meanings: str | None) -> Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def replicated(mesh: Mesh | None) -> NamedSharding | None:
-    """Every device has everything: links, optimizer state, metrics. None without a mesh."""
-    return None if mesh is None else NamedSharding(mesh, P())
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of arrays that every device holds whole: links in a step, and metrics."""
+    return NamedSharding(mesh, P())
 
 
-def batch_multiple(mesh: Mesh | None) -> int:
-    """The number of rows of a batch must be a multiple of this; 1 without a mesh."""
-    return 1 if mesh is None else parts(mesh, "batch")
+def batch_multiple(mesh: Mesh) -> int:
+    """The number that must divide the rows of a batch."""
+    return parts(mesh, "batch")
 
 
-def whole_batch(mesh: Mesh | None, rows: int) -> int:
-    """The smallest batch of at least `rows` that the mesh divides; the rest are empty rows."""
+def whole_batch(mesh: Mesh, rows: int) -> int:
+    """The smallest batch size that is at least `rows` and that the mesh divides."""
     multiple = batch_multiple(mesh)
     return -(-rows // multiple) * multiple
 
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The rows of every batch that a process feeds: block `index` of `count` equal ones."""
+    """The rows of each batch that a process loads: block `index` of `count` equal blocks."""
 
     index: int = 0
     count: int = 1
 
     def of(self, rows: int) -> slice:
-        """Where they lie in a batch."""
+        """Their place in a batch of `rows` rows."""
         size = rows // self.count
         return slice(self.index * size, (self.index + 1) * size)
 
 
-def batch_share(mesh: Mesh | None) -> Share:
-    """The rows that this process's devices hold, where those of every process are one block.
+def batch_share(mesh: Mesh) -> Share:
+    """The rows of each batch that this process must load.
 
-    Else, as where a pod's devices are laid out by how they are wired, every process feeds all rows,
-    and its devices take theirs. All processes call it together.
+    If every process's devices hold one contiguous block of rows, and these blocks are equal, it
+    is the process's own block. Otherwise (the order of devices in a mesh of a pod follows its
+    wiring) every process loads all rows, and its devices keep what they hold of them.
+
+    Collective: all processes of a run must call it.
     """
-    if mesh is None or jax.process_count() == 1:
+    if not mesh.is_multi_process:
         return Share()
     rows = batch_multiple(mesh)
-    spans = NamedSharding(mesh, P(AXES_OF["batch"])).addressable_devices_indices_map((rows,))
-    held = sorted({i for (span,) in spans.values() for i in range(*span.indices(rows))})
+    sharding = NamedSharding(mesh, P(AXES_OF["batch"]))
+    spans = [span for _, (span,) in indices_of(sharding, (rows,))]
+    held = sorted({i for span in spans for i in range(*span.indices(rows))})
     block = len(held)
     whole = held == list(range(held[0], held[0] + block)) and held[0] % block == rows % block == 0
     blocks = rows // block if whole else 1
-    # The fewest and the most of all processes; alike where both are the same.
+    # The maximum and the minimum over processes: all agree if both equal the own number.
     if not all_reduce_max(blocks) == -all_reduce_max(-blocks) == blocks:
         return Share()
     return Share(held[0] // block if whole else 0, blocks)
 
 
-def put_batch(mesh: Mesh | None, tree: Any, axis: Any = 0, share: Share = Share()) -> Any:
-    """Puts a batch on the devices, its rows split; on the default device without a mesh.
+Index = tuple[slice, ...]
+
+
+def indices_of(
+    sharding: NamedSharding, shape: tuple[int, ...]
+) -> Iterator[tuple[jax.Device, Index]]:
+    """Each device of this process with the part of an array of this shape that it holds."""
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        assert index is not None  # a NamedSharding has one for every device
+        yield device, index
+
+
+def put_batch(mesh: Mesh, tree: Any, axis: Any = 0, share: Share = Share()) -> Any:
+    """Puts a batch on the devices with its rows split over them.
 
     Args:
       tree: numpy arrays with this process's rows along `axis`.
-      axis: 1 for `[R, B, ...]`; or a tree of such numbers above the arrays, as `jax.vmap` takes.
-      share: which rows of the whole batch they are.
+      axis: the axis of the rows: 0 for `[B, ...]`, 1 for `[R, B, ...]`; or a prefix of `tree`
+        with such numbers, like `in_axes` of `jax.vmap`.
+      share: which rows of the whole batch they are (see `batch_share`).
 
     Raises:
-      ValueError: the rows do not divide; pad them to a multiple of `batch_multiple(mesh)`.
+      ValueError: the number of rows is not a multiple of `batch_multiple(mesh)`.
     """
-    if mesh is None:
-        return jax.tree.map(jnp.asarray, tree)
 
     def put(axis: int, x: np.ndarray) -> Array:
         x = np.asarray(x)
         own = x.shape[axis] if x.ndim > axis else 0
         if not own or own * share.count % batch_multiple(mesh):
             need = f"a multiple of {batch_multiple(mesh)} rows along axis {axis}"
-            raise ValueError(f"a batch array is {x.shape}; the mesh needs {need}")
+            raise ValueError(f"a batch array has shape {x.shape}; the mesh needs {need}")
         shape = (*x.shape[:axis], own * share.count, *x.shape[axis + 1 :])
         sharding = NamedSharding(mesh, P(*[None] * axis, AXES_OF["batch"]))
         first = share.index * own
 
-        def rows_of(index: tuple[slice, ...]) -> np.ndarray:
+        def rows_of(index: Index | None) -> np.ndarray:
+            assert index is not None
             start, stop, _ = index[axis].indices(shape[axis])
             return x[(*index[:axis], slice(start - first, stop - first), *index[axis + 1 :])]
 
@@ -149,7 +168,15 @@ def put_batch(mesh: Mesh | None, tree: Any, axis: Any = 0, share: Share = Share(
 
 
 def put_whole(tree: Any, shardings: Any) -> Any:
-    """Puts arrays that every process has alike where `shardings` (a tree, or one for all) say."""
+    """Puts arrays on devices. Every process must pass the same whole arrays.
+
+    Args:
+      tree: of arrays.
+      shardings: a tree of shardings like it, or one sharding for all.
+
+    Raises:
+      ValueError: random keys, where there are several processes.
+    """
     if isinstance(shardings, jax.sharding.Sharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
 
@@ -157,7 +184,7 @@ def put_whole(tree: Any, shardings: Any) -> Any:
         if jax.process_count() == 1:
             return jax.device_put(x, sharding)
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            raise ValueError("random keys are made inside programs")
+            raise ValueError("random keys cannot be put on a mesh of several processes")
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 

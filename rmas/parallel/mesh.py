@@ -1,7 +1,7 @@
-"""The mesh of devices: three axes, always all three, sizes from a line of text.
+"""The mesh of devices. It always has three axes, whose sizes are parsed from a line of text.
 
-`data` splits the rows of a batch; `fsdp` splits rows too, and every weight, which is gathered
-where it is used; `tensor` splits heads, MLP widths and the vocabulary, and stays inside a host.
+`data` splits the rows of a batch; `fsdp` splits rows too, and all weights, which are gathered
+where they are used; `tensor` splits heads, MLP widths and the vocabulary, within one host.
 """
 
 import contextlib
@@ -16,15 +16,16 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 from rmas.errors import InputError
 
 AXES = ("data", "fsdp", "tensor")
+"""The names of the axes, in the order of the mesh."""
 _SIZE = re.compile(r"-1|[1-9][0-9]{0,8}")
 _MOST_TENSOR = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshSpec:
-    """Sizes of the axes; -1 (for one at most) is what the others leave of the devices.
+    """Sizes of the axes. One of them may be -1: as many devices as the other axes leave.
 
-    With `auto` the sizes are `automatic`'s to choose.
+    With `auto`, `automatic` chooses the sizes.
     """
 
     data: int = 1
@@ -34,21 +35,21 @@ class MeshSpec:
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """In the order of `AXES`."""
+        """The sizes in the order of `AXES`."""
         return self.data, self.fsdp, self.tensor
 
     def share(self, processes: int) -> "MeshSpec":
-        """The same for the devices of one of so many processes: each takes its part of `data`.
+        """The part of the mesh that belongs to one of `processes` processes, split along `data`.
 
         Raises:
-          InputError: `data` does not divide, so that weights would be spread over processes.
+          InputError: `processes` does not divide `data`: weights would be split over processes.
         """
         if self.auto or -1 in self.sizes:
             return self
         if self.data % processes and self.sizes != (1, 1, 1):
             raise InputError(
-                f"mesh {self}: each of {processes} processes answers questions with whole agents "
-                f"on its own devices, so data must be a multiple of {processes}; or write auto"
+                f"mesh {self}: each of {processes} processes holds all agents on its own devices, "
+                f"so data must be a multiple of {processes}; or use auto"
             )
         return dataclasses.replace(self, data=max(self.data // processes, 1))
 
@@ -58,10 +59,12 @@ class MeshSpec:
 
 
 def parse_mesh(text: str) -> MeshSpec:
-    """Reads `data=2,fsdp=2,tensor=2` (what is not named is 1), `auto`, or `single` (or nothing).
+    """Parses a mesh: `data=2,fsdp=2,tensor=2` (axes left out are 1), `auto`, or `single`.
+
+    The empty text means `single`, one device.
 
     Raises:
-      InputError: an unknown or repeated axis, a size that is no positive number (or -1, once).
+      InputError: an unknown or repeated axis, or a size other than a positive number or one -1.
     """
     if text.strip() in ("", "single"):
         return MeshSpec()
@@ -71,17 +74,18 @@ def parse_mesh(text: str) -> MeshSpec:
     for part in text.split(","):
         axis, _, size = (piece.strip() for piece in part.partition("="))
         if axis not in AXES:
-            right = f"axes of {', '.join(AXES)} (as in data=2,tensor=4), auto or single"
-            raise InputError(f"mesh {text!r}: {axis!r} is no axis; write {right}")
+            known = f"{', '.join(AXES)} (as in data=2,tensor=4); or use auto or single"
+            raise InputError(f"mesh {text!r}: unknown axis {axis!r}; known: {known}")
         if axis in sizes:
             raise InputError(f"mesh {text!r}: {axis} is given twice; give it once")
         if not _SIZE.fullmatch(size):
-            wanted = "a positive number, or -1 for the devices left over"
+            wanted = "a positive number, or -1 for all remaining devices"
             raise InputError(f"mesh {text!r}: {axis} is {size!r}; it must be {wanted}")
         sizes[axis] = int(size)
     if list(sizes.values()).count(-1) > 1:
-        raise InputError(f"mesh {text!r}: two axes are -1; only one can take the rest")
-    return MeshSpec(**sizes)
+        raise InputError(f"mesh {text!r}: two axes are -1; only one can be")
+    data, fsdp, tensor = (sizes.get(axis, 1) for axis in AXES)
+    return MeshSpec(data, fsdp, tensor)
 
 
 def automatic(
@@ -92,28 +96,29 @@ def automatic(
     bytes_needed: int | None = None,
     bytes_per_device: int | None = None,
 ) -> MeshSpec:
-    """The mesh for frozen agents that think for many steps: as little splitting as fits.
+    """Chooses a mesh for inference with frozen weights: it splits them no more than they need.
 
-    Rows split for free, so all devices go to `data` unless one device cannot hold the weights.
-    Then `tensor` is the smallest size that makes them fit, among those that divide the devices
-    of a host and every agent's key/value heads, 8 at most. Only where the largest of these does
-    not suffice does `fsdp` take a share: it gathers every weight at every latent step.
+    Splitting rows costs no communication, so all devices go to `data` unless one device cannot
+    hold the weights. Then `tensor` is the smallest size that makes them fit, among those that
+    divide the number of devices of a host and every agent's key/value heads, 8 at most. Only if
+    the largest of these is too small, `fsdp` is more than 1: it gathers all weights at every
+    latent step.
 
     Args:
       heads: key/value heads of each agent.
-      per_host: devices of one host; all of them unless given.
-      bytes_needed: all frozen weights together; None means that they fit.
-      bytes_per_device: what one device has for weights; None means enough.
+      per_host: devices of one host; None means all of them.
+      bytes_needed: of all frozen weights together; None means that they fit.
+      bytes_per_device: memory of one device for weights; None means enough.
 
     Returns:
-      A mesh of all devices; where nothing fits, the one that splits weights most.
+      A mesh of all devices; if no mesh fits, the one that splits weights most.
     """
     common = math.gcd(n_devices, per_host or n_devices, *heads)
     tensors = [n for n in range(1, _MOST_TENSOR + 1) if common % n == 0]
     rest = n_devices // tensors[-1]
     choices = [(1, tensor) for tensor in tensors]
     choices += [(fsdp, tensors[-1]) for fsdp in range(2, rest + 1) if rest % fsdp == 0]
-    parts = 1
+    parts: float = 1
     if bytes_needed is not None and bytes_per_device is not None:
         parts = bytes_needed / bytes_per_device
     fsdp, tensor = next((c for c in choices if math.prod(c) >= parts), choices[-1])
@@ -121,13 +126,13 @@ def automatic(
 
 
 def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Lays the axes `data`, `fsdp` and `tensor` over `devices` (all there are, unless given).
+    """Makes a mesh of `devices`, by default all devices of all processes.
 
-    A mesh of one device takes the first of those that are given, or of a single process; any other
-    covers all.
+    A mesh of one device uses the first of `devices` (by default only where there is one process);
+    any other mesh uses all of them.
 
     Raises:
-      InputError: the sizes do not multiply to the number of devices.
+      InputError: the product of the sizes is not the number of devices.
     """
     one = devices is not None or jax.process_count() == 1
     devices = jax.devices() if devices is None else list(devices)
@@ -138,15 +143,27 @@ def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Me
     return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
 
 
+def single_device_mesh() -> Mesh:
+    """The mesh of one device, the first of this process: what runs without sharding uses it."""
+    return make_mesh(MeshSpec(), jax.local_devices())
+
+
 def abstract_mesh(spec: MeshSpec, n_devices: int) -> AbstractMesh:
-    """The same mesh as sizes alone, for plans; its devices need not exist."""
+    """A mesh of `n_devices` devices that need not exist, for plans.
+
+    Raises `InputError` as `make_mesh` does.
+    """
     types = (AxisType.Auto,) * len(AXES)
     return AbstractMesh(mesh_sizes(spec, n_devices), AXES, types)
 
 
 def mesh_sizes(spec: MeshSpec, n_devices: int, kind: str = "") -> tuple[int, ...]:
-    """Sizes of all axes; raises `InputError` where they do not multiply to the devices."""
-    sizes = (automatic(n_devices) if spec.auto else spec).sizes
+    """The sizes of all axes on `n_devices` devices; `kind` describes these in errors.
+
+    Raises:
+      InputError: the product of the sizes is not `n_devices`.
+    """
+    sizes: tuple[int, ...] = (automatic(n_devices) if spec.auto else spec).sizes
     fixed = abs(math.prod(sizes))
     if -1 in sizes:
         sizes = tuple(n_devices // fixed if size == -1 else size for size in sizes)
@@ -158,10 +175,10 @@ def mesh_sizes(spec: MeshSpec, n_devices: int, kind: str = "") -> tuple[int, ...
     return sizes
 
 
-def use(mesh: Mesh | None) -> contextlib.AbstractContextManager:
-    """`jax.set_mesh(mesh)`, or nothing where there is no mesh.
+def use(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Makes `mesh` the current one (`jax.set_mesh`); not inside of a function that is traced.
 
-    Inside, everything runs on all devices of the mesh: arrays without a place of their own are
-    replicated onto it, and one that was put on a single device is an error of JAX's.
+    Inside, everything runs on all devices of the mesh: uncommitted arrays are replicated onto it,
+    and JAX refuses arrays that were put on other devices.
     """
-    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+    return jax.set_mesh(mesh)

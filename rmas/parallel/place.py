@@ -1,11 +1,13 @@
-"""Parameters straight onto the mesh, as they are read.
+"""Parameters are put on the mesh as they are read.
 
-Each distinct shard is read once, and put on every device of this process that holds it; no
-process reads what its devices do not hold. Stacked matrices go layer by layer: host memory stays
-near one shard of one layer, or of the embedding.
+Each distinct shard is read once and copied to every device of this process that holds it; no
+process reads what its devices do not hold. Stacked matrices are read layer by layer, and large
+arrays on a mesh of one device in pieces, so that host memory stays near the size of one shard of
+one layer or of the embedding.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -14,33 +16,37 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 
+from rmas.parallel.axes import Index, indices_of
 from rmas.parallel.rules import Heads, is_stacked, sharder
 from rmas.shapes import Array
 
-Index = tuple[slice, ...]
 Read = Callable[[Index], np.ndarray]
+"""`read(index)` returns one slice of a parameter; its slices have starts and stops."""
 Place = Callable[[str, tuple[int, ...], np.dtype, Read], Array]
+"""`place(path, shape, dtype, read)` reads one parameter and returns it on its devices."""
+PIECE = 16 << 20
+"""Bytes of an unstacked parameter that are in host memory at a time, on a mesh of one device."""
 
 
-def placer(mesh: Mesh | None, heads: Heads) -> Place | None:
-    """Gives `place(path, shape, dtype, read) -> array` for the parameters of one agent.
+def placer(mesh: Mesh, heads: Heads) -> Place:
+    """Makes the function that puts the parameters of one agent on the mesh (see `Place`).
 
-    `read(index)` returns one slice of the parameter as numpy; the slices asked for have starts
-    and stops. All processes must place the same parameters in the same order. None without a
-    mesh: the loader's own placing is right then.
+    All processes must place the same parameters in the same order.
 
-    Raises (when called):
+    Raises (when the function is called):
       KeyError: no rule matches the path.
       ValueError: the shape is not what the rule describes.
     """
-    if mesh is None:
-        return None
     sharding_of = sharder(mesh, heads)
 
     def place(path: str, shape: tuple[int, ...], dtype: np.dtype, read: Read) -> Array:
         sharding = sharding_of(path, shape)
         if is_stacked(path) and len(shape) > 2:
-            return _by_layer(shape, sharding, read)
+            return _by_piece(shape, sharding, read, axis=0, step=1)
+        if mesh.size == 1:
+            axis = int(np.argmax(shape))
+            step = PIECE * shape[axis] // (math.prod(shape) * dtype.itemsize)
+            return _by_piece(shape, sharding, read, axis, max(step, 1))
         return _by_shard(shape, sharding, read)
 
     return place
@@ -48,36 +54,48 @@ def placer(mesh: Mesh | None, heads: Heads) -> Place | None:
 
 def _by_shard(shape: tuple[int, ...], sharding: NamedSharding, read: Read) -> Array:
     holders: dict[tuple, list[jax.Device]] = {}
-    for device, index in sharding.addressable_devices_indices_map(shape).items():
+    for device, index in indices_of(sharding, shape):
         spans = tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
         holders.setdefault(spans, []).append(device)
     arrays = []
     for spans, devices in holders.items():
         shard = read(tuple(slice(*span) for span in spans))
-        # Waiting keeps shards from queueing up in host memory.
+        # Waiting bounds how many shards are in host memory.
         arrays += jax.block_until_ready([jax.device_put(shard, device) for device in devices])
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
 
 
-def _by_layer(shape: tuple[int, ...], sharding: NamedSharding, read: Read) -> Array:
-    """Fills a stack row by row; the leading axis is never split, so each write is local."""
-    stack, write = None, _writer(sharding)
-    for i in range(shape[0]):
-        one = functools.partial(_read_layer, read, i)
-        row = _by_shard((1, *shape[1:]), sharding, one)
-        if stack is None:
-            stack = jnp.zeros(shape, row.dtype, device=sharding)
-        stack = write(stack, row, i).block_until_ready()
-    return stack
+def _by_piece(
+    shape: tuple[int, ...], sharding: NamedSharding, read: Read, axis: int, step: int
+) -> Array:
+    """Fills an array in pieces along an axis that is not split, so that each write is local."""
+
+    def piece_at(start: int) -> Array:
+        size = min(step, shape[axis] - start)
+        part = (*shape[:axis], size, *shape[axis + 1 :])
+        return _by_shard(part, sharding, functools.partial(_read_from, read, axis, start))
+
+    if step >= shape[axis]:
+        return piece_at(0)
+    array, write = None, _writer(sharding, axis)
+    for start in range(0, shape[axis], step):
+        piece = piece_at(start)
+        if array is None:
+            array = jnp.zeros(shape, piece.dtype, device=sharding)
+        array = write(array, piece, start).block_until_ready()
+    assert array is not None
+    return array
 
 
-def _read_layer(read: Read, i: int, index: Index) -> np.ndarray:
-    return read((slice(i, i + 1), *index[1:]))
+def _read_from(read: Read, axis: int, start: int, index: Index) -> np.ndarray:
+    own = index[axis]
+    moved = slice(own.start + start, own.stop + start)
+    return read((*index[:axis], moved, *index[axis + 1 :]))
 
 
 @functools.cache
-def _writer(sharding: NamedSharding) -> Callable[[Array, Array, int], Array]:
-    def write(stack: Array, row: Array, i: int) -> Array:
-        return lax.dynamic_update_slice_in_dim(stack, row, i, axis=0)
+def _writer(sharding: NamedSharding, axis: int) -> Callable[[Array, Array, int], Array]:
+    def write(array: Array, piece: Array, start: int) -> Array:
+        return lax.dynamic_update_slice_in_dim(array, piece, start, axis)
 
     return jax.jit(write, donate_argnums=0, out_shardings=sharding)

@@ -1,8 +1,8 @@
-"""Several processes that are one run: who writes, who waits, and for how long.
+"""Runs of several processes: collectives on the host, and barriers with a time limit.
 
-Every process runs the same program on its own devices of one mesh. Process 0 writes what the run
-leaves behind; the others wait for it at named barriers, never for ever. With one process nothing
-here does anything.
+Every process runs the same program on its own devices of one mesh. Process 0 writes the run's
+files; the others wait for it at named barriers. With one process, collectives return their
+argument and barriers return at once.
 """
 
 import itertools
@@ -15,26 +15,28 @@ from jax.experimental import multihost_utils
 from rmas.errors import PeersLostError
 
 WAIT = 1800
-"""Seconds that processes wait for each other, unless a caller says otherwise."""
+"""Seconds that processes wait at a barrier by default."""
 
 _calls = itertools.count()
 
 
 def is_first() -> bool:
-    """Whether this process writes files and speaks to the user."""
+    """Whether this is process 0, which writes files and prints."""
     return jax.process_index() == 0
 
 
 def is_joined() -> bool:
-    """Whether this process is one of several; before they have met, none is."""
+    """Whether this process has joined a run of several."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def barrier(name: str, seconds: float = WAIT) -> None:
-    """Waits until every process of the run is here. All must call it, in the same order.
+    """Waits until every process of the run has called it.
+
+    Collective: all processes must make the same calls in the same order.
 
     Raises:
-      PeersLostError: others did not come within `seconds`, or one of them has ended.
+      PeersLostError: a process did not arrive within `seconds`, or has ended.
     """
     if jax.process_count() == 1:
         return
@@ -45,27 +47,31 @@ def barrier(name: str, seconds: float = WAIT) -> None:
         multihost.get_barrier_sync_fn()(key=key, timeout_ms=int(seconds * 1000))
     except Exception as error:  # the runtime's own, of several types
         raise PeersLostError(
-            f"process {jax.process_index()} waited {seconds:.0f} s at {name!r} for the others in "
-            f"vain; see their output ({str(error).splitlines()[0][:120]})"
+            f"process {jax.process_index()} waited at {name!r} for the other processes, which did "
+            f"not arrive within {seconds:.0f} s; see their output "
+            f"({str(error).splitlines()[0][:120]})"
         ) from error
 
 
 def all_reduce_max(number: int) -> int:
-    """The largest of what the processes give; all must call it, in the same order."""
+    """The maximum of `number` over all processes. Collective: all must call it."""
     if jax.process_count() == 1:
         return number
     return int(np.max(multihost_utils.process_allgather(np.int64(number))))
 
 
 def broadcast_from_first(flag: bool) -> bool:
-    """What process 0 says, on every process; all must call it, in the same order."""
+    """The `flag` of process 0, on every process. Collective: all must call it."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.broadcast_one_to_all(np.bool_(flag)))
 
 
 def to_host(tree: Any) -> Any:
-    """The whole of every array as numpy, also where processes hold parts of it; all must call."""
+    """Every array of a tree, whole, as numpy, also where each process holds a part of it.
+
+    Collective: all processes must call it.
+    """
 
     def whole(x: Any) -> np.ndarray:
         if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):

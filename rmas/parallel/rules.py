@@ -1,10 +1,10 @@
-"""How parameters lie on the mesh: one ordered table from paths to the meanings of their axes.
+"""How parameters are sharded: one ordered table from paths to the meanings of their axes.
 
-Matrices that read the hidden stream are split by output (column-parallel), matrices that write
-it by input (row-parallel): between the two nothing is exchanged, and one sum over `tensor` ends
-each half of a layer. The embedding is split by rows, which a lookup (a masked gather and a sum)
-and the tied head (logits split by vocabulary) both take as it is. The stream's own width is
-split over `fsdp` in every matrix. Norms are small, and whole everywhere.
+Matrices that read the residual stream are split by output (column-parallel), matrices that write
+it by input (row-parallel): there is no communication between the two, and one sum over `tensor`
+after each half of a layer. The embedding is split by rows, which serves both lookups (a masked
+gather and a sum) and the tied head (logits split by vocabulary). The width of the residual stream
+is split over `fsdp` in every matrix. Norms are small and replicated.
 """
 
 import dataclasses
@@ -45,21 +45,25 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r".*/mlp/down_proj/kernel", ("mlp", "width")),
     (r".*/(o|down)_proj/(bias|scale)", ("width",)),
 )
-"""The first pattern that matches the whole path gives the meaning of each axis; a `scale` is the
-int8 kernel's beside it. Parameters under `layers/period/` have their layers in front, unsplit."""
+"""The first pattern that matches the whole path gives the meaning of each axis. A `scale` belongs
+to the int8 `kernel` of the same module. Parameters under `layers/period/` have one more axis in
+front, of layers, which is not split."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Heads:
-    """How many heads the split axes of one agent hold; 0 where it has no such layers."""
+    """The numbers of heads of one model, 0 where it has no such layers.
+
+    Axes that hold heads are split between heads only.
+    """
 
     query: int
     kv: int
     delta_key: int = 0
     delta_value: int = 0
 
-    def of(self, meaning: str | None) -> int | None:
-        """The heads along an axis of this meaning; None where it holds no heads."""
+    def of(self, meaning: str) -> int | None:
+        """The number of heads along an axis of this meaning; None if it does not hold heads."""
         return {
             "heads": self.query,
             "kv_heads": self.kv,
@@ -86,21 +90,23 @@ def meanings_of(path: str) -> tuple[str | None, ...]:
 
 
 def sharder(mesh: Mesh, heads: Heads) -> Callable[[str, Sequence[int]], NamedSharding]:
-    """Gives `sharding(path, shape)` for the parameters of one agent.
+    """Makes the function `sharding(path, shape)` for the parameters of one agent.
 
-    An axis is split into equal parts and by whole heads, or else replicated; the first
-    parameter that this happens to is logged for each meaning and size, not each layer.
+    An axis that cannot be split into equal parts of whole heads is replicated. That is logged
+    once for each meaning and size, with the first parameter that it concerns.
 
-    Raises (when called):
+    Raises (when the function is called):
       KeyError: no rule matches the path.
-      ValueError: the shape is not what the rule describes.
+      ValueError: the shape does not fit the rule.
     """
-    told = set()
+    logged = set()
 
     def sharding(path: str, shape: Sequence[int]) -> NamedSharding:
         meanings = meanings_of(path)
         if len(meanings) != len(shape):
-            raise ValueError(f"{path} is {tuple(shape)}; its rule knows {len(meanings)} axes")
+            raise ValueError(
+                f"{path} has shape {tuple(shape)}; its rule is for {len(meanings)} axes"
+            )
         pairs = zip(meanings, shape, strict=True)
         return NamedSharding(mesh, P(*(entry(path, meaning, size) for meaning, size in pairs)))
 
@@ -113,10 +119,10 @@ def sharder(mesh: Mesh, heads: Heads) -> Callable[[str, Sequence[int]], NamedSha
         units, pieces = n_heads or size, parts(mesh, meaning)
         if units % pieces == 0:
             return AXES_OF[meaning]
-        if (meaning, units) not in told:
-            told.add((meaning, units))
+        if (meaning, units) not in logged:
+            logged.add((meaning, units))
             what = f"{meaning}={units} does not divide over {AXES_OF[meaning]}={pieces}"
-            _log.warning("%s and is replicated: %s and its like", what, path)
+            _log.warning("%s and is replicated: %s and similar parameters", what, path)
         return None
 
     return sharding
@@ -126,8 +132,8 @@ def param_shardings(mesh: Mesh, shapes: Any, heads: Heads) -> Any:
     """The sharding of every parameter, as a tree like `shapes` (of arrays or their shapes).
 
     Raises:
-      KeyError: a parameter that no rule matches.
-      ValueError: a shape that is not what its rule describes.
+      KeyError: no rule matches a parameter.
+      ValueError: a shape does not fit its rule.
     """
     sharding = sharder(mesh, heads)
 
@@ -138,10 +144,11 @@ def param_shardings(mesh: Mesh, shapes: Any, heads: Heads) -> Any:
 
 
 def state_shardings(mesh: Mesh, shapes: Any) -> Any:
-    """How links, and the optimizer's numbers about them, lie on the mesh: a tree like `shapes`.
+    """The shardings of links and optimizer state between steps, as a tree like `shapes`.
 
-    A matrix is split over `fsdp` along its first axis that divides, so that each device holds a
-    share of links and moments; the rest is small, and whole everywhere. A step gathers links once.
+    A matrix is split over `fsdp` along the first axis that divides, so that each device holds a
+    part of links and moments; vectors and scalars are small and replicated. A step gathers the
+    links once.
     """
     pieces = mesh.shape["fsdp"]
 

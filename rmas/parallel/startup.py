@@ -1,4 +1,4 @@
-"""Process start-up: what must be set before the first compilation."""
+"""Start-up of a process: what must be set before JAX compiles anything."""
 
 import contextlib
 import dataclasses
@@ -17,9 +17,14 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The processes of one run, named by hand: process `index` of `count`.
+    """One process of a run whose processes the user names: process `index` of `count`.
 
-    `coordinator` is HOST:PORT of process 0, as all others reach it.
+    Attributes:
+      coordinator: HOST:PORT of process 0, which all processes can reach.
+      count: the number of processes.
+      index: of this process, from 0.
+
+    Raises `InputError` for invalid values.
     """
 
     coordinator: str
@@ -35,23 +40,26 @@ class Cluster:
             )
         if self.count < 1 or not 0 <= self.index < self.count:
             raise InputError(
-                f"process {self.index} of {self.count}: processes are numbered from 0 to their "
-                "number less one"
+                f"process {self.index} of {self.count}: the index must be from 0 to the number of "
+                "processes minus one"
             )
 
 
 def start(
     cache_dir: str | os.PathLike | None = None, cluster: Cluster | None = None, pod: bool = False
 ) -> None:
-    """Joins the run's other processes, turns on the compile cache, quiets libraries; call it first.
+    """Joins the run's other processes and turns on the compilation cache. Call it first.
 
-    Processes are those of `cluster`, or, for a `pod`, those that the environment tells of: the
-    tasks of a SLURM step, the workers of a Cloud TPU pod. Else the run is one process.
+    It also lowers the log level of transformers and tokenizers.
 
-    The cache keeps every compiled program, however small, so that a second start is fast. Its
-    folder is `cache_dir`, else `$JAX_COMPILATION_CACHE_DIR`, else `$XDG_CACHE_HOME/rmas/xla`,
-    else `~/.cache/rmas/xla`. A folder that cannot be written costs one logged line and the
-    cache, never the run.
+    Args:
+      cache_dir: where compiled programs are cached, however small, so that a second start is
+        fast. The default is `$JAX_COMPILATION_CACHE_DIR`, else `$XDG_CACHE_HOME/rmas/xla`, else
+        `~/.cache/rmas/xla`. If the folder cannot be written, a warning is logged and the cache
+        is off.
+      cluster: names the processes of the run; None means one process, unless `pod` is true.
+      pod: find the processes in the environment: the tasks of a SLURM step, or the workers of a
+        Cloud TPU pod.
 
     Raises:
       PeersLostError: the other processes cannot be reached.
@@ -67,7 +75,7 @@ def start(
     except OSError as error:
         jax.config.update("jax_compilation_cache_dir", None)
         _log.warning(
-            "compile cache off: %s cannot be written (%s); set XDG_CACHE_HOME to a folder that can",
+            "compile cache off: %s cannot be written (%s); set XDG_CACHE_HOME to a writable folder",
             folder,
             error.strerror,
         )
@@ -77,17 +85,17 @@ def start(
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-def cluster_tells(environ: Mapping[str, str]) -> bool:
-    """Whether the environment says that there are several processes, for JAX to find."""
+def is_clustered(environ: Mapping[str, str]) -> bool:
+    """Whether the environment describes several processes in a form that JAX can read."""
     if int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return "SLURM_PROCID" in environ
-    # A TPU worker is told the names of all; a slice of one machine names itself alone.
+    # A TPU worker knows the names of all; a slice of one machine names only itself.
     workers = environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     return len(workers) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in environ
 
 
 def _on_pod(environ: Mapping[str, str]) -> bool:
-    """Whether this is a TPU machine made by Google Compute Engine, whose metadata name the pod."""
+    """Whether this is a TPU machine of Google Compute Engine, whose metadata name the pod."""
     chips = any(Path("/dev").glob("accel*")) or Path("/dev/vfio").is_dir()
     return chips and "TPU_SKIP_MDS_QUERY" not in environ and _has_libtpu()
 
@@ -104,10 +112,10 @@ def _join(cluster: Cluster | None, pod: bool) -> None:
     try:
         if cluster is not None and cluster.count > 1:
             jax.distributed.initialize(cluster.coordinator, cluster.count, cluster.index)
-        elif cluster is None and pod and cluster_tells(os.environ):
+        elif cluster is None and pod and is_clustered(os.environ):
             jax.distributed.initialize()
         elif cluster is None and pod and _on_pod(os.environ):
-            # A machine that is no part of a pod has no coordinator to name.
+            # A machine that is not part of a pod has no coordinator.
             with contextlib.suppress(ValueError):
                 jax.distributed.initialize()
     except (RuntimeError, ValueError) as error:

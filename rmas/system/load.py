@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from rmas.errors import InputError
 from rmas.files import read_json
 from rmas.links import Form, LinkSpec
-from rmas.models import ModelSpec
-from rmas.parallel import placer
+from rmas.models import ModelSpec, read_spec
+from rmas.parallel import placer, single_device_mesh
 from rmas.shapes import Params
 from rmas.system.encode import ChatTokenizer
 from rmas.system.prompts import PromptSet
@@ -33,7 +33,7 @@ class Agent:
     """A frozen language model: architecture, weights, tokenizer, and the ids that end a turn.
 
     `source` is the folder or Hub id that it was asked for by (nothing, if it was made in memory),
-    `revision` the commit of the latter. `mesh` is where weights lie; None means one device.
+    `revision` the commit of the latter. `mesh` is where weights lie.
     """
 
     model: ModelSpec
@@ -43,7 +43,7 @@ class Agent:
     fingerprint: str
     source: str = ""
     revision: str | None = None
-    mesh: Mesh | None = None
+    mesh: Mesh = dataclasses.field(default_factory=single_device_mesh)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class System:
                 raise InputError(f"tools are given to unknown agent {agent!r}; known: {known}")
 
     @property
-    def mesh(self) -> Mesh | None:
+    def mesh(self) -> Mesh:
         """Where the weights of all agents lie."""
         return self.agents[self.topology.output].mesh
 
@@ -141,7 +141,7 @@ def load_agents(
 
     Args:
       dtype: what weights are cast to, as in `weight_dtype`.
-      mesh: where weights lie, as in `choose_mesh`; None means the default device.
+      mesh: where weights lie, as in `choose_mesh`; None means one device.
       quantize: hold matrices as int8.
       local: of a run of many processes, take the devices of this one alone.
 
@@ -149,7 +149,7 @@ def load_agents(
     """
     located = {source: hub.resolve(source) for source in dict.fromkeys(sources.values())}
     paths = {source: at.path for source, at in located.items()}
-    models = {source: ModelSpec.from_config(path) for source, path in paths.items()}
+    models = {source: read_spec(path) for source, path in paths.items()}
     shares = shared_weights(paths, models)
     dtype = weight_dtype(dtype)
     owners = [spec for source, spec in models.items() if source not in shares]

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from rmas import parallel
 from rmas.errors import InputError
 from rmas.links import Form, LinkSpec, init_links
-from rmas.models import ModelSpec, base
+from rmas.models import ModelSpec, base, read_spec
 from rmas.shapes import Params
 from rmas.system import prompts as prompt_sets
 from rmas.system.encode import ChatTokenizer
@@ -79,7 +79,7 @@ class Outline:
         prompt_set.check(topology, task_family)  # before anything is downloaded
         located = {agent: hub.resolve(sources[agent]) for agent in topology.agents}
         paths = {agent: at.path for agent, at in located.items()}
-        specs = {agent: ModelSpec.from_config(path) for agent, path in paths.items()}
+        specs = {agent: read_spec(path) for agent, path in paths.items()}
         return cls(
             topology=topology,
             specs=specs,
@@ -109,7 +109,7 @@ class Outline:
         prompt_set.check(style.topology, task_family)
         located, outer = locate(style, root)
         paths = {agent: at.path for agent, at in located.items()}
-        specs = {agent: ModelSpec.from_config(path) for agent, path in paths.items()}
+        specs = {agent: read_spec(path) for agent, path in paths.items()}
         form, links = read_links(style, paths, outer.path, specs, task_family)
         return cls(
             topology=style.topology,

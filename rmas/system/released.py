@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from rmas import parallel
 from rmas.errors import InputError
 from rmas.links import Form
-from rmas.models import ModelSpec
+from rmas.models import ModelSpec, read_spec
 from rmas.shapes import Params
 from rmas.system import prompts as prompt_sets
 from rmas.system.load import System, load_agents
@@ -82,7 +82,7 @@ def load_system(
     folders, outer = locate(made, root)
     prompt_set = prompt_sets.load(prompts or DEFAULT_PROMPTS)
     prompt_set.check(made.topology, task_family)
-    specs = {agent: ModelSpec.from_config(at.path) for agent, at in folders.items()}
+    specs = {agent: read_spec(at.path) for agent, at in folders.items()}
     form, links = read_links(
         made, {a: at.path for a, at in folders.items()}, outer.path, specs, task_family
     )
@@ -101,8 +101,7 @@ def load_system(
         task_family,
         dict.fromkeys(made.topology.callers, tools) if tools else {},
     )
-    if system.mesh is not None:
-        links = parallel.put_whole(links, parallel.replicated(system.mesh))
+    links = parallel.put_whole(links, parallel.replicated(system.mesh))
     return LoadedSystem(system, links, form)
 
 

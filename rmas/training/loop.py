@@ -21,6 +21,8 @@ from rmas.parallel import (
     broadcast_from_first,
     put_batch,
     put_whole,
+    single_device_mesh,
+    state_shardings,
     use,
 )
 from rmas.shapes import Params
@@ -32,7 +34,7 @@ from rmas.training.metrics import MetricsWriter
 from rmas.training.optim import Optim
 from rmas.training.profile import Profile
 from rmas.training.recorder import Recorder
-from rmas.training.step import Loss, TrainState, init_train_state, make_step, place_of
+from rmas.training.step import Loss, TrainState, init_train_state, make_step
 from rmas.training.stopping import listening
 from rmas.training.validation import Validation
 
@@ -108,7 +110,7 @@ class TrainingTask:
     prepare: Callable[[list[Row], int], Any]
     seed: int
     axes: Any = 0
-    mesh: Mesh | None = None
+    mesh: Mesh = dataclasses.field(default_factory=single_device_mesh)
     taps: Params | None = None
     validation: Sequence[Row] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -144,7 +146,7 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
     label, mesh, total = task.label, task.mesh, schedule.optim.steps
     optimizer = optimizers.make(schedule.optim)
     shapes = jax.eval_shape(lambda links: init_train_state(links, optimizer), task.template)
-    place = place_of(mesh, shapes)
+    place = state_shardings(mesh, shapes)
     templates = jax.tree.map(
         lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, place
     )

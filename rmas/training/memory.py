@@ -29,7 +29,7 @@ from jax.sharding import PartitionSpec as P
 from rmas import models
 from rmas.links import init_links
 from rmas.models import ModelSpec
-from rmas.parallel import replicated, use
+from rmas.parallel import replicated, state_shardings, use
 from rmas.parallel.axes import AXES_OF, parts
 from rmas.shapes import Params
 from rmas.system.batch import bucket
@@ -38,7 +38,7 @@ from rmas.training import optim as optimizers
 from rmas.training.examples import EdgeTargets, Targets, Text
 from rmas.training.loop import Schedule
 from rmas.training.objectives import OBJECTIVES, TrainingContext, inner_loss, system_loss, taps_of
-from rmas.training.step import Loss, init_train_state, make_step, place_of
+from rmas.training.step import Loss, init_train_state, make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +79,13 @@ def outer_step(
     schedule: Schedule,
     rounds: int,
     lengths: Lengths,
-    mesh: Mesh | None = None,
+    mesh: Mesh,
     weights: int | None = None,
 ) -> Memory:
     """Compiles a step of outer training for arrays that need not exist, and asks what it needs.
 
     Args:
-      params: shapes of each agent's weights, with their shardings on a mesh. Compilers for CPUs
+      params: shapes of each agent's weights, with their shardings on the mesh. Compilers for CPUs
         compute bfloat16 in float32, and copy all weights for it: take float32 here.
       trained: the parts of the links that are trained.
       mesh: of devices that are here; they may be fake ones of the CPU.
@@ -94,8 +94,7 @@ def outer_step(
     every = jax.eval_shape(lambda: init_links(context.spec.links, jax.random.key(0)))
     template = {part: every[part] for part in trained}
     fixed = {part: every[part] for part in every if part not in trained}
-    if mesh is not None:
-        fixed = jax.tree.map(lambda x: _at(x, replicated(mesh)), fixed)
+    fixed = jax.tree.map(lambda x: _at(x, replicated(mesh)), fixed)
 
     def loss(links, frozen, batches, key, taps):
         agents, fixed = frozen
@@ -122,7 +121,7 @@ def inner_step(
     params: dict[str, Params],
     schedule: Schedule,
     lengths: Lengths,
-    mesh: Mesh | None = None,
+    mesh: Mesh,
     weights: int | None = None,
 ) -> Memory:
     """The same of inner training: the step of the agent that needs most; all are in memory."""
@@ -148,7 +147,7 @@ def _step(
     batch: Any,
     axes: Any,
     schedule: Schedule,
-    mesh: Mesh | None,
+    mesh: Mesh,
     taps: Params | None = None,
     *,
     weights: int,
@@ -157,12 +156,11 @@ def _step(
 ) -> Memory:
     optimizer = optimizers.make(schedule.optim)
     state = jax.eval_shape(lambda links: init_train_state(links, optimizer), template)
-    place = place_of(mesh, state)
+    place = state_shardings(mesh, state)
     state = jax.tree.map(_at, state, place)
-    if mesh is not None:
-        batch = jax.tree.map(
-            lambda axis, part: jax.tree.map(lambda x: _at(x, _rows(mesh, axis)), part), axes, batch
-        )
+    batch = jax.tree.map(
+        lambda axis, part: jax.tree.map(lambda x: _at(x, _rows(mesh, axis)), part), axes, batch
+    )
     step = make_step(loss, optimizer, 0, place, mesh, axes, schedule.accumulate, taps)
     with use(mesh):
         compiled = step.lower(state, frozen, batch).compile()
@@ -270,14 +268,14 @@ def _tail(spec: ModelSpec, rows: int, m: int, dtype: Any) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
 
 
-def _caches(context: TrainingContext, rows: int, lengths: Lengths, mesh: Mesh | None) -> int:
+def _caches(context: TrainingContext, rows: int, lengths: Lengths, mesh: Mesh) -> int:
     """Of the largest turn: keys, values and states of its prompt and its latent steps."""
     incoming, m = context.topology.incoming, context.latent_steps
-    rows = -(-rows // (1 if mesh is None else parts(mesh, "batch")))
+    rows = -(-rows // parts(mesh, "batch"))
 
     def one(agent: str, spec: ModelSpec) -> int:
         positions = lengths.prompt + m * len(incoming(agent)) + m
-        share = 1 if mesh is None else parts(mesh, "kv_heads")
+        share = parts(mesh, "kv_heads")
         split = share if spec.n_kv_heads and spec.n_kv_heads % share == 0 else 1
         return _tail(spec, rows, positions + 1, jnp.float32) // split
 

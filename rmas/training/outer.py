@@ -52,8 +52,7 @@ def train_outer(
         return {name: OBJECTIVES[name].prepare(examples, rows) for name, _ in objective}
 
     every = jax.eval_shape(lambda: init_links(context.spec.links, jax.random.key(0)))
-    if mesh is not None:
-        fixed = put_whole(fixed, replicated(mesh))
+    fixed = put_whole(fixed, replicated(mesh))
     task = TrainingTask(
         label="outer",
         loss=loss,

@@ -11,7 +11,7 @@ from flax import struct
 from jax import lax
 from jax.sharding import Mesh
 
-from rmas.parallel import constrain, replicated, state_shardings
+from rmas.parallel import constrain, replicated
 from rmas.shapes import Array, Params
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
@@ -54,20 +54,12 @@ def init_train_state(links: Params, optimizer: optax.GradientTransformation) -> 
     return TrainState(links, optimizer.init(links), jnp.zeros((), jnp.int32))
 
 
-def place_of(mesh: Mesh | None, shapes: TrainState) -> Any:
-    """Where the state lies: a tree of shardings like it."""
-    if mesh is not None:
-        return state_shardings(mesh, shapes)
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda _: here, shapes)
-
-
 def make_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     seed: int,
     place: Any,
-    mesh: Mesh | None = None,
+    mesh: Mesh,
     axes: Any = 0,
     accumulate: int = 1,
     taps: Params | None = None,
@@ -83,13 +75,12 @@ def make_step(
         mean square of those of the parts.
 
     `frozen` holds whatever is not trained; it is an argument, so that weights are neither copied
-    into the program nor donated. On a mesh, links are gathered once a step, before the loss.
+    into the program nor donated. Links are gathered once a step, before the loss.
     """
     whole = replicated(mesh)
-    here = whole or jax.tree.leaves(place)[0]
 
     def of_part(links: Params, taps: Params | None, frozen, batch, key: Array):
-        if whole is not None:
+        if mesh.size > 1:
             links = lax.with_sharding_constraint(links, whole)
         return loss(links, frozen, batch, key, *([] if taps is None else [taps]))
 
@@ -110,7 +101,7 @@ def make_step(
         total, _ = lax.scan(add, zero, parts)
         return jax.tree.map(lambda x: x / accumulate, total)
 
-    @functools.partial(jax.jit, out_shardings=(place, here))
+    @functools.partial(jax.jit, out_shardings=(place, whole))
     def step(state: TrainState, frozen, batch):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         (value, parts), (grads, squares) = gradients(state.links, frozen, batch, key)

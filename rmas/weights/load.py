@@ -1,25 +1,21 @@
 """Parameters from a Hugging Face folder, tensor by tensor.
 
 A parameter is described before it is read: `place` receives its path, shape and type and a
-function that reads any slice of it, and returns the array. The default puts one layer at a
-time on the default device, so that host memory stays near one tensor; `parallel.placer` reads
-each shard of a mesh alone.
+function that reads any slice of it, and returns the array (see `parallel.placer`).
 """
 
 import functools
-import math
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import tree_util
 from jax.sharding import Mesh
 
 from rmas.errors import InputError
-from rmas.models import Model, ModelSpec, abstract_params
-from rmas.parallel import Place, Read, is_stacked, placer
-from rmas.shapes import Array, Params
+from rmas.models import Model, ModelSpec, abstract_params, read_spec
+from rmas.parallel import Place, placer, single_device_mesh
+from rmas.shapes import Params
 from rmas.weights import hub
 from rmas.weights.files import TensorFiles, listed, open_files
 from rmas.weights.keys import (
@@ -49,7 +45,7 @@ def load_model(
       path: a local folder, or `owner/name[@revision]` (see `hub.resolve`).
       dtype: what weights are cast to; None means bfloat16 on accelerators, float32 on CPU.
       mesh: where parameters lie: a mesh with the axes data, fsdp and tensor, or text such as
-        `data=2,tensor=4` or `auto`; None means the default device.
+        `data=2,tensor=4` or `auto`; None means one device.
       quantize: hold matrices as int8 (`rmas.weights.quantize`).
 
     Returns:
@@ -60,7 +56,7 @@ def load_model(
         do not fit it.
     """
     directory = hub.resolve(str(path)).path
-    spec = ModelSpec.from_config(directory)
+    spec = read_spec(directory)
     dtype = weight_dtype(dtype)
     mesh = choose_mesh(mesh, [spec], dtype, quantize)
     place = placer(mesh, heads_of(spec))
@@ -80,7 +76,7 @@ def load_params(
       dtype: what all parameters are cast to; None keeps each tensor's stored type, and gives
         a stacked parameter the widest of its layers'. float64 needs x64 mode, as everywhere.
       place: `place(path, shape, dtype, read) -> array`, where `read(index)` gives one slice as
-        numpy; None means the default device.
+        numpy; None means the mesh of one device.
       quantize: matrices become int8 with a scale as they are read, one at a time.
 
     Returns:
@@ -90,7 +86,7 @@ def load_params(
       InputError: no weights or a damaged file; a tensor that is missing, unexpected, of the
         wrong shape, or (the stored head of a tied model) not what it repeats.
     """
-    place = place or on_device
+    place = place or placer(single_device_mesh(), heads_of(spec))
     leaves = tree_util.tree_leaves_with_path(abstract_params(spec))
     with open_files(directory) as files:
         layout = layout_of(spec, files.names)
@@ -111,32 +107,6 @@ def load_params(
             else:
                 owner[name] = place(source.path, source.shape, wanted, read)
     return params
-
-
-PIECE = 16 << 20
-"""Bytes of an unstacked parameter that pass through host memory at a time."""
-
-
-def on_device(path: str, shape: tuple[int, ...], dtype: np.dtype, read: Read) -> Array:
-    """Puts a parameter on the default device, by layers or by pieces of its longest axis."""
-    stacked = len(shape) > 2 and is_stacked(path)
-    axis = 0 if stacked else int(np.argmax(shape))
-    step = 1 if stacked else max(1, PIECE * shape[axis] // (math.prod(shape) * dtype.itemsize))
-    whole = tuple(slice(0, n) for n in shape)
-    if step >= shape[axis]:
-        return jnp.array(read(whole))
-    array = jnp.zeros(shape, jnp.array(np.zeros((), dtype)).dtype)
-    for i in range(0, shape[axis], step):
-        piece = slice(i, min(i + step, shape[axis]))
-        # Waiting keeps pieces from queueing up in host memory.
-        at = (*whole[:axis], piece, *whole[axis + 1 :])
-        array = _put(array, read(at), i, axis).block_until_ready()
-    return array
-
-
-@functools.partial(jax.jit, donate_argnums=0, static_argnames="axis")
-def _put(array: Array, piece: Array, start: int, axis: int) -> Array:
-    return jax.lax.dynamic_update_slice_in_dim(array, piece.astype(array.dtype), start, axis)
 
 
 def _read(files: TensorFiles, source: Source, dtype: np.dtype, index: Index) -> np.ndarray:

@@ -97,16 +97,18 @@ def choose_mesh(
     dtype: Any = None,
     quantize: bool = False,
     local: bool = False,
-) -> Mesh | None:
+) -> Mesh:
     """The mesh that a user asked for: one that she made, or a text (see `parallel.parse_mesh`).
 
+    None asks for one device.
+
     `auto` splits rows over all devices, and weights only as far as they must be to fit. `local` is
-    for this process's devices alone. None where one device is all.
+    for this process's devices alone.
 
     Raises `InputError` for a broken text, sizes that the devices do not have, or other axes.
     """
     if asked is None:
-        return None
+        return parallel.single_device_mesh()
     if isinstance(asked, Mesh):
         if set(asked.axis_names) != set(parallel.AXES):
             there, wanted = ", ".join(map(str, asked.axis_names)), ", ".join(parallel.AXES)
@@ -125,5 +127,4 @@ def choose_mesh(
         jax.local_device_count(),
         device_memory(),
     )
-    mesh = parallel.make_mesh(sizes, devices if alone else None)
-    return mesh if mesh.size > 1 else None
+    return parallel.make_mesh(sizes, devices if alone else None)

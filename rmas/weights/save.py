@@ -9,7 +9,7 @@ from jax import tree_util
 from safetensors.numpy import save_file
 
 from rmas.files import atomic_write_json, replacing
-from rmas.models import ModelSpec
+from rmas.models import ModelSpec, parse_spec
 from rmas.models.spec import AttentionLayer, DeltaLayer, RopeSpec
 from rmas.shapes import Params
 from rmas.weights.files import WEIGHTS
@@ -80,7 +80,7 @@ def config_dict(spec: ModelSpec, extra: dict[str, Any] | None = None) -> dict[st
             "linear_conv_kernel_dim": spec.delta.conv_width,
         }
     config |= extra or {}
-    if ModelSpec.from_dict(config, where="config_dict") != spec:
+    if parse_spec(config, where="config_dict") != spec:
         raise ValueError(f"a {model_type} config.json cannot express this spec: {spec}")
     return config
 

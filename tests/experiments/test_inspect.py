@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from rmas import parallel
-from rmas.models import ModelSpec
+from rmas.models import parse_spec
 from rmas.system.outline import Outline
 from rmas.system.sizes import measure
 from rmas.system.styles import STYLES
@@ -62,7 +62,7 @@ def test_caches_count_keys_values_and_states():
         "linear_key_head_dim": 4, "linear_value_head_dim": 6, "linear_conv_kernel_dim": 4,
         "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5},
     }  # fmt: skip
-    spec = ModelSpec.from_dict(config, "test")
+    spec = parse_spec(config, "test")
     plan = parallel.abstract_mesh(parallel.MeshSpec(), 1)
     (agent,) = measure({"a": spec}, (), "ln_res", plan, jnp.bfloat16).agents
     keys_and_values = 1 * 1000 * 2 * 8 * 2
@@ -101,4 +101,4 @@ def test_a_broken_mesh_is_one_line(root):
     done = inspect("--style=sequential_light", f"--root={root[0]}", "--mesh=rows=2")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "'rows' is no axis" in line
+    assert "unknown axis 'rows'" in line

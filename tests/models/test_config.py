@@ -7,6 +7,7 @@ import os
 import pytest
 
 from rmas.errors import InputError
+from rmas.models import parse_spec, read_spec
 from rmas.models.config import CLASS_DEFAULTS
 from rmas.models.spec import AttentionLayer, ModelSpec, RopeSpec
 
@@ -31,7 +32,7 @@ MIXED = PLAIN | {
 
 
 def read(config: dict, **changes) -> ModelSpec:
-    return ModelSpec.from_dict(config | changes, where="config.json")
+    return parse_spec(config | changes, where="config.json")
 
 
 def windows(spec: ModelSpec) -> list[int | None]:
@@ -207,19 +208,19 @@ def test_an_absent_head_dim_is_the_quotient_or_the_class_number():
 
 def test_a_folder_and_its_faults(tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*config\.json: No such file"):
-        ModelSpec.from_config(tmp_path)
+        read_spec(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(LLAMA))
-    assert ModelSpec.from_config(tmp_path) == ModelSpec.from_config(str(tmp_path)) == read(LLAMA)
+    assert read_spec(tmp_path) == read_spec(str(tmp_path)) == read(LLAMA)
     for text in ("{", "", b"\xff\xfe{}"):
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         with pytest.raises(InputError, match=r"config\.json is not valid JSON: ") as error:
-            ModelSpec.from_config(tmp_path)
+            read_spec(tmp_path)
         assert "\n" not in str(error.value)
     path.write_text("[1]")
     with pytest.raises(InputError, match="must hold a JSON object"):
-        ModelSpec.from_config(tmp_path)
+        read_spec(tmp_path)
     os.remove(path)
     path.mkdir()
     with pytest.raises(InputError, match="cannot read"):
-        ModelSpec.from_config(tmp_path)
+        read_spec(tmp_path)

@@ -6,6 +6,7 @@ import pytest
 
 from rmas.errors import InputError
 from rmas.models import config as config_module
+from rmas.models import parse_spec
 from rmas.models.config import CLASS_DEFAULTS, GEMMA3_PATTERN, GEMMA3_THETAS, QWEN3_5_INTERVAL
 from rmas.models.spec import AttentionLayer, DeltaLayer, ModelSpec, RopeSpec
 
@@ -36,7 +37,7 @@ ATTENTION = AttentionLayer(None, RopeSpec(300.0, 8))
 def read(config: dict, **changes) -> ModelSpec:
     """The spec with keys changed, or taken out where the new value is `...`."""
     config = {k: v for k, v in (config | changes).items() if v is not ...}
-    return ModelSpec.from_dict(config, where="config.json")
+    return parse_spec(config, where="config.json")
 
 
 # field of ModelSpec -> (key, other value, value of the field then)

@@ -10,7 +10,7 @@ from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rmas.parallel import batch_multiple, constrain, put_batch, replicated, use
+from rmas.parallel import batch_multiple, constrain, put_batch, replicated, single_device_mesh, use
 from support.fake_devices import mesh_of
 
 
@@ -93,15 +93,17 @@ def test_without_our_mesh_nothing_is_added():
     assert jax.eval_shape(f, x).shape == (8, 4)
     with jax.set_mesh(jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))):
         assert count() == 0
+    with use(single_device_mesh()):
+        assert count() == 0
     with use(mesh_of(2, 2, 2)):
         assert count() == 1
         assert jax.eval_shape(f, x).shape == (8, 4)
 
 
 def test_wrong_meanings_are_refused_with_or_without_a_mesh():
-    with pytest.raises(ValueError, match=r"1 entries for the axes of \(8, 4\)"):
+    with pytest.raises(ValueError, match=r"1 meanings for an array of shape \(8, 4\)"):
         constrain(jnp.ones((8, 4)), "batch")
-    with pytest.raises(ValueError, match="no meanings of axes: rows"):
+    with pytest.raises(ValueError, match="unknown meanings of axes: rows"):
         constrain(jnp.ones((8, 4)), "rows", None)
 
 
@@ -128,11 +130,13 @@ def test_batches_that_do_not_divide_are_refused(shape, axis):
         put_batch(mesh_of(2, 2, 2), [np.zeros(shape)], axis)
 
 
-def test_no_mesh_is_one_device():
-    assert batch_multiple(None) == 1
-    assert replicated(None) is None
-    x = put_batch(None, {"x": np.ones((3, 2), np.float32)})["x"]
+def test_a_mesh_of_one_device():
+    mesh = single_device_mesh()
+    assert batch_multiple(mesh) == 1
+    x = put_batch(mesh, {"x": np.ones((3, 2), np.float32)})["x"]
+    assert x.sharding == NamedSharding(mesh, P(("data", "fsdp")))
     assert x.devices() == {jax.devices()[0]}
+    assert replicated(mesh).device_set == x.devices()
     y = jax.device_put(np.ones(3), replicated(mesh_of(2, 2, 2)))
     assert len(y.addressable_shards) == 8
     assert y.is_fully_replicated

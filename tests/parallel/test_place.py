@@ -103,8 +103,15 @@ def test_stacks_of_one_shape_compile_once():
     assert seen[0] == seen[1] == seen[2]
 
 
-def test_no_mesh_leaves_placing_to_the_loader():
-    assert placer(None, HEADS) is None
+def test_on_one_device_parameters_are_read_by_pieces(monkeypatch):
+    monkeypatch.setattr("rmas.parallel.place.PIECE", 1000)
+    array = np.arange(24 * 16, dtype=np.float32).reshape(24, 16)  # 1,536 bytes
+    source = Source(array)
+    place = placer(mesh_of(), Heads(4, 4))
+    placed = place("embed/weight", array.shape, array.dtype, source.read)
+    assert source.sizes == [15 * 16, 9 * 16]
+    np.testing.assert_array_equal(placed, array)
+    assert placed.sharding.mesh == mesh_of()
 
 
 WORKER = """

@@ -128,8 +128,8 @@ def test_sizes_that_do_not_divide_are_replicated_and_logged_once(caplog):
 @pytest.mark.parametrize(
     ("path", "shape", "heads", "told"),
     [
-        ("norm/weight", (2, 8), HEADS, "its rule knows 1 axes"),
-        (PERIOD + "mlp/up_proj/kernel", (8, 32), HEADS, "its rule knows 3 axes"),
+        ("norm/weight", (2, 8), HEADS, "its rule is for 1 axes"),
+        (PERIOD + "mlp/up_proj/kernel", (8, 32), HEADS, "its rule is for 3 axes"),
         (PERIOD + "attention/k_proj/bias", (3, 9), HEADS, "axis of 9 does not hold 2 kv_heads"),
         (PERIOD + "delta/a_log", (3, 4), Heads(4, 2), "does not hold 0 delta_value_heads"),
     ],

@@ -105,7 +105,7 @@ def single(family: str, dtype: str, gradient: bool):
         system = system_of(spec)
         params, links = family_params(spec, 0, dtype), links_of(system, dtype)
         numbers, ids_BC, _ = outcome(
-            system, gradient, None, params, links, *prompt(spec.vocab_size)
+            system, gradient, mesh_of(), params, links, *prompt(spec.vocab_size)
         )
         return system, params, links, jax.device_get(numbers), np.asarray(ids_BC)
 
@@ -369,5 +369,5 @@ def test_rows_taken_back_read_on_alike(family):
         params = family_params(spec, 0, "float64")
         mesh = mesh_of(2, 2, 2)
         sharded = jax.device_put(params, param_shardings(mesh, params, heads_of(spec)))
-        for one, other in zip(run(None, params), run(mesh, sharded), strict=True):
+        for one, other in zip(run(mesh_of(), params), run(mesh, sharded), strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-9)

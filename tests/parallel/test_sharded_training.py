@@ -119,7 +119,7 @@ def test_objective_on_a_mesh(name, families, capfd):
             agent: family_params(spec, i, np.float64)
             for i, (agent, spec) in enumerate(context.spec.models)
         }
-        loss, grads = value_and_grad(name, context, params, links, put(None, name, batch))
+        loss, grads = value_and_grad(name, context, params, links, put(mesh_of(), name, batch))
         placed = {
             agent: jax.device_put(params[agent], param_shardings(mesh, params[agent], heads_of(s)))
             for agent, s in context.spec.models

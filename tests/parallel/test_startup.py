@@ -11,7 +11,7 @@ import pytest
 
 from rmas.errors import InputError
 from rmas.parallel import Cluster, all_reduce_max, barrier, broadcast_from_first, is_first, to_host
-from rmas.parallel.startup import cluster_tells
+from rmas.parallel.startup import is_clustered
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -72,7 +72,7 @@ def test_folder_that_cannot_be_written_costs_one_line(tmp_path):
     ],
 )
 def test_clusters_are_told_by_their_environment(environ, wanted):
-    assert cluster_tells(environ) == wanted
+    assert is_clustered(environ) == wanted
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_clusters_are_told_by_their_environment(environ, wanted):
     [
         (("host", 2, 0), "'host' must be HOST:PORT"),
         (("host:99999", 2, 0), "must be HOST:PORT"),
-        (("host:1234", 2, 2), "process 2 of 2: processes are numbered from 0"),
+        (("host:1234", 2, 2), "process 2 of 2: the index must be from 0"),
     ],
 )
 def test_clusters_that_cannot_be(settings, message):

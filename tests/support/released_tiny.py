@@ -7,7 +7,7 @@ import jax
 
 import rmas
 from rmas.links import LinkSpec, init_links
-from rmas.models import ModelSpec
+from rmas.models import read_spec
 from rmas.shapes import Params
 from rmas.system.released import layout_of
 from rmas.system.styles import SEQUENTIAL, STYLES
@@ -19,7 +19,7 @@ STYLE = STYLES["sequential_light"]
 
 def make_links(seed: int = 0) -> Params:
     """Random links between the tiny agents."""
-    widths = tuple((a, ModelSpec.from_config(TINY / a).d_model) for a in SEQUENTIAL.agents)
+    widths = tuple((a, read_spec(TINY / a).d_model) for a in SEQUENTIAL.agents)
     return init_links(LinkSpec("ln_res", widths, SEQUENTIAL.link_edges), jax.random.key(seed))
 
 

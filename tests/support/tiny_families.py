@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmas.models import ModelSpec, abstract_params
+from rmas.models import ModelSpec, abstract_params, parse_spec
 from rmas.shapes import Params
 
 _SIZES = {
@@ -55,7 +55,7 @@ HYBRIDS = ("qwen3_5",)
 
 def family_spec(family: str, **changes) -> ModelSpec:
     """A family's tiny architecture, with other numbers where `changes` has them."""
-    return ModelSpec.from_dict(_SIZES | FAMILIES[family] | changes, where=family)
+    return parse_spec(_SIZES | FAMILIES[family] | changes, where=family)
 
 
 def family_params(spec: ModelSpec, seed: int = 0, dtype=np.float32) -> Params:

@@ -14,7 +14,7 @@ import numpy as np
 
 from rmas import models
 from rmas.links import LinkSpec, edge_name, init_links
-from rmas.models import ModelSpec, abstract_params
+from rmas.models import ModelSpec, abstract_params, parse_spec
 from rmas.system.batch import Line, line, stack
 from rmas.system.prompts import Slot
 from rmas.system.recursion import recurse
@@ -60,7 +60,7 @@ def model_spec(family: str, width: int, vocab: int = 40, **changes) -> ModelSpec
         "tie_word_embeddings": family != "llama",
         "rope_theta": 100.0,
     }
-    return ModelSpec.from_dict(config | changes, where=family)
+    return parse_spec(config | changes, where=family)
 
 
 def random_tree(shapes, seed: int, dtype):

@@ -176,7 +176,7 @@ def test_no_prompt_set(root, tmp_path):
 @pytest.mark.parametrize(
     ("mesh", "told"),
     [
-        ("rows=8", "'rows' is no axis; write axes of data, fsdp, tensor"),
+        ("rows=8", "unknown axis 'rows'; known: data, fsdp, tensor"),
         ("data=two", "data is 'two'; it must be a positive number"),
         ("data=3", "needs 3 devices, but there are 8 (cpu); choose sizes whose product is 8"),
     ],

@@ -40,8 +40,6 @@ STEPS, BATCH = 24, 8
 
 def placed(system: System, mesh) -> System:
     """The same agents with their weights on the mesh."""
-    if mesh is None:
-        return system
     agents = {}
     for name, agent in system.agents.items():
         at = param_shardings(mesh, agent.params, heads_of(agent.model))
@@ -149,7 +147,7 @@ def main() -> None:
 
 
 def _split(x: jax.Array, mesh) -> bool:
-    pieces = 1 if mesh is None else mesh.shape["fsdp"]
+    pieces = mesh.shape["fsdp"]
     return pieces > 1 and x.ndim > 1 and any(n % pieces == 0 for n in x.shape)
 
 

@@ -300,7 +300,7 @@ def on_a_small_disk(program: str, folder: Path) -> list[str]:
 def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(tmp_path):
     told, restored = on_a_small_disk(FULL_DISK, tmp_path)
     assert told.startswith("error: a checkpoint in ")
-    assert "cannot be written: the disk is full; make room, and give the same command" in told
+    assert "cannot be written: the disk is full; free some space and run the same command" in told
     assert restored == "restored 1 {'step': 1} True"
 
 

@@ -44,7 +44,9 @@ def need(family: str, rounds: int, steps: int, remat: bool = False):
     schedule = Schedule(Optim(steps=10), batch_size=ROWS, save_every=10)
     trained, objective = ("inner", "outer"), (("rollout", 1.0),)
     agents = {"one": params, "two": params}
-    return context, outer_step(context, objective, agents, trained, schedule, rounds, LENGTHS)
+    return context, outer_step(
+        context, objective, agents, trained, schedule, rounds, LENGTHS, mesh_of()
+    )
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from rmas.parallel import Share, batch_share, put_batch, put_whole, state_shardings, use
 from rmas.training import optim
 from rmas.training.optim import Optim
-from rmas.training.step import init_train_state, make_step, place_of
+from rmas.training.step import init_train_state, make_step
 from support.fake_devices import mesh_of
 
 AXES = {"one": 0, "two": 1}
@@ -42,7 +42,7 @@ def steps(mesh, accumulate, dtype=np.float64, traced=None):
 
     optimizer = optim.make(Optim(steps=5, lr=0.1, warmup_steps=0))
     state = init_train_state(links(dtype), optimizer)
-    place = place_of(mesh, jax.eval_shape(lambda: state))
+    place = state_shardings(mesh, jax.eval_shape(lambda: state))
     state = put_whole(state, place)
     step = make_step(loss, optimizer, 0, place, mesh, AXES, accumulate)
     found = []
@@ -57,7 +57,7 @@ def steps(mesh, accumulate, dtype=np.float64, traced=None):
 def test_mesh_and_parts_change_nothing(sizes, accumulate):
     traced = []
     with jax.enable_x64(True):
-        state, metrics = steps(None, 1)
+        state, metrics = steps(mesh_of(), 1)
         found, found_metrics = steps(mesh_of(*sizes), accumulate, traced=traced)
         for x, y in zip(*map(jax.tree.leaves, (found, state)), strict=True):
             np.testing.assert_allclose(x, y, rtol=0, atol=1e-9)

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rmas.errors import InputError
-from rmas.models import ModelSpec
+from rmas.models import read_spec
 from rmas.weights import load_params
 from support import rollouts
 
@@ -59,7 +59,7 @@ def same(a, b):
 
 def test_the_text_model_is_found_and_runs(tiny, saved):
     case, folder, model = saved
-    spec, flat = ModelSpec.from_config(folder), tiny(case)
+    spec, flat = read_spec(folder), tiny(case)
     uncapped = flat.spec.logit_softcap is None
     assert (spec == flat.spec) == uncapped
     params = load_params(spec, folder)
@@ -76,7 +76,7 @@ def test_other_layouts_of_names_hold_the_same(saved, tmp_path):
     """transformers has written `language_model.model.*` and `model.language_model.*`; text alone
     is `model.*`, under either configuration."""
     _, folder, _ = saved
-    spec = ModelSpec.from_config(folder)
+    spec = read_spec(folder)
     params = load_params(spec, folder)
     if spec.family == "gemma3":
         old = renamed(folder, "language_model.model.", "model.language_model.")
@@ -93,12 +93,12 @@ def test_other_layouts_of_names_hold_the_same(saved, tmp_path):
         same(params, load_params(spec, copied(folder, tmp_path / name, tensors)))
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "flat" / "config.json").write_text(json.dumps(config["text_config"]))
-    assert ModelSpec.from_config(tmp_path / "flat") == spec
+    assert read_spec(tmp_path / "flat") == spec
 
 
 def test_other_parts_are_ignored_by_name_and_nothing_else(saved, tmp_path):
     _, folder, _ = saved
-    spec = ModelSpec.from_config(folder)
+    spec = read_spec(folder)
     stored = load_file(folder / "model.safetensors")
     one = np.ones(1, np.float32)
     for other in OTHERS[spec.family]:
@@ -115,7 +115,7 @@ def test_other_parts_are_ignored_by_name_and_nothing_else(saved, tmp_path):
 
 def test_a_text_tensor_that_is_missing_is_named_in_the_layout_of_the_file(saved, tmp_path):
     _, folder, _ = saved
-    spec = ModelSpec.from_config(folder)
+    spec = read_spec(folder)
     stored = load_file(folder / "model.safetensors")
     name = next(n for n in stored if "language_model" in n and n.endswith("1.mlp.up_proj.weight"))
     del stored[name]

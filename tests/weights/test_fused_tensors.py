@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rmas.errors import InputError
-from rmas.models import ModelSpec, abstract_params
+from rmas.models import abstract_params, parse_spec
 from rmas.weights import load_params, save_params
 
 CONFIG = {
@@ -22,7 +22,7 @@ CONFIG = {
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 3,
     "linear_value_head_dim": 5, "linear_conv_kernel_dim": 4,
 }  # fmt: skip
-SPEC = ModelSpec.from_dict(CONFIG, where="")
+SPEC = parse_spec(CONFIG, where="")
 KEY, VALUE = 6, 20  # channels of queries, of keys, and of values
 FUSED = 2 * KEY + VALUE
 BOUNDS = {"q": (0, KEY), "k": (KEY, 2 * KEY), "v": (2 * KEY, FUSED)}

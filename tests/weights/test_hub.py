@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from rmas.errors import InputError
-from rmas.models import ModelSpec
+from rmas.models import read_spec
 from rmas.weights import load_params
 from rmas.weights.hub import LINK_FILES, Located, resolve
 
@@ -196,8 +196,8 @@ def test_a_download_is_pinned_and_loads(downloaded):
     folder, *_, (planner, *_) = downloaded
     assert (planner.source, planner.revision) == ("lab/planner", OLD)
     assert planner.path.is_relative_to(folder / "home")
-    spec = ModelSpec.from_config(planner.path)
-    assert spec == ModelSpec.from_config(PLANNER)
+    spec = read_spec(planner.path)
+    assert spec == read_spec(PLANNER)
     there, here = load_params(spec, planner.path), load_params(spec, PLANNER)
     jax.tree.map(np.testing.assert_array_equal, there, here)
 

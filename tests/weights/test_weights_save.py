@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rmas.models import ModelSpec, abstract_params, init_params
+from rmas.models import abstract_params, init_params, parse_spec, read_spec
 from rmas.weights import config_dict, load_params, save, save_params
 from rmas.weights.quantize import quantize
 from support import rollouts
@@ -38,7 +38,7 @@ def test_round_trip_through_transformers(tiny, case, tmp_path):
     extra = {"eos_token_id": [2, 3], "pad_token_id": 0}
     save_params(m.spec, m.params, tmp_path, extra)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
-    assert ModelSpec.from_config(tmp_path) == m.spec
+    assert read_spec(tmp_path) == m.spec
     jax.tree.map(np.testing.assert_array_equal, m.params, load_params(m.spec, tmp_path))
     ours, theirs = (
         load_file(tmp_path / "model.safetensors"),
@@ -72,7 +72,7 @@ def test_configs_read_back(tiny, case):
     config = config_dict(spec, {"eos_token_id": 2})
     assert config["eos_token_id"] == 2
     assert "rope_theta" not in config
-    assert ModelSpec.from_dict(json.loads(json.dumps(config)), where="") == spec
+    assert parse_spec(json.loads(json.dumps(config)), where="") == spec
 
 
 def test_a_config_that_would_read_back_differently_is_refused(tiny):
@@ -129,7 +129,7 @@ def test_fresh_parameters_need_no_torch(tmp_path):
         "head_dim": 4, "hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
         "max_position_embeddings": 64, "rope_theta": 1000.0,
     }  # fmt: skip
-    spec = ModelSpec.from_dict(config, where="")
+    spec = parse_spec(config, where="")
     random = np.random.default_rng(0)
     params = jax.tree.map(
         lambda a: random.standard_normal(a.shape).astype(np.float32), abstract_params(spec)
@@ -166,7 +166,7 @@ def test_int8_parameters_are_refused_before_anything_is_written(tmp_path):
         "hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 32,
         "rope_theta": 100.0,
     }  # fmt: skip
-    spec = ModelSpec.from_dict(config, "test")
+    spec = parse_spec(config, "test")
     params = quantize(init_params(spec, jax.random.key(0)))
     with pytest.raises(ValueError, match="int8 parameters cannot be saved"):
         save_params(spec, params, tmp_path / "new")
