@@ -16,7 +16,7 @@ from absl import flags
 
 from experiments import app
 from rmas.errors import InputError
-from rmas.system.convert import to_ours, to_released
+from rmas.system.convert import from_released, to_released
 from rmas.system.released import find_style
 from rmas.system.styles import STYLES
 
@@ -42,7 +42,9 @@ def main(_: list[str]) -> None:
             "is made by python -m experiments.import_prompts --release=CLONE --out=FILE"
         )
     else:
-        to_ours(style, Path(_ROOT.value).expanduser(), _TASK_FAMILY.value, _PROMPTS.value, out)
+        from_released(
+            style, Path(_ROOT.value).expanduser(), _TASK_FAMILY.value, _PROMPTS.value, out
+        )
     print(f"links: {out}")
 
 

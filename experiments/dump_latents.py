@@ -58,7 +58,7 @@ def main(_: list[str]) -> None:
     loaded = load_system(
         _STYLE.value,
         _ROOT.value,
-        _TASK_FAMILY.value,
+        task_family=_TASK_FAMILY.value,
         dtype=_DTYPE.value,
         mesh=_MESH.value,
         prompts=_PROMPTS.value,

@@ -242,7 +242,10 @@ def release_prompt_set(clone: Path, python: str, timeout: float) -> dict[str, An
     name = {marks.function: "{name}"}
     raw = {
         "name": "recursivemas-release",
-        "system": {"default": constants["SYSTEM_PROMPT"], "deliberation": text["system",]},
+        "system": {
+            "default": _literal(constants["SYSTEM_PROMPT"]),
+            "deliberation": _literal(text["system",]),
+        },
         "interface": {k: marks.template(text["interface", k], name, where) for k in INTERFACES},
         "roles": roles,
     }

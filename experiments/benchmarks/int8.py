@@ -90,7 +90,9 @@ def written(model: Model, params: Params, rows: int, tokens: int) -> np.ndarray:
     first_B1 = np.random.default_rng(0).integers(0, model.spec.vocab_size, (rows, 1), np.int32)
     state, keys = start(params, first_B1), decode.row_keys(0, [str(row) for row in range(rows)])
     drawn = decode.Sampling(temperature=1.0)
-    rest, _ = decode.drain(model.spec, params, state, drawn, keys, (), tokens - 1)
+    rest, _ = decode.generate(
+        model.spec, params, state, drawn, key_B=keys, eos=(), limit=tokens - 1
+    )
     return np.concatenate([first_B1, np.array(rest, np.int32)], axis=1)
 
 

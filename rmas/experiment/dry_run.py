@@ -102,7 +102,7 @@ def _check(s: Settings, outline: Outline, grader: str, links: Path) -> None:
     GraderPool(unsafe=s.tools.unsafe).check(grader)
     if "single" in s.evaluate.methods:
         alone = single(outline.topology.output)
-        outline.prompts.alone().check(alone, s.system.task_family)
+        outline.prompts.alone(s.system.task_family).check(alone, s.system.task_family)
     toolboxes(s.tools, outline.topology)
     if outline.style is not None:
         if s.system.prompts == "default":

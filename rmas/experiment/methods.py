@@ -67,7 +67,7 @@ def methods(
         def answer(asked: Sequence[Question], batch: int, rollout: int) -> list[Answer]:
             return own.latent(links, form, asked, rounds, batch, rollout)
 
-        return Method(name, rounds, answer, warm, steps, own.clock.take)
+        return Method(name, rounds, answer, warm, steps, own.clock.pop)
 
     def text(name: str, system: System, rounds: int, limits: Limits) -> Method:
         own = runner(system, limits)
@@ -75,7 +75,7 @@ def methods(
         def answer(asked: Sequence[Question], batch: int, rollout: int) -> list[Answer]:
             return own.text(asked, rounds, batch, rollout)
 
-        return Method(name, rounds, answer, warm, None, own.clock.take)
+        return Method(name, rounds, answer, warm, None, own.clock.pop)
 
     terse = dataclasses.replace(
         limits, message_tokens=settings.evaluate.terse_tokens, own_tokens={}
@@ -89,7 +89,8 @@ def methods(
             found.append(latent(name, given, rounds, steps))
         elif name.startswith(SINGLE):
             alone = single(name.removeprefix(SINGLE))
-            one = dataclasses.replace(system, topology=alone, prompts=system.prompts.alone())
+            prompts = system.prompts.alone(system.task_family)
+            one = dataclasses.replace(system, topology=alone, prompts=prompts)
             found.append(text(name, one, rounds, limits))
         else:
             found.append(text(name, system, rounds, limits if name == "text" else terse))

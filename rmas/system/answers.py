@@ -12,41 +12,46 @@ from rmas.system.writing import Written
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What is asked, and the name that its random keys are folded from.
+    """A question to a system.
 
-    `interface` is what a code task asks for.
+    Attributes:
+      id: its name; random keys are folded from it.
+      text: what is asked.
+      interface: what a code task asks for.
 
-    Raises `InputError` for a text that is no whole characters, as of bytes that are not UTF-8.
+    Raises `InputError` for a text with an invalid character, as from bytes that are not UTF-8.
     """
 
     id: str
     text: str
     interface: Interface = PROGRAM
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         try:
             self.text.encode()
         except UnicodeEncodeError as error:
             raise InputError(
-                f"question {self.id}: character {error.start} is none; write UTF-8"
+                f"question {self.id}: character {error.start} is not valid Unicode; write UTF-8"
             ) from None
 
 
 @dataclasses.dataclass
 class Answer:
-    """What a system wrote, and what it took.
+    """What a system wrote, and its cost.
 
     Attributes:
-      texts: per agent in order of turns, with the results of tools as the agent read them.
-      counts: per agent `prompt_tokens`, the positions read (slot vectors, messages and results of
-        tools included), `latent_steps`, the states of its rollouts, and `decoded_tokens`, the
-        tokens that it wrote, stop tokens included, `positions`, those that its model was run on,
-        each counted once: the prompt's, the latent steps but the first of a turn (which the prompt
-        gives), and the written tokens but the last of a turn (which nobody reads).
+      texts: per agent in order of turns, with tool results as the agent read them.
+      counts: per agent
+        `prompt_tokens`: positions read: prompts with slot vectors, messages and tool results;
+        `latent_steps`: states of its rollouts;
+        `decoded_tokens`: tokens that it wrote, stop tokens included;
+        `positions`: positions that its model was run on, each counted once: those of prompts, the
+        latent steps but the first of a turn (which the prompt gives), and the written tokens but
+        the last of a turn (which is never read).
       tools: every call: agent, round (from 1), tool, body, result, failed.
-      text: the final answer as the output agent wrote it, without results of tools.
+      text: the final answer as the output agent wrote it, without tool results.
       ids: its tokens, the stop token included.
-      retried: whether the answer was asked for once more (`writing.Retry`).
+      retried: whether the answer was continued once (`writing.Retry`).
     """
 
     texts: dict[str, list[str]]
@@ -58,22 +63,22 @@ class Answer:
 
     @classmethod
     def blank(cls, topology: Topology) -> "Answer":
-        """An answer before anybody has done anything."""
+        """An answer with nothing written yet, and counts of zero for every agent."""
         zero = {"prompt_tokens": 0, "latent_steps": 0, "decoded_tokens": 0, "positions": 0}
         return cls({}, {agent: dict(zero) for agent in topology.agents})
 
     def add(self, agent: str, k: int, wrote: Written) -> None:
-        """A text that an agent wrote in round `k` (from 0)."""
-        self.texts.setdefault(agent, []).append(wrote.whole)
-        self.counts[agent]["prompt_tokens"] += wrote.read
+        """Adds a text that an agent wrote in round `k` (from 0)."""
+        self.texts.setdefault(agent, []).append(wrote.transcript)
+        self.counts[agent]["prompt_tokens"] += wrote.tokens_read
         self.counts[agent]["decoded_tokens"] += len(wrote.ids)
-        self.counts[agent]["positions"] += wrote.read + wrote.ran
+        self.counts[agent]["positions"] += wrote.tokens_read + wrote.tokens_run
         self.tools += [
             {"agent": agent, "round": k + 1, **dataclasses.asdict(use)} for use in wrote.tools
         ]
 
     def finish(self, wrote: Written) -> None:
-        """The output agent's last text."""
+        """Sets the final answer: the output agent's last text."""
         self.text, self.ids, self.retried = wrote.text, wrote.ids, wrote.retried
 
 
@@ -111,6 +116,6 @@ class Limits(Options):
 def row_names(
     questions: Sequence[Question], batch: int, rollout_index: int, turn: str = "answer"
 ) -> list[str]:
-    """The names that a turn's random keys are folded from; rows that fill up have none."""
+    """The names that a turn's random keys are folded from; empty for rows that only fill up."""
     names = [f"{q.id}/{rollout_index}/{turn}" for q in questions]
     return names + [""] * (batch - len(names))

@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
+from rmas.shapes import Array
 from rmas.system.encode import Encoded, Slot
 from rmas.system.turn import Prompt
 
@@ -17,23 +19,35 @@ def bucket(n: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One row of one prompt: token ids, and per position the message slot it reads, or -1.
+    """One row of one prompt.
 
-    `text` counts the trailing positions that hold the role's own text (teacher forcing).
+    Attributes:
+      ids: token ids; 0 at slots.
+      slots: per position the index into the joined messages that it reads, or -1 at tokens.
+      text_length: the number of last positions that hold the role's own text (teacher forcing).
     """
 
     ids: tuple[int, ...]
     slots: tuple[int, ...]
-    text: int = 0
+    text_length: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @classmethod
+    def of_tokens(cls, ids: Sequence[int]) -> "Line":
+        """A line without slots."""
+        return cls(tuple(ids), (-1,) * len(ids))
 
     def cut_left(self, limit: int) -> "Line":
         """The last `limit` positions."""
         if len(self) <= limit:
             return self
-        return Line(self.ids[-limit:], self.slots[-limit:], min(self.text, limit))
+        return Line(self.ids[-limit:], self.slots[-limit:], min(self.text_length, limit))
+
+
+EMPTY = Line((), ())
+"""The line of a row that only fills up a batch."""
 
 
 def line(
@@ -68,7 +82,10 @@ def line(
 
 
 def stack(rounds: Sequence[Sequence[Line]], length: int | None = None) -> Prompt:
-    """Left-padded arrays `[R, B, T]` from lines per round and row; T is one bucket for all."""
+    """Left-padded numpy arrays `[R, B, T]` from lines by round and row.
+
+    T is `length`, or one bucket for all lines.
+    """
     longest = max(len(row) for rows in rounds for row in rows)
     T = bucket(longest) if length is None else length
     shape = (len(rounds), len(rounds[0]), T)
@@ -80,22 +97,27 @@ def stack(rounds: Sequence[Sequence[Line]], length: int | None = None) -> Prompt
                 ids[r, b, -len(row) :] = row.ids
                 slot[r, b, -len(row) :] = row.slots
                 valid[r, b, -len(row) :] = True
-    return Prompt(ids, valid, slot)
+    return Prompt(_host(ids), _host(valid), _host(slot))
 
 
 def with_text(
-    rounds: Sequence[Sequence[Line]], take: int, shift: int, length: int | None = None
+    rounds: Sequence[Sequence[Line]], n_states: int, shift: int, length: int | None = None
 ) -> Prompt:
-    """The same for lines that end in a role's text, with the positions of its first states.
+    """`stack` for lines that end in a role's text, with the positions of its first states.
 
-    `take_BM` points to the first `take` positions of each text, moved left by `shift`: 0 takes
-    states at the text's own positions (the release), 1 those that a rollout would see.
+    `state_index_BM` points to the first `n_states` positions of each text, moved left by `shift`:
+    0 selects states at the text's own positions (the release), 1 those that a rollout would see.
     """
     prompt = stack(rounds, length)
     T = prompt.ids_BT.shape[-1]
-    index = np.zeros((*prompt.ids_BT.shape[:2], take), np.int32)
+    index = np.zeros((*prompt.ids_BT.shape[:2], n_states), np.int32)
     for r, rows in enumerate(rounds):
         for b, row in enumerate(rows):
-            first = T - row.text - shift
-            index[r, b] = np.clip(np.arange(first, first + take), 0, T - 1)
-    return prompt.replace(take_BM=index)
+            first = T - row.text_length - shift
+            index[r, b] = np.clip(np.arange(first, first + n_states), 0, T - 1)
+    return dataclasses.replace(prompt, state_index_BM=_host(index))
+
+
+def _host(x: np.ndarray) -> Array:
+    """A numpy array, typed as what `parallel.put_batch` makes of it."""
+    return cast(Array, x)

@@ -1,4 +1,4 @@
-"""Where the time of an answer goes."""
+"""How the time of an answer divides into phases."""
 
 import contextlib
 import time
@@ -13,9 +13,12 @@ from rmas.parallel.meters import seconds_compiling
 class Clock:
     """Adds up seconds by phase; a phase ends when what it started on devices is done.
 
-    The phases of a run are `render` (prompts to arrays), `think` (all latent turns, and the reading
-    of the last prompt), `read` (prompts of text exchange) and `write` (decoding, tools included).
-    Seconds in the compiler are in none of them.
+    The phases of a run are `render` (prompts to arrays), `think` (all latent turns and the prefill
+    of the last prompt), `read` (prefill of text exchange) and `write` (decoding, tools included).
+    Seconds spent compiling are in none of them.
+
+    Attributes:
+      seconds: the sums since the last `pop`, by phase.
     """
 
     def __init__(self) -> None:
@@ -24,13 +27,14 @@ class Clock:
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[list[Any]]:
         """Times a block; arrays that it puts into the list are waited for."""
-        began, compiled, made = time.perf_counter(), seconds_compiling(), []
+        made: list[Any] = []
+        began, compiled = time.perf_counter(), seconds_compiling()
         yield made
         jax.block_until_ready(made)
-        took = time.perf_counter() - began - (seconds_compiling() - compiled)
-        self.seconds[name] = self.seconds.get(name, 0.0) + max(took, 0.0)
+        seconds = time.perf_counter() - began - (seconds_compiling() - compiled)
+        self.seconds[name] = self.seconds.get(name, 0.0) + max(seconds, 0.0)
 
-    def take(self) -> dict[str, float]:
-        """The seconds since the last time, by phase."""
-        taken, self.seconds = self.seconds, {}
-        return taken
+    def pop(self) -> dict[str, float]:
+        """The seconds by phase since the last call; sets them to zero."""
+        seconds, self.seconds = self.seconds, {}
+        return seconds

@@ -1,4 +1,4 @@
-"""Links of a system from the released layout to this project's form, and back."""
+"""Converts the links of a system from the released layout to this project's, and back."""
 
 from pathlib import Path
 
@@ -14,8 +14,12 @@ from rmas.weights.links import load_links, save_links
 from rmas.weights.released_export import write_released
 
 
-def to_ours(style: Style, root: Path, task_family: str, prompts: str, out: Path) -> None:
-    """Released links to `out`, with what they belong to."""
+def from_released(style: Style, root: Path, task_family: str, prompts: str, out: Path) -> None:
+    """Writes released links to the folder `out`, with a manifest of what they belong to.
+
+    `root` is the system's folder, `prompts` the prompt set that the links are for. Raises
+    `InputError` for folders, links or prompts that do not fit, and if `out` cannot be written.
+    """
     outline = Outline.of_style(style, root, prompts=prompts, task_family=task_family, date=DATE)
     links = outline.released_links
     if links is None:
@@ -36,21 +40,25 @@ def to_ours(style: Style, root: Path, task_family: str, prompts: str, out: Path)
 
 
 def to_released(style: Style, folder: Path, task_family: str, root: Path) -> None:
-    """Links of this project to the released layout below `root`."""
+    """Writes the links in `folder`, which are this project's, in the released layout to `root`.
+
+    Raises `InputError` for links of another topology, damaged links, and if `root` cannot be
+    written.
+    """
     found, manifest = load_links(folder)
     topology = manifest.get("topology")
     name = topology.get("name") if isinstance(topology, dict) else None
     if name != style.topology.name:
         raise InputError(
-            f"links in {folder} are of topology {name!r}; style {style.name} has "
+            f"links in {folder} belong to topology {name!r}; style {style.name} has "
             f"{style.topology.name!r}"
         )
     form = parse_form(str(manifest.get("form")))
     try:
-        own = [(a, found["inner"][a]["proj1"]["bias"].shape[0]) for a in style.topology.agents]
+        widths = [(a, found["inner"][a]["proj1"]["bias"].shape[0]) for a in style.topology.agents]
     except (KeyError, TypeError, IndexError, AttributeError) as e:
         raise InputError(f"links in {folder} lack the inner link of an agent: {e}") from e
-    spec = LinkSpec(form, tuple(own), style.topology.link_edges)
+    spec = LinkSpec(form, tuple(widths), style.topology.link_edges)
     links, _ = load_links(folder, jax.eval_shape(lambda: init_links(spec, jax.random.key(0))))
     try:
         write_released(

@@ -1,9 +1,9 @@
 """Text from the output agent: batched, greedy or sampled, in device-side chunks.
 
-The next token of a row depends on the row alone: its key is folded from seed, question,
+The next token of a row depends on that row alone: its key is folded from seed, question,
 rollout and position, its tail is its own, and a finished row never writes. The host sees a
-chunk at a time, and stops when every row has. Between chunks it may take tokens of a row back
-and give it others to read (`read_on`): what a tool call needs.
+chunk at a time, and stops when every row is finished. Between chunks it may undo a row's last
+tokens (`park`) and append others (`extend`), as a tool call needs.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from rmas.parallel import constrain
 from rmas.shapes import Array, Params
 
 CHUNK = 32
+"""Tokens per device call."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +42,9 @@ class Sampling(Options):
 class DecodeState:
     """Everything between two tokens; `logits_BV` are those of the next one.
 
-    `count_B` are the tokens that each row has written; its tail may hold others that it was given
-    to read. `done_B` marks rows that write no more.
+    `prefix` and `tail` are the KV cache: the prompt's part, and what came after it. `count_B` is
+    the number of tokens that each row has written; its tail may also hold tokens from `extend`.
+    `done_B` marks rows that write no more.
     """
 
     prefix: Segment
@@ -52,30 +54,33 @@ class DecodeState:
     done_B: Array
 
     def constrained(self) -> "DecodeState":
-        """Split by rows on a mesh, at every chunk alike: one program serves them all."""
-        return self.replace(
+        """Sharded by rows, in the same way after every chunk, so that one program serves all."""
+        return dataclasses.replace(
+            self,
             logits_BV=constrain(self.logits_BV, "batch", "vocab"),
             count_B=constrain(self.count_B, "batch"),
             done_B=constrain(self.done_B, "batch"),
         )
 
 
-def room(limit: int) -> int:
-    """Places for decoded tokens: whole chunks, so that near limits share a program."""
+def tail_size(limit: int) -> int:
+    """Cache slots for `limit` tokens: whole chunks, so that similar limits share a program."""
     return -(-limit // CHUNK) * CHUNK
 
 
-def start(model: ModelSpec, params: Params, x_BTD: Array, valid_BT: Array, size: int):
-    """Prefills a prompt; `size` is the room for decoded tokens (rounded up to whole chunks)."""
+def start(
+    model: ModelSpec, params: Params, x_BTD: Array, valid_BT: Array, size: int
+) -> DecodeState:
+    """Prefills a left-padded prompt; its cache can hold `tail_size(size)` more tokens."""
     h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT)
     batch = len(h_BD)
-    prefix, tail = models.open_tail(model, prefix, room(size), h_BD.dtype)
+    prefix, tail = models.open_tail(model, prefix, tail_size(size), h_BD.dtype)
     return DecodeState(
         prefix=prefix,
         tail=tail,
         logits_BV=models.unembed(model, params, h_BD),
         count_B=jnp.zeros(batch, jnp.int32),
-        # A row that only fills up the batch has no prompt and asks for nothing.
+        # A row that only fills up the batch has no prompt, and writes nothing.
         done_B=~jnp.any(valid_BT, axis=1),
     ).constrained()
 
@@ -92,18 +97,25 @@ def chunk(
 ) -> tuple[DecodeState, Array, Array]:
     """Up to `CHUNK` tokens for every row that is not done.
 
-    Returns the new state, ids `[B, CHUNK]` and which of them were written (the stop token is).
+    Args:
+      key_B: key data `[B, 2]` uint32 (`row_keys`).
+      eos_E: the ids that end a row; they are written too.
+      limit: scalar, the most tokens of a row.
+
+    Returns the new state, ids `[B, CHUNK]` int32, and which of them were written, bool.
     """
     batch = len(state.count_B)
     start_B = jnp.sum(state.prefix.valid_BS, axis=1, dtype=jnp.int32)
     ids_BC = jnp.zeros((batch, CHUNK), jnp.int32)
     wrote_BC = jnp.zeros((batch, CHUNK), bool)
 
-    def unfinished(carry):
+    def unfinished(carry: tuple[Array, DecodeState, Array, Array]) -> Array:
         i, state, _, _ = carry
         return (i < CHUNK) & ~jnp.all(state.done_B)
 
-    def step(carry):
+    def step(
+        carry: tuple[Array, DecodeState, Array, Array],
+    ) -> tuple[Array, DecodeState, Array, Array]:
         i, state, ids_BC, wrote_BC = carry
         active_B = ~state.done_B
         id_B = choose(sampling, state.logits_BV, key_B, state.count_B)
@@ -126,12 +138,14 @@ def chunk(
         state = DecodeState(state.prefix, tail, logits_BV, count_B, done_B)
         return i + 1, state, ids_BC, wrote_BC
 
-    _, state, ids_BC, wrote_BC = lax.while_loop(unfinished, step, (0, state, ids_BC, wrote_BC))
+    _, state, ids_BC, wrote_BC = lax.while_loop(
+        unfinished, step, (jnp.int32(0), state, ids_BC, wrote_BC)
+    )
     return state.constrained(), ids_BC, wrote_BC
 
 
 def _used(state: DecodeState) -> Array:
-    """Positions in each row's tail, `[B]`."""
+    """The number of positions in each row's tail, `[B]`."""
     return jnp.sum(state.tail.valid_BS, axis=1, dtype=jnp.int32)
 
 
@@ -139,8 +153,8 @@ def _used(state: DecodeState) -> Array:
 def park(before: DecodeState, after: DecodeState, rows_B: Array) -> DecodeState:
     """Rows `rows_B` as they were before a chunk, and done; the others as they are after it.
 
-    A recurrent state cannot take tokens back, so the whole row goes back to the chunk's start,
-    and reads again what it keeps of the chunk together with what comes behind (`read_on`).
+    Tokens cannot be removed from a recurrent state. So the whole row returns to the start of the
+    chunk, and `extend` appends what it keeps of the chunk, together with what follows.
     """
     return DecodeState(
         prefix=after.prefix,
@@ -152,7 +166,7 @@ def park(before: DecodeState, after: DecodeState, rows_B: Array) -> DecodeState:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def read_on(
+def extend(
     model: ModelSpec,
     size: int,
     params: Params,
@@ -161,10 +175,10 @@ def read_on(
     valid_BT: Array,
     wrote_B: Array,
 ) -> DecodeState:
-    """Gives rows tokens to read, left-padded, behind what they hold, and lets them go on.
+    """Appends left-padded tokens to the rows' caches, and lets these rows write again.
 
-    `wrote_B` counts those of the tokens that the row has written itself. The tail gets `size`
-    slots. Rows without a valid token stay as they are.
+    `wrote_B` is how many of the tokens the row has written itself. The tail grows to `size` slots.
+    Rows without a valid token stay as they are.
     """
     tail = models.widen(state.tail, size)
     start_B = jnp.sum(state.prefix.valid_BS, axis=1, dtype=jnp.int32) + _used(state)
@@ -183,7 +197,7 @@ def read_on(
 
 
 def choose(sampling: Sampling, logits_BV: Array, key_B: Array, count_B: Array) -> Array:
-    """The next id of each row, `[B]` int32."""
+    """The next id of each row, `[B]` int32, from `key_B` and the number of tokens written."""
     if sampling.temperature == 0:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     logits_BV = logits_BV / sampling.temperature
@@ -209,31 +223,35 @@ def row_keys(seed: int, names: list[str]) -> np.ndarray:
     return np.stack([np.frombuffer(d, np.uint32) for d in digests])
 
 
-Between = Callable[[DecodeState, DecodeState, list[list[int]]], DecodeState]
-"""`between(before, after, new)`: what happens between two chunks. It sees the states around the
-last one and each row's new ids, which it may shorten, and gives the state to go on from."""
+BetweenChunks = Callable[[DecodeState, DecodeState, list[list[int]]], DecodeState]
+"""`between(before, after, new)`: what happens between two chunks. It gets the states before and
+after the last chunk and each row's new ids, which it may shorten, and returns the state to continue
+from."""
 
 
-def drain(
+def generate(
     model: ModelSpec,
     params: Params,
     state: DecodeState,
     sampling: Sampling,
+    *,
     key_B: np.ndarray,
     eos: tuple[int, ...],
     limit: int,
-    between: Between | None = None,
+    between: BetweenChunks | None = None,
 ) -> tuple[list[list[int]], DecodeState]:
-    """Decodes every row to its end.
+    """Decodes every row to its end: one of the ids `eos`, or `limit` tokens in all.
 
-    Returns ids per row, the stop token included, and the state at the end, which has not read the
-    last id of any row.
+    Returns the ids of each row, the stop token included, and the final state, whose cache lacks
+    the last id of every row.
     """
     rows: list[list[int]] = [[] for _ in range(len(key_B))]
     eos_E = jnp.asarray(eos, jnp.int32)
     while True:
-        before = state if between else None
-        state, ids_BC, wrote_BC = chunk(model, sampling, params, state, key_B, eos_E, limit)
+        before = state
+        state, ids_BC, wrote_BC = chunk(
+            model, sampling, params, state, key_B=key_B, eos_E=eos_E, limit=limit
+        )
         ids, wrote, done = jax.device_get((ids_BC, wrote_BC, state.done_B))
         new = [i[w].tolist() for i, w in zip(ids, wrote, strict=True)]
         if between:

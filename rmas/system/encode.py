@@ -37,7 +37,7 @@ class ChatTokenizer:
     date: str
     where: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.tokenizer.chat_template is None:
             raise InputError(f"{self.where}: the tokenizer has no chat template")
 
@@ -75,12 +75,12 @@ class ChatTokenizer:
         return [i for i, _, _ in self.data_spans(text)]
 
     def data_spans(self, text: str) -> list[tuple[int, int, int]]:
-        """The same with where in the text each token lies: (id, start, end)."""
+        """Tokens of untrusted text with their place in it: (id, start, end), in characters."""
         spans, at = [], 0
         for piece in self._harmless(text):
             found = self._split(piece, at)
             if not self._control_ids.isdisjoint(i for i, _, _ in found):
-                # A normalizer made the token; it cannot from single characters.
+                # A normalizer made the control token; from single characters it cannot.
                 found = [s for n, c in enumerate(piece, at) for s in self._split(c, n)]
             spans += found
             at += len(piece)
@@ -119,7 +119,7 @@ class ChatTokenizer:
 
     @functools.cached_property
     def _controls(self) -> dict[str, int]:
-        """Added tokens, but for blanks, single characters and bytes, which are plain text."""
+        """Ids of added tokens, without blanks, single characters and bytes: these are text."""
         added = self.tokenizer.added_tokens_decoder.items()
         return {
             t.content: i
@@ -146,7 +146,7 @@ class ChatTokenizer:
         return [piece for piece in pieces if piece]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids, control tokens left out."""
+        """The text of generated ids, without control tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def encode(self, system: str, parts: tuple[Part, ...], values: Mapping[str, str]) -> Encoded:
@@ -180,7 +180,7 @@ class ChatTokenizer:
 
 
 def fill(encoded: Encoded, message_ids: Callable[[str], Sequence[int]]) -> tuple[int, ...]:
-    """A prompt with token ids in its slots: text exchange."""
+    """A prompt as token ids, with `message_ids(source)` in its slots: text exchange."""
     out: list[int] = []
     for run in encoded:
         out += message_ids(run.source) if isinstance(run, Slot) else run
@@ -188,6 +188,7 @@ def fill(encoded: Encoded, message_ids: Callable[[str], Sequence[int]]) -> tuple
 
 
 def _unused_mark(data: str) -> str:
+    """A text that stands for a slot, made of private-use characters, and not in `data`."""
     n = 0
     while f"\ue000{n}\ue001" in data:
         n += 1

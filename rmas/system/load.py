@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from rmas.errors import InputError
 from rmas.files import read_json
@@ -26,14 +27,22 @@ from rmas.weights.load import load_params
 from rmas.weights.placement import choose_mesh, heads_of, weight_dtype
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""A model folder with a tokenizer has one of these."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Agent:
-    """A frozen language model: architecture, weights, tokenizer, and the ids that end a turn.
+    """A frozen language model.
 
-    `source` is the folder or Hub id that it was asked for by (nothing, if it was made in memory),
-    `revision` the commit of the latter. `mesh` is where weights lie.
+    Attributes:
+      model: its architecture.
+      params: its weights.
+      chat: its tokenizer.
+      eos: the ids that end a turn.
+      fingerprint: a digest of its folder (`fingerprint`).
+      source: the folder or Hub id that it was loaded from; empty if it was made in memory.
+      revision: the commit, if it came from the Hub.
+      mesh: the devices that hold its weights.
     """
 
     model: ModelSpec
@@ -48,11 +57,17 @@ class Agent:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class System:
-    """Agents joined by a topology, with the prompts that they are given.
+    """Agents joined by a topology, with their prompts and tools.
 
-    `task_family` is the one whose prompts are used (`math`, `code`, `relay`, ...). `tools` are
-    what an agent may call while it writes; its system message describes those that its prompts
-    do not name.
+    Attributes:
+      topology: who speaks to whom.
+      agents: by name.
+      prompts: the prompt set.
+      task_family: whose prompts are used (`math`, `code`, `relay`, ...).
+      tools: by agent, what it may call while it writes; its system message describes the tools
+        that its prompts do not name.
+
+    Raises `InputError` if prompts do not fit the topology, or if tools are given to no agent.
     """
 
     topology: Topology
@@ -61,7 +76,7 @@ class System:
     task_family: str
     tools: Mapping[str, Toolbox] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.prompts.check(self.topology, self.task_family)
         for agent in self.tools:
             if agent not in self.agents:
@@ -70,7 +85,7 @@ class System:
 
     @property
     def mesh(self) -> Mesh:
-        """Where the weights of all agents lie."""
+        """The devices that hold the weights of all agents."""
         return self.agents[self.topology.output].mesh
 
     def spec(self, form: Form) -> SystemSpec:
@@ -83,23 +98,23 @@ class System:
         )
 
     def params(self) -> dict[str, Params]:
-        """Frozen weights by agent; agents with the same weights share their arrays."""
+        """Frozen weights by agent; agents that share weights share these arrays."""
         return {a: self.agents[a].params for a in self.topology.agents}
 
     def facts(self) -> dict[str, object]:
-        """What trained links depend on, for checkpoints and manifests."""
+        """What trained links depend on, as JSON values for checkpoints and manifests."""
         agents = {a: self.agents[a].fingerprint for a in self.topology.agents}
         facts = system_facts(self.topology, self.prompts, self.task_family, agents)
-        told = {agent: text for agent in self.tools if (text := self.tools_text(agent))}
-        return facts | ({"tools": told} if told else {})
+        tools = {agent: text for agent in self.tools if (text := self.tools_text(agent))}
+        return facts | ({"tools": tools} if tools else {})
 
     def tools_text(self, agent: str) -> str:
-        """What an agent's system message says of its tools: those that its prompts do not name."""
+        """Describes the tools of an agent that its prompts do not name; may be empty."""
         if agent not in self.tools:
             return ""
         parts = self.prompts.template(self.topology.role(agent), self.task_family, "later")
-        told = self.prompts.system_text(self.topology)
-        return self.tools[agent].describe(told + "".join(p for p in parts if isinstance(p, str)))
+        texts = [self.prompts.system_text(self.topology), *(p for p in parts if isinstance(p, str))]
+        return self.tools[agent].describe("".join(texts))
 
     def origins(self) -> dict[str, dict[str, str | None]]:
         """Where each agent came from: its Hub id with the commit, or its folder's name."""
@@ -116,9 +131,9 @@ class System:
 def system_facts(
     topology: Topology, prompts: PromptSet, task_family: str, agents: Mapping[str, str]
 ) -> dict[str, object]:
-    """What trained links depend on; `agents` are fingerprints by name."""
+    """What trained links depend on, as JSON values; `agents` are fingerprints by name."""
     return {
-        # Who may call tools is no fact of the links.
+        # Links do not depend on who may call tools.
         "topology": {k: v for k, v in dataclasses.asdict(topology).items() if k != "callers"},
         "prompts": {"name": prompts.name, "digest": prompts.digest},
         "task_family": task_family,
@@ -129,7 +144,8 @@ def system_facts(
 def load_agents(
     sources: Mapping[str, str],
     date: str,
-    dtype=None,
+    *,
+    dtype: DTypeLike | None = None,
     mesh: Mesh | str | None = None,
     quantize: bool = False,
     local: bool = False,
@@ -140,10 +156,12 @@ def load_agents(
     of folders whose weight files are equal byte by byte.
 
     Args:
+      sources: by agent, its folder or Hub id.
+      date: for chat templates that print one.
       dtype: what weights are cast to, as in `weight_dtype`.
       mesh: where weights lie, as in `choose_mesh`; None means one device.
       quantize: hold matrices as int8.
-      local: of a run of many processes, take the devices of this one alone.
+      local: in a run of many processes, use only the devices of this one.
 
     Raises `InputError` naming the folder and what is wrong in it.
     """
@@ -164,20 +182,22 @@ def load_agents(
             held[source] = load_params(model, at.path, dtype, place, quantize)
         params = held[shares.get(source, source)]
         agents[source] = Agent(
-            model, params, chat, eos, fingerprint(at.path), at.source, at.revision, mesh
+            model=model,
+            params=params,
+            chat=chat,
+            eos=eos,
+            fingerprint=fingerprint(at.path),
+            source=at.source,
+            revision=at.revision,
+            mesh=mesh,
         )
     return {name: agents[source] for name, source in sources.items()}
-
-
-def load_agent(source: str, date: str, dtype=None) -> Agent:
-    """One agent; see `load_agents`."""
-    return load_agents({"agent": source}, date, dtype)["agent"]
 
 
 def shared_weights(paths: Mapping[str, Path], models: Mapping[str, ModelSpec]) -> dict[str, str]:
     """Which agents can share the weights of an earlier one: name -> name of the first.
 
-    Their architectures are equal, and their weight files byte by byte.
+    They can if their architectures are equal, and their weight files are equal byte by byte.
     """
     first: list[str] = []
     shares: dict[str, str] = {}
@@ -192,7 +212,7 @@ def shared_weights(paths: Mapping[str, Path], models: Mapping[str, ModelSpec]) -
 
 
 def _equal(one: Path, other: Path) -> bool:
-    """Whether two folders hold the same weights; contents are read only where sizes agree."""
+    """Whether two folders hold the same weights; contents are read only if sizes are equal."""
     if one.samefile(other):
         return True
     files = [sorted(folder.glob("*.safetensors")) for folder in (one, other)]
@@ -203,20 +223,29 @@ def _equal(one: Path, other: Path) -> bool:
 
 
 def load_chat(path: Path, model: ModelSpec, date: str) -> tuple[ChatTokenizer, tuple[int, ...]]:
-    """The chat side of an agent's folder; code in it is never run."""
+    """The tokenizer of an agent's folder, and the ids that end a turn.
+
+    Raises `InputError` for a tokenizer that is missing, has no eos token, or does not fit the
+    model.
+    """
     tokenizer = load_tokenizer(path)
     if tokenizer.eos_token_id is None:
-        raise InputError(f"{path}: the tokenizer names no eos token; decoding could not stop")
+        raise InputError(
+            f"{path}: the tokenizer has no eos token, so decoding could not stop; set eos_token in "
+            "tokenizer_config.json"
+        )
     chat = ChatTokenizer(tokenizer, date=date, where=str(path))
     _check_ids(path, model, chat)
     return chat, _eos_ids(path, tokenizer.eos_token_id)
 
 
 def load_tokenizer(path: Path) -> Any:
-    """The tokenizer of a model folder.
+    """The tokenizer of a model folder; code in the folder is never run.
 
-    A folder that names the generic class is read as `tokenizer.json` says. `AutoTokenizer` would
-    rebuild it by the model's family instead (qwen2: with that family's own word splitting).
+    A folder that names the generic class is loaded from `tokenizer.json` alone. `AutoTokenizer`
+    would rebuild it by the model's family instead (qwen2: with that family's word splitting).
+
+    Raises `InputError` if there is none, or if it cannot be loaded.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -229,26 +258,29 @@ def load_tokenizer(path: Path) -> Any:
         generic = named in ("TokenizersBackend", "PreTrainedTokenizerFast")
         loader = PreTrainedTokenizerFast if generic else AutoTokenizer
         return loader.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    # The loaders raise whatever their parsers do.
+    # The loaders raise whatever their parsers raise.
     except Exception as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise InputError(f"{path}: the tokenizer cannot be loaded: {reason}") from e
 
 
 def _check_ids(path: Path, model: ModelSpec, chat: ChatTokenizer) -> None:
-    """Ids beyond the embeddings would read NaN; added tokens that no chat uses may lie there."""
+    """Refuses a tokenizer with ids beyond the embeddings, except added tokens that no chat uses.
+
+    The embedding of such an id would be NaN.
+    """
     added = chat.tokenizer.added_tokens_decoder
     own = [i for i in chat.tokenizer.get_vocab().values() if i not in added]
     largest = max([*own, *chat.ids(chat.render("a", "b")), chat.tokenizer.eos_token_id])
     if largest >= model.vocab_size:
         raise InputError(
-            f"{path}: the tokenizer has ids up to {largest}, but the model only "
+            f"{path}: the tokenizer has ids up to {largest}, but the model has only "
             f"{model.vocab_size} embeddings; they do not belong together"
         )
 
 
 def _eos_ids(path: Path, own: int) -> tuple[int, ...]:
-    """The tokenizer's eos and those that the model's configuration files name."""
+    """The tokenizer's eos id and those that the model's configuration files name."""
     ids = {own}
     for name in ("config.json", "generation_config.json"):
         file = path / name
@@ -263,10 +295,11 @@ def _eos_ids(path: Path, own: int) -> tuple[int, ...]:
 
 
 def fingerprint(directory: Path) -> str:
-    """A digest of a model folder: small files whole, of each weight file a part.
+    """A digest of a model folder: 16 hexadecimal digits.
 
-    Of weights the size and one MiB at the start (with its table of tensors), the middle and
-    the end are read: enough to tell models apart without reading gigabytes.
+    Small files are read whole; of each weight file the size and one MiB at the start (with its
+    table of tensors), the middle and the end: enough to distinguish models without reading
+    gigabytes.
     """
     digest = hashlib.sha256()
     for file in sorted(directory.glob("*.safetensors")):

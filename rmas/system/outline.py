@@ -1,4 +1,4 @@
-"""The outline of a system: all that is known of it before a weight is loaded, made once.
+"""The outline of a system: what is known of it before a weight is loaded, made once.
 
 Systems, training contexts, plans, dry runs, inspection and conversion start from it.
 """
@@ -21,7 +21,7 @@ from rmas.system import prompts as prompt_sets
 from rmas.system.encode import ChatTokenizer
 from rmas.system.load import Agent, System, fingerprint, load_agents, load_chat, shared_weights
 from rmas.system.prompts import PromptSet
-from rmas.system.released import locate, read_links
+from rmas.system.released import locate, pinned, read_links
 from rmas.system.sizes import SystemSize, measure
 from rmas.system.styles import Style
 from rmas.system.topology import Topology
@@ -33,13 +33,15 @@ from rmas.weights.placement import abstract_weights, heads_of
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outline:
-    """A system without weights: topology, architectures, link form, shares, prompts.
+    """A system without weights.
 
     Attributes:
+      topology: who speaks to whom.
       specs: the architecture of each agent, in the order of the topology.
       form: the form of all links.
       shares: agent -> an earlier agent with the same weights, of which one copy is held.
-      prompts, task_family: what agents are told.
+      prompts: the prompt set.
+      task_family: whose prompts are used.
       date: for chat templates that print one.
       located: the folder of each agent; empty where only the release's facts are known.
       style: the released system that this is, if it is one.
@@ -126,7 +128,7 @@ class Outline:
 
     @classmethod
     def of_release(cls, style: Style, *, prompts: str, task_family: str, date: str) -> "Outline":
-        """A released system as published, by its base models: nothing is read or downloaded."""
+        """A released system as published, by its base models; no folder is read or downloaded."""
         names = {agent: facts.base_model for agent, facts in style.agents.items()}
         first = {name: agent for agent, name in reversed(names.items())}
         return cls(
@@ -152,12 +154,12 @@ class Outline:
         return jax.eval_shape(lambda: init_links(self.link_spec, jax.random.key(0)))
 
     def spec(self, remat: bool = False) -> SystemSpec:
-        """Static facts for the engine; with `remat`, layers are checkpointed for gradients."""
+        """Static facts for the engine; with `remat`, layers use activation checkpointing."""
         models = tuple((agent, self.specs[agent]) for agent in self.topology.agents)
         return SystemSpec(models, self.link_spec, remat)
 
     def context(self, agent: str) -> int:
-        """How many positions an agent can read."""
+        """The length of an agent's context, in positions."""
         return self.specs[agent].max_positions
 
     @functools.cached_property
@@ -176,12 +178,18 @@ class Outline:
     def unloaded(self, tools: Mapping[str, Toolbox] | None = None) -> System:
         """The system without weights, which can render prompts and count positions.
 
-        Raises `InputError` where the agents' folders are not known.
+        Raises `InputError` if the agents' folders are not known.
         """
         if not self.located:
             raise InputError(f"the folders of {', '.join(self.topology.agents)} are not known")
         agents = {
-            agent: Agent(spec, {}, self.chats[agent], (), self.fingerprints[agent])
+            agent: Agent(
+                model=spec,
+                params={},
+                chat=self.chats[agent],
+                eos=(),
+                fingerprint=self.fingerprints[agent],
+            )
             for agent, spec in self.specs.items()
         }
         return System(self.topology, agents, self.prompts, self.task_family, tools or {})
@@ -203,9 +211,15 @@ class Outline:
         return System(self.topology, agents, self.prompts, self.task_family, tools or {})
 
     def size(self, mesh: Any, dtype: Any, quantize: bool = False) -> SystemSize:
-        """How large the system is, and what of it a device of the (abstract) mesh would hold."""
+        """The size of the system, and of each device's share on the (abstract) mesh."""
         return measure(
-            self.specs, self.topology.link_edges, self.form, mesh, dtype, quantize, self.shares
+            self.specs,
+            self.topology.link_edges,
+            self.form,
+            mesh=mesh,
+            dtype=dtype,
+            quantize=quantize,
+            shares=self.shares,
         )
 
     def abstract_params(self, mesh: Mesh, dtype: Any, quantize: bool) -> dict[str, Params]:
@@ -226,8 +240,3 @@ class Outline:
     def owners(self) -> list[ModelSpec]:
         """One architecture for each set of weights that is held."""
         return [spec for agent, spec in self.specs.items() if agent not in self.shares]
-
-
-def pinned(at: hub.Located) -> str:
-    """A name that finds the same files again: the folder, or the Hub id at its commit."""
-    return at.source if at.revision is None else f"{at.source.partition('@')[0]}@{at.revision}"

@@ -1,16 +1,16 @@
-"""Prompt sets: what each agent is told, as data.
+"""Prompt sets: what each agent is asked, as data.
 
 A prompt set is a JSON file of chat texts per role, task family and phase (`first` round or
 `later` rounds), with fields (`{question}`, `{interface}`) and slots (`{slot:<agent>}`) where
-the message of another agent goes. Links only work with the prompts they were trained with, so
-a set has a hash that is stored beside them.
+the message of another agent goes. In all texts of a set `{{` and `}}` are literal braces. Links
+only work with the prompts they were trained with, so a set has a digest that is stored with them.
 """
 
 import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,16 @@ from rmas.errors import InputError
 from rmas.system.topology import Topology
 
 FIELDS = ("question", "interface")
+"""The fields of prompts."""
 FAMILY_FALLBACK = {"choice": "math", "gpqa": "choice", "reasoning": "math"}
+"""Whose prompts a task family uses where a role has none of its own."""
+SINGLE = "single"
+"""The role of an agent alone."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A place for data: the question, or the interface that code must have."""
+    """A place for data: the question, the interface that code must have, or a function's name."""
 
     name: str
 
@@ -51,30 +55,38 @@ PROGRAM = Interface()
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
-def parse_template(text: str, where: str) -> tuple[Part, ...]:
-    """Splits a template into text, fields and slots; `{{` and `}}` are literal braces.
+def parse_template(
+    text: str, where: str, fields: Sequence[str] = FIELDS, slots: bool = True
+) -> tuple[Part, ...]:
+    """Splits a text into literal text, fields and slots; `{{` and `}}` are literal braces.
 
-    Raises `InputError` naming `where` for an unknown field or a lone brace.
+    `fields` are the names of the fields that it may have, and `slots` says whether it may have
+    slots. Raises `InputError` naming `where` for any other field and for a lone brace.
     """
-    parts: list[Part] = [""]
-    end = 0
+    parts: list[Part] = []
+    literal, end = "", 0
     for match in _BRACES.finditer(text):
-        literal, end = text[end : match.start()], match.end()
-        parts[-1] += literal
+        literal += text[end : match.start()]
+        end = match.end()
         token, inner = match.group(), match.group(1)
         if token in ("{{", "}}"):
-            parts[-1] += token[0]
-        elif inner is None:
+            literal += token[0]
+            continue
+        if inner is None:
             raise InputError(f"{where}: lone {token!r} at {match.start()}; write {token * 2!r}")
-        elif inner.startswith("slot:"):
-            parts += [Slot(inner.removeprefix("slot:")), ""]
-        elif inner in FIELDS:
-            parts += [Field(inner), ""]
+        if slots and inner.startswith("slot:"):
+            place: Part = Slot(inner.removeprefix("slot:"))
+        elif inner in fields:
+            place = Field(inner)
         else:
-            known = ", ".join([*FIELDS, "slot:<agent>"])
-            raise InputError(f"{where}: unknown field {{{inner}}}; known: {known}")
-    parts[-1] += text[end:]
-    return tuple(p for p in parts if p != "")
+            known = ", ".join([*fields, *["slot:<agent>"] * slots]) or "none"
+            raise InputError(
+                f"{where}: unknown field {token}; known: {known}; "
+                f"if the braces are literal, write {{{token}}}"
+            )
+        parts += [literal, place]
+        literal = ""
+    return tuple(p for p in [*parts, literal + text[end:]] if p != "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +94,8 @@ class PromptSet:
     """A checked prompt set; make one with `load`.
 
     Attributes:
-      system: system text by style name, `default` for the others; may be empty.
+      name: as the set calls itself.
+      system: system text by topology name, `default` for the others; may be empty.
       interface: texts of code tasks (`function`, `unnamed_function`, `program`).
       roles: role -> task family -> phase -> template.
       digest: sha256 of the canonical JSON.
@@ -90,53 +103,69 @@ class PromptSet:
 
     name: str
     system: Mapping[str, str]
-    interface: Mapping[str, str]
+    interface: Mapping[str, tuple[Part, ...]]
     roles: Mapping[str, Mapping[str, Mapping[str, tuple[Part, ...]]]]
     digest: str
 
     def template(self, role: str, task_family: str, phase: str) -> tuple[Part, ...]:
-        """The template of a role; `later` falls back to `first`, `gpqa` to `choice`, that
-        and `reasoning` to `math`.
+        """The template of a role.
 
-        Raises `InputError` naming what the set lacks.
+        `later` falls back to `first`, family `gpqa` to `choice`, and `choice` and `reasoning` to
+        `math`. Raises `InputError` that says what the set has, and what to write.
         """
+        phases = self._phases(role, task_family)
+        if phases is not None:
+            return phases.get(phase, phases["first"])
         if role not in self.roles:
-            known = ", ".join(self.roles)
-            raise InputError(f"prompt set {self.name!r} has no role {role!r}; it has {known}")
-        families = self.roles[role]
-        name: str | None = task_family
-        while name is not None:
-            if name in families:
-                phases = families[name]
-                return phases.get(phase, phases["first"])
-            name = FAMILY_FALLBACK.get(name)
+            lacks = f"has no role {role!r}; it has {', '.join(self.roles)}"
+        else:
+            lacks = (
+                f"has no prompts of role {role!r} for task family {task_family!r}; the role has "
+                f"{', '.join(self.roles[role])}"
+            )
         raise InputError(
-            f"prompt set {self.name!r}: role {role!r} has no prompts for {task_family!r}; "
-            f"it has {', '.join(families)}"
+            f"prompt set {self.name!r} {lacks}; write roles.{role}.{task_family} with 'first' "
+            "(round 1) and 'later' (further rounds; left out, 'first' is used)"
         )
 
-    def alone(self) -> "PromptSet":
-        """The set with prompts for an agent alone: the packaged ones, where it has none."""
-        if "single" in self.roles:
+    def _phases(self, role: str, task_family: str) -> Mapping[str, tuple[Part, ...]] | None:
+        """A role's templates for a family, by phase; None if there are none."""
+        families = self.roles.get(role, {})
+        return next((families[name] for name in _fallbacks(task_family) if name in families), None)
+
+    def alone(self, task_family: str) -> "PromptSet":
+        """The set with prompts of a family for an agent alone (the role `single`).
+
+        If it has none, those of the packaged default set are used. A family that is not known
+        there either gets the question as it is, under the default set's system text for `single`.
+        """
+        if self._phases(SINGLE, task_family) is not None:
             return self
-        return dataclasses.replace(
-            self, roles={**self.roles, "single": load("default").roles["single"]}
-        )
+        default = load("default")
+        interface = {**default.interface, **self.interface}
+        roles = {**self.roles, SINGLE: default.roles[SINGLE]}
+        if default._phases(SINGLE, task_family) is not None:
+            return dataclasses.replace(self, interface=interface, roles=roles)
+        roles[SINGLE] = {task_family: {"first": (Field("question"),)}}
+        system = {SINGLE: default.system[SINGLE], **self.system}
+        return dataclasses.replace(self, system=system, roles=roles)
 
     def system_text(self, topology: Topology) -> str:
-        """The system message of a style."""
+        """The system message of a topology; may be empty."""
         return self.system.get(topology.name, self.system["default"])
 
     def interface_text(self, interface: Interface = PROGRAM) -> str:
-        """What a code task asks for, in words; raises `InputError` when the set has none."""
+        """What a code task asks for, in words; raises `InputError` when the set has no text."""
         if interface.kind not in self.interface:
-            raise InputError(f"prompt set {self.name!r} has no interface text {interface.kind!r}")
-        known = {"{{": "{", "}}": "}", "{name}": interface.name}
-        text = self.interface[interface.kind]
-        return re.sub(r"\{\{|\}\}|\{name\}", lambda m: known[m[0]], text)
+            raise InputError(
+                f"prompt set {self.name!r} has no interface text {interface.kind!r}; write "
+                f"interface.{interface.kind}"
+            )
+        parts = self.interface[interface.kind]
+        return "".join(p if isinstance(p, str) else interface.name for p in parts)
 
     def check(self, topology: Topology, task_family: str) -> None:
-        """Holds slots against edges; raises `InputError` naming the role and slot at fault."""
+        """Checks that slots and edges agree; raises `InputError` naming the role and slot."""
         for agent in topology.agents:
             role = topology.role(agent)
             for phase in ("first", "later"):
@@ -150,14 +179,23 @@ class PromptSet:
                 for source in found:
                     if source not in wanted or found.count(source) > 1:
                         raise InputError(
-                            f"{where}: slot {{slot:{source}}} has no edge {source}->{agent} "
-                            f"then; slots wanted once each: {', '.join(wanted) or 'none'}"
+                            f"{where}: slot {{slot:{source}}} has no edge {source}->{agent} in "
+                            "this phase, or is repeated; slots wanted once each: "
+                            f"{', '.join(wanted) or 'none'}"
                         )
                 for source in wanted:
                     if source not in found:
                         raise InputError(
                             f"{where}: edge {source}->{agent} has no slot; add {{slot:{source}}}"
                         )
+
+
+def _fallbacks(task_family: str) -> Iterator[str]:
+    """A family, and those whose prompts it can use, in order."""
+    name: str | None = task_family
+    while name is not None:
+        yield name
+        name = FAMILY_FALLBACK.get(name)
 
 
 def load(source: str) -> PromptSet:
@@ -180,7 +218,7 @@ def load(source: str) -> PromptSet:
 
 
 def from_json(text: str, where: str) -> PromptSet:
-    """Parses and checks the JSON form."""
+    """A prompt set from its JSON text; raises `InputError` naming `where` and the text at fault."""
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as e:
@@ -191,14 +229,16 @@ def from_json(text: str, where: str) -> PromptSet:
     _require(isinstance(raw.get("name"), str), where, "needs a text 'name'")
     system = _texts(raw.get("system"), where, "system")
     _require("default" in system, where, "'system' needs a 'default' text")
+    interface = _texts(raw.get("interface", {}), where, "interface")
     _require(isinstance(raw.get("roles"), dict), where, "needs an object 'roles'")
-    roles = {}
+    roles: dict[str, dict[str, dict[str, tuple[Part, ...]]]] = {}
     for role, families in raw["roles"].items():
-        _require(isinstance(families, dict) and families, where, f"role {role!r} needs families")
+        has_families = isinstance(families, dict) and bool(families)
+        _require(has_families, where, f"role {role!r} needs prompts by task family")
         roles[role] = {}
-        for task_family, phases in families.items():
+        for task_family, value in families.items():
             at = f"{where}: {role}.{task_family}"
-            phases = _texts(phases, where, f"{role}.{task_family}")
+            phases = _texts(value, where, f"{role}.{task_family}")
             _require("first" in phases, at, "needs a 'first' prompt")
             _require(set(phases) <= {"first", "later"}, at, "only 'first' and 'later' are known")
             roles[role][task_family] = {
@@ -210,11 +250,24 @@ def from_json(text: str, where: str) -> PromptSet:
         raise InputError(f"{where}: a text holds half a surrogate pair; write characters") from e
     return PromptSet(
         name=raw["name"],
-        system=system,
-        interface=_texts(raw.get("interface", {}), where, "interface"),
+        system={k: _literal(v, f"{where}: system.{k}") for k, v in system.items()},
+        interface={
+            k: parse_template(
+                v,
+                f"{where}: interface.{k}",
+                fields=("name",) if k == "function" else (),
+                slots=False,
+            )
+            for k, v in interface.items()
+        },
         roles=roles,
         digest=hashlib.sha256(canonical).hexdigest(),
     )
+
+
+def _literal(text: str, where: str) -> str:
+    """A text without fields, its braces no longer doubled."""
+    return "".join(str(part) for part in parse_template(text, where, fields=(), slots=False))
 
 
 def _texts(value: Any, where: str, key: str) -> dict[str, str]:

@@ -1,13 +1,13 @@
 """The recursion loop: all rounds of all agents, one compiled program for any topology.
 
-The loop is rotated around the output agent, because its last turn (text, or a loss) is not a
-turn like the others. Prologue: round 1 of the agents before it. Then, once per further round,
-in one `lax.scan`: the output agent's own latent turn and the agents after it, which close the
-round, and the next round of the agents before it. What remains is the output agent's slots,
-filled for its last turn. Nothing is computed that is not used.
+The loop is rotated around the output agent, because its last turn (text, or a loss) differs
+from all other turns. Prologue: round 1 of the agents that run before it. Then one `lax.scan` step
+per further round: the latent turns of the output agent and of the agents after it, which close
+the round, and the turns of the agents before it, which open the next one. Epilogue, left to the
+caller: the output agent's last turn. Nothing is computed that is not used.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,18 +19,19 @@ from rmas.shapes import Array
 from rmas.system.topology import Edge, Topology
 from rmas.system.turn import Prompt
 
-Stage = Callable[[str, Prompt, tuple[Array, ...], Any], tuple[dict[str, Array], Any]]
-"""`stage(agent, prompt, incoming, data) -> (messages, aux)`: one turn. `incoming` are messages
-`[B, M, D]` in the order of `Topology.incoming`, `data` is this turn's slice of the caller's
-arrays, `messages` has one `[B, M, D]` per outgoing edge, under its `edge_name`."""
+Turn = Callable[[str, Prompt, tuple[Array, ...], Any], tuple[dict[str, Array], Any]]
+"""`turn(agent, prompt, incoming, data) -> (messages, aux)`: one agent's part of a round.
+`incoming` are messages `[B, M, D]` in the order of `Topology.incoming`, `data` is this turn's slice
+of the caller's arrays, `messages` has one `[B, M, D]` per outgoing edge, under its `edge_name`."""
 
-Box = dict[str, Array]
+Messages = dict[str, Array]
+"""Messages `[B, M, D]` by `edge_name`."""
 
 
 def recurse(
     topology: Topology,
     prompts: dict[str, Prompt],
-    stage: Stage,
+    turn: Turn,
     zero_messages: Callable[[Edge], Array],
     data: dict[str, Any] | None = None,
 ) -> tuple[tuple[Array, ...], dict[str, Any]]:
@@ -38,9 +39,10 @@ def recurse(
 
     Args:
       prompts: per agent, arrays with a leading round axis `[R, B, ...]`; R is the number of
-        rounds. The output agent's last prompt is only measured, never read.
+        rounds. Of the output agent's last prompt only the shape is used.
+      turn: what an agent does; traced once per agent, and once more for the prologue.
       zero_messages: the zeros that stand for an edge's message before there is one.
-      data: per agent, any pytree with a leading round axis, handed to `stage` turn by turn.
+      data: per agent, any pytree with a leading round axis, passed to `turn` round by round.
 
     Returns:
       The messages `[B, M, D]` into the output agent's last turn, and per agent the `aux` values
@@ -50,57 +52,73 @@ def recurse(
     rounds = prompts[topology.output].ids_BT.shape[0]
     closing, opening = (topology.output, *topology.after), topology.before
 
-    def turn(agent: str, xs, sent: Box, fed: Box, out: Box):
-        """One turn: reads this round's and the last round's messages, adds its own."""
-        prompt, extra = xs[agent]
-        messages, aux = stage(agent, prompt, _incoming(topology, agent, sent, fed), extra)
+    def run_turn(
+        agent: str, inputs: dict, this_round: Messages, feedback: Messages, next_feedback: Messages
+    ) -> Any:
+        """One turn: reads `this_round` and `feedback`, adds to `this_round` and `next_feedback`."""
+        prompt, extra = inputs[agent]
+        incoming = _incoming(topology, agent, this_round, feedback)
+        messages, aux = turn(agent, prompt, incoming, extra)
         for e in topology.outgoing(agent):
             name = edge_name(e.src, e.dst)
-            (sent if e.when == "round" else out)[name] = messages[name]
+            (this_round if e.when == "round" else next_feedback)[name] = messages[name]
         return aux
 
-    def turns_of(agents, start: int, stop: int):
+    def inputs_of(agents: Sequence[str], start: int, stop: int) -> dict[str, Any]:
+        """Prompts and data of some agents in the rounds from `start` to before `stop`."""
         return {a: jax.tree.map(lambda x: x[start:stop], (prompts[a], data.get(a))) for a in agents}
 
-    def to_closing(box: Box) -> Box:
-        return {k: z for k, z in box.items() if k.split("->")[1] in closing}
+    def to_closing(messages: Messages) -> Messages:
+        return {name: z for name, z in messages.items() if name.split("->")[1] in closing}
 
-    sent, fed, out, aux = {}, {}, {}, {}
-    first = jax.tree.map(lambda x: x[0], turns_of(opening, 0, 1))
+    this_round: Messages = {}
+    feedback: Messages = {}
+    next_feedback: Messages = {}
+    aux: dict[str, list[Any]] = {}
+    first = jax.tree.map(lambda x: x[0], inputs_of(opening, 0, 1))
     for agent in opening:
-        aux[agent] = [jax.tree.map(lambda v: v[None], turn(agent, first, sent, fed, out))]
+        value = run_turn(agent, first, this_round, feedback, next_feedback)
+        aux[agent] = [jax.tree.map(lambda v: v[None], value)]
 
     if rounds > 1:
 
-        def body(carry, xs):
-            sent, fed, out = (dict(box) for box in carry)
-            closed, opened = xs
-            values = {a: turn(a, closed, sent, fed, out) for a in closing}
-            sent, fed, out = {}, out, {}
-            values |= {a: turn(a, opened, sent, fed, out) for a in opening}
-            return (to_closing(sent), to_closing(fed), out), values
+        def body(carry: tuple[Messages, ...], inputs: tuple[dict, dict]) -> tuple[tuple, dict]:
+            this_round, feedback, next_feedback = (dict(messages) for messages in carry)
+            to_close, to_open = inputs
+            values = {
+                a: run_turn(a, to_close, this_round, feedback, next_feedback) for a in closing
+            }
+            # The round is over: what it sent along feedback edges is read in the next one.
+            this_round, feedback, next_feedback = {}, next_feedback, {}
+            values |= {
+                a: run_turn(a, to_open, this_round, feedback, next_feedback) for a in opening
+            }
+            return (to_closing(this_round), to_closing(feedback), next_feedback), values
 
         # No feedback exists in round 1; no slot of its prompts points to these zeros.
-        fed = {
+        feedback = {
             edge_name(e.src, e.dst): zero_messages(e)
             for e in topology.edges
             if e.when == "feedback"
         }
-        carry = (to_closing(sent), to_closing(fed), out)
-        xs = (turns_of(closing, 0, rounds - 1), turns_of(opening, 1, rounds))
-        (sent, fed, out), values = lax.scan(body, carry, xs)
+        carry = (to_closing(this_round), to_closing(feedback), next_feedback)
+        inputs = (inputs_of(closing, 0, rounds - 1), inputs_of(opening, 1, rounds))
+        (this_round, feedback, next_feedback), values = lax.scan(body, carry, inputs)
         for agent, value in values.items():
             aux.setdefault(agent, []).append(value)
 
     joined = {
         agent: jax.tree.map(lambda *v: jnp.concatenate(v), *values) for agent, values in aux.items()
     }
-    return _incoming(topology, topology.output, sent, fed), joined
+    return _incoming(topology, topology.output, this_round, feedback), joined
 
 
-def _incoming(topology: Topology, agent: str, sent: Box, fed: Box) -> tuple[Array, ...]:
-    boxes = [
-        (sent if e.when == "round" else fed).get(edge_name(e.src, e.dst))
+def _incoming(
+    topology: Topology, agent: str, this_round: Messages, feedback: Messages
+) -> tuple[Array, ...]:
+    """The messages that an agent reads, in the order of `Topology.incoming`."""
+    found = [
+        (this_round if e.when == "round" else feedback).get(edge_name(e.src, e.dst))
         for e in topology.incoming(agent)
     ]
-    return tuple(z_BMD for z_BMD in boxes if z_BMD is not None)
+    return tuple(z_BMD for z_BMD in found if z_BMD is not None)

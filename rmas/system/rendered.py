@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from rmas.errors import InputError
 from rmas.system.answers import Question
-from rmas.system.batch import Line, line, stack
+from rmas.system.batch import EMPTY, Line, line, stack
 from rmas.system.encode import Encoded
 from rmas.system.load import System
 from rmas.system.prompts import PROGRAM, Field, Interface
@@ -17,7 +17,7 @@ _TOOLS = "You may call tools. Write what a tool needs between its tags; its resu
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Renderer:
-    """Turns questions into prompts of one system."""
+    """Makes the prompts of one system from questions."""
 
     system: System
 
@@ -25,9 +25,9 @@ class Renderer:
     def encoded(
         self, agent: str, question: str, phase: str, interface: Interface = PROGRAM
     ) -> Encoded:
-        """An agent's prompt for a question, slots open; `phase` is `first` or `later`.
+        """An agent's prompt for a question, with its slots; `phase` is `first` or `later`.
 
-        `interface` matters to prompts of code tasks alone.
+        Only the prompts of code tasks use `interface`.
         """
         s = self.system
         parts = s.prompts.template(s.topology.role(agent), s.task_family, phase)
@@ -38,7 +38,7 @@ class Renderer:
         return s.agents[agent].chat.encode(system_text, parts, values)
 
     def system_text(self, agent: str) -> str:
-        """An agent's system message, with what its prompts do not say of its tools."""
+        """An agent's system message, with a description of the tools that its prompts lack."""
         text = self.system.prompts.system_text(self.system.topology)
         tools = self.system.tools_text(agent)
         return "\n\n".join(filter(None, [text, tools and f"{_TOOLS}\n{tools}"]))
@@ -48,37 +48,37 @@ class Renderer:
         return tuple(e.src for e in self.system.topology.incoming(agent))
 
     def asked(self, agent: str, question: Question, k: int) -> Encoded:
-        """`encoded` in round `k` (from 0)."""
+        """An agent's prompt for a question in round `k` (from 0), with its slots."""
         return self.encoded(agent, question.text, phase(k), question.interface)
 
     def latent_line(self, agent: str, question: Question, k: int, steps: int) -> Line:
         """The prompt of round `k` (from 0) with slots of `steps` vectors."""
         encoded = self.asked(agent, question, k)
-        return line(encoded, self.sources(agent), steps)
+        return line(encoded, self.sources(agent), stride=steps)
 
     def latent_prompts(
         self,
         questions: Sequence[Question],
+        *,
         rounds: int,
         steps: int,
         batch: int,
-        room: int,
+        answer_tokens: int,
         stacked: Callable[[Sequence[Sequence[Line]]], Prompt] = stack,
     ) -> dict[str, Prompt]:
-        """Every agent's prompts of all rounds as arrays `[R, batch, T]`, made by `stacked`.
+        """Every agent's prompts of all rounds as numpy arrays `[R, batch, T]`, made by `stacked`.
 
-        Missing rows are empty. Raises `InputError` when a
-        prompt with its latent steps, or the output agent's with `room` decoded tokens, is longer
-        than the agent's context.
+        Missing rows are empty. Raises `InputError` when a prompt with its latent steps, or the
+        output agent's with `answer_tokens` decoded tokens, is longer than the agent's context.
         """
         prompts = {}
         for agent in self.system.topology.agents:
             lines = [
                 [self.latent_line(agent, q, k, steps) for q in questions]
-                + [Line((), ())] * (batch - len(questions))
+                + [EMPTY] * (batch - len(questions))
                 for k in range(rounds)
             ]
-            extra = max(steps, room if agent == self.system.topology.output else 0)
+            extra = max(steps, answer_tokens if agent == self.system.topology.output else 0)
             for row, question in enumerate(questions):
                 longest = max(len(rows[row]) for rows in lines)
                 self.check_context(agent, question.text, longest + extra)

@@ -1,13 +1,13 @@
 """Questions in, answers out: latent recursion, text exchange, single agents.
 
-Every method runs on the same models, prompts and decode loop; they differ in what an agent
-hands on.
+Every method runs on the same models, prompts and decode loop; they differ in the messages that
+agents send.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +32,9 @@ from rmas.system.writing import Retry, Written, write
 
 @struct.dataclass
 class Thoughts:
-    """What an agent thought and sent in all its turns, in their order: the first is round 1.
+    """An agent's latent thoughts and messages in all its turns, from round 1 on.
 
-    `hidden_RBMD` are its states after the final norm, in its own type; `messages` maps each of
+    `hidden_RBMD` are its states after the final norm, in its own dtype; `messages` maps each of
     its outgoing edges (`src->dst`) to `[R, B, M, d_dst]`, float32.
     """
 
@@ -43,47 +43,56 @@ class Thoughts:
 
 
 class Listener(Protocol):
-    """Is told what happens while questions are answered."""
+    """Its methods are called while questions are answered."""
 
     def thought(self, agent: str, k: int) -> None:
         """An agent has finished its latent turn in round `k` (from 0)."""
 
     def wrote(self, agent: str, k: int, row: int, text: str) -> None:
-        """A new piece of an agent's text in round `k`, results of tools included."""
+        """An agent has written a new piece of text in round `k`; tool results are included."""
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+@functools.partial(
+    jax.jit, static_argnames=("topology", "spec", "steps", "size", "record", "on_turn")
+)
 def think(
+    *,
     topology: Topology,
     spec: SystemSpec,
     steps: int,
     size: int,
     record: bool,
-    tell: Callable[[str, int], None] | None,
+    on_turn: Callable[[str, int], None] | None,
     params: dict[str, Params],
     links: Params,
     prompts: dict[str, Prompt],
 ) -> tuple[decode.DecodeState, dict[str, Thoughts]]:
     """All latent turns and the prefill of the output agent's last one, as one program.
 
-    With `record`, also what every agent with a turn thought; else nothing of it is kept. `tell` is
-    called with the agent and the round (from 0) of every turn that is over.
+    Args:
+      steps: M, the latent steps of a turn.
+      size: the tokens that the output agent may write.
+      record: whether to return the thoughts of every agent with a turn; else the dict is empty.
+      on_turn: called with the agent and the round (from 0) of every finished turn.
+      prompts: per agent, arrays `[R, B, T]`.
     """
     rounds = prompts[topology.output].ids_BT.shape[0]
-    numbers = dict.fromkeys(topology.agents, jnp.arange(rounds)) if tell else None
+    numbers = dict.fromkeys(topology.agents, jnp.arange(rounds)) if on_turn else None
 
-    def stage(agent: str, prompt: Prompt, incoming: tuple[Array, ...], k):
+    def turn(
+        agent: str, prompt: Prompt, incoming: tuple[Array, ...], k: Array | None
+    ) -> tuple[dict[str, Array], Any]:
         x_BTD = inputs(spec.model(agent), params[agent], prompt, incoming)
         h_BMD, z_BMD = rollout(spec, params[agent], links, agent, x_BTD, prompt.valid_BT, steps)
-        sent = send(topology, spec, links, agent, z_BMD)
-        if tell:
-            # The state only makes the call wait for the turn.
-            jax.debug.callback(lambda k, _: tell(agent, int(k)), k, z_BMD[0, -1, 0])
-        return sent, (Thoughts(h_BMD, sent) if record else ())
+        messages = send(topology, spec, links, agent, z_BMD)
+        if on_turn:
+            # The state is passed only so that the call waits for the turn.
+            jax.debug.callback(lambda k, _: on_turn(agent, int(k)), k, z_BMD[0, -1, 0])
+        return messages, (Thoughts(h_BMD, messages) if record else ())
 
     out = topology.output
-    quiet = zero_messages(spec, links, prompts[out].ids_BT.shape[1], steps)
-    incoming, thoughts = recurse(topology, prompts, stage, quiet, numbers)
+    zeros = zero_messages(spec, links, batch=prompts[out].ids_BT.shape[1], length=steps)
+    incoming, thoughts = recurse(topology, prompts, turn, zeros, numbers)
     last = jax.tree.map(lambda x: x[-1], prompts[out])
     x_BTD = inputs(spec.model(out), params[out], last, incoming)
     state = decode.start(spec.model(out), params[out], x_BTD, last.valid_BT, size)
@@ -92,9 +101,16 @@ def think(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Runner:
-    """A system ready to answer batches of questions, and who is told how it goes.
+    """Answers batches of questions with a system.
 
-    `retry` is for answers alone, not for messages. `clock` is told where time goes.
+    Attributes:
+      system: agents, topology, prompts and tools.
+      limits: lengths of latent turns and texts.
+      sampling: how tokens are drawn.
+      seed: of the random keys.
+      listener: called while questions are answered.
+      retry: how answers (not messages) that lack one are continued.
+      clock: adds up the seconds of each phase.
     """
 
     system: System
@@ -107,7 +123,7 @@ class Runner:
 
     @functools.cached_property
     def renderer(self) -> Renderer:
-        """Makes the system's prompts, each once."""
+        """Makes the system's prompts, and keeps them."""
         return Renderer(self.system)
 
     def latent(
@@ -119,8 +135,20 @@ class Runner:
         batch: int,
         rollout_index: int = 0,
     ) -> list[Answer]:
-        """Latent recursion: only the output agent writes, in the last round."""
-        return self.recorded(links, form, questions, rounds, batch, rollout_index, record=False)[0]
+        """Latent recursion: only the output agent writes, in the last round.
+
+        Args:
+          links: the links tree, of form `form`.
+          questions: at most `batch`.
+          batch: rows of the compiled program; the mesh may round it up.
+          rollout_index: answers of other indices are drawn with other keys.
+
+        Raises `InputError` for a question that is too long for an agent's context.
+        """
+        answers, _ = self.recorded(
+            links, form, questions, rounds, batch, rollout_index=rollout_index, record=False
+        )
+        return answers
 
     def recorded(
         self,
@@ -132,25 +160,35 @@ class Runner:
         rollout_index: int = 0,
         record: bool = True,
     ) -> tuple[list[Answer], dict[str, Thoughts]]:
-        """The same with every agent's thoughts, as numpy arrays of the asked questions alone."""
+        """`latent` with every agent's thoughts: numpy arrays with one row per question.
+
+        Without `record` there are no thoughts.
+        """
         s, steps = self.system, self.limits.latent_steps
         out = s.topology.output
         limit = self.limits.tokens(out, final=True)
         with self.clock.phase("render") as made:
             batch = whole_batch(s.mesh, batch)
-            prompts = self.renderer.latent_prompts(questions, rounds, steps, batch, limit)
-            size = decode.room(limit)
+            prompts = self.renderer.latent_prompts(
+                questions, rounds=rounds, steps=steps, batch=batch, answer_tokens=limit
+            )
             on_devices = put_batch(s.mesh, prompts, axis=1)
             made.append(on_devices)
         with use(s.mesh), self.clock.phase("think") as made:
-            tell = self.listener.thought if self.listener and _can_call_back() else None
-            spec, params = s.spec(form), s.params()
             state, thoughts = think(
-                s.topology, spec, steps, size, record, tell, params, links, on_devices
+                topology=s.topology,
+                spec=s.spec(form),
+                steps=steps,
+                size=decode.tail_size(limit),
+                record=record,
+                on_turn=self.listener.thought if self.listener and _can_call_back() else None,
+                params=s.params(),
+                links=links,
+                prompts=on_devices,
             )
             made.append(state)
         names = row_names(questions, prompts[out].ids_BT.shape[1], rollout_index)
-        wrote = self._write(out, rounds - 1, state, names, limit)
+        wrote = self._write(out, rounds - 1, state, names=names, limit=limit, final=True)
         answers = [Answer.blank(s.topology) for _ in questions]
         for b, answer in enumerate(answers):
             for agent in s.topology.agents:
@@ -169,16 +207,16 @@ class Runner:
     def text(
         self, questions: Sequence[Question], rounds: int, batch: int, rollout_index: int = 0
     ) -> list[Answer]:
-        """The same agents and edges with decoded text in the slots (`rmas.system.text`)."""
+        """Text exchange: decoded text in the slots (`rmas.system.text`); arguments as `latent`."""
         return exchange(
             self.renderer,
             self.limits,
             self._write,
             questions,
-            rounds,
-            batch,
-            rollout_index,
-            self.clock,
+            rounds=rounds,
+            batch=batch,
+            rollout_index=rollout_index,
+            clock=self.clock,
         )
 
     def _write(
@@ -186,16 +224,23 @@ class Runner:
         agent: str,
         k: int,
         state: DecodeState,
+        *,
         names: list[str],
         limit: int,
-        final: bool = True,
+        final: bool,
     ) -> list[Written]:
-        own, keys = self.system.agents[agent], row_keys(self.seed, names)
-        toolbox = self.system.tools.get(agent)
+        """See `rmas.system.text.WriteTurn`."""
         with use(self.system.mesh), self.clock.phase("write"):
-            watch = functools.partial(self.listener.wrote, agent, k) if self.listener else None
-            retry = self.retry if final else None
-            return write(own, state, self.sampling, keys, limit, toolbox, watch, retry)
+            return write(
+                self.system.agents[agent],
+                state,
+                self.sampling,
+                key_B=row_keys(self.seed, names),
+                limit=limit,
+                toolbox=self.system.tools.get(agent),
+                watch=functools.partial(self.listener.wrote, agent, k) if self.listener else None,
+                retry=self.retry if final else None,
+            )
 
 
 def _can_call_back() -> bool:

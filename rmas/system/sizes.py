@@ -1,6 +1,6 @@
-"""How large a system is, and what of it each device of a mesh would hold, before it is loaded.
+"""The size of a system, and of each device's share on a mesh, before anything is loaded.
 
-Everything is counted from shapes: no weight is read, and the mesh need not exist here.
+Everything is counted from shapes: no weight is read, and the mesh's devices need not exist.
 """
 
 import dataclasses
@@ -19,17 +19,19 @@ from rmas.shapes import Params
 from rmas.weights.placement import abstract_weights, heads_of
 
 CACHE_POSITIONS = 1000
+"""Positions of one question that `AgentSize.cache` counts."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AgentSize:
-    """One agent. Bytes are those of one device.
+    """The size of one agent. Bytes are those on one device.
 
     Attributes:
-      parameters: of the frozen model.
-      inner: of its inner link.
-      weights: bytes of the frozen model; 0 where it shares those of `shares`.
-      cache: bytes that 1,000 positions of one question add (recurrent state counted once).
+      parameters: number of parameters of the frozen model.
+      inner: number of parameters of its inner link.
+      weights: bytes of the frozen model; 0 if it shares those of the agent `shares`.
+      cache: bytes of the KV cache of `CACHE_POSITIONS` positions of one question, with the
+        recurrent state, and not split over devices.
       shares: an earlier agent whose weights it shares.
     """
 
@@ -46,7 +48,13 @@ class AgentSize:
 
 @dataclasses.dataclass(frozen=True)
 class SystemSize:
-    """A system. `outer` are parameters by `src->dst`; `links` are bytes of one device."""
+    """The size of a system.
+
+    Attributes:
+      agents: the agents, in order.
+      outer: number of parameters of each outer link, by `src->dst`.
+      links: bytes of all links on one device.
+    """
 
     agents: tuple[AgentSize, ...]
     outer: Mapping[str, int]
@@ -54,12 +62,12 @@ class SystemSize:
 
     @property
     def trainable(self) -> int:
-        """Parameters of all links."""
+        """Number of parameters of all links."""
         return sum(a.inner for a in self.agents) + sum(self.outer.values())
 
     @property
     def frozen(self) -> int:
-        """Parameters of all models, shared ones once."""
+        """Number of parameters of all models; shared ones count once."""
         return sum(a.parameters for a in self.agents if a.shares is None)
 
     @property
@@ -72,15 +80,21 @@ def measure(
     specs: Mapping[str, ModelSpec],
     edges: tuple[tuple[str, str], ...],
     form: Form,
+    *,
     mesh: AbstractMesh,
     dtype: Any,
     quantize: bool = False,
     shares: Mapping[str, str] | None = None,
 ) -> SystemSize:
-    """Counts a system of these agents and links.
+    """The size of a system of these agents and links.
 
     Args:
+      specs: architectures by agent, in order.
+      edges: (src, dst) of every outer link.
+      form: the form of all links.
+      mesh: the sizes of the mesh that holds the weights.
       dtype: what weights would be cast to.
+      quantize: whether matrices would be held as int8.
       shares: agent -> an earlier agent with the same weights.
     """
     shares = shares or {}
@@ -109,7 +123,7 @@ def _numbers(tree: Params) -> int:
 
 
 def _weights(spec: ModelSpec, mesh: AbstractMesh, dtype: Any, quantize: bool) -> int:
-    """Bytes of one device."""
+    """Bytes of a model's weights on one device."""
     shapes = abstract_weights(spec, dtype, quantize)
     shardings = parallel.param_shardings(mesh, shapes, heads_of(spec))
     parts = jax.tree.map(
@@ -119,7 +133,7 @@ def _weights(spec: ModelSpec, mesh: AbstractMesh, dtype: Any, quantize: bool) ->
 
 
 def _cache(spec: ModelSpec, dtype: Any) -> int:
-    """Bytes of one row's cache, unsplit."""
+    """Bytes of one row's cache."""
 
     def prefix() -> Segment:
         x_BTD = jnp.zeros((1, CACHE_POSITIONS, spec.d_model), dtype)

@@ -1,4 +1,4 @@
-"""The collaboration patterns of the public release, and the five systems released in them.
+"""Styles: the five systems of the public release, and the four topologies that they use.
 
 Facts of the release (paper: arXiv 2604.25917): who speaks to whom, the Hugging Face repositories,
 the models that the agents were made from, and how its files name the links.
@@ -50,7 +50,7 @@ DELIBERATION = Topology(
 )
 
 TOPOLOGIES = {t.name: t for t in (SEQUENTIAL, MIXTURE, DISTILLATION, DELIBERATION)}
-"""Patterns by name; a topology's name also picks its system text in a prompt set."""
+"""The release's topologies by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +58,9 @@ class ReleasedAgent:
     """An agent of a released system.
 
     Attributes:
-      label: its name in the file names of links and in `source_role`, `target_role`.
-      hub_id: the repository with its weights, tokenizer and inner links.
-      base_model: the repository of the model that it is a copy of.
+      label: its name in the file names of links and in the manifests' roles.
+      hub_id: the Hub repository with its weights, tokenizer and inner links.
+      base_model: the Hub repository of the model that it is a copy of.
     """
 
     label: str
@@ -70,15 +70,15 @@ class ReleasedAgent:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Style:
-    """A released system: a topology with its agents and links on disk or on the hub.
+    """A released system: a topology with its agents and links, on disk or on the Hub.
 
-    A local root holds a directory per agent, of the agent's name, and `outer`.
+    A local root holds a folder per agent, with the agent's name, and the folder `outer`.
 
     Attributes:
       agents: agents by name, in the order of the topology.
-      outer_hub_id: the repository with the outer links.
-      legacy_keys: what the manifest of outer links calls each (src, dst).
-      task_scoped: whether there are links of each task, not one set for all.
+      outer_hub_id: the Hub repository with the outer links.
+      legacy_keys: the name of each (src, dst) in the manifest of outer links.
+      task_scoped: whether there is one set of links per task, not one for all tasks.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Style:
     task_scoped: bool
 
     def link_task(self, task_family: str) -> str | None:
-        """Whose links a task family uses: `code`, else `math`; None where all share one set."""
+        """The task whose links a family uses: `code`, else `math`; None where all share one set."""
         if not self.task_scoped:
             return None
         return "code" if task_family == "code" else "math"

@@ -1,14 +1,14 @@
 """Text exchange: the same agents and edges with decoded text in the slots.
 
-The honest baseline of latent recursion, on the same models, prompts, caches and decode loop. An
-agent reads the texts that its edges bring, cut to what its context leaves, and what it writes goes
-along its own edges (what its tools gave back stays with it); the output agent's last text is the
-answer. A single agent is the
-topology of one.
+This is the baseline of latent recursion, on the same models, prompts, caches and decode loop. An
+agent reads the texts that its edges bring, cut to what its context leaves, and sends what it writes
+along its own edges, without the results of its tools. The output agent's last text is the answer.
+A single agent is a topology of one.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import jax
 from jax.sharding import Mesh
@@ -18,22 +18,39 @@ from rmas.parallel import put_batch, use, whole_batch
 from rmas.shapes import Params
 from rmas.system import decode
 from rmas.system.answers import Answer, Limits, Question, row_names
-from rmas.system.batch import Line, line, stack
+from rmas.system.batch import EMPTY, Line, stack
 from rmas.system.clock import Clock
+from rmas.system.decode import DecodeState
 from rmas.system.encode import fill
 from rmas.system.rendered import Renderer
 from rmas.system.topology import Edge
 from rmas.system.turn import Prompt, inputs
 from rmas.system.writing import Written
 
-WriteTurn = Callable[[str, int, decode.DecodeState, list[str], int, bool], list[Written]]
-"""`write(agent, k, state, names, limit, final)`: an agent's text in round k from its prefilled
-prompt, per row; `final` marks the answer."""
+
+class WriteTurn(Protocol):
+    """Writes an agent's texts of round `k` (from 0), one per row, from its prefilled prompt.
+
+    `names` are the rows' names for random keys, `limit` is the most tokens of a text, `final`
+    marks the answer.
+    """
+
+    def __call__(
+        self,
+        agent: str,
+        k: int,
+        state: DecodeState,
+        *,
+        names: list[str],
+        limit: int,
+        final: bool,
+    ) -> list[Written]:
+        """See the class."""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def read(model: ModelSpec, size: int, params: Params, prompt: Prompt) -> decode.DecodeState:
-    """Prefill of a prompt of tokens."""
+def read(model: ModelSpec, size: int, params: Params, prompt: Prompt) -> DecodeState:
+    """Prefills a prompt of tokens; its cache can hold `size` more (`decode.start`)."""
     x_BTD = inputs(model, params, prompt, ())
     return decode.start(model, params, x_BTD, prompt.valid_BT, size)
 
@@ -43,64 +60,76 @@ def exchange(
     limits: Limits,
     write: WriteTurn,
     questions: Sequence[Question],
+    *,
     rounds: int,
     batch: int,
     rollout_index: int,
     clock: Clock,
 ) -> list[Answer]:
-    """All turns of all rounds; every text is in the answers."""
-    topology = renderer.system.topology
-    mesh = renderer.system.mesh
+    """Runs all turns of all rounds; the answers hold every text.
+
+    Raises `InputError` for a question that is too long for an agent's context.
+    """
+    system = renderer.system
+    topology, mesh = system.topology, system.mesh
     rows = whole_batch(mesh, batch)
     answers = [Answer.blank(topology) for _ in questions]
-    fed: dict[Edge, list[Written]] = {}
+    feedback: dict[Edge, list[Written]] = {}
     for k in range(rounds):
-        sent, out = dict(fed), {}
-        for agent in topology.agents:
-            final = k == rounds - 1 and agent == topology.output
-            limit = limits.tokens(agent, final)
-            inbox = {e.src: sent[e] for e in topology.incoming(agent) if e in sent}
+        sent = dict(feedback)
+        next_feedback: dict[Edge, list[Written]] = {}
+        for name in topology.agents:
+            agent = system.agents[name]
+            final = k == rounds - 1 and name == topology.output
+            limit = limits.tokens(name, final)
+            inbox = {e.src: sent[e] for e in topology.incoming(name) if e in sent}
             with clock.phase("render") as made:
-                lines = _lines(renderer, agent, questions, k, inbox, limit)
+                lines = _lines(renderer, name, questions, k, inbox, limit)
                 prompt = _stacked(lines, rows, mesh)
                 made.append(prompt)
             with use(mesh), clock.phase("read") as made:
-                own = renderer.system.agents[agent]
-                state = read(own.model, decode.room(limit), own.params, prompt)
+                state = read(agent.model, decode.tail_size(limit), agent.params, prompt)
                 made.append(state)
-            names = row_names(questions, rows, rollout_index, f"{agent}/{k}")
-            wrote = write(agent, k, state, names, limit, final)
-            for answer, own, row in zip(answers, wrote, lines, strict=False):
-                answer.counts[agent]["prompt_tokens"] += len(row)
-                answer.counts[agent]["positions"] += len(row)
-                answer.add(agent, k, own)
-            for e in topology.outgoing(agent):
-                (sent if e.when == "round" else out)[e] = wrote
+            names = row_names(questions, rows, rollout_index, f"{name}/{k}")
+            wrote = write(name, k, state, names=names, limit=limit, final=final)
+            for answer, text, row in zip(answers, wrote, lines, strict=False):
+                answer.counts[name]["prompt_tokens"] += len(row)
+                answer.counts[name]["positions"] += len(row)
+                answer.add(name, k, text)
+            for e in topology.outgoing(name):
+                (sent if e.when == "round" else next_feedback)[e] = wrote
             if final:
-                for answer, own in zip(answers, wrote, strict=False):
-                    answer.finish(own)
+                for answer, text in zip(answers, wrote, strict=False):
+                    answer.finish(text)
                 return answers
-        fed = out
+        feedback = next_feedback
     raise AssertionError("the output agent writes in the last round")
 
 
-def _lines(renderer, agent, questions, k, inbox: dict[str, list[Written]], limit) -> list[Line]:
-    chat = renderer.system.agents[agent].chat
+def _lines(
+    renderer: Renderer,
+    name: str,
+    questions: Sequence[Question],
+    k: int,
+    inbox: Mapping[str, list[Written]],
+    limit: int,
+) -> list[Line]:
+    """An agent's prompts of round `k` (from 0), one per question; `inbox` is by sender."""
+    agent = renderer.system.agents[name]
     lines = []
-    context = renderer.system.agents[agent].model.max_positions
     for b, q in enumerate(questions):
-        encoded = renderer.asked(agent, q, k)
-        texts = {src: chat.data_ids(own[b].text) for src, own in inbox.items()}
-        room = context - limit - len(fill(encoded, lambda src: ()))
-        if sum(map(len, texts.values())) > room > 0:
-            texts = {src: ids[: room // len(texts)] for src, ids in texts.items()}
+        encoded = renderer.asked(name, q, k)
+        texts = {src: agent.chat.data_ids(wrote[b].text) for src, wrote in inbox.items()}
+        space = agent.model.max_positions - limit - len(fill(encoded, lambda src: ()))
+        if sum(map(len, texts.values())) > space > 0:
+            texts = {src: ids[: space // len(texts)] for src, ids in texts.items()}
         ids = fill(encoded, texts.__getitem__)
-        renderer.check_context(agent, q.text, len(ids) + limit)
-        lines.append(line([ids], (), 0))
+        renderer.check_context(name, q.text, len(ids) + limit)
+        lines.append(Line.of_tokens(ids))
     return lines
 
 
-def _stacked(lines: list[Line], rows: int, mesh: Mesh) -> Prompt:
-    """Prompts as arrays on the devices, filled up to so many rows."""
-    prompt = stack([[*lines, *[Line((), ())] * (rows - len(lines))]])
+def _stacked(lines: Sequence[Line], rows: int, mesh: Mesh) -> Prompt:
+    """Prompts as arrays `[rows, T]` on the devices; missing rows are empty."""
+    prompt = stack([[*lines, *[EMPTY] * (rows - len(lines))]])
     return put_batch(mesh, jax.tree.map(lambda x: x[0], prompt), axis=0)

@@ -1,8 +1,8 @@
-"""Who speaks to whom: a collaboration pattern as data.
+"""Who speaks to whom: a topology (collaboration pattern) as data.
 
 A round runs the agents in order. A `round` edge carries a message within the round; a
 `feedback` edge carries it into the next round. Only the output agent, in the last round,
-decodes text; in earlier rounds it rolls out like the others.
+decodes text; in earlier rounds it has latent turns like the others.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from rmas.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Edge:
-    """A message from `src` to `dst`, used in the same round or in the next one."""
+    """A message from `src` to `dst`, read in the same round or (`feedback`) in the next one."""
 
     src: str
     dst: str
@@ -26,12 +26,17 @@ class Edge:
 class Topology:
     """Agents in the order in which they run, the edges between them, and the output agent.
 
-    An agent plays the role of its own name in the prompt set unless `roles` names another.
-    `callers` are the agents that call tools while they write, as the pattern's prompts tell them.
+    Attributes:
+      name: also selects the system text in a prompt set.
+      agents: their names, in order.
+      edges: the messages between them.
+      output: the agent that answers.
+      roles: (agent, role) pairs, where an agent's role in the prompt set is not its own name.
+      callers: agents that may call tools while they write, as their prompts say.
 
-    Raises `InputError` when made, naming the agent or edge: an unknown or repeated agent, a
-    cycle of round edges or one against the order, a repeated edge, more than one output, an output
-    that is no agent, an agent whose messages never reach the output.
+    Raises `InputError`, naming the agent or edge, for an unknown or repeated agent, a repeated
+    edge, a cycle of round edges, a round edge against the order, more than one output, and an
+    agent whose messages never reach the output.
     """
 
     name: str
@@ -41,7 +46,7 @@ class Topology:
     roles: tuple[tuple[str, str], ...] = ()
     callers: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         where = f"topology {self.name!r}"
         if len(set(self.agents)) != len(self.agents):
             raise InputError(f"{where}: an agent is named twice in {self.agents}")
@@ -53,21 +58,24 @@ class Topology:
                 )
         for agent, role in self.roles:
             if agent not in self.agents:
-                raise InputError(f"{where}: role {role!r} is of unknown agent {agent!r}")
+                raise InputError(f"{where}: role {role!r} is given to unknown agent {agent!r}")
         for agent in self.callers:
             if agent not in self.agents:
-                raise InputError(f"{where}: unknown agent {agent!r} may call tools")
+                raise InputError(f"{where}: callers names unknown agent {agent!r}")
         if not isinstance(self.output, str):
-            raise InputError(f"{where}: one agent answers, not {_words(self.output)}")
+            raise InputError(f"{where}: output must be one agent, not {_words(self.output)}")
         if self.output not in self.agents:
-            raise InputError(f"{where}: output {self.output!r} is no agent; known: {self.agents}")
+            known = ", ".join(self.agents)
+            raise InputError(f"{where}: output {self.output!r} is not an agent; known: {known}")
         seen = set()
         for e in self.edges:
             for end in (e.src, e.dst):
                 if end not in self.agents:
                     raise InputError(f"{where}: edge {e.src}->{e.dst} names unknown agent {end!r}")
             if e.when not in ("round", "feedback"):
-                raise InputError(f"{where}: edge {e.src}->{e.dst}: when must be round or feedback")
+                raise InputError(
+                    f"{where}: edge {e.src}->{e.dst}: when is {e.when!r}; write round or feedback"
+                )
             if (e.src, e.dst) in seen:
                 raise InputError(f"{where}: edge {e.src}->{e.dst} is named twice")
             seen.add((e.src, e.dst))
@@ -80,12 +88,14 @@ class Topology:
                 raise InputError(
                     f"{where}: round edge {e.src}->{e.dst} runs against the order {self.agents}"
                 )
-        heard = {self.output}
+        reaching = {self.output}
         for _ in self.agents:
-            heard |= {e.src for e in self.edges if e.dst in heard}
+            reaching |= {e.src for e in self.edges if e.dst in reaching}
         for agent in self.agents:
-            if agent not in heard:
-                raise InputError(f"{where}: nothing that {agent!r} says reaches the output agent")
+            if agent not in reaching:
+                raise InputError(
+                    f"{where}: no message of {agent!r} reaches the output agent; add an edge"
+                )
 
     def _cycle(self) -> tuple[str, ...]:
         """Agents along a cycle of round edges, the first one again at the end; empty if none."""
@@ -103,7 +113,7 @@ class Topology:
         return tuple(reversed(path[path.index(path[-1]) :]))
 
     def index(self, agent: str) -> int:
-        """Place of an agent in the order."""
+        """An agent's position in the order, from 0."""
         return self.agents.index(agent)
 
     @property
@@ -123,14 +133,14 @@ class Topology:
     def incoming(self, agent: str) -> tuple[Edge, ...]:
         """Edges that bring messages to an agent: round edges, then feedback edges.
 
-        This is the order of the messages behind `Prompt.slot_BT`; feedback comes last, so that
-        the first round's offsets are those of every round.
+        `Prompt.slot_BT` counts messages in this order; feedback comes last, so that the first
+        round's offsets are those of every round.
         """
         mine = [e for e in self.edges if e.dst == agent]
         return tuple(sorted(mine, key=lambda e: e.when == "feedback"))
 
     def outgoing(self, agent: str) -> tuple[Edge, ...]:
-        """Edges that carry an agent's message."""
+        """Edges that carry an agent's messages, in the topology's order."""
         return tuple(e for e in self.edges if e.src == agent)
 
     @property
@@ -140,28 +150,28 @@ class Topology:
 
 
 def parse_edge(text: str, when: Literal["round", "feedback"]) -> Edge:
-    """An edge from `src->dst`; raises `InputError` where the text is something else."""
-    ends = [end.strip() for end in text.split("->")]
-    if len(ends) != 2 or not all(ends):
-        raise InputError(f"edge {text!r} is no pair of agents; write src->dst")
-    return Edge(*ends, when)
+    """An edge from the text `src->dst`; raises `InputError` for any other text."""
+    src, _, dst = (part.strip() for part in text.partition("->"))
+    if not (src and dst) or "->" in dst:
+        raise InputError(f"edge {text!r} is not a pair of agents; write src->dst")
+    return Edge(src, dst, when)
 
 
 def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """How two topologies (as dicts, also from JSON) differ, in words; empty where they do not.
+    """How two topologies (as dicts, also from JSON) differ, in words; empty if they do not.
 
-    Their names do not count: links belong to agents and edges.
+    Their names are not compared: links belong to agents and edges.
     """
-    told = []
+    found = []
     for key in ("agents", "output"):
         if _plain(there.get(key)) != _plain(here[key]):
-            told.append(f"{key} {_words(there.get(key))} there, {_words(here[key])} here")
+            found.append(f"{key} {_words(there.get(key))} there, {_words(here[key])} here")
     edges = [_edges(topology) for topology in (there, here)]
     for mine, others, place in ((edges[0], edges[1], "there"), (edges[1], edges[0], "here")):
-        told += [f"edge {edge} only {place}" for edge in sorted(mine - others)]
+        found += [f"edge {edge} only {place}" for edge in sorted(mine - others)]
     if _plain(there.get("roles", ())) != _plain(here["roles"]):
-        told.append(f"roles {_plain(there.get('roles'))} there, {_plain(here['roles'])} here")
-    return "; ".join(told)
+        found.append(f"roles {_plain(there.get('roles'))} there, {_plain(here['roles'])} here")
+    return "; ".join(found)
 
 
 def _edges(topology: Mapping[str, Any]) -> set[str]:
@@ -177,6 +187,6 @@ def _words(value: Any) -> str:
 
 
 def single(agent: str) -> Topology:
-    """One agent alone."""
+    """The topology of one agent alone, in the role `single`."""
     roles = ((agent, "single"),)
     return Topology(name="single", agents=(agent,), edges=(), output=agent, roles=roles)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax import lax
 
 from rmas import models
 from rmas.links import LinkSpec, edge_name
-from rmas.models import ModelSpec
+from rmas.models import ModelSpec, Segment
 from rmas.parallel import constrain
 from rmas.shapes import Array, Params
 from rmas.system.topology import Edge, Topology
@@ -23,21 +24,22 @@ class Prompt:
 
     `slot_BT` is -1 at tokens; elsewhere it indexes the agent's incoming messages, joined in
     the order of `Topology.incoming` (`[B, C, D]`). A leading round axis is sliced off by the
-    engine. Teacher-forced turns also carry `take_BM`: the positions whose states are the
+    engine. Teacher-forced turns also carry `state_index_BM`: the positions whose states are the
     message, in order; unused places repeat a position and no slot points to them.
     """
 
     ids_BT: Array
     valid_BT: Array
     slot_BT: Array
-    take_BM: Array | None = None
+    state_index_BM: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class SystemSpec:
     """Static facts of a system: topology order, one `ModelSpec` per agent, link forms.
 
-    With `remat`, reverse mode keeps less of every layer and computes it again.
+    With `remat` (activation checkpointing), reverse mode stores less of every layer and computes
+    the rest again.
     """
 
     models: tuple[tuple[str, ModelSpec], ...]
@@ -45,14 +47,14 @@ class SystemSpec:
     remat: bool = False
 
     def model(self, agent: str) -> ModelSpec:
-        """The architecture of an agent."""
+        """The architecture of an agent; raises `KeyError` for an unknown one."""
         return dict(self.models)[agent]
 
 
 def send(
     topology: Topology, spec: SystemSpec, links: Params, agent: str, z_BME: Array
 ) -> dict[str, Array]:
-    """An agent's messages `[B, M, D]`, one per outgoing edge, from its inner-mapped states."""
+    """An agent's messages `[B, M, D]` by `edge_name`: its inner-mapped states through its links."""
     return {
         edge_name(e.src, e.dst): spec.links.outer(links, e.src, e.dst, z_BME)
         for e in topology.outgoing(agent)
@@ -62,16 +64,17 @@ def send(
 def zero_messages(
     spec: SystemSpec, links: Params, batch: int, length: int
 ) -> Callable[[Edge], Array]:
-    """Zero messages of an edge, in the type that links compute in."""
+    """A function from an edge to its zero message `[batch, length, D]`, in the links' dtype."""
     dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(links))
     widths = dict(spec.links.widths)
     return lambda edge: jnp.zeros((batch, length, widths[edge.dst]), dtype)
 
 
 def inputs(model: ModelSpec, params: Params, prompt: Prompt, messages: tuple[Array, ...]) -> Array:
-    """Input vectors `[B, T, D]`: token embeddings with messages gathered into their slots.
+    """Input vectors `[B, T, D]`: token embeddings, and in the slots the vectors of `messages`.
 
-    Messages enter as they are, also where a family scales its token embeddings.
+    `messages` are `[B, M, D]` in the order of `Topology.incoming`. They are not scaled, not even
+    where a family scales its token embeddings.
     """
     x_BTD = models.embed(model, params, prompt.ids_BT)
     if not messages:
@@ -96,12 +99,12 @@ def rollout(
     """m latent steps after a prompt (paper, latent thoughts generation).
 
     `h_1` is the state at the last prompt position; each step feeds `inner(h)` back as the next
-    input. Returns the states `h_BMD` in the agent's type and the inner-mapped ones `z_BMD`,
-    float32 at least. With `checkpoint`, steps are rematerialised in blocks of about sqrt(m), so
-    that reverse mode keeps their inputs, not their insides.
+    input. Returns the states `h_BMD` in the agent's dtype and the inner-mapped ones `z_BMD`,
+    float32 at least. With `checkpoint`, reverse mode stores the inputs of blocks of about sqrt(m)
+    steps, and computes what is inside them again.
     """
     model = spec.model(agent)
-    h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT, spec.remat)
+    h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT, remat=spec.remat)
     z_BD = spec.links.inner(links, agent, h_BD)
     if steps == 1:
         return h_BD[:, None], z_BD[:, None]
@@ -109,11 +112,12 @@ def rollout(
     start_B = jnp.sum(valid_BT, axis=1, dtype=jnp.int32)
     one_B1 = jnp.ones((len(z_BD), 1), bool)
 
-    def step(carry, t):
+    def step(carry: tuple[Array, Segment], t: Array) -> tuple[tuple[Array, Segment], Any]:
         z_BD, tail = carry
         pos_B1 = (start_B + t)[:, None]
-        past = (prefix, tail)
-        h_B1D, new = models.run(model, params, z_BD[:, None], one_B1, pos_B1, past, spec.remat)
+        h_B1D, new = models.run(
+            model, params, z_BD[:, None], one_B1, pos_B1, past=(prefix, tail), remat=spec.remat
+        )
         tail = models.write(tail, new, one_B1, pos_B1)
         h_BD = h_B1D[:, 0]
         z_BD = spec.links.inner(links, agent, h_BD)
@@ -128,8 +132,10 @@ def rollout(
     return h_BMD, constrain(z_BMD, "batch", None, None)
 
 
-def _scan(step, carry, times, checkpoint: bool):
-    """`lax.scan`, with blocks of about sqrt(length) checkpointed when asked to."""
+def _scan(
+    step: Callable[[Any, Array], tuple[Any, Any]], carry: Any, times: Array, checkpoint: bool
+) -> tuple[Any, Any]:
+    """`lax.scan`, with `checkpoint` in blocks of about sqrt(length)."""
     length = len(times)
     if not checkpoint or length < 4:
         return lax.scan(step, carry, times)
@@ -147,9 +153,14 @@ def _scan(step, carry, times, checkpoint: bool):
 def teacher_forced(
     spec: SystemSpec, params: Params, links: Params, agent: str, x_BTD: Array, prompt: Prompt
 ) -> Array:
-    """Inner-mapped states at the positions `take_BM` of a prompt that ends in the role's text."""
+    """Inner-mapped states `z_BMD` at the `state_index_BM` of a prompt that ends in a role's text.
+
+    Raises `ValueError` for a prompt without these positions (`batch.with_text` makes them).
+    """
+    if prompt.state_index_BM is None:
+        raise ValueError("a teacher-forced turn needs a prompt with state_index_BM")
     pos_BT = models.positions(prompt.valid_BT)
     model = spec.model(agent)
     h_BTD, _ = models.run(model, params, x_BTD, prompt.valid_BT, pos_BT, remat=spec.remat)
-    h_BMD = jnp.take_along_axis(h_BTD, prompt.take_BM[..., None], axis=1)
+    h_BMD = jnp.take_along_axis(h_BTD, prompt.state_index_BM[..., None], axis=1)
     return spec.links.inner(links, agent, h_BMD)

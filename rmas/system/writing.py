@@ -1,9 +1,9 @@
 """An agent writes: its turn from a prefilled prompt to the finished texts, with tools.
 
-A row that closes a tool's tag is parked while its tool runs on a worker, and the other rows go
-on. The result is appended as `<result>...</result>`, and the row goes on from its cache. What a
-row writes is what it would write alone. Tool results are data: nothing in them is a control
-token, or a tag.
+A row that closes a tool's tag is parked while its tool runs in a worker thread, and the other rows
+continue. The result is appended as `<result>...</result>`, and the row continues from its cache. A
+row writes what it would write alone. Tool results are data: nothing in them is a control token,
+or a tag.
 """
 
 import dataclasses
@@ -14,21 +14,28 @@ import jax
 import numpy as np
 
 from rmas.system import decode
-from rmas.system.batch import Line, bucket, stack
+from rmas.system.batch import EMPTY, Line, bucket, stack
 from rmas.system.decode import DecodeState, Sampling
 from rmas.system.load import Agent
 from rmas.tools import Answer, Toolbox, find_call, find_unclosed, render
 
 WORKERS = 8
-"""Tools that run at a time."""
+"""Tools that run at the same time."""
 
 Watch = Callable[[int, str], None]
-"""`watch(row, text)` is told each new piece of a row's text, results included, as it comes."""
+"""`watch(row, text)` is called with each new piece of a row's text, tool results included."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ToolUse:
-    """A call, and the result as the agent saw it, or why it did not: the context was full."""
+    """A tool call.
+
+    Attributes:
+      tool: the tool's name.
+      body: the text between its tags.
+      result: what the agent read; if its context was full, a note that says so.
+      failed: whether the tool failed.
+    """
 
     tool: str
     body: str
@@ -38,12 +45,12 @@ class ToolUse:
 
 @dataclasses.dataclass(frozen=True)
 class Retry:
-    """What becomes of a text that holds no answer: it is given `opening` and goes on, once.
+    """How a text without an answer is continued, once: from the opening of an answer.
 
     Attributes:
       lacks: whether a text holds no answer.
-      opening: how an answer begins, as `Final Answer: \\boxed{`.
-      tokens: how many the text may go on for.
+      opening: how an answer begins, such as `Final Answer: \\boxed{`.
+      tokens: the most tokens after the opening.
     """
 
     lacks: Callable[[str], bool]
@@ -57,20 +64,20 @@ class Written:
 
     Attributes:
       ids: its tokens, the stop token included.
-      text: their text, a new line where a result was read.
-      whole: the same with the results of tools where the agent read them.
+      text: their text, with a new line in the place of each tool result.
+      transcript: the same with the tool results where the agent read them.
       tools: its calls, in order.
-      read: tokens of the results, and of a retry's opening.
-      ran: its own tokens that the model was run on: all but the last of each ending.
-      retried: whether it went on from the opening of an answer.
+      tokens_read: tokens of the tool results, and of a retry's opening.
+      tokens_run: its own tokens that the model was run on: all but the last one of each ending.
+      retried: whether it was continued from the opening of an answer.
     """
 
     ids: tuple[int, ...]
     text: str
-    whole: str
+    transcript: str
     tools: tuple[ToolUse, ...]
-    read: int
-    ran: int
+    tokens_read: int
+    tokens_run: int
     retried: bool = False
 
 
@@ -78,38 +85,57 @@ def write(
     agent: Agent,
     state: DecodeState,
     sampling: Sampling,
+    *,
     key_B: np.ndarray,
     limit: int,
     toolbox: Toolbox | None = None,
     watch: Watch | None = None,
     retry: Retry | None = None,
 ) -> list[Written]:
-    """Decodes every row to its end, at most `limit` tokens of its own and those of a retry."""
+    """Decodes every row to its end.
+
+    Args:
+      state: after prefill of the prompts (`decode.start`).
+      key_B: the rows' random keys (`decode.row_keys`).
+      limit: the most tokens that a row writes, without those of a retry.
+      toolbox: what the rows may call; None means no tools.
+      watch: called with each new piece of text.
+      retry: how texts without an answer are continued; None leaves them as they are.
+    """
     workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="tools")
-    desk = _Desk(agent, toolbox, workers, limit, watch, [_Row() for _ in key_B])
-    between = desk.between if toolbox or watch else None
+    loop = _ToolLoop(agent, toolbox, workers, limit, watch, [_Row() for _ in key_B])
+    between = loop.between if toolbox or watch else None
     try:
-        rows, state = decode.drain(
-            agent.model, agent.params, state, sampling, key_B, agent.eos, limit, between
+        ids_of_rows, state = decode.generate(
+            agent.model,
+            agent.params,
+            state,
+            sampling,
+            key_B=key_B,
+            eos=agent.eos,
+            limit=limit,
+            between=between,
         )
     finally:
         workers.shutdown(wait=False, cancel_futures=True)
     if between is None:
-        texts = [agent.chat.decode(ids) for ids in rows]
-        wrote = [_plain(ids, text) for ids, text in zip(rows, texts, strict=True)]
+        wrote = [_plain(ids, agent.chat.decode(ids)) for ids in ids_of_rows]
     else:
-        wrote = [row.written(agent, ids) for row, ids in zip(desk.rows, rows, strict=True)]
+        wrote = [row.written(agent, ids) for row, ids in zip(loop.rows, ids_of_rows, strict=True)]
     if retry is None:
         return wrote
-    again = [
-        bool(own.ids) and not row.full and retry.lacks(own.text)
-        for own, row in zip(wrote, desk.rows, strict=True)
-    ]
-    return _retried(agent, state, sampling, key_B, limit, retry, wrote, again)
+    lacking = np.array(
+        [
+            bool(own.ids) and not row.full and retry.lacks(own.text)
+            for own, row in zip(wrote, loop.rows, strict=True)
+        ]
+    )
+    return _retried(agent, state, sampling, key_B, limit, retry, wrote=wrote, lacking=lacking)
 
 
 def _plain(ids: Sequence[int], text: str) -> Written:
-    return Written(tuple(ids), text, text, (), 0, max(len(ids) - 1, 0))
+    """A turn without tools."""
+    return Written(tuple(ids), text, text, tools=(), tokens_read=0, tokens_run=max(len(ids) - 1, 0))
 
 
 def _retried(
@@ -119,88 +145,111 @@ def _retried(
     key_B: np.ndarray,
     limit: int,
     retry: Retry,
+    *,
     wrote: list[Written],
-    again: Sequence[bool],
+    lacking: np.ndarray,
 ) -> list[Written]:
-    """The rows of `again` go on from the opening; the others stay as they are."""
+    """Continues the rows of `lacking` from the opening; the others stay as they are."""
     opening = tuple(agent.chat.data_ids(retry.opening))
-    used = np.asarray(state.prefix.valid_BS.sum(1) + state.tail.valid_BS.sum(1))
+    tail = np.asarray(state.tail.valid_BS.sum(1))
+    used = np.asarray(state.prefix.valid_BS.sum(1)) + tail
     most = 1 + len(opening) + retry.tokens
-    # Without room in its context an answer stays as it is.
-    again = np.asarray(again) & (used + most <= agent.model.max_positions)
+    # An answer whose context has no space for that stays as it is.
+    again = lacking & (used + most <= agent.model.max_positions)
     if not again.any():
         return wrote
-    lines, count = [Line((), ())] * len(wrote), np.asarray(state.count_B)
+    lines, count = [EMPTY] * len(wrote), np.asarray(state.count_B)
     unread = [
         own.ids[-1:] if a and own.ids[-1] not in agent.eos else ()
         for a, own in zip(again, wrote, strict=True)
     ]
     for b in np.flatnonzero(again):
-        given = (*unread[b], *opening)
-        lines[b] = Line(given, (-1,) * len(given))
-    prompt = jax.tree.map(lambda x: x[0], stack([lines]))
-    tail = np.asarray(state.tail.valid_BS.sum(1))
-    need = int(tail.max()) + most
-    size = max(state.tail.valid_BS.shape[1], decode.room(bucket(need)))
-    # All go on from the same count, so that each may write as many tokens.
-    ahead = np.where(again, limit - count, 0).astype(np.int32)
-    state = decode.read_on(
-        agent.model, size, agent.params, state, prompt.ids_BT, prompt.valid_BT, ahead
-    )
-    more, _ = decode.drain(
-        agent.model, agent.params, state, sampling, key_B, agent.eos, limit + retry.tokens
+        lines[b] = Line.of_tokens((*unread[b], *opening))
+    # All continue from the same count, so that each may write as many tokens.
+    counted = np.where(again, limit - count, 0).astype(np.int32)
+    state = _extended(agent, state, lines, counted, slots=int(tail.max()) + most)
+    more, _ = decode.generate(
+        agent.model,
+        agent.params,
+        state,
+        sampling,
+        key_B=key_B,
+        eos=agent.eos,
+        limit=limit + retry.tokens,
     )
     found = []
     for own, ids, first, a in zip(wrote, more, unread, again, strict=True):
         if a:
             end = f"\n{retry.opening}{agent.chat.decode(ids)}"
             own = Written(
-                own.ids + tuple(ids),
-                own.text + end,
-                own.whole + end,
-                own.tools,
-                own.read + len(opening),
-                own.ran + len(first) + max(len(ids) - 1, 0),
+                ids=own.ids + tuple(ids),
+                text=own.text + end,
+                transcript=own.transcript + end,
+                tools=own.tools,
+                tokens_read=own.tokens_read + len(opening),
+                tokens_run=own.tokens_run + len(first) + max(len(ids) - 1, 0),
                 retried=True,
             )
         found.append(own)
     return found
 
 
+def _extended(
+    agent: Agent, state: DecodeState, lines: list[Line], wrote_B: np.ndarray, slots: int
+) -> DecodeState:
+    """The state after the rows' lines were appended, with a tail of at least `slots` slots."""
+    prompt = jax.tree.map(lambda x: x[0], stack([lines]))
+    size = max(state.tail.valid_BS.shape[1], decode.tail_size(bucket(slots)))
+    return decode.extend(
+        agent.model,
+        size,
+        agent.params,
+        state,
+        ids_BT=prompt.ids_BT,
+        valid_BT=prompt.valid_BT,
+        wrote_B=wrote_B,
+    )
+
+
 @dataclasses.dataclass
 class _Row:
     """A row's text so far: what is finished, and the ids since the last result.
 
-    `full` marks one that ended because its context had no room for a result.
+    `full` marks a row that ended because its context had no space for a result.
     """
 
     text: str = ""
-    whole: str = ""
+    transcript: str = ""
     ids: list[int] = dataclasses.field(default_factory=list)
     tools: list[ToolUse] = dataclasses.field(default_factory=list)
-    read: int = 0
+    tokens_read: int = 0
     shown: int = 0
     full: bool = False
 
     def written(self, agent: Agent, ids: Sequence[int]) -> Written:
+        """What the row wrote, once it has ended; `ids` are all its own tokens."""
         last = agent.chat.decode(self.ids)
-        ran = max(len(ids) - 1, 0)
         return Written(
-            tuple(ids), self.text + last, self.whole + last, tuple(self.tools), self.read, ran
+            ids=tuple(ids),
+            text=self.text + last,
+            transcript=self.transcript + last,
+            tools=tuple(self.tools),
+            tokens_read=self.tokens_read,
+            tokens_run=max(len(ids) - 1, 0),
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class _Errand:
-    """A call under way, and the tokens of the chunk that its row keeps."""
+class _PendingCall:
+    """A call whose tool runs, and the tokens of the chunk that its row keeps."""
 
     kept: list[int]
     answer: Future[Answer]
 
 
 @dataclasses.dataclass(eq=False)
-class _Desk:
-    """Between two chunks: finds calls, parks their rows, and hands results back."""
+class _ToolLoop:
+    """What happens between two chunks: calls are found, their rows parked, results appended."""
 
     agent: Agent
     toolbox: Toolbox | None
@@ -208,79 +257,88 @@ class _Desk:
     limit: int
     watch: Watch | None
     rows: list[_Row]
-    errands: dict[int, _Errand] = dataclasses.field(default_factory=dict)
+    pending: dict[int, _PendingCall] = dataclasses.field(default_factory=dict)
 
     def between(self, before: DecodeState, after: DecodeState, new: list[list[int]]) -> DecodeState:
-        """See `decode.Between`."""
+        """See `decode.BetweenChunks`."""
         done, count = jax.device_get((after.done_B, after.count_B))
         parked = np.zeros(len(new), bool)
-        for b, own in enumerate(new):
-            if own:
-                self.rows[b].ids += own
-                parked[b] = self._calls(b, own, ended=done[b], spent=count[b] >= self.limit)
+        for b, ids in enumerate(new):
+            if ids:
+                self.rows[b].ids += ids
+                if self.toolbox:
+                    spent = bool(count[b] >= self.limit)
+                    parked[b] = self._start_call(self.toolbox, b, ids, bool(done[b]), spent)
                 self._show(b)
+        if self.toolbox is None:
+            return after
         if parked.any():
             after = decode.park(before, after, parked)
         idle = bool((done | parked).all())
-        while self.errands:
+        while self.pending:
             if idle:
-                wait([e.answer for e in self.errands.values()], return_when=FIRST_COMPLETED)
-            back = [b for b, errand in self.errands.items() if errand.answer.done()]
-            after, active = self._resume(after, back)
+                wait([c.answer for c in self.pending.values()], return_when=FIRST_COMPLETED)
+            ready = [b for b, call in self.pending.items() if call.answer.done()]
+            after, active = self._resume(self.toolbox, after, ready)
             if active or not idle:
-                break  # else all that came back has ended, and the others are waited for
+                break  # else every row that got its result has ended: wait for the others
         return after
 
-    def _calls(self, b: int, own: list[int], ended: bool, spent: bool) -> bool:
-        """Sends a row's call on its way; its ids are cut to what it wrote until then."""
-        row, box = self.rows[b], self.toolbox
-        if box is None or len(row.tools) > box.calls:
+    def _start_call(
+        self, toolbox: Toolbox, b: int, new: list[int], ended: bool, spent: bool
+    ) -> bool:
+        """Starts the call that a row has written; cuts `new` and the row's ids at its end.
+
+        Says whether there is a call. `spent` marks rows that have written all their tokens.
+        """
+        row = self.rows[b]
+        if len(row.tools) > toolbox.calls:
             return False
         text = self.agent.chat.decode(row.ids)
-        call = find_call(text, box.names)
-        if call is not None:
-            extra = self._extra(row.ids, len(own), box)
+        if call := find_call(text, toolbox.names):
+            extra = self._after_call(row.ids, len(new), toolbox)
             if spent and extra == 0:
                 return False  # it may write no more, so nobody would read the result
-        elif ended and not spent and (name := find_unclosed(text, box.names)):
+            if len(row.tools) == toolbox.calls:
+                answer = _finished(toolbox.spent(call))
+            else:
+                answer = self.workers.submit(toolbox.run, call)
+        elif ended and not spent and (name := find_unclosed(text, toolbox.names)):
             extra = 1  # the stop token
+            answer = _finished(toolbox.unclosed(name, len(text)))
         else:
             return False
-        del row.ids[len(row.ids) - extra :], own[len(own) - extra :]
-        if call is None:
-            answer = _now(box.unclosed(name, len(text)))
-        elif len(row.tools) == box.calls:
-            answer = _now(box.spent(call))
-        else:
-            answer = self.workers.submit(box.run, call)
-        self.errands[b] = _Errand(list(own), answer)
+        del row.ids[len(row.ids) - extra :], new[len(new) - extra :]
+        self.pending[b] = _PendingCall(list(new), answer)
         return True
 
-    def _extra(self, ids: list[int], most: int, box: Toolbox) -> int:
+    def _after_call(self, ids: list[int], most: int, toolbox: Toolbox) -> int:
         """How many of the last ids come after the one that closed the call."""
         extra = 0
         while extra < most - 1 and find_call(
-            self.agent.chat.decode(ids[: len(ids) - extra - 1]), box.names
+            self.agent.chat.decode(ids[: len(ids) - extra - 1]), toolbox.names
         ):
             extra += 1
         return extra
 
-    def _resume(self, state: DecodeState, back: list[int]) -> tuple[DecodeState, bool]:
-        """Rows whose results are in read them, and go on; says whether any does."""
-        if not back:
+    def _resume(
+        self, toolbox: Toolbox, state: DecodeState, ready: list[int]
+    ) -> tuple[DecodeState, bool]:
+        """Appends the results of rows `ready`; says whether any of them writes again."""
+        if not ready:
             return state, False
         held = jax.device_get(
             (state.prefix.valid_BS.sum(1), state.tail.valid_BS.sum(1), state.count_B)
         )
-        lines, wrote, need = [Line((), ())] * len(self.rows), np.zeros(len(self.rows), np.int32), 0
-        for b in back:
-            errand, row = self.errands.pop(b), self.rows[b]
+        lines, wrote, slots = [EMPTY] * len(self.rows), np.zeros(len(self.rows), np.int32), 0
+        for b in ready:
+            call, row = self.pending.pop(b), self.rows[b]
             prefix, tail, count = (int(x[b]) for x in held)
-            kept = errand.kept
+            kept = call.kept
             left = self.limit - count - len(kept)
-            room = self.agent.model.max_positions - prefix - tail - len(kept) - left
-            answer = errand.answer.result()
-            result, ids = self._result(answer, room)
+            space = self.agent.model.max_positions - prefix - tail - len(kept) - left
+            answer = call.answer.result()
+            result, ids = self._result(answer, space, toolbox.characters)
             use = ToolUse(answer.call.tool, answer.call.body, result.strip("\n"), answer.failed)
             row.tools.append(use)
             if self.watch:
@@ -288,39 +346,31 @@ class _Desk:
             if not ids:
                 row.full = True  # the text ends with its call
                 continue
-            own = self.agent.chat.decode(row.ids)
-            row.text += own + "\n"
-            row.whole += own + result
-            row.read += len(ids)
+            text = self.agent.chat.decode(row.ids)
+            row.text += text + "\n"
+            row.transcript += text + result
+            row.tokens_read += len(ids)
             row.ids, row.shown = [], 0
-            given = (*kept, *ids)
-            lines[b] = Line(given, (-1,) * len(given))
+            lines[b] = Line.of_tokens((*kept, *ids))
             wrote[b] = len(kept)
-            need = max(need, tail + len(given) + left)
-        if not need:
+            slots = max(slots, tail + len(lines[b]) + left)
+        if not slots:
             return state, False
-        prompt = jax.tree.map(lambda x: x[0], stack([lines]))
-        size = max(state.tail.valid_BS.shape[1], decode.room(bucket(need)))
-        own = self.agent
-        state = decode.read_on(
-            own.model, size, own.params, state, prompt.ids_BT, prompt.valid_BT, wrote
-        )
-        return state, True
+        return _extended(self.agent, state, lines, wrote, slots), True
 
-    def _result(self, answer: Answer, room: int) -> tuple[str, Sequence[int]]:
-        """The result as a text and as ids, shortened to `room` ids; no ids where none fit."""
-        characters = self.toolbox.characters
+    def _result(self, answer: Answer, space: int, characters: int) -> tuple[str, Sequence[int]]:
+        """The result as text and as ids, shortened to `space` ids; no ids where none fit."""
         while True:
             text = f"\n{render(answer.text, characters)}\n"
             ids = self.agent.chat.data_ids(text)
-            if len(ids) <= room:
+            if len(ids) <= space:
                 return text, ids
             if characters == 100:
                 return "\n[no room in the context for the result]\n", ()
             characters = max(100, min(characters // 2, len(answer.text)))
 
     def _show(self, b: int) -> None:
-        """Tells the watcher what is new of a row; characters that are not whole yet wait."""
+        """Gives `watch` what is new of a row; characters that are not complete yet wait."""
         if self.watch is None:
             return
         row = self.rows[b]
@@ -330,7 +380,8 @@ class _Desk:
             row.shown = len(text)
 
 
-def _now(answer: Answer) -> Future[Answer]:
+def _finished(answer: Answer) -> Future[Answer]:
+    """The answer of a call that no tool runs for."""
     future: Future[Answer] = Future()
     future.set_result(answer)
     return future

@@ -116,7 +116,7 @@ class Examples:
                     text = self.text_ids(agent, row, k)
                     whole = line(encoded, self.renderer.sources(agent), take, lengths, text)
                     lines[-1].append(self._fitted(agent, row, whole))
-            prompt = with_text(lines, take, self.shift, self._bucket(lines))
+            prompt = with_text(lines, take, shift=self.shift, length=self._bucket(lines))
             out[agent] = Text(prompt, _text_mask(lines, prompt))
         return out
 
@@ -139,7 +139,12 @@ class Examples:
         """Latent prompts of all rounds."""
         questions = [question_of(row) for row in rows]
         return self.renderer.latent_prompts(
-            questions, self.rounds, self.latent_steps, len(rows), 0, self._stack
+            questions,
+            rounds=self.rounds,
+            steps=self.latent_steps,
+            batch=len(rows),
+            answer_tokens=0,
+            stacked=self._stack,
         )
 
     def targets(self, rows: Sequence[Row]) -> dict[str, Targets]:
@@ -201,7 +206,7 @@ def _round_of(edge: Edge, k: int) -> int:
 
 def _text_mask(lines: Sequence[Sequence[Line]], prompt: Prompt) -> np.ndarray:
     T = prompt.ids_BT.shape[-1]
-    counts = np.array([[row.text for row in rows] for rows in lines])
+    counts = np.array([[row.text_length for row in rows] for rows in lines])
     return np.arange(T) >= T - counts[..., None]
 
 

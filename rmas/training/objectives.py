@@ -131,10 +131,10 @@ def teacher_forced_loss(
     prompts = {agent: text.prompt for agent, text in batch.items()}
     rounds = prompts[out].ids_BT.shape[0]
 
-    def stage(agent, prompt, incoming, data):
+    def turn(agent, prompt, incoming, data):
         text_BT, own_taps = data
 
-        def turn(links, incoming):
+        def forward(links, incoming):
             x_BTD = inputs(context.spec.model(agent), params[agent], prompt, incoming)
             z_BMD = teacher_forced(context.spec, params[agent], links, agent, x_BTD, prompt)
             loss_B = jnp.zeros(len(x_BTD))
@@ -142,12 +142,12 @@ def teacher_forced_loss(
                 loss_B = text_loss(context, agent, params[agent], Text(prompt, text_BT), incoming)
             return send(topology, context.spec, links, agent, z_BMD), loss_B
 
-        return jax.checkpoint(turn)(_tapped(links, own_taps), incoming)
+        return jax.checkpoint(forward)(_tapped(links, own_taps), incoming)
 
-    take = prompts[out].take_BM.shape[-1]
-    quiet = zero_messages(context.spec, links, prompts[out].ids_BT.shape[1], take)
+    length = prompts[out].state_index_BM.shape[-1]
+    zeros = zero_messages(context.spec, links, prompts[out].ids_BT.shape[1], length)
     masks = {agent: text.text_BT for agent, text in batch.items()}
-    incoming, aux = recurse(topology, prompts, stage, quiet, _data(context, taps, masks))
+    incoming, aux = recurse(topology, prompts, turn, zeros, _data(context, taps, masks))
     last = jax.tree.map(lambda x: x[-1], batch[out])
     loss = jnp.mean(text_loss(context, out, params[out], last, incoming))
     if rounds == 1 or not context.earlier_rounds:
@@ -164,8 +164,8 @@ def rollout_loss(
     prompts, last = batch
     topology, out = context.topology, context.topology.output
 
-    def stage(agent, prompt, incoming, data):
-        def turn(links, incoming):
+    def turn(agent, prompt, incoming, data):
+        def forward(links, incoming):
             x_BTD = inputs(context.spec.model(agent), params[agent], prompt, incoming)
             _, z_BMD = rollout(
                 context.spec,
@@ -179,10 +179,10 @@ def rollout_loss(
             )
             return send(topology, context.spec, links, agent, z_BMD)
 
-        return jax.checkpoint(turn)(_tapped(links, data[1]), incoming), ()
+        return jax.checkpoint(forward)(_tapped(links, data[1]), incoming), ()
 
-    quiet = zero_messages(context.spec, links, prompts[out].ids_BT.shape[1], context.latent_steps)
-    incoming, _ = recurse(topology, prompts, stage, quiet, _data(context, taps))
+    zeros = zero_messages(context.spec, links, prompts[out].ids_BT.shape[1], context.latent_steps)
+    incoming, _ = recurse(topology, prompts, turn, zeros, _data(context, taps))
     return jnp.mean(text_loss(context, out, params[out], last, incoming)), {}
 
 
@@ -200,10 +200,10 @@ def align_loss(
     rows = prompts[topology.output].ids_BT.shape[1]
     own_B11 = jax.random.bernoulli(key, context.on_policy, (rows, 1, 1))
 
-    def stage(agent, prompt, incoming, data: tuple[Targets, dict[str, Array]]):
+    def turn(agent, prompt, incoming, data: tuple[Targets, dict[str, Array]]):
         target, own_taps = data
 
-        def turn(links, incoming):
+        def forward(links, incoming):
             x_BTD = inputs(spec.model(agent), params[agent], prompt, incoming)
             _, z_BMD = rollout(
                 spec,
@@ -229,10 +229,10 @@ def align_loss(
                 sent[name] = jnp.where(own_B11, jax.lax.stop_gradient(z_BMd), y_BMd)
             return sent, (loss, cosine)
 
-        return turn(_tapped(links, own_taps), incoming)
+        return forward(_tapped(links, own_taps), incoming)
 
-    quiet = zero_messages(spec, links, rows, context.latent_steps)
-    _, aux = recurse(topology, prompts, stage, quiet, _data(context, taps, targets))
+    zeros = zero_messages(spec, links, rows, context.latent_steps)
+    _, aux = recurse(topology, prompts, turn, zeros, _data(context, taps, targets))
     losses = [loss_R for loss_R, _ in aux.values()]
     measured = {f"cosine/{agent}": jnp.mean(cosine_R) for agent, (_, cosine_R) in aux.items()}
     rounds = max(map(len, losses))

@@ -36,13 +36,13 @@ def test_the_embedded_systems():
     [
         ({"round": ("pro->judge", "con->jury")}, "edge con->jury names unknown agent 'jury'"),
         ({"round": ("pro->judge",), "feedback": ("judge->con",)},
-         "nothing that 'con' says reaches the output agent"),
+         "no message of 'con' reaches the output agent"),
         ({"round": ("pro->con", "con->pro", "con->judge"), "feedback": ()},
          "round edges pro->con->pro form a cycle"),
-        ({"output": "jury"}, "output 'jury' is no agent"),
-        ({"round": ("pro judge",)}, "edge 'pro judge' is no pair of agents"),
+        ({"output": "jury"}, "output 'jury' is not an agent"),
+        ({"round": ("pro judge",)}, "edge 'pro judge' is not a pair of agents"),
         ({"agents": ("pro", "judge")}, "names unknown agent 'con'"),
-        ({"roles": {"porro": "pro"}}, "role 'pro' is of unknown agent 'porro'"),
+        ({"roles": {"porro": "pro"}}, "role 'pro' is given to unknown agent 'porro'"),
     ],
 )  # fmt: skip
 def test_refused(changes, told):
@@ -75,7 +75,7 @@ def test_other_agents_than_the_topology_has_are_refused():
     ("changes", "told"),
     [
         ({"round": ("pro->judge",), "feedback": ("pro->con", "con->pro", "judge->pro")},
-         "role 'con', 'later' prompt: slot {slot:judge} has no edge judge->con then"),
+         "role 'con', 'later' prompt: slot {slot:judge} has no edge judge->con in this phase"),
         ({"feedback": ("pro->con", "con->pro", "judge->pro", "judge->con", "judge->judge")},
          "role 'judge', 'later' prompt: edge judge->judge has no slot; add {slot:judge}"),
     ],

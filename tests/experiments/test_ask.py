@@ -128,7 +128,7 @@ def test_an_output_that_nobody_reads_any_more(sessions, monkeypatch):
 def test_bytes_that_are_no_characters(sessions, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("start \udcff 4\n"))
     converse(sessions["text"])
-    assert "character 6 is none; write UTF-8" in capsys.readouterr().err
+    assert "character 6 is not valid Unicode; write UTF-8" in capsys.readouterr().err
 
 
 def test_missing_links_are_told(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rmas.errors import InputError
-from rmas.system.convert import to_ours, to_released
+from rmas.system.convert import from_released, to_released
 from rmas.system.load import fingerprint
 from rmas.weights.links import load_links, save_links
 from support.released_tiny import STYLE, TINY, make_root
@@ -28,7 +28,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ours(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ours")
-    to_ours(STYLE, root[0], "math", "default", folder)
+    from_released(STYLE, root[0], "math", "default", folder)
     return folder
 
 
@@ -64,7 +64,7 @@ def test_links_of_another_topology_are_refused(ours, tmp_path):
     other.mkdir()
     (other / "manifest.json").write_text(json.dumps(manifest))
     (other / "links.safetensors").write_bytes((ours / "links.safetensors").read_bytes())
-    with pytest.raises(InputError, match="are of topology 'debate'"):
+    with pytest.raises(InputError, match="belong to topology 'debate'"):
         to_released(STYLE, other, "math", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -87,7 +87,7 @@ def test_links_without_a_part_are_refused(root, tmp_path):
     ("flags", "told"),
     [
         (["--root=a", "--links=b"], "give --root (a released system) or --links"),
-        (["--root=nowhere", "--prompts=default"], "nowhere is no folder"),
+        (["--root=nowhere", "--prompts=default"], "nowhere is not a folder"),
         (["--root=nowhere"], "experiments.import_prompts"),
     ],
 )

@@ -64,7 +64,7 @@ def test_caches_count_keys_values_and_states():
     }  # fmt: skip
     spec = parse_spec(config, "test")
     plan = parallel.abstract_mesh(parallel.MeshSpec(), 1)
-    (agent,) = measure({"a": spec}, (), "ln_res", plan, jnp.bfloat16).agents
+    (agent,) = measure({"a": spec}, (), "ln_res", mesh=plan, dtype=jnp.bfloat16).agents
     keys_and_values = 1 * 1000 * 2 * 8 * 2
     states, windows = 3 * 2 * 4 * 6 * 4, 3 * 3 * (4 + 4 + 12) * 2
     assert agent.cache == keys_and_values + states + windows

@@ -347,7 +347,7 @@ def test_rows_taken_back_read_on_alike(family):
         reads_BT = np.broadcast_to(back_B[:, None], told_BT.shape)
         write = jit(decode.chunk.__wrapped__, static_argnums=(0, 1))
         park = jit(decode.park.__wrapped__)
-        read_on = jit(decode.read_on.__wrapped__, static_argnums=(0, 1))
+        extend = jit(decode.extend.__wrapped__, static_argnums=(0, 1))
 
         @functools.partial(jit, static_argnums=0)
         def start(spec, params, ids_BT, valid_BT):
@@ -360,9 +360,7 @@ def test_rows_taken_back_read_on_alike(family):
                 eos = np.array([spec.vocab_size])
                 after, _, _ = write(spec, GREEDY, params, before, keys, eos, 99)
                 state = park(before, after, back_B)
-                state = read_on(
-                    spec, 3 * decode.CHUNK, params, state, told_BT, reads_BT, 2 * back_B
-                )
+                state = extend(spec, 3 * decode.CHUNK, params, state, told_BT, reads_BT, 2 * back_B)
                 ended, ids_BC, _ = write(spec, GREEDY, params, state, keys, eos, 99)
             return jax.device_get((state.logits_BV, ended.logits_BV, ended.count_B, ids_BC))
 

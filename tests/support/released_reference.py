@@ -143,7 +143,8 @@ class Release:
     def __init__(self, style: str, root: Path, task: str, prompts: Path):
         paradigm = style.split("_")[0]
         self.prompts = json.loads(prompts.read_text())
-        self.system = self.prompts["system"].get(paradigm, self.prompts["system"]["default"])
+        texts = self.prompts["system"]
+        self.system = texts.get(paradigm, texts["default"]).format()
         self.task = task
         self.edges = [tuple(edge.split(">")) for edge in KEYS[paradigm]]
         names = list(dict.fromkeys([src for src, _ in self.edges]))

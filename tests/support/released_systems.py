@@ -24,7 +24,7 @@ from support import tiny_hf, torch_links
 
 PROMPTS = {
     "name": "small",
-    "system": {"default": "Be brief.", "deliberation": "Use <python>{}</python> or think."},
+    "system": {"default": "Be brief.", "deliberation": "Use <python>{{}}</python> or think."},
     "interface": {"program": "Read and print lines."},
     "roles": {
         "planner": {

@@ -124,10 +124,11 @@ class Case:
     rows: int = 2
     form: str = "ln_res"
     dtype: type = np.float64
+    families: tuple[tuple[str, int], ...] = FAMILIES
 
     def __post_init__(self):
         agents = self.topology.agents
-        specs = {a: model_spec(*f) for a, f in zip(agents, FAMILIES, strict=False)}
+        specs = {a: model_spec(*f) for a, f in zip(agents, self.families, strict=False)}
         widths = tuple((a, specs[a].d_model) for a in agents)
         links = LinkSpec(self.form, widths, self.topology.link_edges)
         self.spec = SystemSpec(tuple(specs.items()), links)
@@ -167,7 +168,7 @@ class Case:
         """The engine: what the output agent would write first, `[B, V]`."""
         topology, spec = self.topology, self.spec
 
-        def stage(agent, prompt, incoming, _):
+        def turn(agent, prompt, incoming, _):
             x_BTD = inputs(spec.model(agent), params[agent], prompt, incoming)
             _, z_BMD = rollout(
                 spec, params[agent], links, agent, x_BTD, prompt.valid_BT, self.steps, checkpoint
@@ -175,8 +176,8 @@ class Case:
             return send(topology, spec, links, agent, z_BMD), ()
 
         out = topology.output
-        quiet = zero_messages(spec, links, prompts[out].ids_BT.shape[1], self.steps)
-        incoming, _ = recurse(topology, prompts, stage, quiet)
+        zeros = zero_messages(spec, links, prompts[out].ids_BT.shape[1], self.steps)
+        incoming, _ = recurse(topology, prompts, turn, zeros)
         last = jax.tree.map(lambda x: x[-1], prompts[out])
         x_BTD = inputs(spec.model(out), params[out], last, incoming)
         h_BD, _ = models.prefill(spec.model(out), params[out], x_BTD, last.valid_BT)

@@ -31,7 +31,7 @@ def test_line_lays_slots_out_by_source():
 
 def test_line_with_ragged_messages():
     row = line(ENCODED, ("a", "b"), 3, lengths={"a": 1, "b": 2}, text=(5, 6))
-    assert row == Line((7, 8, 0, 9, 0, 0, 5, 6), (-1, -1, 0, -1, 3, 4, -1, -1), text=2)
+    assert row == Line((7, 8, 0, 9, 0, 0, 5, 6), (-1, -1, 0, -1, 3, 4, -1, -1), text_length=2)
     empty = line(ENCODED, ("a", "b"), 3, lengths={"a": 0, "b": 3})
     assert empty == Line((7, 8, 9, 0, 0, 0), (-1, -1, -1, 3, 4, 5))
 
@@ -39,8 +39,8 @@ def test_line_with_ragged_messages():
 def test_cut_left():
     row = line(ENCODED, ("a", "b"), 3, text=(5, 6))
     assert row.cut_left(11) is row
-    assert row.cut_left(5) == Line((0, 0, 0, 5, 6), (3, 4, 5, -1, -1), text=2)
-    assert row.cut_left(1) == Line((6,), (-1,), text=1)
+    assert row.cut_left(5) == Line((0, 0, 0, 5, 6), (3, 4, 5, -1, -1), text_length=2)
+    assert row.cut_left(1) == Line((6,), (-1,), text_length=1)
 
 
 def test_stack_pads_left():
@@ -50,7 +50,7 @@ def test_stack_pads_left():
     ]
     prompt = stack(rounds)
     assert prompt.ids_BT.shape == prompt.valid_BT.shape == prompt.slot_BT.shape == (2, 2, 16)
-    assert prompt.take_BM is None
+    assert prompt.state_index_BM is None
     assert (prompt.ids_BT.dtype, prompt.valid_BT.dtype) == (np.int32, bool)
     assert prompt.slot_BT.dtype == np.int32
     np.testing.assert_array_equal(prompt.valid_BT.sum(-1), [[3, 0], [1, 2]])
@@ -76,15 +76,15 @@ def test_with_text_points_at_the_first_states(shift):
     texts = [(21, 22, 23, 24), (31, 32), ()]
     rounds = [[Line((1, 2, *t), (-1,) * (2 + len(t)), len(t)) for t in texts]]
     prompt = with_text(rounds, 3, shift)
-    assert prompt.take_BM.shape == (1, 3, 3)
-    assert prompt.take_BM.dtype == np.int32
-    read = np.take_along_axis(prompt.ids_BT, prompt.take_BM, axis=-1)[0]
+    assert prompt.state_index_BM.shape == (1, 3, 3)
+    assert prompt.state_index_BM.dtype == np.int32
+    read = np.take_along_axis(prompt.ids_BT, prompt.state_index_BM, axis=-1)[0]
     expected = {0: [(21, 22, 23), (31, 32)], 1: [(2, 21, 22), (2, 31)]}[shift]
     for row, ids in zip(read, expected, strict=False):
         np.testing.assert_array_equal(row[: len(ids)], ids)
     # Unused places stay inside the arrays.
-    assert prompt.take_BM.min() >= 0
-    assert prompt.take_BM.max() < prompt.ids_BT.shape[-1]
+    assert prompt.state_index_BM.min() >= 0
+    assert prompt.state_index_BM.max() < prompt.ids_BT.shape[-1]
 
 
 def test_with_text_leaves_the_rest_as_stack_does():

@@ -8,7 +8,7 @@ import pytest
 from rmas import models
 from rmas.errors import InputError
 from rmas.system import decode
-from rmas.system.decode import CHUNK, Sampling, choose, drain, row_keys
+from rmas.system.decode import CHUNK, Sampling, choose, generate, row_keys
 from support.tiny_systems import model_spec, random_params
 
 SPEC = model_spec("llama", 24)
@@ -38,7 +38,8 @@ def state_of(params, prompts, length=8):
 
 def decoded(params, prompts, names, sampling=GREEDY, eos=NEVER, limit=40, length=8, seed=0):
     state = state_of(params, prompts, length)
-    return drain(SPEC, params, state, sampling, row_keys(seed, names), eos, limit)[0]
+    keys = row_keys(seed, names)
+    return generate(SPEC, params, state, sampling, key_B=keys, eos=eos, limit=limit)[0]
 
 
 NAMES = [f"q{i}" for i in range(4)]

@@ -12,12 +12,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rmas.errors import InputError
-from rmas.system.load import System, fingerprint, load_agent, load_agents
+from rmas.system.load import System, fingerprint, load_agents
 from rmas.system.prompts import from_json
 from rmas.system.styles import SEQUENTIAL
 from support.tiny_agents import PROMPTS, ROLES
 
 DATE = "01 Jan 2026"
+
+
+def load_agent(folder, **options):
+    return load_agents({"agent": str(folder)}, DATE, **options)["agent"]
 
 
 @pytest.fixture
@@ -69,7 +73,7 @@ def test_a_system_checks_its_prompts(system):
     prompts = from_json(json.dumps(PROMPTS | {"roles": roles}), "PROMPTS")
     with pytest.raises(InputError, match="has no role 'critic'"):
         System(SEQUENTIAL, system.agents, prompts, "math")
-    with pytest.raises(InputError, match="has no prompts for 'code'"):
+    with pytest.raises(InputError, match="no prompts of role 'planner' for task family 'code'"):
         System(SEQUENTIAL, system.agents, system.prompts, "code")
 
 
@@ -116,11 +120,11 @@ def remove(*names):
         (write("tokenizer.json", "{}"), "the tokenizer cannot be loaded"),
         (write("tokenizer_config.json", "[]"), "the tokenizer cannot be loaded"),
         (remove("chat_template.jinja"), "the tokenizer has no chat template"),
-        (edit("tokenizer_config.json", eos_token=None), "the tokenizer names no eos token"),
+        (edit("tokenizer_config.json", eos_token=None), "the tokenizer has no eos token"),
         (edit("tokenizer.json", added_tokens=[], model={
             "type": "WordLevel", "unk_token": "(u)",
             "vocab": {"(u)": 0, "(e)": 1, "(p)": 2, "w1": 400},
-        }), "the tokenizer has ids up to 400, but the model only"),
+        }), "the tokenizer has ids up to 400, but the model has only"),
         (cut_weights, "model.safetensors is damaged"),
         (drop_tensor, "missing 1 tensors: model.norm.weight"),
         (reshape_tensor, "wrong shape: model.norm.weight is (7,), not (32,)"),
@@ -135,7 +139,7 @@ def remove(*names):
 def test_damaged_folders(copy, damage, told):
     damage(copy)
     with pytest.raises(InputError, match=re.escape(told)) as e:
-        load_agent(str(copy), DATE)
+        load_agent(copy)
     assert str(copy) in str(e.value)
     assert "\n" not in str(e.value)
 
@@ -146,14 +150,14 @@ def test_no_folder(tmp_path):
 
 
 def test_all_stop_tokens_count(copy):
-    own = load_agent(str(copy), DATE).chat.tokenizer.eos_token_id
-    assert load_agent(str(copy), DATE).eos == (own,)
+    own = load_agent(copy).chat.tokenizer.eos_token_id
+    assert load_agent(copy).eos == (own,)
     others = [i for i in range(6) if i != own][:3]
     edit("config.json", eos_token_id=others[0])(copy)
     edit("generation_config.json", eos_token_id=others[1:])(copy)
-    assert load_agent(str(copy), DATE).eos == tuple(sorted([own, *others]))
+    assert load_agent(copy).eos == tuple(sorted([own, *others]))
     remove("generation_config.json")(copy)
-    assert load_agent(str(copy), DATE).eos == tuple(sorted([own, others[0]]))
+    assert load_agent(copy).eos == tuple(sorted([own, others[0]]))
 
 
 def test_the_generic_tokenizer_class_is_read_as_the_file_says(copy):
@@ -162,7 +166,7 @@ def test_the_generic_tokenizer_class_is_read_as_the_file_says(copy):
     assert config["tokenizer_class"] in ("TokenizersBackend", "PreTrainedTokenizerFast")
     assert json.loads((copy / "config.json").read_text())["model_type"] == "qwen2"
     vocabulary = json.loads((copy / "tokenizer.json").read_text())["model"]["vocab"]
-    chat = load_agent(str(copy), DATE).chat
+    chat = load_agent(copy).chat
     assert chat.ids("w1 one,two (e)") == [vocabulary[w] for w in ("w1", "one,two", "(e)")]
     assert chat.render("Help", "w1") == "(s) Help (q) w1 (b) "
 
@@ -188,5 +192,5 @@ def test_fingerprints(copy, tmp_path):
 
 
 def test_types(copy):
-    agent = load_agent(str(copy), DATE, dtype="bfloat16")
+    agent = load_agent(copy, dtype="bfloat16")
     assert {str(x.dtype) for x in jax.tree.leaves(agent.params)} == {"bfloat16"}

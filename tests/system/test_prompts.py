@@ -8,7 +8,7 @@ import pytest
 
 from rmas.errors import InputError
 from rmas.system import prompts
-from rmas.system.prompts import Field, Slot, from_json, parse_template
+from rmas.system.prompts import Field, Interface, Slot, from_json, parse_template
 from rmas.system.styles import SEQUENTIAL
 from rmas.system.topology import Edge, Topology, single
 
@@ -48,7 +48,7 @@ def test_parts():
     solver = (Slot("critic"), Field("question"), " \\boxed{}")
     assert s.template("solver", "math", "first") == solver
     assert s.name == "mine"
-    assert s.interface == {"program": "Read stdin."}
+    assert s.interface == {"program": ("Read stdin.",)}
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_refused_templates(text, told):
         (changed(["system"], {"sequential": "x"}), "FILE: 'system' needs a 'default' text"),
         (changed(["interface"], {"program": 1}), "FILE: 'interface' must be an object of texts"),
         (changed(["roles"], []), "FILE: needs an object 'roles'"),
-        (changed(["roles", "critic"], {}), "FILE: role 'critic' needs families"),
-        (changed(["roles", "critic"], "x"), "FILE: role 'critic' needs families"),
+        (changed(["roles", "critic"], {}), "FILE: role 'critic' needs prompts by task family"),
+        (changed(["roles", "critic"], "x"), "FILE: role 'critic' needs prompts by task family"),
         (
             changed(["roles", "critic", "math"], "x"),
             "FILE: 'critic.math' must be an object of texts",
@@ -133,6 +133,50 @@ def test_missing_keys(key):
         made({k: v for k, v in SET.items() if k != key})
 
 
+def test_braces_mean_the_same_in_all_texts():
+    raw = changed(["system", "default"], "Write \\boxed{{}}.")
+    raw["interface"] = {"function": "def {name}() -> {{}}", "program": "Print {{name}}."}
+    s = made(raw)
+    assert s.system_text(SEQUENTIAL) == "Write \\boxed{}."
+    assert s.interface_text(Interface("function", "add{{}}")) == "def add{{}}() -> {}"
+    assert s.interface_text() == "Print {name}."
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (
+            ["system", "default"],
+            "Be {kind}.",
+            "FILE: system.default: unknown field {kind}; known: none; if the braces are literal, "
+            "write {{kind}}",
+        ),
+        (
+            ["system", "deliberation"],
+            "{question}",
+            "FILE: system.deliberation: unknown field {question}; known: none;",
+        ),
+        (["system", "default"], "{slot:planner}", "unknown field {slot:planner}; known: none;"),
+        (["system", "default"], "a {", "FILE: system.default: lone '{' at 2; write '{{'"),
+        (
+            ["interface", "program"],
+            "{name}",
+            "FILE: interface.program: unknown field {name}; known: none;",
+        ),
+        (
+            ["interface", "function"],
+            "{question}",
+            "FILE: interface.function: unknown field {question}; known: name;",
+        ),
+        (["interface", "function"], "}", "FILE: interface.function: lone '}' at 0; write '}}'"),
+    ],
+)
+def test_refused_system_and_interface_texts(path, value, told):
+    with pytest.raises(InputError, match=re.escape(told)) as e:
+        made(changed(path, value))
+    assert "\n" not in str(e.value)
+
+
 def test_interface_may_be_left_out():
     assert made({k: v for k, v in SET.items() if k != "interface"}).interface == {}
 
@@ -153,20 +197,20 @@ def test_interface_may_be_left_out():
         (
             ["roles", "planner", "math", "first"],
             "{question}{slot:solver}",
-            "role 'planner', 'first' prompt: slot {slot:solver} has no edge solver->planner then; "
-            "slots wanted once each: none",
+            "role 'planner', 'first' prompt: slot {slot:solver} has no edge solver->planner "
+            "in this phase, or is repeated; slots wanted once each: none",
         ),
         (
             ["roles", "solver", "math", "first"],
             "{slot:critic}{slot:planner}",
-            "role 'solver', 'first' prompt: slot {slot:planner} has no edge planner->solver then; "
-            "slots wanted once each: critic",
+            "role 'solver', 'first' prompt: slot {slot:planner} has no edge planner->solver "
+            "in this phase, or is repeated; slots wanted once each: critic",
         ),
         (
             ["roles", "critic", "math", "first"],
             "{slot:plan}{slot:planner}",
-            "role 'critic', 'first' prompt: slot {slot:plan} has no edge plan->critic then; "
-            "slots wanted once each: planner",
+            "role 'critic', 'first' prompt: slot {slot:plan} has no edge plan->critic "
+            "in this phase, or is repeated; slots wanted once each: planner",
         ),
         (
             ["roles", "critic", "math", "first"],
@@ -220,15 +264,86 @@ def test_fallbacks():
     assert s.template("single", "gpqa", "first") == ("Pick: ", Field("question"))
     assert s.template("critic", "gpqa", "first") == critic
     assert s.template("single", "reasoning", "first") == (Field("question"),)
-    with pytest.raises(InputError, match="role 'critic' has no prompts for 'code'; it has math"):
+    lacks = "no prompts of role 'critic' for task family"
+    with pytest.raises(InputError, match=f"{lacks} 'code'; the role has math; write roles.critic"):
         s.template("critic", "code", "first")
     # Only choice falls back to math, not the other way round.
     choice_only = made(changed(["roles", "critic"], {"choice": {"first": "{slot:planner}"}}))
-    with pytest.raises(InputError, match="no prompts for 'math'; it has choice"):
+    with pytest.raises(InputError, match=f"{lacks} 'math'; the role has choice"):
         choice_only.template("critic", "math", "first")
 
 
-def test_system_text_by_style():
+def test_a_family_that_a_role_lacks_says_what_to_write():
+    told = (
+        "prompt set 'mine' has no prompts of role 'planner' for task family 'law'; the role has "
+        "math; write roles.planner.law with 'first' (round 1) and 'later' (further rounds; left "
+        "out, 'first' is used)"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        made(SET).check(SEQUENTIAL, "law")
+
+
+def without_single(**changes):
+    roles = {k: v for k, v in SET["roles"].items() if k != "single"}
+    return made(changed(["roles"], roles) | changes)
+
+
+def test_an_agent_alone_has_the_sets_own_prompts_where_there_are_some():
+    s, alone = made(SET), single("solver")
+    for family in ("math", "choice", "gpqa", "reasoning"):
+        assert s.alone(family) is s
+    custom = made(changed(["roles", "single", "law"], {"first": "Law: {question}"}))
+    assert custom.alone("law") is custom
+    # Else it is the packaged set's, with what they need.
+    code = s.alone("code")
+    assert code.template("single", "code", "first") == prompts.load("default").template(
+        "single", "code", "first"
+    )
+    assert code.interface_text() == "Read stdin."
+    assert code.interface_text(Interface("function", "add")).startswith("Write a Python function")
+    assert code.system_text(alone) == "Think."
+    assert code.digest == s.digest
+
+
+def test_an_agent_alone_in_a_set_without_the_role():
+    default, s = prompts.load("default"), without_single()
+    for family in ("math", "choice", "gpqa", "code", "reasoning"):
+        found = s.alone(family)
+        found.check(single("solver"), family)
+        for phase in ("first", "later"):
+            wanted = default.template("single", family, phase)
+            assert found.template("single", family, phase) == wanted
+        assert found.template("planner", "math", "first") == s.template("planner", "math", "first")
+
+
+def test_an_agent_alone_in_a_family_that_no_set_knows():
+    """The question as it is."""
+    alone = single("solver")
+    for s in (made(SET), without_single()):
+        found = s.alone("law")
+        found.check(alone, "law")
+        assert found.template("single", "law", "later") == (Field("question"),)
+        assert found.system_text(alone) == prompts.load("default").system_text(alone)
+        assert found.system_text(SEQUENTIAL) == "Think."
+    own = without_single(system={"default": "Think.", "single": "Alone."}).alone("law")
+    assert own.system_text(alone) == "Alone."
+
+
+PACKAGED = {
+    "default": "94e3007bd1cda7ab3790fc939dd840c078056824261a9e9bf7dc18f5867e9611",
+    "relay": "9bebacd6a7dbcf05b368effad066139f88f7b6cb99e079045a02145f0b5c2085",
+    "chain": "b347e758fd25092fa55decfa01eb6fab51743620f2b119ab251e824cc54223f1",
+    "debate": "0699d6352a914fb0d27360f3026eca17b50cd3a8c1692272b9dda78344da0f04",
+}
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_sets_are_those_that_links_were_trained_with(name):
+    """Change a packaged text only where trained links may be thrown away."""
+    assert prompts.load(name).digest == PACKAGED[name]
+
+
+def test_system_text_by_topology():
     s = made(SET)
     assert s.system_text(SEQUENTIAL) == "Think."
     style = Topology("deliberation", ("a",), (), "a")
@@ -291,7 +406,7 @@ def test_default_prompts(role, family):
         question, slot = parts.index(Field("question")), [isinstance(p, Slot) for p in parts]
         if any(slot):
             assert (slot.index(True) < question) == (role == "solver")
-    assert "{name}" in s.interface["function"]
+    assert Field("name") in s.interface["function"]
     assert s.interface.keys() == {"function", "unnamed_function", "program"}
     style = Topology("deliberation", ("a",), (), "a")
     assert all(f"<{tag}>" in s.system_text(style) for tag in ("search", "python", "result"))

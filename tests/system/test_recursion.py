@@ -1,12 +1,14 @@
 """The recursion engine against the method's definition, and the size of its programs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rmas.system.recursion import recurse
-from rmas.system.styles import SEQUENTIAL
+from rmas.system.styles import DISTILLATION, SEQUENTIAL
 from rmas.system.topology import Edge, Topology, single
 from rmas.system.turn import Prompt
 from support.tiny_systems import EVERYTHING, Case, jit, mixture
@@ -76,12 +78,59 @@ def test_the_definition(topology, rounds, steps):
         assert all(np.any(leaf) for leaf in jax.tree.leaves(params)) == used, name
 
 
-@pytest.mark.slow
-def test_values_of_a_topology_with_everything():
-    """The values alone, in the fast suite."""
-    case = Case(EVERYTHING, 2, 2)
-    logits = jit(case.logits)(case.params, case.links, case.prompts())
-    close(logits, jnp.stack([case.naive_logits(case.links, row) for row in range(case.rows)]))
+def test_the_definition_of_two_agents():
+    """Values and gradients of real agents, of one architecture so that little is compiled."""
+    case = Case(DISTILLATION, 2, 2, rows=1, families=(("qwen3", 16),) * 2)
+    got, expected = engine(case, case.prompts(), 1), naive(case)
+    close(got, expected)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(got[1]["outer"]))
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+@pytest.mark.parametrize("topology", [SEQUENTIAL, EVERYTHING], ids=lambda t: t.name)
+def test_the_scan_equals_an_unrolled_loop(topology, rounds):
+    """Values and gradients of turns that are a few products."""
+    batch, length, width = 2, 3, 2
+    random = np.random.default_rng(rounds)
+    names = [f"{src}->{dst}" for src, dst in topology.link_edges]
+    weights = {name: random.standard_normal(width) for name in (*topology.agents, *names)}
+    prompts = {
+        a: Prompt(*(random.integers(0, 9, (rounds, batch, length)) for _ in range(3)))
+        for a in topology.agents
+    }
+    data = {a: random.standard_normal(rounds) for a in topology.agents}
+
+    def turn(weights, agent, prompt, incoming, number):
+        h_BMD = jnp.sin(prompt.ids_BT * number)[..., None] * weights[agent]
+        for place, z_BMD in enumerate(incoming, 1):
+            h_BMD = h_BMD + place * jnp.sin(z_BMD)
+        messages = {name: h_BMD * weights[name] for name in names if name.startswith(f"{agent}->")}
+        return messages, h_BMD
+
+    def scanned(weights):
+        zeros = lambda edge: jnp.zeros((batch, length, width))  # noqa: E731
+        return recurse(topology, prompts, functools.partial(turn, weights), zeros, data)
+
+    def unrolled(weights):
+        sent, aux = {}, {}
+        for k in range(rounds):
+            for agent in topology.agents:
+                made = [(k - (e.when == "feedback"), e) for e in topology.incoming(agent)]
+                incoming = tuple(sent[r, e] for r, e in made if r >= 0)
+                if agent == topology.output and k == rounds - 1:
+                    return incoming, {a: jnp.stack(values) for a, values in aux.items()}
+                prompt = jax.tree.map(lambda x, k=k: x[k], prompts[agent])
+                messages, h_BMD = turn(weights, agent, prompt, incoming, data[agent][k])
+                aux.setdefault(agent, []).append(h_BMD)
+                for e in topology.outgoing(agent):
+                    sent[k, e] = messages[f"{e.src}->{e.dst}"]
+        raise AssertionError("the output agent ends the last round")
+
+    def gradient(run):
+        return jax.grad(lambda w: sum(mixture(leaf) for leaf in jax.tree.leaves(run(w))))(weights)
+
+    close(scanned(weights), unrolled(weights), 1e-12)
+    close(gradient(scanned), gradient(unrolled), 1e-12)
 
 
 @pytest.mark.slow
@@ -138,14 +187,14 @@ def count(jaxpr) -> int:
 
 
 def turns(topology, rounds):
-    """Runs stages that only note who speaks when, and what they hear."""
+    """Runs turns that only note who speaks when, and what they hear."""
     batch, number = 1, {f"{s}->{d}": n for n, (s, d) in enumerate(topology.link_edges, 1)}
     prompts = {
         a: Prompt(*(np.zeros((rounds, batch, 1), np.int32) for _ in range(3)))
         for a in topology.agents
     }
 
-    def stage(agent, prompt, incoming, k):
+    def turn(agent, prompt, incoming, k):
         heard = [0.0] * 4 + [z.ravel()[0] for z in incoming]
         messages = {
             name: jnp.full((batch, 1, 1), 100.0 * (k + 1) + n)
@@ -155,8 +204,8 @@ def turns(topology, rounds):
         return messages, (k, jnp.stack([jnp.asarray(v) for v in heard[-4:]]))
 
     data = {a: np.arange(float(rounds)) for a in topology.agents}
-    quiet = lambda edge: jnp.zeros((batch, 1, 1))  # noqa: E731
-    incoming, aux = recurse(topology, prompts, stage, quiet, data)
+    zeros = lambda edge: jnp.zeros((batch, 1, 1))  # noqa: E731
+    incoming, aux = recurse(topology, prompts, turn, zeros, data)
     heard = {a: [row[row > 0].tolist() for row in np.asarray(z)] for a, (_, z) in aux.items()}
     spoke = {a: np.asarray(k).tolist() for a, (k, _) in aux.items()}
     return spoke, heard, [float(z.ravel()[0]) for z in incoming]

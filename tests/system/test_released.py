@@ -98,7 +98,9 @@ def ours(roots, prompts):
 
     @functools.cache
     def get(style: str, task: str):
-        loaded = rmas.load_system(style, roots(style), task, "float32", prompts=str(prompts))
+        loaded = rmas.load_system(
+            style, roots(style), task_family=task, dtype="float32", prompts=str(prompts)
+        )
         return run(loaded)
 
     return get
@@ -145,7 +147,7 @@ def test_one_device_computes_what_the_release_does(theirs, ours, style, task):
 @EVERY_STYLE
 def test_prompts_are_cut_as_the_release_cuts_them(roots, prompts, releases, style, task):
     release = releases(style, task)
-    loaded = rmas.load_system(style, roots(style), task, prompts=str(prompts))
+    loaded = rmas.load_system(style, roots(style), task_family=task, prompts=str(prompts))
     renderer = Renderer(loaded.system)
     for agent in loaded.system.topology.agents:
         for phase in ("first", "later"):
@@ -160,7 +162,9 @@ def test_prompts_are_cut_as_the_release_cuts_them(roots, prompts, releases, styl
 @pytest.mark.slow
 @EVERY_STYLE
 def test_a_mesh_computes_what_one_device_does(roots, prompts, theirs, ours, style, task):
-    loaded = rmas.load_system(style, roots(style), task, "float32", MESH, str(prompts))
+    loaded = rmas.load_system(
+        style, roots(style), task_family=task, dtype="float32", mesh=MESH, prompts=str(prompts)
+    )
     arrays, ids = run(loaded)
     expected, expected_ids = ours(style, task)
     agree(arrays, expected, tolerance(style))
@@ -200,7 +204,7 @@ def test_where_arrays_lie_on_a_mesh(roots, prompts):
 @pytest.mark.parametrize("task", ["math", "code"])
 def test_links_are_those_of_the_task(roots, prompts, task):
     root = roots("distillation")
-    loaded = rmas.load_system("distillation", root, task, prompts=str(prompts))
+    loaded = rmas.load_system("distillation", root, task_family=task, prompts=str(prompts))
     assert loaded.form == "ln_res"
     files = {
         ("inner", "expert"): f"expert/adapter({task}).pt",

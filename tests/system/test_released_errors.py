@@ -30,7 +30,9 @@ def root(tmp_path):
 
 
 def load(root, style=STYLE, task="math", prompts=PROMPTS, **options):
-    return rmas.load_system(style, root, task, "float32", prompts=str(prompts), **options)
+    return rmas.load_system(
+        style, root, task_family=task, dtype="float32", prompts=str(prompts), **options
+    )
 
 
 def refused(*told: str, **arguments) -> None:
@@ -64,9 +66,12 @@ def outer_math(manifest: dict) -> list[dict]:
 
 
 def test_the_root(root, tmp_path):
-    refused("nowhere is no folder", "planner, critic, solver, outer", root=tmp_path / "nowhere")
+    refused("nowhere is not a folder", "planner, critic, solver, outer", root=tmp_path / "nowhere")
     refused(
-        "no folder math, code, science, summarizer", "mixture needs", root=root, style="mixture"
+        "folders are missing: math, code, science, summarizer",
+        "mixture needs",
+        root=root,
+        style="mixture",
     )
     refused("style 'sequential' is unknown", "sequential_light", root=root, style="sequential")
 
@@ -74,7 +79,12 @@ def test_the_root(root, tmp_path):
 @pytest.mark.parametrize("name", ["critic", "outer"])
 def test_a_missing_folder(root, name):
     shutil.rmtree(root / name)
-    refused(str(root), f"no folder {name};", "needs planner, critic, solver, outer", root=root)
+    refused(
+        str(root),
+        f"folders are missing: {name};",
+        "needs planner, critic, solver, outer",
+        root=root,
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +124,8 @@ def test_a_link_of_other_dimensions(root):
 
 
 def test_an_unknown_task(root):
-    refused("'planner' has no prompts for 'poetry'", "it has math, code", root=root, task="poetry")
+    lacks = "no prompts of role 'planner' for task family 'poetry'; the role has math, code"
+    refused(lacks, root=root, task="poetry")
     edit_json(root / "critic/innerlink_config.json", lambda m: m["tasks"].pop("code"))
     refused("critic/innerlink_config.json", "'code'; known: 'math'", root=root, task="code")
 
@@ -205,7 +216,10 @@ def no_list(root: Path) -> None:
     ("damage", "told"),
     [
         (no_list, "questions.json must be a JSON list of texts, at least one"),
-        (lambda root: shutil.rmtree(root / "solver"), "no folder solver; sequential_scaled needs"),
+        (
+            lambda root: shutil.rmtree(root / "solver"),
+            "folders are missing: solver; sequential_scaled needs",
+        ),
         (lambda root: truncate(root / "planner/model.safetensors"), "model.safetensors is damaged"),
     ],
     ids=["questions", "role", "weights"],
@@ -242,5 +256,5 @@ def test_the_command_ends_with_one_line_and_status_2(root, tmp_path, damage, tol
 
 def test_tools_of_a_style_whose_agents_call_none():
     box = Toolbox([FunctionTool("double", "a number; its double comes back", str)])
-    with pytest.raises(InputError, match="style 'mixture' lets no agent call tools"):
+    with pytest.raises(InputError, match="no agent of style 'mixture' calls tools"):
         rmas.load_system("mixture", "nowhere", tools=box)

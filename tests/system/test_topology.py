@@ -17,13 +17,16 @@ AB = {"name": "t", "agents": ("a", "b"), "edges": (Edge("a", "b", "round"),), "o
     ("changes", "told"),
     [
         ({"agents": ("a", "b", "a")}, "an agent is named twice in ('a', 'b', 'a')"),
-        ({"output": "c"}, "output 'c' is no agent; known: ('a', 'b')"),
+        ({"output": "c"}, "output 'c' is not an agent; known: a, b"),
         ({"edges": (Edge("a", "x", "round"),)}, "edge a->x names unknown agent 'x'"),
         ({"edges": (Edge("x", "b", "feedback"),)}, "edge x->b names unknown agent 'x'"),
-        ({"edges": (Edge("a", "b", "later"),)}, "edge a->b: when must be round or feedback"),
-        ({"output": ("a", "b")}, "one agent answers, not a, b"),
-        ({"roles": (("x", "a"),)}, "role 'a' is of unknown agent 'x'"),
-        ({"callers": ("x",)}, "unknown agent 'x' may call tools"),
+        (
+            {"edges": (Edge("a", "b", "later"),)},
+            "edge a->b: when is 'later'; write round or feedback",
+        ),
+        ({"output": ("a", "b")}, "output must be one agent, not a, b"),
+        ({"roles": (("x", "a"),)}, "role 'a' is given to unknown agent 'x'"),
+        ({"callers": ("x",)}, "callers names unknown agent 'x'"),
         ({"edges": (Edge("b", "a", "round"),)}, "round edge b->a runs against the order"),
         (
             {"edges": (*AB["edges"], Edge("b", "b", "round"))},
@@ -49,10 +52,10 @@ AB = {"name": "t", "agents": ("a", "b"), "edges": (Edge("a", "b", "round"),), "o
             {"edges": (*AB["edges"], Edge("a", "b", "feedback"))},
             "edge a->b is named twice",
         ),
-        ({"edges": ()}, "nothing that 'a' says reaches the output agent"),
+        ({"edges": ()}, "no message of 'a' reaches the output agent"),
         (
             {"output": "a"},
-            "nothing that 'b' says reaches the output agent",
+            "no message of 'b' reaches the output agent",
         ),
     ],
 )
@@ -128,7 +131,7 @@ def test_agent_names_that_would_break_paths_or_edges_are_refused(name):
 
 @pytest.mark.parametrize("text", ["a", "a->", "->b", "a->b->c", "a-b", ""])
 def test_no_edges(text):
-    with pytest.raises(InputError, match="is no pair of agents; write src->dst"):
+    with pytest.raises(InputError, match="is not a pair of agents; write src->dst"):
         parse_edge(text, "round")
 
 

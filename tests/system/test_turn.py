@@ -14,8 +14,8 @@ from support.tiny_systems import Case, jit, model_spec
 
 AGENT = "planner"
 LINES = [
-    Line((5, 6, 7, 8, 9, 10), (-1,) * 6, text=4),
-    Line((11, 12, 13), (-1,) * 3, text=2),
+    Line((5, 6, 7, 8, 9, 10), (-1,) * 6, text_length=4),
+    Line((11, 12, 13), (-1,) * 3, text_length=2),
 ]
 
 
@@ -107,7 +107,7 @@ def test_teacher_forced_states(case, shift):
         valid = np.ones(ids.shape, bool)
         own_x = models.embed(model, params, ids)
         h, _ = models.run(model, params, own_x, valid, models.positions(valid))
-        begin = len(own) - own.text - shift
+        begin = len(own) - own.text_length - shift
         z = case.spec.links.inner(case.links, AGENT, h[0, begin : begin + n])
         close(got[row, :n], z)
 
@@ -118,6 +118,6 @@ def test_a_shifted_text_is_what_a_rollout_reads(case):
     prompt = first(with_text([LINES], 1, 1))
     x = inputs(model, params, prompt, ())
     got = teacher_forced(case.spec, params, case.links, AGENT, x, prompt)
-    bare = first(stack([[Line(r.ids[: -r.text], r.slots[: -r.text]) for r in LINES]]))
+    bare = first(stack([[Line(r.ids[: -r.text_length], r.slots[: -r.text_length]) for r in LINES]]))
     x = inputs(model, params, bare, ())
     close(got, rollout(case.spec, params, case.links, AGENT, x, bare.valid_BT, 1)[1])

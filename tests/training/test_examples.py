@@ -74,7 +74,7 @@ def test_inner_rows(agent, message_tokens):
         assert batch.text_BT[b].sum() == len(text)
         assert batch.prompt.ids_BT[b][batch.text_BT[b]].tolist() == text
     assert len(seen) > 1
-    assert batch.prompt.take_BM is None
+    assert batch.prompt.state_index_BM is None
 
 
 def test_inner_rows_are_cut_from_the_left():
@@ -134,8 +134,8 @@ def test_teacher_forced(shift):
                 # The states of the first tokens; where there are fewer, no slot asks for them.
                 n = min(len(text), take)
                 first = T - len(text) - shift
-                assert prompt.take_BM[b][:n].tolist() == list(range(first, first + n))
-                assert ((prompt.take_BM[b] >= 0) & (prompt.take_BM[b] < T)).all()
+                assert prompt.state_index_BM[b][:n].tolist() == list(range(first, first + n))
+                assert ((prompt.state_index_BM[b] >= 0) & (prompt.state_index_BM[b] < T)).all()
     assert {2, take} <= counts  # texts shorter than a message, and longer ones
 
 
@@ -179,7 +179,8 @@ def test_a_text_longer_than_a_row_hands_on_what_is_left_of_it():
     assert max(slots) == 15
     sender = jax.tree.map(lambda x: x[0], batch["critic"])
     assert sender.text_BT.sum() == 16
-    assert sender.prompt.take_BM[0, :16].tolist() == np.flatnonzero(sender.text_BT[0]).tolist()
+    index = sender.prompt.state_index_BM[0, :16].tolist()
+    assert index == np.flatnonzero(sender.text_BT[0]).tolist()
 
 
 def test_rollout():
