@@ -1,17 +1,18 @@
 """MBPP+: whether a function passes the dataset's script of tests.
 
-The script runs in one process of the sandbox, the function in another, which gets arguments and
-gives back values as data: it cannot see what is expected, nor change how it is compared, nor say
-for itself that it passed.
+The script runs in one process of the sandbox, the function in another, which receives arguments and
+returns values as data. So the function can neither see what is expected, nor change how it is
+compared, nor report that it passed.
 """
 
 import secrets
 
 from rmas.tasks.code_answers import code_scores, find_code, run_code
+from rmas.tasks.grader import FENCE, Grader
 from rmas.tasks.rows import Row
 from rmas.tools.sandbox import Sandbox
 
-# Values as JSON, each with its type's name: what tests are made of, and nothing that acts.
+# Values as JSON, each with the name of its type: plain data only.
 _VALUES = """
 import sys
 here = __file__.rpartition("/")[0]  # where the candidate may write modules of its own
@@ -130,3 +131,7 @@ def score_mbpp(
     done, note = run_code(sandbox, files, "main.py", seconds, token + "\n")
     passed = done is not None and done.returncode == 0 and done.stdout.endswith(f"\n{token}\n")
     return code, code_scores(passed), note or ("" if passed else "failed")
+
+
+MBPP = Grader("mbpp", find_code, score_mbpp, "sandbox", opening=FENCE, retry_tokens=256)
+"""Grades functions by a script of tests."""
