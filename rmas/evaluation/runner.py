@@ -2,7 +2,7 @@
 
 The plan fixes the order of everything. Records are appended a batch at a time and fsynced. A batch
 whose records are incomplete is run again as a whole, so that the file of a resumed run equals that
-of an uninterrupted one. Timings, which differ from run to run, have a file of their own.
+of an uninterrupted one. Timings, which differ from run to run, are in a separate file.
 """
 
 import dataclasses

@@ -120,7 +120,7 @@ To add one, change at most three files:
 3. where its answers need a new way of grading: a new file `<kind>_answers.py` that defines a
    `Grader`, as `choice_answers.py` does. `GRADERS` and the report read it from this table.
 
-(Its tests read a sample that `tests/tasks/make_samples.py` writes.)
+(Its tests read a sample that `tests/support/make_samples.py` writes.)
 """
 
 

@@ -76,7 +76,7 @@ def parse_rows(content: bytes, path: str | Path, field: str | None = None) -> li
         items = _unwrap(_load(text, str(path)), path, field)
         located = [(f"{path}, index {index}", item) for index, item in enumerate(items)]
     if not located:
-        raise InputError(f"empty dataset: {path} holds no rows; it needs at least one")
+        raise InputError(f"empty dataset: {path} has no rows; it needs at least one")
     return list(parse_records(located, path.stem))
 
 
@@ -123,8 +123,8 @@ def _unwrap(value: Any, path: Path, field: str | None) -> list[Any]:
     if not isinstance(value.get(name), list):
         lists = [repr(key) for key, item in value.items() if isinstance(item, list)]
         raise InputError(
-            f"{path}: top-level field {name!r} holds no list of rows; "
-            f"fields that hold lists: {', '.join(lists) or 'none'}"
+            f"{path}: top-level field {name!r} is not a list of rows; "
+            f"fields with lists: {', '.join(lists) or 'none'}"
         )
     return value[name]
 
@@ -203,7 +203,7 @@ def _clean(value: str, place: str) -> str:
     if not value.strip():
         raise InputError(f"{place} is empty; it must be a text")
     if _SURROGATE.search(value):
-        raise InputError(f"{place} holds half of a surrogate pair; write whole characters")
+        raise InputError(f"{place} has half of a surrogate pair; write whole characters")
     return value.strip()
 
 

@@ -62,11 +62,11 @@ for text in job["inputs"]:
         done = subprocess.run([sys.executable, *job["command"]], input=text.encode(),
                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                               timeout=job["seconds"])
-        told = [done.returncode, done.stdout[:job["most"]].decode("utf-8", "replace")]
+        result = [done.returncode, done.stdout[:job["most"]].decode("utf-8", "replace")]
     except subprocess.TimeoutExpired:
-        told = ["timeout", ""]
-    print(json.dumps(told), flush=True)
-    if told[0] != 0:
+        result = ["timeout", ""]
+    print(json.dumps(result), flush=True)
+    if result[0] != 0:
         break
 """
 
@@ -134,8 +134,8 @@ def _group(
         "program.py": _PROGRAM,
         "call.py": _CALL,
     }
-    whole = seconds * len(tests) + 5
-    done, note = run_code(sandbox, files, "driver.py", whole, output=64 << 20)
+    total = seconds * len(tests) + 5
+    done, note = run_code(sandbox, files, "driver.py", total, output=64 << 20)
     if done is None or (note and not done.stdout):
         return note
     lines = done.stdout.splitlines()

@@ -15,7 +15,7 @@ from rmas.tools.sandbox import Sandbox
 # Values as JSON, each with the name of its type: plain data only.
 _VALUES = """
 import sys
-here = __file__.rpartition("/")[0]  # where the candidate may write modules of its own
+here = __file__.rpartition("/")[0]  # where the candidate may write its own modules
 sys.path[:] = [path for path in sys.path if path not in ("", ".", here)]
 import collections, json
 sys.set_int_max_str_digits(0)
@@ -59,20 +59,20 @@ _CANDIDATE = (
     + """
 def serve(name):
     import os
-    asked, told = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     null = os.open(os.devnull, os.O_RDWR)
     for own in (0, 1):
         os.dup2(null, own)
     names = {"__name__": "candidate"}
     exec(compile(open("candidate.py").read(), "candidate.py", "exec"), names)
-    print(json.dumps(["ready", callable(names.get(name))]), file=told, flush=True)
-    for line in asked:
+    print(json.dumps(["ready", callable(names.get(name))]), file=replies, flush=True)
+    for line in requests:
         arguments, named = map(value, json.loads(line))
         try:
             reply = ["value", plain(names[name](*arguments, **named))]
         except Exception as error:
             reply = ["error", type(error).__name__]
-        print(json.dumps(reply), file=told, flush=True)
+        print(json.dumps(reply), file=replies, flush=True)
 serve(sys.argv[1])
 """
 )

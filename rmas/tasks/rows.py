@@ -18,7 +18,7 @@ class Row:
       answer: the gold answer.
       texts: role -> its teacher texts, one per round, or one for all rounds; empty for rows that
         are only evaluated.
-      meta: further facts, that JSON can hold.
+      meta: further facts, as JSON values.
     """
 
     id: str
