@@ -14,7 +14,7 @@ the same records. `--config.dry_run` prints what would be done, and loads no wei
 from absl import flags
 
 from experiments import app
-from rmas.evaluation.report import table
+from rmas.evaluation.tables import table
 from rmas.experiment import Experiment
 
 _LINKS = flags.DEFINE_string(

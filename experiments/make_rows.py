@@ -7,8 +7,8 @@
 The agents exchange texts over the questions of `evaluate.data` (rows without texts), for as many
 rounds as training has (`outer.rounds`). A question that is answered wrong is asked again, up to
 `evaluate.rollouts` times, with other random keys. What was right is written to `rows/rows.jsonl`
-in the workdir, every attempt to `rows/tries.jsonl`. Killed, it goes on where it was when the same
-command is given again. Then train in another workdir with
+in the workdir, every attempt to `rows/attempts.jsonl`. Killed, it goes on where it was when the
+same command is given again. Then train in another workdir with
 --config.data.name=WORKDIR/rows/rows.jsonl.
 """
 

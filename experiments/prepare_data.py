@@ -56,7 +56,7 @@ def known() -> str:
         own = benchmark.source
         rows = f"{own.rows[benchmark.split]:,}"
         access = "gated" if own.access else "open"
-        cells.append([name, benchmark.title, rows, benchmark.grader, own.repo, access])
+        cells.append([name, benchmark.title, rows, benchmark.grader.name, own.repo, access])
     for name, own in TRAINING_SETS.items():
         cells.append([name, "training rows", f"{own.rows['train']:,}", "-", own.repo, "open"])
     return aligned(cells)

@@ -21,7 +21,8 @@ from experiments import app
 from rmas import __version__
 from rmas.errors import InputError
 from rmas.evaluation import plots
-from rmas.evaluation.report import table
+from rmas.evaluation.results import ResultRow
+from rmas.evaluation.tables import table
 from rmas.experiment import Experiment
 from rmas.files import atomic_write_json
 from rmas.parallel import is_first
@@ -66,7 +67,7 @@ def main(_: list[str]) -> None:
     )
 
 
-def _summary(run: Experiment, rows: list[dict], seconds: dict[str, float]) -> dict:
+def _summary(run: Experiment, rows: list[ResultRow], seconds: dict[str, float]) -> dict:
     agents = {id(p): p for p in run.system.params().values()}
     frozen = sum(x.size for p in agents.values() for x in jax.tree.leaves(p))
     trainable = sum(x.size for x in jax.tree.leaves(run.outline.link_template))

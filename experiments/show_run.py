@@ -12,8 +12,8 @@ from absl import flags
 
 from experiments import app
 from rmas.errors import InputError
-from rmas.evaluation.records import FOLDER, RECORDS
-from rmas.evaluation.show import asked, choose, read_question, read_records, render
+from rmas.evaluation.layout import FOLDER, RECORDS
+from rmas.evaluation.show import choose, read_question, read_records, render, render_question
 
 _ID = flags.DEFINE_string("id", "", "Question to show (default: the first of the file).")
 _METHOD = flags.DEFINE_string("method", "", "Only this method, as latent or single:planner.")
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
         path = path / FOLDER / RECORDS
     chosen = choose(read_records(path), _ID.value, _METHOD.value, _ROUNDS.value)
     question = read_question(path, chosen[0]["id"])
-    print("\n\n".join([*([asked(question)] if question else []), *map(render, chosen)]))
+    print("\n\n".join([*([render_question(question)] if question else []), *map(render, chosen)]))
 
 
 if __name__ == "__main__":

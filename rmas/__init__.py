@@ -35,7 +35,7 @@ _HOME = {
     "load_model": "rmas.weights",
     "load_system": "rmas.system.released",
     "start": "rmas.parallel",
-    "table": "rmas.evaluation.report",
+    "table": "rmas.evaluation.tables",
 }
 __all__ = sorted(_HOME)
 

@@ -1,19 +1,18 @@
-"""What people see on a terminal: text made harmless, aligned tables, progress."""
+"""Terminal output: text that is safe to print, aligned tables, progress."""
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Any, SupportsFloat
 
 from rmas.parallel import is_first
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""`text` with everything that could act on a terminal escaped, as `\x1b` or `\u202e`.
+    r"""`text` with all characters escaped that control a terminal, as `\x1b` or `\u202e`.
 
-    Control characters, newlines and tabs included, direction overrides and lone surrogates are
-    escaped; letters of every script and spaces stay. Characters in `keep` (such as "\n") stay
-    as well.
+    These are control characters, including newlines and tabs, direction overrides and lone
+    surrogates. Letters of every script, spaces, and the characters in `keep` (such as "\n") stay.
     """
     return "".join(
         c
@@ -24,7 +23,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> str:
-    """Lines of cells as columns, the first to the left, the others to the right; a header first."""
+    """A table as text; `cells[0]` is the header. The first column is aligned left, others right."""
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     lines = []
     for line in cells:
@@ -37,12 +36,19 @@ def aligned(cells: Sequence[Sequence[str]]) -> str:
 
 
 class Progress:
-    """Progress of a run of `total` steps: a bar on a terminal, else a line now and then.
+    """Progress of a run: a bar on a terminal, else lines of text.
 
-    Use it as a context manager and call `update` after every step. `start` is the step that the
-    run resumes from; plain lines come for the first and the last step, and at most every
-    `every_seconds` between. It writes to stderr, so that stdout is left to results. Of the
-    processes of a run the first one speaks.
+    Use it as a context manager and call `update` after every step. Lines are written for the first
+    and the last step, and at most every `every_seconds` in between. With several processes only
+    the first one writes.
+
+    Args:
+      total: number of steps of the whole run.
+      start: the step that the run resumes from.
+      label: a name, shown first.
+      every_seconds: the least time between two lines.
+      stream: where to write; stderr by default, since stdout is for results.
+      unit: what a step is called, as in `answer` or `questions`.
     """
 
     def __init__(
@@ -59,7 +65,7 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._silent = not is_first()
         self._shown: float | None = None
-        self._from: tuple[float, int] | None = None  # when, and after which step, timing began
+        self._began: tuple[float, int] | None = None  # time and step that rates are measured from
         self._bar: Any = None
 
     def __enter__(self) -> "Progress":
@@ -69,7 +75,7 @@ class Progress:
             self._bar, self._task = _make_bar(self._stream, self._label, self._total, self._step)
             self._bar.start()
         elif self._step > 0:
-            done = f"{self._unit} {self._step}/{self._total} is there already"
+            done = f"{self._unit} {self._step}/{self._total} already done"
             print("  ".join(filter(None, [self._label, done])), file=self._stream, flush=True)
         return self
 
@@ -77,18 +83,17 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, step: int, **values: SupportsFloat) -> None:
-        """Says that `step` steps are done; `values` (loss=...) are shown beside.
+    def update(self, step: int, **values: SupportsFloat | Callable[[], SupportsFloat]) -> None:
+        """Reports that `step` steps are done, with `values` to show, as in `loss=0.5`.
 
-        Values may be functions without arguments, called only when they are shown: reading a
-        loss from an accelerator at every step would make it wait.
+        Values may be functions without arguments. They are called only when they are shown, since
+        reading a loss at every step would make the accelerator wait.
         """
         if self._silent:
             return
         now = time.monotonic()
-        first = self._from is None
-        if first:  # the first step compiles: rates are measured from its end
-            self._from = (now, step)
+        if self._began is None:  # the first step compiles: rates are measured from its end
+            self._began = (now, step)
         self._step = step
         due = self._shown is None or now - self._shown >= (0.1 if self._bar else self._every)
         if not (due or step >= self._total):
@@ -97,7 +102,7 @@ class Progress:
         text = "  ".join(
             f"{name} {float(v() if callable(v) else v):.4g}" for name, v in values.items()
         )
-        began, at = self._from
+        began, at = self._began
         rate = (step - at) / (now - began) if now > began and step > at else None
         if self._bar is not None:
             self._bar.update(
@@ -125,7 +130,7 @@ def _pace(rate: float | None, left: int, unit: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time as people read it: `45 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Seconds as text: `45 s`, `3 min 20 s`, `2 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -139,7 +144,7 @@ def _make_bar(stream: IO[str], label: str, total: int, start: int) -> tuple[Any,
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
-    # markup=False: labels are text, brackets and all.
+    # markup=False: brackets in labels are text.
     bar = RichProgress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -33,7 +33,7 @@ def test_plain_lines_now_and_then(monkeypatch):
             progress.update(step, loss=loss)
             clock.now += 0.125
     there, *shown = out.getvalue().splitlines()
-    assert there == "outer  step 100/400 is there already"
+    assert there == "outer  step 100/400 already done"
     assert shown[0] == "outer  step 101/400  loss 0.5124"
     assert shown[1] == "outer  step 181/400  loss 0.5124  8.0 steps/s  27 s left"
     assert shown[2] == "outer  step 261/400  loss 0.5124  8.0 steps/s  17 s left"

@@ -1,4 +1,4 @@
-"""The picture of latent thoughts over rounds: one row of panels per agent."""
+"""A plot of latent thoughts over rounds: one row of panels per agent."""
 
 import os
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
-"""Reading latent thoughts: the tokens that they are nearest to, and how they move over rounds.
+"""Latent thoughts as the tokens that they are nearest to, and how they move over rounds.
 
-A thought is read where it is used: `inner(h)` is fed back among an agent's own token embeddings,
-a message `outer(inner(h))` enters its reader's. Scale says nothing there, so nearness is the
-cosine.
+A thought is compared with the token embeddings that it is used among: `inner(h)` is fed back to its
+own agent, a message `outer(inner(h))` to the agent that receives it. Nearness is the cosine, since
+scales differ.
 """
 
 import dataclasses
@@ -23,14 +23,17 @@ from rmas.system.load import System
 from rmas.system.run import Thoughts
 
 BLOCK = 4096
-"""Tokens of a vocabulary that are compared at a time."""
+"""Number of tokens of a vocabulary that are compared at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """Nearest tokens of one agent's thoughts (`where` = its name) or messages (`src->dst`).
+    """Nearest tokens of one agent's thoughts or messages.
 
-    `tokens[r][b][m]` are the nearest of step m, and `cosine_RBMK` how near they are.
+    Attributes:
+      where: the agent's name for thoughts, `src->dst` for messages.
+      tokens: `tokens[r][b][m]` are the K nearest tokens of step m, nearest first.
+      cosine_RBMK: their cosines.
     """
 
     where: str
@@ -41,14 +44,14 @@ class Reading:
 def read_thoughts(
     system: System, links: Params, form: Form, thoughts: dict[str, Thoughts], top: int
 ) -> list[Reading]:
-    """Readings of all thoughts and messages, in the order of the topology.
+    """The `top` nearest tokens of all thoughts and messages, in the order of the topology.
 
-    Raises `InputError` where there are none.
+    Raises InputError where there are no thoughts.
     """
     if not thoughts:
         raise InputError(
-            f"in one round of {system.topology.name!r} nobody thinks before the answer; "
-            "take more rounds"
+            f"in one round of {system.topology.name!r} no agent has latent thoughts before the "
+            "answer; use more rounds"
         )
     spec, found = system.spec(form), []
     for agent in system.topology.agents:
@@ -74,7 +77,7 @@ def _reading(system: System, reader: str, where: str, z_RBMD: Array, top: int) -
 def nearest(
     model: ModelSpec, params: Params, z_XD: Array, top: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines `[X, K]` and ids `[X, K]` of the nearest token embeddings, nearest first."""
+    """Cosines `[X, K]` and ids `[X, K]` of the `top` nearest token embeddings, nearest first."""
     top = min(top, model.vocab_size)
     best_XK, id_XK = np.zeros((len(z_XD), 0), np.float32), np.zeros((len(z_XD), 0), np.int64)
     for start in range(0, model.vocab_size, BLOCK):
@@ -98,8 +101,10 @@ def _unit(x_XD: Array) -> Array:
 
 
 def principal(hidden_RBMD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All states on their first two principal components `[R, B, M, 2]`, and the share of the
-    variance that each of the two holds."""
+    """All states on their first two principal components, and the components' shares of variance.
+
+    Returns `[R, B, M, 2]` and `[2]`.
+    """
     x_XD = np.asarray(hidden_RBMD, np.float32).reshape(-1, hidden_RBMD.shape[-1])
     x_XD = x_XD - x_XD.mean(axis=0)
     u_XC, s_C, _ = np.linalg.svd(x_XD, full_matrices=False)
@@ -117,7 +122,7 @@ def between_rounds(hidden_RBMD: np.ndarray) -> np.ndarray:
 
 
 def table(readings: list[Reading], question: Question, answer: Answer) -> str:
-    """One question's thoughts and messages as text."""
+    """The thoughts and messages of the first question as text that is safe to print."""
     lines = [printable(f"question {question.id}: {question.text}")]
     for r in range(max(len(reading.tokens) for reading in readings)):
         for reading in readings:
@@ -133,7 +138,7 @@ def table(readings: list[Reading], question: Question, answer: Answer) -> str:
 
 
 def facts(readings: list[Reading], asked: list[Question], answers: list[Answer]) -> dict:
-    """The same of all questions, for JSON."""
+    """The thoughts and messages of all questions, for JSON."""
     return {
         "questions": [{"id": q.id, "text": q.text} for q in asked],
         "answers": [answer.text for answer in answers],

@@ -1,7 +1,7 @@
-"""Plots of a report's rows: accuracy against rounds and decoded tokens, and time by phase.
+"""Plots of a report's rows: accuracy over rounds, accuracy over decoded tokens, time by phase.
 
-matplotlib is an extra (`pip install -e .[plots]`); it is imported when a plot is drawn, without
-pyplot, so that no window system and no global state are touched.
+matplotlib is an extra (`pip install -e .[plots]`). It is imported when a plot is drawn, without
+pyplot, which would set up a window system and global state.
 """
 
 import io
@@ -11,11 +11,12 @@ from typing import Any
 
 from rmas.console import printable
 from rmas.errors import InputError
+from rmas.evaluation.results import ResultRow
 from rmas.files import atomic_write_bytes
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[ResultRow]
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; markers differ as well.
+# Okabe and Ito's colours, distinct for colour-blind readers; markers differ as well.
 _STYLES = {
     "latent": ("#0072B2", "o"),
     "text": ("#D55E00", "s"),
@@ -23,7 +24,7 @@ _STYLES = {
     "untrained": ("#777777", "v"),
 }
 _OTHERS = (("#009E73", "^"), ("#CC79A7", "P"), ("#56B4E9", "X"), ("#000000", "*"))
-_LENGTH = " m="  # as in `report.names_of`
+_LENGTH = " m="  # as in `results.names_of`
 _SEVERAL = ("o", "h", "p", "d", "<", ">", "8", "H")  # markers of a method's latent lengths
 _REST = "other"
 _PHASES = {
@@ -42,28 +43,27 @@ _NAMES = {
 
 
 def plot_rounds(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
-    """Accuracy against rounds, with 95 % intervals, and the ceiling as a dashed line; a PNG.
+    """Writes a PNG of accuracy over rounds, with 95 % intervals, and the ceiling as dashed lines.
 
     Raises InputError where matplotlib is not installed, there are no rows, or `path` cannot be
     written.
     """
     figure, axes = _figure(rows, title)
-    groups = _by_method(rows)
+    groups = _by_name(rows)
     rounds = sorted({row["rounds"] for row in rows})
-    ceilings = {row["rounds"]: row["ceiling"] for row in rows if row.get("ceiling") is not None}
+    ceilings = {row["rounds"]: row["ceiling"] for row in rows if row["ceiling"] is not None}
     if ceilings:
-        xs = sorted(ceilings)
         axes.hlines(
-            [ceilings[x] for x in xs],
-            [x - 0.36 for x in xs],
-            [x + 0.36 for x in xs],
+            list(ceilings.values()),
+            [x - 0.36 for x in ceilings],
+            [x + 0.36 for x in ceilings],
             colors="#444444",
             linestyles="--",
             lw=1.2,
             label="ceiling",
             zorder=1,
         )
-    # Methods that tie would hide each other: set them side by side.
+    # Side by side, since methods with equal accuracies would hide each other.
     spread = 0.5 / max(4, len(groups) - 1)
     for place, (method, points) in enumerate(groups.items()):
         colour, marker = _style(method, groups)
@@ -90,12 +90,12 @@ def plot_rounds(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
 
 
 def plot_tokens(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
-    """Accuracy against decoded tokens per question; a method's rounds connected; a PNG.
+    """Writes a PNG of accuracy over decoded tokens per question; a method's rounds are connected.
 
-    Raises InputError as `plot_rounds`.
+    Raises InputError as `plot_rounds` does.
     """
     figure, axes = _figure(rows, title)
-    groups = _by_method(rows)
+    groups = _by_name(rows)
     for method, points in groups.items():
         colour, marker = _style(method, groups)
         xs = [row["decoded_tokens"] for row in points]
@@ -129,16 +129,16 @@ def plot_tokens(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
 
 
 def plot_phases(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
-    """Seconds of a question by phase, stacked, a bar for each row that tells its phases; a PNG.
+    """Writes a PNG of the seconds of a question by phase: a stacked bar for each row with phases.
 
-    What the phases leave of `seconds` is `other`. Raises InputError as `plot_rounds`.
+    The rest of `seconds` is the phase `other`. Raises InputError as `plot_rounds` does.
     """
-    timed = [row for row in rows if row.get("phases")]
+    timed = [row for row in rows if row["phases"]]
     figure, axes = _figure(timed, title, 1.6 + 0.3 * max(len(timed), 4))
     parts = [dict(row["phases"]) for row in timed]
     for row, own in zip(timed, parts, strict=True):
         own[_REST] = own.get(_REST, 0.0) + max(
-            0.0, (row.get("seconds") or 0.0) - sum(row["phases"].values())
+            0.0, (row["seconds"] or 0.0) - sum(row["phases"].values())
         )
     places, left = range(len(timed)), [0.0] * len(timed)
     found = dict.fromkeys(phase for own in parts for phase in own)
@@ -152,7 +152,7 @@ def plot_phases(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
             colour = _OTHERS[unknown.index(phase) % len(_OTHERS)][0]
         axes.barh(places, seconds, 0.7, left, color=colour, label=plain(phase), zorder=3)
         left = [a + b for a, b in zip(left, seconds, strict=True)]
-    names = [f"{_label(_name(row))}, r={row['rounds']}" for row in timed]
+    names = [f"{_label(row['name'])}, r={row['rounds']}" for row in timed]
     axes.set_yticks(places, names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("seconds per question, by phase")
@@ -162,8 +162,17 @@ def plot_phases(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
     save(figure, path)
 
 
+def can_draw() -> bool:
+    """Whether matplotlib can be imported."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure in inches; raises `InputError` where matplotlib is not installed."""
+    """An empty figure, its size in inches. Raises InputError where matplotlib is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -175,7 +184,10 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save(figure: Any, path: str | os.PathLike) -> None:
-    """Writes a figure as PNG, the same bytes each time; raises `InputError` where it cannot."""
+    """Writes a figure as PNG; equal figures give equal bytes.
+
+    Raises InputError where `path` cannot be written.
+    """
     image = io.BytesIO()
     figure.savefig(image, format="png", metadata={"Software": None})
     try:
@@ -209,17 +221,12 @@ def _finish(figure: Any, axes: Any, path: str | os.PathLike) -> None:
     save(figure, path)
 
 
-def _by_method(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
-    """Name -> its rows by rounds, in the report's order; a latent length is part of a name."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+def _by_name(rows: Rows) -> dict[str, list[ResultRow]]:
+    """Name of a method -> its rows by rounds, in the report's order."""
+    groups: dict[str, list[ResultRow]] = {}
     for row in rows:
-        groups.setdefault(_name(row), []).append(row)
+        groups.setdefault(row["name"], []).append(row)
     return {name: sorted(rs, key=lambda r: r["rounds"]) for name, rs in groups.items()}
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    """The method, with its latent length where there are several."""
-    return row.get("name", row["method"])
 
 
 def _bars(points: Rows) -> list[list[float]]:
@@ -230,7 +237,7 @@ def _bars(points: Rows) -> list[list[float]]:
 
 
 def _style(name: str, groups: Mapping[str, Any]) -> tuple[str, str]:
-    """Colour and marker; latent lengths of a method are shades of its colour, the longest full."""
+    """Colour and marker. Latent lengths are shades of the method's colour, darker if longer."""
     method, _, length = name.partition(_LENGTH)
     if method not in _STYLES:
         others = [n for n in groups if n.partition(_LENGTH)[0] not in _STYLES]

@@ -1,33 +1,41 @@
-"""Records and timings of evaluations, read strictly: what is wrong is told by file and line.
+"""Records and timings of evaluations, read strictly: errors name the file and the line.
 
-Files of schema 1 lack latent lengths, positions, compile seconds and the ids of batches; the
-places of questions in their records stand for the ids.
+Files of schema 1 lack latent lengths, positions, compile seconds and the ids of batches; there the
+places of questions among the records stand for the ids.
 """
 
 import dataclasses
 import hashlib
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rmas.console import printable
 from rmas.errors import InputError
-from rmas.evaluation.report import COUNTS
+from rmas.evaluation.ceilings import Ceilings, read_ceilings
+from rmas.evaluation.json_lines import (
+    File,
+    field,
+    hash_file,
+    integer_field,
+    is_finite,
+    name_field,
+    scan,
+)
+from rmas.evaluation.layout import CEILINGS, CONFIG, FOLDER, RECORDS, TIMINGS
 from rmas.files import read_json
 
-FOLDER, RECORDS, TIMINGS, CONFIG = "evaluate", "records.jsonl", "timings.jsonl", "config.json"
 SCHEMAS = (1, 2)
-MAX_LINE = 64 << 20
-"""The longest line that is read, in bytes."""
-
-_MOST = 2**53  # beyond it a float no longer tells whole numbers apart
-_NAME = 200  # characters of a name
+"""Versions of the format that can be read."""
+COUNTS = ("decoded_tokens", "latent_steps", "prompt_tokens")
+"""Counts that every record has of every agent."""
+TOKENS = (*COUNTS, "positions")
+"""All counts; positions are estimated where a record lacks them."""
 
 
 class Variant(NamedTuple):
-    """A way to answer; `latent_length` is None for methods without latents."""
+    """A method at a number of rounds; `latent_length` is None for methods without latents."""
 
     method: str
     rounds: int
@@ -35,7 +43,7 @@ class Variant(NamedTuple):
 
 
 class Key(NamedTuple):
-    """What there is one record of."""
+    """What identifies a record."""
 
     benchmark: str
     variant: Variant
@@ -48,10 +56,16 @@ class Record:
     """What a report needs of a record.
 
     Attributes:
-      counts: `decoded_tokens`, `latent_steps`, `prompt_tokens`, `positions`, summed over agents.
+      gold: the gold answer.
+      counts: `TOKENS` -> the sum over agents.
       scores: each from 0 to 1; always `exact` and `release_compatible`.
-      estimated: whether `positions` was missing, and stands for the sum of the other counts.
-      workdirs: places of the workdirs (in `Evaluations.files`) that hold this record.
+      answered: whether an answer was found in the text.
+      retried: whether the answer was asked for a second time.
+      note: what grading noted, such as `timeout`; empty for nothing.
+      estimated: whether `positions` was missing and is the sum of the other counts.
+      digest: hash of the whole record.
+      place: `FILE, line N`.
+      workdirs: indices of the workdirs (in `Evaluations.files`) that have this record.
     """
 
     gold: str
@@ -67,10 +81,17 @@ class Record:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Batch:
-    """Questions that were answered together; seconds are those of the whole batch.
+class TimedBatch:
+    """Questions that were answered together, and what was measured.
 
-    `compile` and `peak_bytes` are None where the file does not tell, `machine` is empty.
+    Attributes:
+      workdir: the index of its workdir in `Evaluations.files`.
+      keys: the records of its questions.
+      seconds: wall time of the whole batch, without compilation.
+      compile: seconds of compilation; None where the file does not have it.
+      phases: phase -> seconds of the whole batch.
+      peak_bytes: peak memory up to its end; None where the file does not have it.
+      machine: what it ran on; empty where the file does not have it.
     """
 
     workdir: int
@@ -83,81 +104,83 @@ class Batch:
 
 
 @dataclasses.dataclass(frozen=True)
-class File:
-    """A file that was read: its hash, whole lines, and those left out as duplicates or half."""
-
-    path: str
-    sha256: str
-    lines: int
-    duplicates: int = 0
-    half_lines: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
 class Evaluations:
     """All records of some workdirs, and the newest timing of every batch of them.
 
     Attributes:
       questions: benchmark -> variant -> question id -> rollout -> record.
       batches: the batch that timed a record, where there is one.
-      files: of each workdir, the records, and the timings or None.
+      files: of each workdir, the files that were read: `records`, and where they are there
+        `timings` and `ceilings`.
+      ceilings: of each workdir, the ceilings on its questions, where they are known.
     """
 
     questions: Mapping[str, Mapping[Variant, Mapping[str, Mapping[int, Record]]]]
-    batches: Mapping[Key, Batch]
-    files: Sequence[tuple[File, File | None]]
+    batches: Mapping[Key, TimedBatch]
+    files: Sequence[Mapping[str, File]]
+    ceilings: Sequence[Ceilings | None]
 
 
-def read_evaluations(workdirs: Sequence[Path]) -> Evaluations:
-    """Reads `evaluate/records.jsonl` and `timings.jsonl` of each workdir; one given twice once.
+def read_evaluations(workdirs: Iterable[Path]) -> Evaluations:
+    """Reads the records, timings and ceilings of each workdir; a workdir given twice counts once.
 
-    A last line without its end is left out unless it is whole; equal records count once.
-    Raises InputError naming file and line: what is no record or timing, two records of one
-    question, variant and rollout that differ, two golds of one question. And where a workdir has
-    no records, or other data under the name of one benchmark.
+    An incomplete last line is left out; equal records count once.
+
+    Raises InputError, naming file and line: a line that is not a record or timing, two different
+    records of one question, variant and rollout, or two gold answers of one question. Also where a
+    workdir has no records, or two workdirs have different data under one benchmark's name.
     """
     found: dict[Key, Record] = {}
     golds: dict[tuple[str, str], Record] = {}
-    batches: dict[Key, Batch] = {}
+    batches: dict[Key, TimedBatch] = {}
     data: dict[str, tuple[Any, Path]] = {}
-    files = []
-    for number, workdir in enumerate(dict.fromkeys(Path(w).resolve() for w in workdirs)):
-        path = workdir / FOLDER / RECORDS
+    files: list[Mapping[str, File]] = []
+    ceilings: list[Ceilings | None] = []
+    for index, workdir in enumerate(dict.fromkeys(Path(w).resolve() for w in workdirs)):
+        folder = workdir / FOLDER
+        path = folder / RECORDS
         if not path.is_file():
             raise InputError(
                 f"{path} is missing; name a workdir of experiments.evaluate, or run it first"
             )
-        order, file = _read_records(path, number, found, golds)
+        order, file = _read_records(path, index, found, golds)
+        own_files = {"records": file}
         if not order:
-            raise InputError(f"{path} holds no records yet; let experiments.evaluate go on first")
-        told = _data_of(workdir / FOLDER / CONFIG)
-        for benchmark in {key.benchmark for key in order} if told else ():
-            other, first = data.setdefault(benchmark, (told, workdir))
-            if other != told:
-                raise InputError(
-                    f"{first} and {workdir} hold answers to different data, both named "
-                    f"{printable(benchmark)}; report them apart"
-                )
-        path, timings = workdir / FOLDER / TIMINGS, None
+            raise InputError(f"{path} has no records yet; let experiments.evaluate continue first")
+        _check_data(folder / CONFIG, workdir, {key.benchmark for key in order}, data)
+        path = folder / TIMINGS
         if path.is_file():
-            newest, timings = _read_timings(path, number, order)
+            newest, own_files["timings"] = _read_timings(path, index, order)
             for batch in newest:
-                if all(key in found and number in found[key].workdirs for key in batch.keys):
+                if all(key in found and index in found[key].workdirs for key in batch.keys):
                     for key in batch.keys:
                         batches.setdefault(key, batch)
-        files.append((file, timings))
+        path = folder / CEILINGS
+        ceilings.append(read_ceilings(path))
+        if path.is_file():
+            own_files["ceilings"] = hash_file(path)
+        files.append(own_files)
     grouped: dict[str, dict[Variant, dict[str, dict[int, Record]]]] = {}
     for (benchmark, variant, question, rollout), record in found.items():
         rollouts = grouped.setdefault(benchmark, {}).setdefault(variant, {})
         rollouts.setdefault(question, {})[rollout] = record
-    return Evaluations(grouped, batches, files)
+    return Evaluations(grouped, batches, files, ceilings)
 
 
-def _data_of(path: Path) -> Any:
-    """What data an evaluation's config names; None where there is no config."""
+def _check_data(
+    path: Path, workdir: Path, benchmarks: Iterable[str], data: dict[str, tuple[Any, Path]]
+) -> None:
+    """Refuses other data under the name of a benchmark that an earlier workdir has."""
     config = read_json(path) if path.is_file() else None
     own = config.get("data") if isinstance(config, dict) else None
-    return own.get("name") if isinstance(own, dict) else None
+    version = own.get("name") if isinstance(own, dict) else None
+    for benchmark in benchmarks if version else ():
+        other, first = data.setdefault(benchmark, (version, workdir))
+        if other != version:
+            raise InputError(
+                f"{first} and {workdir} have answers to different data, both named "
+                f"{printable(benchmark)}; make a report of each"
+            )
 
 
 def _read_records(
@@ -166,10 +189,10 @@ def _read_records(
     found: dict[Key, Record],
     golds: dict[tuple[str, str], Record],
 ) -> tuple[list[Key], File]:
-    """Adds a file's records; returns their keys in the order of the file."""
+    """Adds a file's records to `found`; returns their keys in the order of the file."""
     order: dict[Key, None] = {}
 
-    def take(value: dict[str, Any], place: str) -> None:
+    def add(value: dict[str, Any], place: str) -> None:
         key, record = _record(value, place, workdir)
         known = found.get(key)
         if known and known.digest != record.digest:
@@ -181,84 +204,87 @@ def _read_records(
         if first.gold != record.gold:
             raise InputError(
                 f"{place}: {printable(key.question)} has another gold answer than in "
-                f"{first.place}, so these are different questions; report them apart"
+                f"{first.place}, so these are different questions; make a report of each"
             )
         if known:
-            seen = dict.fromkeys((*known.workdirs, workdir))
-            record = dataclasses.replace(known, workdirs=tuple(seen))
+            workdirs = dict.fromkeys((*known.workdirs, workdir))
+            record = dataclasses.replace(known, workdirs=tuple(workdirs))
         found[key] = record
         order[key] = None
 
-    file = _scan(path, take)
+    file = scan(path, add)
     return list(order), dataclasses.replace(file, duplicates=file.lines - len(order))
 
 
-def _read_timings(path: Path, workdir: int, order: Sequence[Key]) -> tuple[list[Batch], File]:
+def _read_timings(path: Path, workdir: int, order: Sequence[Key]) -> tuple[list[TimedBatch], File]:
     """The newest timing of every batch whose questions are known."""
     places: dict[tuple[Variant, int], list[Key]] = {}
     for key in order:
         places.setdefault((key.variant, key.rollout), []).append(key)
-    newest: dict[tuple[Variant, int, int], Batch | None] = {}
+    newest: dict[tuple[Variant, int, int], TimedBatch | None] = {}
     benchmarks = {key.benchmark for key in order}
     count = 0
 
-    def take(value: dict[str, Any], place: str) -> None:
+    def add(value: dict[str, Any], place: str) -> None:
         nonlocal count
         count += 1
-        variant, rollout = _variant(value, place), _whole(value, "rollout", place, 0, 0)
-        start, n = _whole(value, "start", place, 0), _whole(value, "n", place, 1)
+        variant, rollout = _variant(value, place), integer_field(value, "rollout", place, 0, 0)
+        start, n = integer_field(value, "start", place, 0), integer_field(value, "n", place, 1)
         timed = places.get((variant, rollout), [])
-        keys: list[Key] | None = timed[start : start + n]
+        keys = timed[start : start + n]
         if "ids" in value:
             ids = value["ids"]
             if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
-                raise InputError(f"{place}: field 'ids' is no list of question ids")
+                raise InputError(f"{place}: field 'ids' must be a list of question ids")
             if len(ids) != n or len(set(ids)) != n:
                 raise InputError(f"{place}: field 'ids' must name n = {n} different questions")
             names = {key.question: key for key in timed}
             keys = [names[i] for i in ids if i in names]
-        if len(keys) != n or len(benchmarks) > 1:
-            keys = None  # of questions that are not there, or that may be of another benchmark
-        newest[variant, rollout, start] = _batch(value, place, workdir, keys)
+        batch = _batch(value, place, workdir, keys)
+        # Not of questions that are missing, or that may belong to another benchmark.
+        known = len(keys) == n and len(benchmarks) == 1
+        newest[variant, rollout, start] = batch if known else None
 
-    file = _scan(path, take)
+    file = scan(path, add)
     batches = [batch for batch in newest.values() if batch]
     return batches, dataclasses.replace(file, duplicates=count - len(newest))
 
 
 def _record(value: dict[str, Any], place: str, workdir: int) -> tuple[Key, Record]:
     if value.get("schema") not in SCHEMAS:
-        raise InputError(f"{place}: field 'schema' is not one of {', '.join(map(str, SCHEMAS))}")
+        raise InputError(f"{place}: field 'schema' must be one of {', '.join(map(str, SCHEMAS))}")
     key = Key(
-        _text(value, "benchmark", place),
+        name_field(value, "benchmark", place),
         _variant(value, place),
-        _field(value, "id", str, place),
-        _whole(value, "rollout", place, 0),
+        field(value, "id", str, place),
+        integer_field(value, "rollout", place, 0),
     )
-    counts, estimated = dict.fromkeys((*COUNTS, "positions"), 0), False
-    for agent, own in _field(value, "agents", dict, place).items():
+    counts, estimated = dict.fromkeys(TOKENS, 0), False
+    for agent, own in field(value, "agents", dict, place).items():
         where = f"{place}: agents.{printable(agent)}"
         if not isinstance(own, dict):
-            raise InputError(f"{where} is no object")
-        numbers = {count: _whole(own, count, where, 0) for count in COUNTS}
+            raise InputError(f"{where} must be an object")
+        numbers = {count: integer_field(own, count, where, 0) for count in COUNTS}
         estimated |= "positions" not in own
-        numbers["positions"] = _whole(own, "positions", where, 0, sum(numbers.values()))
+        numbers["positions"] = integer_field(own, "positions", where, 0, sum(numbers.values()))
         counts = {count: counts[count] + numbers[count] for count in counts}
-    scores = dict(_field(value, "scores", dict, place))
+    scores = dict(field(value, "scores", dict, place))
     for name in dict.fromkeys(("exact", "release_compatible", *scores)):
         score = scores.get(name)
-        if not _finite(score) or not 0 <= score <= 1:
-            raise InputError(f"{place}: field 'scores.{printable(name)}' is no number from 0 to 1")
+        if not is_finite(score) or not 0 <= score <= 1:
+            raise InputError(
+                f"{place}: field 'scores.{printable(name)}' must be a number from 0 to 1"
+            )
     answer = value.get("answer")
     if answer is not None and not isinstance(answer, str):
-        raise InputError(f"{place}: field 'answer' is neither text nor null")
+        raise InputError(f"{place}: field 'answer' must be text or null")
     return key, Record(
-        gold=_field(value, "gold", str, place),
+        gold=field(value, "gold", str, place),
         counts=counts,
         scores=scores,
         answered=answer is not None,
-        retried=_field({"retried": False} | value, "retried", bool, place),
-        note=_field({"note": ""} | value, "note", str, place),
+        retried=field({"retried": False} | value, "retried", bool, place),
+        note=field({"note": ""} | value, "note", str, place),
         estimated=estimated,
         digest=_digest(value),
         place=place,
@@ -266,88 +292,35 @@ def _record(value: dict[str, Any], place: str, workdir: int) -> tuple[Key, Recor
     )
 
 
-def _batch(
-    value: dict[str, Any], place: str, workdir: int, keys: Sequence[Key] | None
-) -> Batch | None:
-    """A checked timing; None where its questions are not known."""
-    phases = _field({"phases": {}} | value, "phases", dict, place)
+def _batch(value: dict[str, Any], place: str, workdir: int, keys: Sequence[Key]) -> TimedBatch:
+    """A checked timing of the records `keys`."""
+    phases = field({"phases": {}} | value, "phases", dict, place)
     for name in phases:
-        _text({"phases": name}, "phases", place)
+        name_field({"phases": name}, "phases", place)
     numbers = {"seconds": value.get("seconds"), "compile": value.get("compile", 0.0)}
     for name, number in {**numbers, **{f"phases.{n}": s for n, s in phases.items()}}.items():
-        if not _finite(number) or number < 0:
-            raise InputError(f"{place}: field '{name}' is no number of seconds")
+        if not is_finite(number) or number < 0:
+            raise InputError(f"{place}: field '{name}' must be a number of seconds, 0 or more")
     peak = value.get("peak_bytes")
-    if peak is not None:
-        peak = _whole(value, "peak_bytes", place, 0)
-    compiled = float(numbers["compile"]) if "compile" in value else None
-    if keys is None:
-        return None
-    machine = _field({"machine": ""} | value, "machine", str, place)
-    return Batch(workdir, keys, float(numbers["seconds"]), compiled, phases, peak, machine)
+    return TimedBatch(
+        workdir=workdir,
+        keys=keys,
+        seconds=float(value["seconds"]),
+        compile=float(value["compile"]) if "compile" in value else None,
+        phases=phases,
+        peak_bytes=None if peak is None else integer_field(value, "peak_bytes", place, 0),
+        machine=field({"machine": ""} | value, "machine", str, place),
+    )
 
 
 def _variant(value: dict[str, Any], place: str) -> Variant:
     length = value.get("latent_length")
     if length is not None:
-        length = _whole(value, "latent_length", place, 1)
-    return Variant(_text(value, "method", place), _whole(value, "rounds", place, 1), length)
-
-
-def _scan(path: Path, take: Callable[[dict[str, Any], str], None]) -> File:
-    """Calls `take(object, "FILE, line N")` for each line, and hashes all there is."""
-    digest, lines, half = hashlib.sha256(), 0, 0
-    try:
-        with path.open("rb") as file:
-            while line := file.readline(MAX_LINE + 1):
-                digest.update(line)
-                place = f"{path}, line {lines + 1}"
-                if len(line) > MAX_LINE:
-                    raise InputError(f"{place} is longer than {MAX_LINE >> 20} MiB")
-                try:
-                    value = json.loads(line.decode("utf-8"))
-                except (ValueError, RecursionError):
-                    value = None
-                if value is None and not line.endswith(b"\n"):
-                    half = 1
-                    break
-                if not isinstance(value, dict):
-                    raise InputError(f"{place} is no JSON object; give the files of an evaluation")
-                take(value, place)
-                lines += 1
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    return File(printable(str(path)), digest.hexdigest(), lines, half_lines=half)
+        length = integer_field(value, "latent_length", place, 1)
+    return Variant(
+        name_field(value, "method", place), integer_field(value, "rounds", place, 1), length
+    )
 
 
 def _digest(value: dict[str, Any]) -> bytes:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
-
-
-def _field(value: Mapping[str, Any], name: str, kind: type, place: str) -> Any:
-    words = {str: "text", dict: "object", bool: "true or false"}[kind]
-    if not isinstance(value.get(name), kind):
-        raise InputError(f"{place}: field {name!r} is missing or no {words}")
-    return value[name]
-
-
-def _text(value: Mapping[str, Any], name: str, place: str) -> str:
-    """A name that goes into tables and file names."""
-    found = _field(value, name, str, place)
-    if not found or len(found) > _NAME or printable(found) != found:
-        raise InputError(f"{place}: field {name!r} is no plain name of at most {_NAME} characters")
-    return found
-
-
-def _whole(
-    value: Mapping[str, Any], name: str, place: str, least: int, default: int | None = None
-) -> int:
-    found = value.get(name, default)
-    if not isinstance(found, int) or isinstance(found, bool) or not least <= found < _MOST:
-        raise InputError(f"{place}: field {name!r} is missing or no whole number from {least} on")
-    return found
-
-
-def _finite(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and abs(value) < _MOST and math.isfinite(value)

@@ -1,20 +1,25 @@
-"""Writing a report: Markdown, JSON and plots, each file at once or not at all."""
+"""Writes the files of an evaluation's results: `summary.json`, and a report of some workdirs."""
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rmas import __version__
 from rmas.errors import InputError
 from rmas.evaluation import plots
-from rmas.evaluation.records import File
+from rmas.evaluation.json_lines import File
+from rmas.evaluation.layout import FOLDER, RECORDS, SUMMARY
+from rmas.evaluation.records import read_evaluations
+from rmas.evaluation.results import ResultRow, RowsByBenchmark
 from rmas.evaluation.statistics import FLIPS, SAMPLES
+from rmas.evaluation.summary import summarise, summarise_workdir
 from rmas.evaluation.tables import markdown_report
-from rmas.files import atomic_write_json, atomic_write_text
+from rmas.files import atomic_write_json, atomic_write_text, read_json
 
 SCHEMA = 1
+"""Version of the format of `report.json`."""
 
 _PLOTS = {
     "accuracy_rounds": plots.plot_rounds,
@@ -22,21 +27,102 @@ _PLOTS = {
     "time_phases": plots.plot_phases,
 }
 
-Rows = Mapping[str, Sequence[Mapping[str, Any]]]
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A report that was written.
+
+    Attributes:
+      rows: benchmark -> rows.
+      paths: the files that were written.
+      remarks: a line on each workdir that is left out or unfinished, and on missing plots.
+    """
+
+    rows: RowsByBenchmark
+    paths: Sequence[Path]
+    remarks: Sequence[str]
+
+
+def write_summary(workdir: Path, data: Mapping[str, Any]) -> list[ResultRow]:
+    """Writes `evaluate/summary.json` of a finished evaluation; returns its rows.
+
+    The file holds `data` (facts about the questions), `records` (their number) and `rows`.
+    """
+    rows = summarise_workdir(workdir)
+    records = sum(row["records"] for row in rows)
+    content = {"data": data, "records": records, "rows": rows}
+    atomic_write_json(workdir / FOLDER / SUMMARY, content)
+    return rows
+
+
+def make_report(workdirs: Sequence[Path], out: Path | None = None, k: int | None = None) -> Report:
+    """Summarises evaluations, and writes `report.md`, `report.json` and plots to the folder `out`.
+
+    Workdirs whose evaluation has no records yet are left out. `out` is `report` in the workdir
+    where there is one alone; `k` is that of pass@k (`summarise`).
+
+    Raises InputError for files that are missing or damaged, a `k` that no method has so many
+    rollouts for, several workdirs without `out`, and a folder that cannot be written.
+    """
+    workdirs = list({path.resolve(): path for path in workdirs}.values())
+    if not workdirs:
+        raise InputError("a report needs at least one workdir")
+    if out is None and len(workdirs) > 1:
+        raise InputError("a report of several workdirs needs a folder to be written to")
+    started = [workdir for workdir in workdirs if not _is_empty(workdir)]
+    evaluations = read_evaluations(started or workdirs)
+    rows = summarise(evaluations, k)
+    most = max(row["rollouts"][0] for own in rows.values() for row in own)
+    if k is not None and not 1 <= k <= most:
+        raise InputError(
+            f"k of pass@k is {k}; it must be from 1 to {most}, the most rollouts that any method "
+            "has of every question"
+        )
+    draw = plots.can_draw()
+    paths = write_report(rows, evaluations.files, out or workdirs[0] / "report", draw)
+    remarks = [
+        f"left out: the evaluation in {workdir} has no records yet"
+        for workdir in workdirs
+        if workdir not in started
+    ]
+    for workdir, files in zip(started, evaluations.files, strict=True):
+        if missing := _unfinished(workdir, files["records"]):
+            remarks.append(
+                f"unfinished: the evaluation in {workdir} {missing}; give its command again"
+            )
+    if not draw:
+        remarks.append("no plots: they need matplotlib, pip install -e '.[plots]'")
+    return Report(rows, paths, remarks)
+
+
+def _is_empty(workdir: Path) -> bool:
+    """Whether an evaluation was started there and has written nothing yet."""
+    path = workdir / FOLDER / RECORDS
+    return path.is_file() and path.stat().st_size == 0
+
+
+def _unfinished(workdir: Path, records: File) -> str:
+    """What an evaluation lacks; empty where it is complete."""
+    path = workdir / FOLDER / SUMMARY
+    if not path.is_file():
+        return "has not ended"
+    lines, wanted = records.lines - records.duplicates, read_json(path).get("records", 0)
+    return f"has {lines:,} of its {wanted:,} records" if lines < wanted else ""
 
 
 def write_report(
-    rows: Rows, files: Sequence[tuple[File, File | None]], out: Path, draw: bool = True
+    rows: RowsByBenchmark, files: Iterable[Mapping[str, File]], out: Path, draw: bool = True
 ) -> list[Path]:
     """Writes `report.md`, `report.json` and, with `draw`, plots; returns their paths.
 
-    `rows` are those of `comparison.compare`; with several benchmarks a plot's name starts with
-    its benchmark. Raises InputError where the folder cannot be written, or matplotlib is missing.
+    Each file is written atomically. With several benchmarks a plot's name starts with its
+    benchmark. Raises InputError where the folder cannot be written, or matplotlib is missing.
     """
+    listed = list(files)
     try:
         out.mkdir(parents=True, exist_ok=True)
         drawn = _draw(rows, out) if draw else {}
-        atomic_write_text(out / "report.md", markdown_report(rows, files, drawn))
+        atomic_write_text(out / "report.md", markdown_report(rows, listed, drawn))
         atomic_write_json(
             out / "report.json",
             {
@@ -45,9 +131,8 @@ def write_report(
                 "bootstrap": {"samples": SAMPLES, "flips": FLIPS, "seed": 0, "interval": 0.95},
                 "files": [
                     {"kind": kind, **dataclasses.asdict(file)}
-                    for pair in files
-                    for kind, file in zip(("records", "timings"), pair, strict=True)
-                    if file
+                    for own_files in listed
+                    for kind, file in own_files.items()
                 ],
                 "benchmarks": rows,
                 "plots": drawn,
@@ -59,12 +144,12 @@ def write_report(
     return [out / name for name in ("report.md", "report.json", *made)]
 
 
-def _draw(rows: Rows, out: Path) -> dict[str, list[str]]:
-    """File names of the plots that there is something for, by benchmark."""
+def _draw(rows: RowsByBenchmark, out: Path) -> dict[str, list[str]]:
+    """File names of the plots by benchmark; none of phases where no row has any."""
     drawn: dict[str, list[str]] = {}
     for number, (benchmark, own) in enumerate(rows.items(), 1):
         start = ""
-        if len(rows) > 1:  # names that differ in a sign alone must not share a file
+        if len(rows) > 1:  # the number keeps names apart that become equal
             plain = re.sub(r"[^A-Za-z0-9]+", "_", benchmark)[:40]
             start = f"{plain}_" if plain == benchmark else f"{plain}_{number}_"
         for name, plot in _PLOTS.items():

@@ -1,8 +1,8 @@
-"""Runs methods over questions and writes one record per question, so that a kill loses nothing.
+"""Runs methods over questions and writes one record per question; a killed run resumes exactly.
 
-The plan fixes the order of everything. Records are appended a batch at a time and fsynced; a
-batch that was cut short is run again whole, so a resumed file equals an uninterrupted one.
-Timings, which differ from run to run, are kept beside in their own file.
+The plan fixes the order of everything. Records are appended a batch at a time and fsynced. A batch
+whose records are incomplete is run again as a whole, so that the file of a resumed run equals that
+of an uninterrupted one. Timings, which differ from run to run, are in a separate file.
 """
 
 import dataclasses
@@ -15,33 +15,38 @@ from typing import Any
 import jax
 
 from rmas.console import Progress
+from rmas.evaluation.ceilings import write_ceilings
+from rmas.evaluation.layout import CEILINGS, QUESTIONS, RECORDS, TIMINGS
 from rmas.files import append_lines, atomic_write_text, replacing, report_full_disk
 from rmas.parallel import barrier, is_first
 from rmas.parallel.meters import peak_bytes, seconds_compiling
 from rmas.system.answers import Answer, Question
 from rmas.system.batch import bucket
+from rmas.tasks.grader import Grade
 from rmas.tasks.grader_pool import GraderPool
-from rmas.tasks.grading import Grade
 from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
 
 SCHEMA = 2
-_LONG = 7 * 24 * 3600  # seconds that processes wait for the slowest one's answers
-RECORDS, TIMINGS, QUESTIONS = "records.jsonl", "timings.jsonl", "questions.jsonl"
+"""Version of the format of records and timings."""
+_MAX_WAIT = 7 * 24 * 3600  # seconds that processes wait for the slowest one's answers
+
+RecordKey = tuple[str, int, int | None, int, str]
+"""Method, rounds, latent length, rollout and question id."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A way to answer.
+    """A way to answer questions, at a number of rounds.
 
     Attributes:
       name: `latent`, `text`, `single:<agent>`, ...
-      rounds: how many.
-      answer: `answer(questions, batch, rollout)` gives answers for at most `batch` questions.
-      warm: the first batch of each length is run once more beforehand, so that its time holds no
-        compilation.
-      latent_length: states of a latent turn; None for methods without.
-      phases: the seconds of the last call by phase.
+      rounds: number of rounds.
+      answer: `answer(questions, batch, rollout)` returns answers to at most `batch` questions.
+      warm: whether a batch may be run more than once, so that its time has no compilation: the
+        first batch of each length beforehand, and others during which something was compiled.
+      latent_length: states of a latent turn; None for methods without latents.
+      phases: returns phase -> seconds since its last call.
     """
 
     name: str
@@ -54,9 +59,15 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """Rows in the order in which they are asked, each read only when its batch comes.
+    """The questions of a run: rows in the order in which they are asked.
 
-    (One row of LiveCodeBench has megabytes of tests.)
+    A row is read only when its batch is run: one of LiveCodeBench has megabytes of tests.
+
+    Attributes:
+      source: all rows.
+      places: their indices in `source`, in the order in which they are asked.
+      ids: their ids, in this order.
+      lengths: their lengths in tokens, in this order.
     """
 
     source: Sequence[Row]
@@ -68,13 +79,21 @@ class Asked:
         return len(self.places)
 
     def rows(self, start: int, end: int) -> list[Row]:
-        """Those from `start` to before `end`."""
+        """The rows `start` to `end` (exclusive) of the order."""
         return [self.source[place] for place in self.places[start:end]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Questions that are answered together; `start` is the place of the first in the plan."""
+    """Questions that one method answers together.
+
+    Attributes:
+      method: how they are answered.
+      rollout: from 0.
+      start: index of the first one in `Plan.asked`.
+      ids: their ids.
+      bucket: the length in tokens that their prompts are padded to.
+    """
 
     method: Method
     rollout: int
@@ -84,24 +103,28 @@ class Batch:
 
     @property
     def end(self) -> int:
-        """The place behind the last one."""
+        """The index after the last question."""
         return self.start + len(self.ids)
 
-    def key(self, question: str) -> tuple[str, int, int | None, int, str]:
-        """What makes a record the one of this batch."""
+    def key(self, question: str) -> RecordKey:
+        """What identifies the record of one of its questions."""
         method = self.method
         return method.name, method.rounds, method.latent_length, self.rollout, question
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is run: methods in order, each over all rows in batches of fixed size.
+    """What is run: methods in order, each over all questions in batches of fixed size.
 
     Attributes:
-      grader: the name of what grades.
+      benchmark: name of the benchmark or generated task, for records.
+      grader: name of the grader (`grading.GRADERS`).
+      methods: in the order in which they are run.
       asked: the questions (`by_length`).
-      machine: what runs it; times of different machines are not compared.
+      batch: questions of a batch.
+      seed: for records.
       rollouts: how often each question is answered.
+      machine: what runs it, for timings; times of different machines are not compared.
     """
 
     benchmark: str
@@ -145,23 +168,27 @@ class Plan:
 
 
 def by_length(rows: Sequence[Row], length: Callable[[Row], int]) -> Asked:
-    """Rows by the bucket of their length; those of one bucket keep their order."""
+    """Rows ordered by the bucket of their length in tokens; ties keep the order of `rows`."""
     ids, lengths = zip(*((row.id, length(row)) for row in rows), strict=True)
     order = sorted(range(len(ids)), key=lambda i: (bucket(lengths[i]), i))
     return Asked(rows, order, [ids[i] for i in order], [lengths[i] for i in order])
 
 
 def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
-    """Runs what is missing; returns all records, in the order of the plan.
+    """Runs the batches that are missing in `folder`; returns all records, in the order of the plan.
 
-    Of a run of many processes, each answers its share of the missing batches and writes files of
-    its own, which the first one puts together before and behind. So a run may be resumed by
-    another number of processes.
+    With several processes each one answers its share of these batches and writes its own files;
+    the first process merges them, before and after. So a run may be resumed with another number of
+    processes.
+
+    Raises InputError where a row cannot be graded, or the disk is full.
     """
     batches = list(plan.batches())
     if is_first():
         merge(folder, batches)
-    barrier("records are put together")
+        rounds = {method.rounds for method in plan.methods}
+        write_ceilings(folder / CEILINGS, plan.grader, plan.asked.source, rounds)
+    barrier("earlier records are merged")
     done = whole_batches(_lines(folder / RECORDS), batches)
     index, count = jax.process_index(), jax.process_count()
     mine = [batch for n, batch in enumerate(batches) if n not in done][index::count]
@@ -169,13 +196,13 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
     total = seen + sum(len(batch.ids) for batch in mine)
     label = "evaluate" if count == 1 else f"evaluate (process 1 of {count})"
     warm: set[tuple[Method, int]] = set()
-    right: dict[Method, list[float]] = {}  # this process's, and of those before it
+    scored: dict[Method, list[float]] = {}
     for n, lines in done.items() if count == 1 else ():
-        scores = right.setdefault(batches[n].method, [])
+        scores = scored.setdefault(batches[n].method, [])
         scores += [json.loads(line)["scores"]["exact"] for line in lines]
     with (
-        own_file(folder / RECORDS).open("a") as record_file,
-        own_file(folder / TIMINGS).open("a") as timing_file,
+        _own_file(folder / RECORDS).open("a") as record_file,
+        _own_file(folder / TIMINGS).open("a") as timing_file,
         Progress(total, start=seen, label=label, unit="answer") as progress,
     ):
         for batch in mine:
@@ -188,15 +215,15 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
                 append_lines(record_file, [json.dumps(record) for record in new])
                 append_lines(timing_file, [json.dumps(timing)])
                 if is_first():
-                    _leave_questions(plan.asked, folder / QUESTIONS)
-            scores = right.setdefault(batch.method, [])
+                    _write_questions(plan.asked, folder / QUESTIONS)
+            scores = scored.setdefault(batch.method, [])
             scores += [record["scores"]["exact"] for record in new]
             name = f"{batch.method.name} r={batch.method.rounds} accuracy"
             progress.update(seen, **{name: sum(scores) / len(scores)})
-    barrier("all questions are answered", _LONG)
+    barrier("all questions are answered", _MAX_WAIT)
     if is_first():
         merge(folder, batches)
-    barrier("all records are put together")
+    barrier("all records are merged")
     found = whole_batches(_lines(folder / RECORDS), batches)
     return [json.loads(line) for n in range(len(batches)) for line in found[n]]
 
@@ -204,14 +231,14 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
 def _answer(
     plan: Plan, batch: Batch, questions: Sequence[Question], warm: set[tuple[Method, int]]
 ) -> tuple[list[Answer], dict[str, Any]]:
-    """The answers of a batch, and what they took."""
+    """The answers of a batch, and its timing."""
     method, compiled = batch.method, seconds_compiling()
     if method.warm and (method, batch.bucket) not in warm:
         method.answer(questions, plan.batch, batch.rollout)
         warm.add((method, batch.bucket))
-    # A batch that meets a shape for the first time, as of a longer message, is timed again.
+    # Run and timed again if something was compiled, as for the shape of a longer message.
     for _ in range(2 if method.warm else 1):
-        method.phases()  # of what ran before: forgotten
+        method.phases()  # drops what ran before
         before, began = seconds_compiling(), time.perf_counter()
         answers = method.answer(questions, plan.batch, batch.rollout)
         seconds, after = time.perf_counter() - began, seconds_compiling()
@@ -233,23 +260,23 @@ def _answer(
     }
 
 
-def _leave_questions(asked: Asked, path: Path) -> None:
-    """The text of every question, once, beside the records that tell their ids."""
+def _write_questions(asked: Asked, path: Path) -> None:
+    """Writes the texts of all questions, unless the file is there; records have only ids."""
     if not path.is_file():
         with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             for row in asked.source:
                 file.write(json.dumps({"id": row.id, "question": row.question}) + "\n")
 
 
-def own_file(path: Path) -> Path:
-    """Where this process appends: the file itself, or `records.3.jsonl` of process 3 of many."""
+def _own_file(path: Path) -> Path:
+    """The file that this process appends to: `path`, or `records.3.jsonl` in process 3 of many."""
     if jax.process_count() == 1:
         return path
     return path.with_name(f"{path.stem}.{jax.process_index()}{path.suffix}")
 
 
 def merge(folder: Path, batches: Sequence[Batch]) -> None:
-    """Puts the files of all processes together: whole batches once, in the order of the plan."""
+    """Merges the files of all processes: complete batches once, in the order of the plan."""
     for name, whole in ((RECORDS, True), (TIMINGS, False)):
         path = folder / name
         parts = sorted(folder.glob(f"{path.stem}.*{path.suffix}"))
@@ -265,15 +292,15 @@ def merge(folder: Path, batches: Sequence[Batch]) -> None:
 
 
 def whole_batches(lines: Sequence[str], batches: Sequence[Batch]) -> dict[int, list[str]]:
-    """The records of each batch, by its place in the plan, that were written in one go."""
-    place = {}
+    """Index of a batch in `batches` -> its records, of batches with all of them in a row."""
+    starts: dict[RecordKey | None, int] = {}
     for n, batch in enumerate(batches):
-        place[batch.key(batch.ids[0])] = n
+        starts[batch.key(batch.ids[0])] = n
     found: dict[int, list[str]] = {}
     at = 0
     while at < len(lines):
-        n = place.get(_key(lines[at]))
-        ids = batches[n].ids if n is not None else ()
+        n = starts.get(_key(lines[at]), -1)
+        ids = batches[n].ids if n >= 0 else ()
         group = lines[at : at + len(ids)]
         if ids and [_key(line) for line in group] == [batches[n].key(own) for own in ids]:
             found.setdefault(n, list(group))
@@ -283,7 +310,8 @@ def whole_batches(lines: Sequence[str], batches: Sequence[Batch]) -> dict[int, l
     return found
 
 
-def _key(line: str) -> tuple[str, int, int | None, int, str] | None:
+def _key(line: str) -> RecordKey | None:
+    """What identifies the record in a line; None where there is no record."""
     names = ("method", "rounds", "latent_length", "rollout", "id")
     try:
         record = json.loads(line)
@@ -293,23 +321,5 @@ def _key(line: str) -> tuple[str, int, int | None, int, str] | None:
 
 
 def _lines(path: Path) -> list[str]:
-    """Whole lines of a file; what a kill left at its end is no line."""
+    """The lines of a file, without an incomplete one at its end."""
     return path.read_text().split("\n")[:-1] if path.is_file() else []
-
-
-def seconds_of(path: Path, n: int) -> dict[tuple[str, int, int | None], float]:
-    """Seconds of a rollout of all `n` questions by (method, rounds, latent length).
-
-    The newest timing of each batch counts; what is not timed is taken to be like the rest.
-    """
-    found: dict[tuple, dict[tuple[int, int], tuple[int, float]]] = {}
-    for text in path.read_text().splitlines():
-        line = json.loads(text)
-        key = (line["method"], line["rounds"], line["latent_length"])
-        place = (line["rollout"], line["start"])
-        found.setdefault(key, {})[place] = (line["n"], line["seconds"])
-    totals = {}
-    for key, batch in found.items():
-        timed = sum(questions for questions, _ in batch.values())
-        totals[key] = sum(seconds for _, seconds in batch.values()) * n / timed
-    return totals

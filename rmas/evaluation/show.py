@@ -1,6 +1,5 @@
-"""A question's whole course, from its record, as text for a terminal."""
+"""One recorded question as text for a terminal: every turn, its texts and tools, the outcome."""
 
-import json
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,64 +8,53 @@ from typing import Any
 
 from rmas.console import printable
 from rmas.errors import InputError
-from rmas.evaluation.runner import QUESTIONS
+from rmas.evaluation.json_lines import scan
+from rmas.evaluation.layout import QUESTIONS
+from rmas.evaluation.records import COUNTS
 
-_COUNTS = ("prompt_tokens", "latent_steps", "decoded_tokens")
-_USE = {"agent": str, "round": int, "tool": str, "result": str, "failed": bool}
+_TOOL_FIELDS = {"agent": str, "round": int, "tool": str, "result": str, "failed": bool}
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a last line that is still being written is left out.
+    """The records of a JSON-lines file; an incomplete last line is left out.
 
-    Raises `InputError` naming the line that is no record, and what is wrong in it.
+    Raises InputError, naming the line, for one that is not a record, and where there are none.
     """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text: {error}") from None
-    records = []
-    *lines, rest = text.split("\n")
-    for number, line in enumerate([*lines, rest] if rest else lines, 1):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            if number > len(lines):
-                break
-            record = None
-        if wrong := _fault(record):
-            raise InputError(
-                f"{path}, line {number}: {wrong}; give a records.jsonl of an evaluation"
-            )
+    records: list[dict[str, Any]] = []
+
+    def add(record: dict[str, Any], place: str) -> None:
+        if fault := _fault(record):
+            raise InputError(f"{place}: {fault}; name a records.jsonl of an evaluation")
         records.append(record)
+
+    scan(path, add)
     if not records:
-        raise InputError(f"{path} holds no records; give a records.jsonl of an evaluation")
+        raise InputError(f"{path} has no records; name a records.jsonl of an evaluation")
     return records
 
 
 def read_question(records: Path, question: str) -> str:
-    """The text of a question, from the file of questions beside the records; empty where none is.
+    """The text of a question, from the file of questions next to `records`; empty without one.
 
-    Raises `InputError` naming the line that is no question.
+    Raises InputError, naming the line, for one that is not a question.
     """
     path = records.with_name(QUESTIONS)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text: {error}") from None
-    for number, line in enumerate(filter(None, lines), 1):
-        try:
-            found = json.loads(line)
-            if found["id"] == question:
-                return str(found["question"])
-        except (ValueError, RecursionError, KeyError, TypeError):
-            raise InputError(f"{path}, line {number}: no question of an evaluation") from None
-    return ""
+    texts: dict[str, str] = {}
+
+    def add(value: dict[str, Any], place: str) -> None:
+        name, text = value.get("id"), value.get("question")
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise InputError(f"{place}: fields 'id' and 'question' must be text")
+        if name == question:
+            texts[name] = text
+
+    if path.is_file():
+        scan(path, add)
+    return texts.get(question, "")
 
 
-def _fault(record: Any) -> str:
-    """What makes a value no record; empty if nothing does."""
-    if not isinstance(record, dict):
-        return "no JSON object"
+def _fault(record: Mapping[str, Any]) -> str:
+    """What is wrong in a record; empty for nothing."""
     kinds = {"id": str, "method": str, "rounds": int, "rollout": int, "agents": dict,
              "texts": dict, "tools": list, "scores": dict}  # fmt: skip
     for name, kind in {**kinds, "answer": object, "gold": object}.items():
@@ -74,28 +62,28 @@ def _fault(record: Any) -> str:
             return f"field {name!r} is missing or of another type"
     for agent, counts in record["agents"].items():
         if not isinstance(counts, dict) or not all(
-            isinstance(counts.get(count), int) for count in _COUNTS
+            isinstance(counts.get(count), int) for count in COUNTS
         ):
-            return f"agents.{agent} lacks one of {', '.join(_COUNTS)}"
+            return f"agents.{agent} must have the counts {', '.join(COUNTS)}"
     for agent, texts in record["texts"].items():
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            return f"texts.{agent} is no list of texts"
+            return f"texts.{agent} must be a list of texts"
     for use in record["tools"]:
         if not isinstance(use, dict) or not all(
-            isinstance(use.get(name), kind) for name, kind in _USE.items()
+            isinstance(use.get(name), kind) for name, kind in _TOOL_FIELDS.items()
         ):
-            return f"a tool's use lacks one of {', '.join(_USE)}"
+            return f"the use of a tool must have {', '.join(_TOOL_FIELDS)}"
     if not all(isinstance(score, int | float) for score in record["scores"].values()):
-        return "scores are not all numbers"
+        return "scores must be numbers"
     return ""
 
 
 def choose(
     records: Sequence[Mapping[str, Any]], question: str = "", method: str = "", rounds: int = 0
 ) -> list[Mapping[str, Any]]:
-    """The records of one question (the first by default), by method and rounds if those are named.
+    """The records of one question (the first by default), of one method and rounds if given.
 
-    Raises `InputError` that says which there are.
+    Raises InputError, naming those that exist, where there are none.
     """
     question = question or records[0]["id"]
     for name, wanted in (("id", question), ("method", method), ("rounds", rounds)):
@@ -110,15 +98,15 @@ def choose(
     return list(records)
 
 
-def asked(question: str, width: int = 0) -> str:
-    """A question, as text that does nothing to the terminal."""
+def render_question(question: str, width: int = 0) -> str:
+    """A question, as text that is safe to print."""
     return "\n".join(["question", *_wrapped(question, _columns(width))])
 
 
 def render(record: Mapping[str, Any], width: int = 0) -> str:
-    """One record: what every agent did in every round, its texts and tools, and the outcome.
+    """One record as text that is safe to print: the outcome, and every turn with texts and tools.
 
-    Nothing in a text acts on the terminal.
+    `width` is that of lines; 0 stands for the terminal's, at most 100.
     """
     width = _columns(width)
     scores = ", ".join(f"{name} {value:g}" for name, value in record["scores"].items())
@@ -155,7 +143,7 @@ def _columns(width: int) -> int:
 def _turns(record: Mapping[str, Any]) -> Iterator[tuple[int, str, str]]:
     """(round, agent, text) in the order in which they were written."""
     texts, rounds = record["texts"], record["rounds"]
-    if list(map(len, texts.values())) == [1]:  # only the answer was written
+    if list(map(len, texts.values())) == [1]:  # latent recursion writes the answer alone
         rounds = 1
     for k in range(min(rounds, max(map(len, texts.values()), default=0))):
         for agent in record["agents"]:

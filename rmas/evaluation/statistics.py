@@ -1,10 +1,12 @@
-"""Paired comparisons: ratios and differences with bootstrap intervals, and tests. Deterministic.
+"""Statistics of a report: intervals of accuracies, pass@k, and paired comparisons.
 
-Units (questions) are paired: place i of both sequences is the same question. Nothing here needs
-more than numpy, and equal input gives equal output.
+In paired comparisons index i of both sequences is the same unit (question). Everything is
+deterministic: equal input gives equal output.
 """
 
+import math
 from collections.abc import Callable, Hashable, Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -12,13 +14,44 @@ SAMPLES = 2000
 """Bootstrap samples."""
 
 FLIPS = 10_000
-"""Random signs of the permutation test, where not all of them are tried."""
+"""Random sign vectors of the permutation test, where not all of them are tried."""
 
-_ALL_SIGNS = 14  # so many questions that differ: all 2^14 signs are tried
+_ALL_SIGNS = 14  # up to so many units that differ, all 2^14 sign vectors are tried
 _CELLS = 1_000_000  # numbers held at once
 
 Estimate = tuple[float, float | None, float | None]
 """A value, and the ends of its 95 % interval; an end is None where nothing bounds it."""
+
+
+def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a proportion, as (low, high) within [0, 1].
+
+    `successes` may be fractional (a question's score averaged over rollouts). With n = 0 it is
+    (0, 1). Raises ValueError where `successes` is not within [0, n].
+    """
+    if n < 0 or not 0 <= successes <= n:
+        raise ValueError(f"successes must be within 0 and n, not {successes} of {n}")
+    if n == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    p = successes / n
+    shrink = 1 + z * z / n
+    middle = (p + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low = 0.0 if successes == 0 else max(0.0, middle - half)
+    high = 1.0 if successes == n else min(1.0, middle + half)
+    return low, high
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """The unbiased estimate that one of k answers is right, from `correct` right ones of `n`.
+
+    It is the share of the sets of `k` answers that have a right one.
+    Raises ValueError unless 1 <= k <= n and 0 <= correct <= n.
+    """
+    if not (1 <= k <= n and 0 <= correct <= n):
+        raise ValueError(f"pass@{k} of {correct} right among {n}: k must lie in 1 .. n")
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
 def bootstrap_ratio(
@@ -30,11 +63,11 @@ def bootstrap_ratio(
 ) -> Estimate | None:
     """Sum of `numerators` over sum of `denominators`, with its 95 % percentile interval.
 
-    Units of one cluster are drawn together; without `clusters` each unit is drawn alone. The ends
-    are None with fewer than two clusters, of which no interval can be told; the upper one also
-    where draws have nothing to divide by. None where the ratio itself has no denominator.
+    Units of one cluster are drawn together; without `clusters` each unit is drawn alone. Both ends
+    are None with fewer than two clusters, the upper one also where draws divide by 0. The result
+    is None where the sum of `denominators` is 0.
 
-    Raises ValueError for sequences of different lengths, and for negative or endless numbers.
+    Raises ValueError for sequences of different lengths, and for negative or infinite numbers.
     """
     above, below = _units(numerators), _units(denominators)
     if len(above) != len(below) or (clusters is not None and len(clusters) != len(above)):
@@ -62,7 +95,8 @@ def difference(
 ) -> Estimate | None:
     """Mean of `a` minus mean of `b`, paired, with its 95 % percentile interval.
 
-    The ends are None for a single unit; None for no units. Raises ValueError as `bootstrap_ratio`.
+    The ends are None for a single unit; the result is None for no units. Raises ValueError as
+    `bootstrap_ratio` does.
     """
     gaps = _paired(a, b)
     if not len(gaps):
@@ -74,23 +108,23 @@ def difference(
 def paired_test(
     a: Sequence[float], b: Sequence[float], samples: int = FLIPS, seed: int = 0
 ) -> float | None:
-    """Two-sided p of "a and b score alike", from paired scores; None for no units.
+    """Two-sided p-value of equal mean scores, from paired scores; None for no units.
 
     McNemar's exact test where every score is 0 or 1, else the sign-flip permutation test of the
-    mean difference: with all signs where at most 14 units differ, else with `samples` random ones.
-    Raises ValueError as `bootstrap_ratio`.
+    mean difference: with all sign vectors where at most 14 units differ, else with `samples`
+    random ones. Raises ValueError as `bootstrap_ratio` does.
     """
     gaps = _paired(a, b)
     if not len(gaps):
         return None
     if all(score in (0, 1) for score in (*a, *b)):
         return _mcnemar(int((gaps > 0).sum()), int((gaps < 0).sum()))
-    # Means of rollouts differ by rounding where they are equal.
+    # Equal means of rollouts may differ by rounding.
     gaps = gaps[np.abs(gaps) > 1e-12]
     n, least = len(gaps), abs(gaps.sum()) * (1 - 1e-9)
     if n <= _ALL_SIGNS:
-        signs = ((np.arange(2**n)[:, None] >> np.arange(n)) & 1) * 2 - 1
-        return float((np.abs(signs @ gaps) >= least).mean())
+        all_signs = ((np.arange(2**n)[:, None] >> np.arange(n)) & 1) * 2 - 1
+        return float((np.abs(all_signs @ gaps) >= least).mean())
     rng, extreme = np.random.default_rng(seed), 0
     for count in _portions(samples, n):
         signs = rng.integers(0, 2, (count, n), dtype=np.int8) * 2.0 - 1
@@ -99,7 +133,7 @@ def paired_test(
 
 
 def _mcnemar(more: int, fewer: int) -> float:
-    """Both tails of a fair coin's tosses, by whole numbers."""
+    """Both tails of a fair coin's tosses, in exact integers."""
     n, term, tail = more + fewer, 1, 0
     for k in range(min(more, fewer) + 1):
         tail += term
@@ -116,9 +150,9 @@ def _ends(
     rng = np.random.default_rng(seed)
     drawn = [statistic(rng.integers(0, n, (count, n))) for count in _portions(samples, n)]
     values = np.concatenate(drawn)
-    values = np.sort(values[~np.isnan(values)])  # 0 / 0 says nothing
+    values = np.sort(values[~np.isnan(values)])  # 0 / 0 is left out
     last = len(values) - 1
-    # Points that were drawn, to the outside: between a number and infinity lies nothing.
+    # Drawn values, rounded outwards: interpolation with infinity would not be a number.
     low, high = values[int(0.025 * last)], values[-1 - int(0.025 * last)]
     return (
         float(low) if np.isfinite(low) else None,

@@ -1,252 +1,274 @@
-"""A comparison's rows as text: Markdown for a file, aligned lines for a terminal."""
+"""Rows of a report as text: aligned lines for a terminal, Markdown for a file."""
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from rmas.console import aligned, printable
-from rmas.evaluation.records import File
+from rmas.evaluation.json_lines import File
+from rmas.evaluation.results import IntervalEstimate, ResultRow, RowsByBenchmark
 from rmas.tasks.benchmarks import BENCHMARKS
 
-Row = Mapping[str, Any]
-
-_RESULTS = ("method", "rounds", "m", "accuracy", "decoded tokens", "latent steps", "s / question",
-            "token ratio", "time ratio", "minus text", "p", "n")  # fmt: skip
-_COSTS = ("method", "rounds", "m", "prompt tokens", "positions", "position ratio", "compile s",
-          "peak GiB", "seconds by phase", "records", "timed", "batches", "pairs", "timed pairs",
-          "clusters")  # fmt: skip
-_SCORES = ("method", "rounds", "m", "ours", "release's", "only ours", "only release's")
-_ANSWERS = ("method", "rounds", "m", "no answer", "retried", "notes")
+Lines = list[list[str]]
+"""The cells of a table, a header first."""
 
 _MEANING = """\
-*Accuracy* is the share of questions answered right, with Wilson's 95 % interval; a question with
-several rollouts counts once, by their mean. pass@k, where there are several rollouts, is the
-unbiased estimate that one of k answers is right. *Decoded tokens* are those that the agents wrote
-for a question, stop tokens included; *latent steps* the states of their latent turns; *prompt
-tokens* what they were given to read; *positions* those that their models were run on. All are
-summed over agents, and are means over questions. *m* is the latent length; every length that was
-run is reported.
+*Accuracy* is the share of questions answered right, with Wilson's 95 % interval. A question with
+several rollouts counts once, by their mean; then *pass@k* is the unbiased estimate that one of k
+answers is right. The *ceiling* is the best accuracy that any system can reach on these questions
+in so many rounds, where the task knows it. Every latent length that was run is reported; *m* is
+the latent length.
 
-*s / question* is the time of a batch, until its answers are on the host, over its questions: it
-depends on the batch size and the machine. Compilation is taken off, and told apart in total. A
-batch that was run again after a kill counts once, the newest. *Peak* is the most memory in use
-until then.
+*Decoded tokens* are those that the agents wrote, stop tokens included; *latent steps* the states
+of their latent turns; *prompt tokens* the positions of their prompts; *positions* those that their
+models were run on. All are summed over agents, and are means over questions.
 
-*Token ratio*, *position ratio* and *time ratio* are text exchange over the method at the same
-rounds, ratios of sums: above 1, text exchange takes more. *Minus text* is the accuracy less that
+*s per 100* is the time for 100 questions: the wall time of the batches until their answers are on
+the host, without compilation. It depends on the batch size and the machine. Of a batch that was run
+again after a kill the newest time counts. *Compile s* is the compilation in total. *Peak* is the
+most memory in use until then.
+
+*Time ratio*, *token ratio* and *position ratio* are text exchange over the method at the same
+rounds, ratios of sums: above 1, text exchange needs more. *Minus text* is the accuracy less that
 of text exchange. All four are over *pairs*, the questions that both answered in all their
-rollouts; times only where one workdir holds both. Their 95 % intervals are percentiles of 2,000
-bootstrap draws: of questions, and for times of clusters of questions that shared batches, which
-therefore share their time. With few clusters they are too narrow; where no question differs they
-have no width. *p* is McNemar's exact test where scores are 0 or 1, else a sign-flip permutation
-test; it is not corrected for the number of rows. A dash stands for what was not measured or
-cannot be compared.
+rollouts, in one workdir. Their 95 % intervals are percentiles of 2,000 bootstrap samples: of
+questions, and for times of *clusters*, questions that shared batches and therefore their time.
+With few clusters they are too narrow; where no question differs they have no width. *p* is
+McNemar's exact test where scores are 0 or 1, else a sign-flip permutation test; it is not
+corrected for the number of rows. A dash stands for what was not measured or cannot be compared.
 """
 
 _OVERVIEW = """\
 Accuracies by benchmark, and their mean where all were run. Ratios are geometric means of those of
-the benchmarks, each against text exchange at the same rounds: above 1, text exchange takes more."""
-
-_RULES = {
-    "math": "it compares the first integers of both answers, which other answers may share",
-    "integer": "it compares the first integer of an answer, whatever else stands there",
-    "choice": "it takes an answer that cannot be read for A",
-}
-_RULE = "its rules read some answers otherwise (mathematics: by their first integer; a choice that \
-cannot be read: as A)"
+the benchmarks, each against text exchange at the same rounds: above 1, text exchange needs more."""
 
 
-def markdown_report(
-    rows: Mapping[str, Sequence[Row]],
-    files: Sequence[tuple[File, File | None]],
-    plots: Mapping[str, Sequence[str]] | None = None,
-) -> str:
-    """The whole report; `rows` and the names of `plots` (files beside it) are by benchmark."""
-    parts = ["# Evaluation", ""]
-    if len(rows) > 1:
-        parts += ["## Overview", "", *_markdown(_overview(rows)), "", _OVERVIEW, ""]
-    for benchmark, own in rows.items():
-        parts += [f"## {_safe(benchmark)}", "", *_part_of(benchmark, own)]
-        parts += [*_markdown(_results(own)), ""]
-        parts += [
-            line for name in (plots or {}).get(benchmark, ()) for line in (f"![]({name})", "")
-        ]
-        parts += ["### Scores", "", *_scores(benchmark, own)]
-        parts += ["### What it took", "", *_markdown(_costs(own)), ""]
-        estimated = sum(row["positions_estimated"] for row in own)
-        if estimated:
-            parts += [
-                f"{estimated:,} records do not tell their positions: the sum of prompt tokens, "
-                "latent steps and decoded tokens, which is a little more, stands for them.",
-                "",
-            ]
-    parts += ["## What the columns say", "", _MEANING, "## Where it comes from", ""]
-    for file in (file for pair in files for file in pair if file):
-        left = [
-            f"{count:,} {name}"
-            for count, name in (
-                (file.duplicates, "superseded or given twice"),
-                (file.half_lines, "half line at the end, left out"),
-            )
-            if count
-        ]
-        facts = ", ".join([f"{file.lines:,} lines", *left])
-        parts.append(f"- {_safe(file.path)}: {facts}; sha256 `{file.sha256}`")
-    return "\n".join(parts) + "\n"
+def table(rows: Sequence[ResultRow]) -> str:
+    """The results as aligned text with a header line; no trailing newline."""
+    return aligned(_results(rows))
 
 
-def text_report(rows: Mapping[str, Sequence[Row]]) -> str:
-    """The tables of results, aligned, each under its benchmark's name; no trailing newline.
+def text_report(rows: RowsByBenchmark) -> str:
+    """The results and comparisons of each benchmark as aligned text; no trailing newline.
 
     Of several benchmarks an overview comes first.
     """
     parts = [f"overview\n{aligned(_overview(rows))}"] if len(rows) > 1 else []
-    parts += [f"{printable(name)}\n{aligned(_results(own))}" for name, own in rows.items()]
+    for benchmark, own in rows.items():
+        parts.append(f"{printable(benchmark)}\n{table(own)}")
+        if len(compared := _comparisons(own)) > 1:
+            parts.append(f"against text exchange\n{aligned(compared)}")
     return "\n\n".join(parts)
 
 
-def _overview(rows: Mapping[str, Sequence[Row]]) -> list[list[str]]:
-    """Methods by rounds, benchmarks side by side: accuracies, and means against text exchange."""
-    found: dict[tuple[str, int], dict[str, Row]] = {}
+def markdown_report(
+    rows: RowsByBenchmark,
+    files: Iterable[Mapping[str, File]],
+    plots: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """The whole report.
+
+    `files` are those of `Evaluations`; `plots` are benchmark -> names of files next to the report.
+    """
+    parts = ["# Evaluation", ""]
+    if len(rows) > 1:
+        parts += ["## Overview", "", *_markdown(_overview(rows)), _OVERVIEW, ""]
     for benchmark, own in rows.items():
-        for row in own:
-            found.setdefault((row["name"], row["rounds"]), {})[benchmark] = row
-    kinds = list(dict.fromkeys(name for name, _ in found))
-    lines = [["method", "rounds", *map(_safe, rows), "mean", "time ratio", "token ratio"]]
-    for (name, rounds), own in sorted(found.items(), key=lambda i: (kinds.index(i[0][0]), i[0][1])):
-        reached = [own[b]["accuracy"] if b in own else None for b in rows]
-        mean = None if None in reached else math.fsum(reached) / len(reached)
-        ratios = [
-            _geometric([((row["against_text"] or {}).get(ratio) or {}) for row in own.values()])
-            for ratio in ("time_ratio", "token_ratio")
-        ]
-        cells = [_number(x, ".3f") for x in (*reached, mean)]
-        lines.append([_safe(name), str(rounds), *cells, *(_number(x, ".2f") for x in ratios)])
-    return lines
+        parts += [f"## {_safe(benchmark)}", "", *_subset(benchmark, own)]
+        parts += _markdown(_results(own))
+        for name in (plots or {}).get(benchmark, ()):
+            parts += [f"![]({name})", ""]
+        if len(compared := _comparisons(own)) > 1:
+            parts += ["### Against text exchange", "", *_markdown(compared)]
+        parts += ["### Scores", "", *_scores(benchmark, own)]
+        parts += ["### Cost", "", *_markdown(_costs(own))]
+        if estimated := sum(row["positions_estimated"] for row in own):
+            parts += [
+                f"{estimated:,} records have no positions. They are estimated by the sum of prompt "
+                "tokens, latent steps and decoded tokens, which is slightly more.",
+                "",
+            ]
+    parts += ["## Meaning of the columns", "", _MEANING, "## Sources", ""]
+    parts += [_source(file) for own_files in files for file in own_files.values()]
+    return "\n".join(parts) + "\n"
 
 
-def _geometric(estimates: Sequence[Row]) -> float | None:
-    """The mean of ratios; None where one is unknown."""
-    values = [estimate.get("value") for estimate in estimates]
-    if not all(values):
-        return None
-    return math.exp(math.fsum(map(math.log, values)) / len(values))
+def _source(file: File) -> str:
+    facts = [f"{file.lines:,} lines"]
+    if file.duplicates:
+        facts.append(f"{file.duplicates:,} of them superseded or repeated")
+    if file.half_lines:
+        facts.append("an incomplete last line left out")
+    return f"- {_safe(file.path)}: {', '.join(facts)}; sha256 `{file.sha256}`"
 
 
-def _part_of(benchmark: str, rows: Sequence[Row]) -> list[str]:
-    """What is to be said where not all of a public benchmark was asked."""
-    if benchmark not in BENCHMARKS:
-        return []
-    known = BENCHMARKS[benchmark]
-    public, most = known.source.rows[known.split], max(row["n"] for row in rows)
-    told = f"Of the {public:,} public questions at most {most:,} were asked by any method."
-    return [told, ""] if most < public else []
-
-
-def _results(rows: Sequence[Row]) -> list[list[str]]:
-    passes = any(row["pass_k"] for row in rows)
-    lines = [[*_RESULTS[:4], *(["pass@k"] if passes else []), *_RESULTS[4:]]]
+def _results(rows: Sequence[ResultRow]) -> Lines:
+    """What all tables of results show; pass@k where some row has it."""
+    with_pass_k = any(row["pass_k"] for row in rows)
+    head = ["method", "rounds", "accuracy", "95 % interval", "ceiling"]
+    head += ["pass@k"] if with_pass_k else []
+    head += ["decoded tokens", "latent steps", "s per 100", "time ratio", "n"]
+    lines = [head]
     for row in rows:
-        against = row["against_text"] or {}
-        accuracy = {end: row[f"accuracy{end}"] for end in ("", "_low", "_high")}
-        interval = dict(zip(("value", "low", "high"), accuracy.values(), strict=True))
-        several = row["pass_k"] and f"{row['pass_k']['value']:.3f} (k={row['pass_k']['k']})"
+        against, pass_k, seconds = row["against_text"], row["pass_k"], row["seconds"]
         lines.append(
             [
-                *_variant(row),
-                _estimate(interval, ".3f"),
-                *([several or "-"] if passes else []),
+                printable(row["name"]),
+                str(row["rounds"]),
+                _number(row["accuracy"], ".3f"),
+                f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}",
+                _number(row["ceiling"], ".3f"),
+                *([f"{pass_k['value']:.3f} (k={pass_k['k']})"] if pass_k else ["-"] * with_pass_k),
                 _number(row["decoded_tokens"], ".1f"),
                 _number(row["latent_steps"], ".1f"),
-                _number(row["seconds"], ".4g"),
-                _estimate(against.get("token_ratio"), ".2f"),
-                _estimate(against.get("time_ratio"), ".2f"),
-                _estimate(against.get("difference"), "+.3f"),
-                _number(against.get("p"), ".2g"),
+                _number(None if seconds is None else 100 * seconds, ".2f"),
+                _estimate(against and against["time_ratio"], ".2f"),
                 str(row["n"]),
             ]
         )
     return lines
 
 
-def _costs(rows: Sequence[Row]) -> list[list[str]]:
-    lines = [list(_COSTS)]
+def _comparisons(rows: Sequence[ResultRow]) -> Lines:
+    """What the results leave out of the comparison with text exchange."""
+    head = ["method", "rounds", "minus text", "p", "token ratio", "position ratio"]
+    lines = [[*head, "pairs", "timed pairs", "clusters"]]
     for row in rows:
-        against = row["against_text"] or {}
+        if against := row["against_text"]:
+            lines.append(
+                [
+                    printable(row["name"]),
+                    str(row["rounds"]),
+                    _estimate(against["difference"], "+.3f"),
+                    _number(against["p"], ".2g"),
+                    _estimate(against["token_ratio"], ".2f"),
+                    _estimate(against["position_ratio"], ".2f"),
+                    *map(str, (against["n"], against["n_timed"], against["clusters"])),
+                ]
+            )
+    return lines
+
+
+def _costs(rows: Sequence[ResultRow]) -> Lines:
+    head = ["method", "rounds", "m", "prompt tokens", "positions", "compile s", "peak GiB"]
+    lines = [[*head, "seconds by phase", "records", "timed", "batches"]]
+    for row in rows:
         peak = row["peak_bytes"]
         phases = ", ".join(f"{name} {seconds:.3g}" for name, seconds in row["phases"].items())
         lines.append(
             [
-                *_variant(row),
+                printable(row["name"]),
+                str(row["rounds"]),
+                str(row["latent_length"] or "-"),
                 _number(row["prompt_tokens"], ".1f"),
                 _number(row["positions"], ".1f"),
-                _estimate(against.get("position_ratio"), ".2f"),
                 _number(row["compile"], ".1f"),
                 _number(None if peak is None else peak / 2**30, ".2f"),
                 printable(phases) or "-",
-                *(str(row[name]) for name in ("records", "timed", "batches")),
-                *(str(against.get(name, "-")) for name in ("n", "n_timed", "clusters")),
+                *map(str, (row["records"], row["timed"], row["batches"])),
             ]
         )
     return lines
 
 
-def _scores(benchmark: str, rows: Sequence[Row]) -> list[str]:
-    """Ours beside the release's where they differ, F1, and what was no answer."""
+def _scores(benchmark: str, rows: Sequence[ResultRow]) -> list[str]:
+    """Where our score and the release's differ, F1, and what was not answered; as Markdown."""
     parts = []
     if any(row["ours_only"] or row["release_only"] for row in rows):
-        task = BENCHMARKS[benchmark].grader if benchmark in BENCHMARKS else ""
-        lines = [list(_SCORES)]
+        lines = [["method", "rounds", "ours", "release's", "only ours", "only release's"]]
         for row in rows:
-            scores = (_number(row[name], ".3f") for name in ("accuracy", "release_compatible"))
-            counts = (str(row[name]) for name in ("ours_only", "release_only"))
-            lines.append([*_variant(row), *scores, *counts])
+            scores = (_number(x, ".3f") for x in (row["accuracy"], row["release_compatible"]))
+            counts = map(str, (row["ours_only"], row["release_only"]))
+            lines.append([printable(row["name"]), str(row["rounds"]), *scores, *counts])
+        known = BENCHMARKS[benchmark].grader.release_rule if benchmark in BENCHMARKS else ""
         parts += [
             *_markdown(lines),
-            "",
-            "*Ours* takes an answer for right if it equals the gold answer, and what cannot be "
-            "read for wrong. The public release's score differs here: "
-            f"{_RULES.get(task, _RULE)}. Compare published figures with the release's score, and "
-            "methods with ours. *Only ours* and *only release's* count the records that one of "
-            "them scores higher.",
+            "*Ours* counts an answer as right if it equals the gold answer; an answer that cannot "
+            "be parsed is wrong. The public release scores differently: "
+            f"{known or 'its rules read some answers differently'}. Compare published figures with "
+            "the release's score, and methods by ours. *Only ours* and *only release's* count the "
+            "records that one of the two scores higher.",
             "",
         ]
     else:
-        parts += ["Ours and the public release's agree on every record.", ""]
+        parts += ["Our score and the public release's agree on every record.", ""]
     if any(row["f1"] is not None for row in rows):
-        lines = [["method", "rounds", "m", "F1"]]
-        lines += [[*_variant(row), _number(row["f1"], ".3f")] for row in rows]
-        parts += [*_markdown(lines), ""]
+        lines = [["method", "rounds", "F1"]]
+        for row in rows:
+            lines.append([printable(row["name"]), str(row["rounds"]), _number(row["f1"], ".3f")])
+        parts += _markdown(lines)
     if any(row["unanswered"] or row["retried"] or row["notes"] for row in rows):
-        lines = [list(_ANSWERS)]
+        lines = [["method", "rounds", "no answer", "retried", "notes"]]
         for row in rows:
             notes = ", ".join(f"{note} {count}" for note, count in row["notes"].items())
-            counts = (str(row[name]) for name in ("unanswered", "retried"))
-            lines.append([*_variant(row), *counts, notes or "-"])
-        parts += ["Records without an answer, which count as wrong, and what grading noted:", ""]
-        parts += [*_markdown(lines), ""]
+            counts = map(str, (row["unanswered"], row["retried"]))
+            lines.append([printable(row["name"]), str(row["rounds"]), *counts, notes or "-"])
+        parts += ["Records without an answer, which count as wrong, and notes of grading:", ""]
+        parts += _markdown(lines)
     return parts
 
 
-def _variant(row: Row) -> list[str]:
-    return [printable(row["method"]), str(row["rounds"]), str(row["latent_length"] or "-")]
+def _subset(benchmark: str, rows: Sequence[ResultRow]) -> list[str]:
+    """A sentence where not all of a public benchmark was asked."""
+    if benchmark not in BENCHMARKS:
+        return []
+    known = BENCHMARKS[benchmark]
+    public, most = known.source.rows[known.split], max(row["n"] for row in rows)
+    sentence = f"Of the {public:,} public questions at most {most:,} were asked by any method."
+    return [sentence, ""] if most < public else []
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> list[str]:
+def _overview(rows: RowsByBenchmark) -> Lines:
+    """Methods by rounds, benchmarks side by side: accuracies, and mean ratios to text exchange."""
+    found: dict[tuple[str, int], dict[str, ResultRow]] = {}
+    for benchmark, listed in rows.items():
+        for row in listed:
+            found.setdefault((row["name"], row["rounds"]), {})[benchmark] = row
+    names = list(dict.fromkeys(name for name, _ in found))
+    lines = [["method", "rounds", *map(printable, rows), "mean", "time ratio", "token ratio"]]
+    for name, rounds in sorted(found, key=lambda key: (names.index(key[0]), key[1])):
+        own = found[name, rounds]
+        reached = [own[benchmark]["accuracy"] for benchmark in rows if benchmark in own]
+        mean = math.fsum(reached) / len(reached) if len(reached) == len(rows) else None
+        against = [row["against_text"] for row in own.values()]
+        time_ratio = _geometric_mean([a and a["time_ratio"] for a in against])
+        token_ratio = _geometric_mean([a and a["token_ratio"] for a in against])
+        lines.append(
+            [
+                printable(name),
+                str(rounds),
+                *(_number(own[b]["accuracy"] if b in own else None, ".3f") for b in rows),
+                _number(mean, ".3f"),
+                _number(time_ratio, ".2f"),
+                _number(token_ratio, ".2f"),
+            ]
+        )
+    return lines
+
+
+def _geometric_mean(ratios: Sequence[IntervalEstimate | None]) -> float | None:
+    """None where a ratio is unknown or 0."""
+    values = [ratio["value"] for ratio in ratios if ratio and ratio["value"]]
+    if len(values) < len(ratios):
+        return None
+    return math.exp(math.fsum(map(math.log, values)) / len(values))
+
+
+def _markdown(lines: Lines) -> list[str]:
+    """A table and an empty line after it."""
     head, *body = (f"| {' | '.join(map(_safe, line))} |" for line in lines)
-    return [head, "|" + "|".join(["---"] + ["---:"] * (len(lines[0]) - 1)) + "|", *body]
+    return [head, "|" + "|".join(["---"] + ["---:"] * (len(lines[0]) - 1)) + "|", *body, ""]
 
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _estimate(found: Row | None, form: str) -> str:
-    """`value [low, high]`; ends that nothing bounds are shown as `?`."""
+def _estimate(found: IntervalEstimate | None, form: str) -> str:
+    """`value [low, high]`; an end that nothing bounds is shown as `?`."""
     if not found:
         return "-"
-    value, low, high = (found[name] for name in ("value", "low", "high"))
+    value, low, high = found["value"], found["low"], found["high"]
     if low is None and high is None:
         return format(value, form)
     ends = ("?" if end is None else format(end, form) for end in (low, high))
@@ -254,5 +276,5 @@ def _estimate(found: Row | None, form: str) -> str:
 
 
 def _safe(text: str) -> str:
-    """Text that Markdown shows as it is: no table cell, link, picture or HTML of its own."""
+    """Text that Markdown shows as it is: never a table cell, link, picture or HTML."""
     return re.sub(r"([\\`*<>&|!]|\[(?=.*\]\()|\](?=\())", r"\\\1", printable(text))

@@ -61,7 +61,9 @@ def names(settings: Settings) -> tuple[Settings, list[Derived]]:
         found.append(Derived("evaluate.split", split, f"that of {asked}"))
     if not evaluate.grader:
         family = system.task_family
-        grader = BENCHMARKS[asked].grader if asked in BENCHMARKS else _GRADER_OF.get(family, family)
+        grader = (
+            BENCHMARKS[asked].grader.name if asked in BENCHMARKS else _GRADER_OF.get(family, family)
+        )
         why = f"that of {asked}" if asked in BENCHMARKS else f"that of task family {family}"
         if grader in GRADERS:  # else `evaluate` asks for one, training needs none
             evaluate = dataclasses.replace(evaluate, grader=grader)

@@ -2,20 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from rmas.evaluation.report import summarise
-from rmas.evaluation.runner import TIMINGS, Method, Plan, by_length, run, seconds_of
-from rmas.evaluation.tries import ROWS, Maker
+from rmas.evaluation.layout import FOLDER
+from rmas.evaluation.reporting import write_summary
+from rmas.evaluation.results import ResultRow
+from rmas.evaluation.row_maker import ROWS, RowMaker
+from rmas.evaluation.runner import Method, Plan, by_length, run
+from rmas.evaluation.summary import summarise_workdir
 from rmas.experiment.methods import grader_of, retry_of
 from rmas.experiment.settings import Settings
-from rmas.files import atomic_write_json
 from rmas.parallel import is_first
 from rmas.parallel.meters import machine
 from rmas.system.load import System
 from rmas.system.run import Runner
 from rmas.tasks.grader_pool import GraderPool
-from rmas.tasks.grading import GRADERS
 from rmas.tasks.rows import Row
 from rmas.tasks.sources import RowSource
 
@@ -37,17 +37,17 @@ def evaluate(
     rows: RowSource,
     asked: Sequence[Row],
     pool: GraderPool,
-    folder: Path,
-) -> list[dict[str, Any]]:
+    workdir: Path,
+) -> list[ResultRow]:
     """Runs what is missing of the methods over `asked`, the part of `rows` that counts.
 
     Returns the rows of the table, which are in `summary.json`, too.
     """
-    grader, evaluate = grader_of(settings), settings.evaluate
+    evaluate = settings.evaluate
     chat = system.agents[system.topology.output].chat
     plan = Plan(
         benchmark=_short(settings.questions_name),
-        grader=grader,
+        grader=grader_of(settings),
         methods=tuple(methods),
         asked=by_length(asked, lambda row: len(chat.data_ids(row.question))),
         batch=evaluate.batch_size,
@@ -56,17 +56,11 @@ def evaluate(
         machine=machine(system.mesh),
     )
     with pool:
-        records = run(plan, pool, folder)
-    ceiling = GRADERS[grader].ceiling
-    found = {r: ceiling(asked, r) for r in evaluate.rounds} if ceiling else {}
-    ceilings = {r: value for r, value in found.items() if value is not None}
-    seconds = seconds_of(folder / TIMINGS, len(asked))
-    summary = summarise(records, ceilings=ceilings, seconds=seconds)
-    if is_first():
-        data = {"version": rows.version, "origin": rows.origin, "split": rows.split}
-        whole = {"data": data | {"asked": len(asked)}, "records": len(records), "rows": summary}
-        atomic_write_json(folder / "summary.json", whole)
-    return summary
+        run(plan, pool, workdir / FOLDER)
+    if not is_first():
+        return summarise_workdir(workdir)
+    data = {"version": rows.version, "origin": rows.origin, "split": rows.split}
+    return write_summary(workdir, data | {"asked": len(asked)})
 
 
 def make_rows(
@@ -82,12 +76,12 @@ def make_rows(
     retry = retry_of(settings)
     runner = Runner(system, limits, settings.sampling, settings.seed, retry=retry)
     with pool:
-        maker = Maker(
-            system.topology,
-            lambda questions, batch, n: runner.text(questions, rounds, batch, n),
-            lambda texts, group: pool.grade(grader, texts, group),
-            settings.evaluate.rollouts,
-            settings.evaluate.batch_size,
+        maker = RowMaker(
+            topology=system.topology,
+            answer=lambda questions, batch, n: runner.text(questions, rounds, batch, n),
+            grade=lambda texts, group: pool.grade(grader, texts, group),
+            attempts=settings.evaluate.rollouts,
+            batch=settings.evaluate.batch_size,
         )
         return maker.make(asked, folder), len(asked), folder / ROWS
 

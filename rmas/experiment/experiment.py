@@ -19,6 +19,8 @@ import jax
 
 from rmas import models
 from rmas.errors import InputError
+from rmas.evaluation.layout import FOLDER
+from rmas.evaluation.results import ResultRow
 from rmas.experiment import derive, dry_run, evaluating, planning
 from rmas.experiment.data import Data, check_texts
 from rmas.experiment.identity import (
@@ -246,7 +248,7 @@ class Experiment:
         )
         write_links(folder / LINKS, links, self.manifest())
 
-    def evaluate(self, links: str | Path | None = None) -> list[dict[str, Any]]:
+    def evaluate(self, links: str | Path | None = None) -> list[ResultRow]:
         """Runs all methods over the questions: `evaluate/{records,timings}.jsonl`, `summary.json`.
 
         Each process of a run answers its share of the questions on its own devices.
@@ -267,7 +269,7 @@ class Experiment:
         settings = self._lengths(system)
         latent = "latent" in settings.evaluate.methods
         trained = self.trained_links(links) if latent else None
-        folder = self.workdir / "evaluate"
+        folder = self.workdir / FOLDER
         parts = ("links", "limits", "sampling", "evaluate", "num_questions")
         identity = identity_of(settings, system, rows, parts)
         identity["trained_links"] = "none" if trained is None else digest_of(trained)
@@ -276,7 +278,7 @@ class Experiment:
         if self._trained_on() == json.loads(json.dumps(identity["data"])):
             _log.warning("the links were trained on these very questions")
         ways = methods(settings, system, self.outline.form, trained, self.untrained_links())
-        return evaluating.evaluate(settings, system, ways, rows, asked, pool, folder)
+        return evaluating.evaluate(settings, system, ways, rows, asked, pool, self.workdir)
 
     def make_rows(self) -> tuple[int, int, Path]:
         """Makes training rows from questions by text exchange: `rows/rows.jsonl`.

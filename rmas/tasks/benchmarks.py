@@ -1,10 +1,16 @@
-"""The public datasets that are known by name: where they are, and how their columns are read."""
+"""The public datasets that are known by name: where they are, and how they are read and graded."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rmas.tasks import columns
+from rmas.tasks.choice_answers import CHOICE
 from rmas.tasks.columns import Read
+from rmas.tasks.grader import Grader
+from rmas.tasks.livecodebench_answers import LIVECODEBENCH
+from rmas.tasks.math_answers import INTEGER, MATH
+from rmas.tasks.mbpp_answers import MBPP
+from rmas.tasks.qa_answers import QA
 from rmas.tasks.tables import Cells
 
 
@@ -15,9 +21,9 @@ class Source:
     Attributes:
       repo: its id.
       files: patterns of file names by split, in the order in which they are read.
-      rows: how many rows each split is known to have.
-      revision: a branch or commit; the commit that is fetched is written down.
-      access: how to get access, where it is not open.
+      rows: the number of rows of each split.
+      revision: a branch or commit; the commit that is downloaded is recorded.
+      access: how to get access, where the repository is gated.
     """
 
     repo: str
@@ -32,14 +38,16 @@ class Benchmark:
     """A dataset to evaluate on.
 
     Attributes:
-      grader: what grades it (`grading.GRADERS`).
-      task_family: the task family whose prompts are used (`PromptSet.template` falls back from it).
-      read: its columns -> `(id, question, answer, meta)`.
-      split: the one that is evaluated.
+      title: its name in text.
+      grader: what grades its answers.
+      task_family: the task family of its prompts (with the fallbacks of `PromptSet.template`).
+      source: where it is.
+      read: `read(cells)` returns `(id, question, answer, meta)` of one record (`columns.py`).
+      split: the split to evaluate on.
     """
 
     title: str
-    grader: str
+    grader: Grader
     task_family: str
     source: Source
     read: Callable[[Cells], Read]
@@ -59,42 +67,42 @@ _LCB = ("test.jsonl", *(f"test{n}.jsonl" for n in range(2, 7)))
 
 BENCHMARKS: Mapping[str, Benchmark] = {
     "math500": Benchmark(
-        "MATH-500", "math", "math",
+        "MATH-500", MATH, "math",
         _one("HuggingFaceH4/MATH-500", "test.jsonl", 500), columns.math500,
     ),
     "aime25": Benchmark(
-        "AIME 2025", "integer", "math", _one("math-ai/aime25", "test.jsonl", 30), columns.aime
+        "AIME 2025", INTEGER, "math", _one("math-ai/aime25", "test.jsonl", 30), columns.aime
     ),
     "aime26": Benchmark(
-        "AIME 2026", "integer", "math",
+        "AIME 2026", INTEGER, "math",
         _one("MathArena/aime_2026", "data/train-*.parquet", 30), columns.aime,
     ),
     "gpqa": Benchmark(
-        "GPQA-Diamond", "choice", "gpqa",
+        "GPQA-Diamond", CHOICE, "gpqa",
         _one("Idavidrein/gpqa", "gpqa_diamond.csv", 198, _GPQA_ACCESS), columns.gpqa,
     ),
     "medqa": Benchmark(
-        "MedQA", "choice", "choice",
+        "MedQA", CHOICE, "choice",
         _one("GBaker/MedQA-USMLE-4-options", "phrases_no_exclude_test.jsonl", 1273), columns.medqa,
     ),
     "mbppplus": Benchmark(
-        "MBPP+", "mbpp", "code",
+        "MBPP+", MBPP, "code",
         _one("evalplus/mbppplus", "data/test-*.parquet", 378), columns.mbppplus,
     ),
     "livecodebench": Benchmark(
-        "LiveCodeBench v6", "livecodebench", "code",
+        "LiveCodeBench v6", LIVECODEBENCH, "code",
         _one("livecodebench/code_generation_lite", _LCB, 1055), columns.livecodebench,
     ),
     "hotpotqa": Benchmark(
-        "HotpotQA", "qa", "reasoning",
+        "HotpotQA", QA, "reasoning",
         _one("hotpotqa/hotpot_qa", "distractor/validation-*.parquet", 7405), columns.hotpotqa,
     ),
     "bamboogle": Benchmark(
-        "Bamboogle", "qa", "reasoning",
+        "Bamboogle", QA, "reasoning",
         _one("chiayewken/bamboogle", "data/test-*.parquet", 125), columns.bamboogle,
     ),
     "gsm8k": Benchmark(
-        "GSM8K", "math", "math",
+        "GSM8K", MATH, "math",
         Source(
             "openai/gsm8k",
             {"test": ("main/test-*.parquet",), "train": ("main/train-*.parquet",)},
@@ -103,7 +111,17 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         columns.gsm8k,
     ),
 }  # fmt: skip
-"""Benchmarks by name."""
+"""Benchmarks by name.
+
+To add one, change at most three files:
+
+1. this file: a row of this table;
+2. `columns.py`: a function that reads its columns, for `Benchmark.read`;
+3. where its answers need a new way of grading: a new file `<kind>_answers.py` that defines a
+   `Grader`, as `choice_answers.py` does. `GRADERS` and the report read it from this table.
+
+(Its tests read a sample that `tests/support/make_samples.py` writes.)
+"""
 
 
 def _training(name: str, rows: int) -> Source:
@@ -127,11 +145,11 @@ TRAINING_SETS: Mapping[str, Source] = {
 }
 """The release's training sets by name, in the flat columns of `files.py`.
 
-The rows of the summarizer's and the outer set are given as about 4.9 thousand; the sum of their
-parts stands here.
+The release gives the rows of `mixture-summarizer` and `mixture-outer` as about 4.9 thousand; here
+it is the sum of the parts.
 """
 
 
 def source_of(name: str) -> Source:
-    """Where a benchmark or training set is; KeyError for another name."""
+    """Where a benchmark or training set is. Raises KeyError for another name."""
     return BENCHMARKS[name].source if name in BENCHMARKS else TRAINING_SETS[name]

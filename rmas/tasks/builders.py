@@ -1,11 +1,13 @@
 """TFDS builders: a dataset is written once as array_record files and read back at random.
 
-The name of a builder's config carries a hash of everything that decides its rows, so that other
-settings, an edited source file or a changed generator never meet old files. No TensorFlow.
+The name of a builder's config has a hash of everything that the rows depend on, so that files of
+other settings, of an edited source or of a changed generator are never read. TensorFlow is not
+needed.
 """
 
 import abc
 import hashlib
+import inspect
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,26 +27,31 @@ from rmas.tasks.puzzle import MIX
 from rmas.tasks.rows import Row, to_record
 from rmas.tasks.tables import Cells, read_records
 
-FIELDS = ("id", "question", "answer", "texts", "meta")
+_FIELDS = ("id", "question", "answer", "texts", "meta")
 
 
-class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes splits of `Row`s in their order. A final class says in `read_splits` what they are."""
+# mypy does not see the arguments of the library's own __init_subclass__.
+class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Writes splits of `Row`s in their order; a subclass implements `read_splits`."""
 
     VERSION = tfds.core.Version("1.0.0")
-    # Nothing is downloaded: no checksums to look for beside the code. (The look-up imports
+    # Nothing is downloaded, so no file of checksums is searched. (The search imports
     # importlib_resources, which TFDS does not declare.)
     code_path = None
 
+    def __init_subclass__(cls) -> None:
+        with tfds.core.registered.skip_registration():
+            super().__init_subclass__()
+
     @abc.abstractmethod
     def read_splits(self) -> Mapping[str, Iterable[Row]]:
-        """The rows of every split; raises InputError where the source is at fault.
+        """The rows of every split. Raises InputError for a faulty source.
 
-        What is too large to be held comes as it is read, and so do its errors.
+        Large sources are iterators that read, and raise, as they advance.
         """
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features.FeaturesDict({name: tfds.features.Text() for name in FIELDS})
+        features = tfds.features.FeaturesDict({name: tfds.features.Text() for name in _FIELDS})
         return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
     def _split_generators(self, dl_manager):
@@ -54,8 +61,8 @@ class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for index, row in enumerate(rows):
             yield index, to_record(row)
 
-    # TFDS's own versions warn that the config is not a built-in one, and print that a dataset of
-    # unknown size is downloaded.
+    # The library's versions of these warn that the config is not a built-in one, and print that a
+    # dataset of unknown size is downloaded.
 
     def _create_builder_config(self, builder_config, version):
         return builder_config
@@ -69,19 +76,20 @@ class RowBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 @dataclass(eq=False, kw_only=True)
 class GeneratedConfig(tfds.core.BuilderConfig):
-    """Made by `generated_config`, which names it."""
+    """Settings of `Generated`, made by `generated_config`."""
 
     task: str
     seed: int
     sizes: Mapping[str, int]
 
 
-class Generated(RowBuilder, skip_registration=True):
+class Generated(RowBuilder):
     """A generated task; its splits share no question and no id."""
 
     builder_config: GeneratedConfig
 
     def read_splits(self) -> dict[str, list[Row]]:
+        """The splits train, validation and test."""
         config = self.builder_config
         rows = PUZZLES[config.task].make_rows(sum(config.sizes.values()), config.seed)
         # The test rows come first: they stay the same when the other sizes change.
@@ -95,7 +103,7 @@ class Generated(RowBuilder, skip_registration=True):
 def generated_config(
     task: str, seed: int, train: int, validation: int, test: int
 ) -> GeneratedConfig:
-    """Settings of `Generated`, named after them and after a sample of what the generator makes."""
+    """Settings of `Generated`; their name has a hash of them and of a sample of the rows."""
     sizes = {"train": train, "validation": validation, "test": test}
     for name, size in sizes.items():
         if size < 1:
@@ -110,24 +118,25 @@ def generated_config(
 
 @dataclass(eq=False, kw_only=True)
 class RowFileConfig(tfds.core.BuilderConfig):
-    """Made by `row_file_config`, which names it."""
+    """Settings of `RowFile`, made by `row_file_config`."""
 
     path: Path
     field: str | None
     sha256: str
 
 
-class RowFile(RowBuilder, skip_registration=True):
+class RowFile(RowBuilder):
     """The rows of a JSON or JSONL file (`rmas/tasks/files.py`) as the split `train`."""
 
     builder_config: RowFileConfig
 
     def read_splits(self) -> dict[str, list[Row]]:
+        """The split train."""
         config = self.builder_config
         if config.path.suffix == ".parquet":
             rows = list(parse_records(read_records(config.path), config.path.stem))
             if not rows:
-                raise InputError(f"empty dataset: {config.path} holds no rows")
+                raise InputError(f"empty dataset: {config.path} has no rows")
             return {"train": rows}
         content = read_file(config.path)
         if hashlib.sha256(content).hexdigest() != config.sha256:
@@ -136,7 +145,7 @@ class RowFile(RowBuilder, skip_registration=True):
 
 
 def row_file_config(path: str | Path, field: str | None = None) -> RowFileConfig:
-    """Settings of `RowFile`, named after the file and its content."""
+    """Settings of `RowFile`; their name has a hash of the file's name and content."""
     path = Path(path)
     sha256 = hashlib.sha256(read_file(path)).hexdigest()
     stem = re.sub(r"[^A-Za-z0-9]+", "_", path.stem)[:40]
@@ -146,18 +155,19 @@ def row_file_config(path: str | Path, field: str | None = None) -> RowFileConfig
 
 @dataclass(eq=False, kw_only=True)
 class PublicConfig(tfds.core.BuilderConfig):
-    """Made by `public_config`, which names it."""
+    """Settings of `Public`, made by `public_config`."""
 
     dataset: str
     files: Files
 
 
-class Public(RowBuilder, skip_registration=True):
+class Public(RowBuilder):
     """A benchmark, or a training set of the release, from its public files."""
 
     builder_config: PublicConfig
 
     def read_splits(self) -> dict[str, Iterator[Row]]:
+        """The splits that there are files of."""
         config = self.builder_config
         reader = _benchmark_rows if config.dataset in BENCHMARKS else _training_rows
         return {
@@ -166,28 +176,29 @@ class Public(RowBuilder, skip_registration=True):
 
 
 def public_config(dataset: str, files: Files) -> PublicConfig:
-    """Settings of `Public`, named after the content of the files and after what reads them."""
+    """Settings of `Public`; their name has a hash of the files and of the code that reads them."""
     contents = {
         split: [_digest_of(path) for path in paths] for split, paths in files.splits.items()
     }
-    readers = [Path(module.__file__).read_text() for module in (columns, tables, rows_of_files)]
+    readers = [inspect.getsource(module) for module in (columns, tables, rows_of_files)]
     name = f"{dataset.replace('-', '_')}-{_digest(contents, readers)}"
     return PublicConfig(name=name, dataset=dataset, files=files)
 
 
 def _benchmark_rows(name: str, paths: Iterable[Path]) -> Iterator[Row]:
-    benchmark, seen, n = BENCHMARKS[name], {}, -1
+    benchmark, n = BENCHMARKS[name], -1
+    seen: dict[str, str] = {}
     for path in paths:
         for place, record in read_records(path):
             n += 1
             own, question, answer, meta = benchmark.read(Cells(record, place))
             row = Row(f"{name}/{own}" if own else f"{name}-{n:06d}", question, answer, meta=meta)
             if row.id in seen:
-                raise InputError(f"{place}: the id {row.id!r} is taken by {seen[row.id]}")
+                raise InputError(f"{place}: the id {row.id!r} is also that of {seen[row.id]}")
             seen[row.id] = place
             yield row
     if n < 0:
-        raise InputError(f"empty dataset: the files of {name} hold no rows")
+        raise InputError(f"empty dataset: the files of {name} have no rows")
 
 
 def _training_rows(name: str, paths: Iterable[Path]) -> Iterator[Row]:
@@ -204,7 +215,7 @@ def _digest_of(path: Path) -> str:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file of rows; InputError where it cannot be read."""
+    """The bytes of a file of rows. Raises InputError where it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -214,12 +225,15 @@ def read_file(path: Path) -> bytes:
 
 
 def prepare(builder: RowBuilder) -> None:
-    """Write the builder's files unless they are there; a half-written set never counts."""
-    builder.read_splits()  # the reader's own one-line errors, before TFDS wraps them
+    """Writes the builder's files, atomically, unless they are there.
+
+    Raises InputError for a faulty source, and where the files cannot be written.
+    """
+    builder.read_splits()  # raises the reader's own errors before TFDS wraps them
     try:
         tfds.disable_progress_bar()
         builder.download_and_prepare()
-    except InputError as error:  # with notes of TFDS about how rows are to be written
+    except InputError as error:  # without the notes that TFDS adds
         raise InputError(str(error)) from None
     except OSError as error:
         if builder.data_path.exists():  # another run wrote the same files first
@@ -230,7 +244,7 @@ def prepare(builder: RowBuilder) -> None:
 
 
 def open_builder(kind: type[RowBuilder], config, data_dir: str | Path) -> RowBuilder:
-    """A builder whose files lie, or will lie, under `data_dir`."""
+    """A builder whose files are, or will be, under `data_dir`."""
     return kind(data_dir=str(data_dir), config=config, file_format="array_record")
 
 

@@ -1,9 +1,10 @@
-"""Questions with options: the letter that a text decides for, and its score."""
+"""Questions with options: the letter that a text chooses, and its score."""
 
 import re
 from collections.abc import Mapping
 
 from rmas.tasks.boxed import boxed, said
+from rmas.tasks.grader import BOX, Grader
 from rmas.tasks.rows import Row
 
 _WRAPPED = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
@@ -18,13 +19,13 @@ _ANOTHER = re.compile(
 
 
 def find_choice(text: str, options: Mapping[str, str] | None = None) -> str | None:
-    """The letter of the last boxed answer, or of one that is said; None where there is none.
+    """The letter in the last boxed answer, or after `the answer is`; None where there is none.
 
-    With `options` (letter -> text) only these letters count, and the text of exactly one of them
-    counts as its letter, alone or behind it. Several letters decide for none.
+    With `options` (letter -> text) only these letters count, and the text of exactly one option
+    counts as its letter, alone or after it. An answer with several letters has none.
     """
-    told = said(text, None)  # which may go on with other sentences
-    for found in (boxed(text), told):
+    stated = said(text, None)  # further sentences may follow
+    for found in (boxed(text), stated):
         if found is None:
             continue
         plain = _WRAPPED.sub(r"\1", found).strip().strip("$* ")
@@ -37,7 +38,8 @@ def find_choice(text: str, options: Mapping[str, str] | None = None) -> str | No
             continue
         if options is not None and rest.strip() and _same(options[letter], rest):
             return letter
-        other = None if found is told and match[0].rstrip().endswith(".") else _ANOTHER.match(rest)
+        ended = found is stated and match[0].rstrip().endswith(".")
+        other = None if ended else _ANOTHER.match(rest)
         if other and (options is None or other[1].upper() in options):
             continue
         return letter
@@ -45,12 +47,12 @@ def find_choice(text: str, options: Mapping[str, str] | None = None) -> str | No
 
 
 def lacks_choice(text: str) -> bool:
-    """Whether a text decides for no letter and boxes nothing, such as the text of an option."""
+    """Whether a text has neither a letter as its answer nor a box (as with an option's text)."""
     return find_choice(text) is None and boxed(text) is None
 
 
 def score_choice(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
-    """The letter and its scores; the release takes an answer that cannot be read for A."""
+    """The letter and its scores; the release counts an answer that cannot be parsed as A."""
     letter = find_choice(text, row.meta.get("options"))
     return letter, {
         "exact": float(letter == row.answer),
@@ -61,3 +63,15 @@ def score_choice(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
 def _same(one: str, other: str) -> bool:
     plain = (" ".join(side.lower().split()).strip("$. ") for side in (one, other))
     return next(plain) == next(plain)
+
+
+CHOICE = Grader(
+    "choice",
+    find_choice,
+    score_choice,
+    "process",
+    opening=BOX,
+    lacks=lacks_choice,
+    release_rule="it counts an answer that cannot be parsed as A",
+)
+"""Grades answers that are the letter of an option."""

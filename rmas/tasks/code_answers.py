@@ -1,4 +1,4 @@
-"""Code: the program in a text, and how it is run in the sandbox."""
+"""Code: finds the program in a text, and runs it in the sandbox."""
 
 from collections.abc import Callable
 
@@ -7,17 +7,18 @@ from rmas.tools.limits import Completed, Limits
 from rmas.tools.sandbox import Sandbox, SandboxError
 
 MAX_CODE = 200_000
-"""Characters of a program."""
+"""Most characters of a program."""
 _MIB = 1 << 20
 
 
 def find_code(text: str) -> str | None:
     """The last fenced block marked `python`, else the last fenced block; None without any.
 
-    A block that the text leaves open counts up to its end.
+    A block that is not closed ends with the text.
     """
     blocks: list[tuple[str, str]] = []
-    mark, lines = None, []
+    mark: str | None = None
+    lines: list[str] = []
     for line in [*text.split("\n"), "```"]:
         bare = line.strip()
         if mark is None and bare.startswith("```"):
@@ -40,9 +41,12 @@ def run_code(
     stdin: str = "",
     output: int = _MIB,
 ) -> tuple[Completed | None, str]:
-    """Runs `main` among `files`, and says at which limit it was stopped; None if it cannot be run.
+    """Runs the file `main` of `files` with limits of time (seconds), memory and output (bytes).
 
-    Raises InputError where the sandbox fails twice: that is no answer's fault, and no grade.
+    Returns how it ended, or None where it cannot be run, and the limit that stopped it, or why it
+    cannot be run; empty for nothing.
+
+    Raises InputError where the sandbox fails twice, which is not the fault of an answer.
     """
     size = sum(map(len, files.values()))
     limits = Limits(
@@ -54,24 +58,24 @@ def run_code(
         disk=64 * _MIB + 2 * size,
     )
     try:
-        done = _again_once(lambda: sandbox.run([sandbox.python, main], stdin, limits, files))
+        done = _retry_once(lambda: sandbox.run([sandbox.python, main], stdin, limits, files))
     except ValueError as error:
         return None, f"not run: {str(error)[:200]}"
     except SandboxError as error:
         raise InputError(
-            f"the sandbox does not run programs any more ({str(error)[:200]}); see to it, and give "
-            "the command again"
+            f"the sandbox no longer runs programs ({str(error)[:200]}); repair it, and give the "
+            "same command again"
         ) from None
     return done, "timeout" if done.timed_out else done.stopped
 
 
-def _again_once(run: Callable[[], Completed]) -> Completed:
+def _retry_once(run: Callable[[], Completed]) -> Completed:
     try:
         return run()
-    except SandboxError:  # a machine may be short of something for a moment
+    except SandboxError:  # a machine may lack a resource for a moment
         return run()
 
 
 def code_scores(passed: bool) -> dict[str, float]:
-    """Ours and the release's, which do not differ."""
+    """Both scores, which are the same for code."""
     return {"exact": float(passed), "release_compatible": float(passed)}

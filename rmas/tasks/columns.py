@@ -1,7 +1,7 @@
-"""The public columns of each benchmark -> rows.
+"""Readers of the public columns of each benchmark.
 
-A reader takes the cells of one record and gives `(id, question, answer, meta)`; the id is empty
-where the dataset has none of its own.
+A reader gets the cells of one record and returns `(id, question, answer, meta)`; the id is empty
+where the dataset has no ids. It raises InputError, naming the place and the column, for a bad one.
 """
 
 import hashlib
@@ -15,9 +15,11 @@ from rmas.tasks.private_tests import decode_tests
 from rmas.tasks.tables import Cells
 
 Read = tuple[str, str, str, dict[str, Any]]
+"""Id, question, gold answer and meta."""
 LETTERS = "ABCD"
+"""The letters of options."""
 GPQA_SEED = 42
-"""The release's seed of the order of GPQA's options."""
+"""The release's seed for the order of GPQA's options."""
 
 
 def math500(cells: Cells) -> Read:
@@ -75,7 +77,7 @@ def medqa(cells: Cells) -> Read:
         answer = cells.text("answer")
         letter = next((k for k, text in options.items() if text == answer), "")
         stem = cells.text("query").removesuffix("Choose the correct option.").strip()
-        for letter_, text in options.items():  # they stand there already
+        for letter_, text in options.items():  # the query has them as well
             stem = stem.replace(f"{letter_}. {text}", "")
         stem = stem.strip()
     if letter not in options or list(options) != list(LETTERS):
@@ -97,7 +99,7 @@ def mbppplus(cells: Cells) -> Read:
     tests, script, code = cells.texts("test_list"), cells.text("test"), cells.text("code")
     name = _function(script, tests, code)
     if name is None:
-        raise InputError(f"{cells.place}: column 'test' names no function that it tests")
+        raise InputError(f"{cells.place}: column 'test' does not name the function that it tests")
     shown = "\n".join(test.strip() for test in tests[:3])
     question = f"{cells.text('prompt')}\n\nYour code should pass these tests:\n{shown}"
     meta = {
@@ -110,7 +112,7 @@ def mbppplus(cells: Cells) -> Read:
 
 
 def _function(script: str, tests: list[str], code: str) -> str | None:
-    """The function that is tested, where the release looks for it, in its order."""
+    """The function that is tested, searched in the release's order of places."""
     for text, pattern in (
         (script, r"\bassertion\(\s*([A-Za-z_]\w*)\s*\("),
         (script, r"\bassert\s+([A-Za-z_]\w*)\s*\("),
@@ -124,7 +126,7 @@ def _function(script: str, tests: list[str], code: str) -> str | None:
 
 
 def livecodebench(cells: Cells) -> Read:
-    """LiveCodeBench: tests as they are in the file, once it is sure that they can be decoded."""
+    """LiveCodeBench: tests as they are in the file; that they can be decoded is checked here."""
     starter = cells.text("starter_code", empty=True)
     try:
         metadata = json.loads(cells.text("metadata"))
@@ -141,7 +143,7 @@ def livecodebench(cells: Cells) -> Read:
     if "functional" in kinds and not name.isidentifier():
         raise cells.wrong("metadata", "a JSON object with func_name, since tests are functional")
     if not kinds:
-        raise cells.wrong("public_test_cases", "tests, or private ones")
+        raise cells.wrong("public_test_cases", "tests, unless there are private ones")
     question = cells.text("question_content")
     if starter:
         question += f"\n\nStart from this code:\n{starter}"
@@ -158,7 +160,7 @@ def livecodebench(cells: Cells) -> Read:
 
 
 def hotpotqa(cells: Cells) -> Read:
-    """HotpotQA without its paragraphs: the question alone, for agents that know or search."""
+    """HotpotQA without its paragraphs: agents answer from memory or by search."""
     own = cells.text("id", "_id")
     meta = {k: cells.record[k] for k in ("type", "level") if k in cells.record}
     return own, cells.text("question"), cells.text("answer"), meta
@@ -170,9 +172,9 @@ def bamboogle(cells: Cells) -> Read:
 
 
 def gsm8k(cells: Cells) -> Read:
-    """GSM8K: the gold answer stands behind `####`; its commas are no part of it."""
+    """GSM8K: the gold answer follows `####`; commas in it are dropped."""
     solution, mark, answer = cells.text("answer").rpartition("####")
     answer = answer.strip().replace(",", "")
     if not mark or not answer:
-        raise InputError(f"{cells.place}: column 'answer' has no '####' with the answer behind it")
+        raise InputError(f"{cells.place}: column 'answer' has no '####' followed by the answer")
     return "", cells.text("question"), answer, {"solution": solution.strip()}

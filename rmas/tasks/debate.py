@@ -1,4 +1,4 @@
-"""A debate: two peers who need each other's last word, and a judge who needs both.
+"""A debate: two peers who need each other's last value, and a judge who needs both.
 
   start 4 ; one add 14 mul 6 ; two add 3 mul 2 ; three add 0 mul 16 ; stop two ?
 
@@ -17,10 +17,10 @@ from rmas.tasks.puzzle import P, Part, Puzzle, Turn
 
 @dataclass(frozen=True)
 class Debate(Puzzle):
-    """Two peers and a judge; their texts are read by all."""
+    """Two peers and a judge; all agents read their texts."""
 
     def turns(self, before: Sequence[Turn], start: int, rng: np.random.Generator) -> Sequence[Turn]:
-        """Each peer goes on from the other's last value, the judge from both new ones."""
+        """Each peer continues from the other's last value, the judge from both new ones."""
         pro, con = (turn.result for turn in before[:2]) if before else (start, start)
         peers = [
             Turn(part, heard, int(rng.integers(part.smallest, P)))
@@ -29,7 +29,7 @@ class Debate(Puzzle):
         return [*peers, Turn(self.parts[2], peers[1].result, peers[0].result)]
 
     def reader(self, part: Part) -> str:
-        """Everybody."""
+        """All agents read every text."""
         return "all"
 
 
@@ -42,3 +42,4 @@ DEBATE = Debate(
     ),
     lines=3,
 )
+"""Debates of three lines."""

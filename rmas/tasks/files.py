@@ -1,4 +1,4 @@
-"""A user's own JSON or JSONL file -> rows, with every fault told by place.
+"""Rows from a user's own JSON or JSONL file; errors name the place.
 
 Our own form of a row; `id`, `texts` and `meta` may be absent, a single text serves all rounds:
 
@@ -22,7 +22,6 @@ from typing import Any
 from rmas.errors import InputError
 from rmas.tasks.rows import Row
 
-# Role -> the columns of the flat form that may hold its teacher text: the first that is not empty.
 COLUMNS = {
     "planner": ("plan",),
     "critic": ("refined_plan",),
@@ -36,7 +35,8 @@ COLUMNS = {
     "reflector": ("deliberation_reflector", "answer"),
     "toolcaller": ("deliberation_toolcaller", "answer"),
 }
-# Who answers: what it wrote is the answer of a row without one.
+"""Role -> columns of the flat form; the first that is not empty has the role's teacher text."""
+# Roles that answer: the text of the first one is the answer of a row without one.
 _LAST = ("solver", "summarizer", "learner", "toolcaller")
 _FLAT = {name for names in COLUMNS.values() for name in names}
 _OWN_FIELDS = ("id", "question", "answer", "texts", "meta")
@@ -44,10 +44,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse_rows(content: bytes, path: str | Path, field: str | None = None) -> list[Row]:
-    """Rows of a file's bytes; the suffix of `path` (.json or .jsonl) tells the form.
+    """Rows of a file's bytes; the suffix of `path` (.json or .jsonl) decides the format.
 
     Args:
-        field: the top-level field that holds the rows of a JSON file; None takes `data` where the
+        content: the bytes of the file.
+        path: its name, for the format, for ids and for errors.
+        field: the top-level field with the rows of a JSON file; None stands for `data` where the
             top level is an object.
 
     Raises:
@@ -74,14 +76,14 @@ def parse_rows(content: bytes, path: str | Path, field: str | None = None) -> li
         items = _unwrap(_load(text, str(path)), path, field)
         located = [(f"{path}, index {index}", item) for index, item in enumerate(items)]
     if not located:
-        raise InputError(f"empty dataset: {path} holds no rows; it needs at least one")
+        raise InputError(f"empty dataset: {path} has no rows; it needs at least one")
     return list(parse_records(located, path.stem))
 
 
 def parse_records(located: Iterable[tuple[str, Any]], stem: str) -> Iterator[Row]:
-    """Rows of `(place, record)` pairs; those without an id are called `STEM-000017`.
+    """Rows of `(place, record)` pairs; those without an id get ids as `STEM-000017`.
 
-    Raises InputError as `parse_rows`.
+    Raises InputError as `parse_rows` does.
     """
     places: dict[str, str] = {}
     for index, (place, item) in enumerate(located):
@@ -121,8 +123,8 @@ def _unwrap(value: Any, path: Path, field: str | None) -> list[Any]:
     if not isinstance(value.get(name), list):
         lists = [repr(key) for key, item in value.items() if isinstance(item, list)]
         raise InputError(
-            f"{path}: top-level field {name!r} holds no list of rows; "
-            f"fields that hold lists: {', '.join(lists) or 'none'}"
+            f"{path}: top-level field {name!r} is not a list of rows; "
+            f"fields with lists: {', '.join(lists) or 'none'}"
         )
     return value[name]
 
@@ -134,7 +136,7 @@ def _parse_row(item: Any, place: str, default_id: str) -> Row:
     if flat and "texts" in item:
         raise InputError(f"{place}: fields 'texts' and {flat[0]!r} exclude each other; keep one")
     if flat:
-        texts = {}
+        texts: dict[str, tuple[str, ...]] = {}
         for role, names in COLUMNS.items():
             given = [name for name in names if item.get(name) not in (None, "")]
             if given:
@@ -167,7 +169,7 @@ def _texts(value: Any, place: str) -> dict[str, tuple[str, ...]]:
         raise InputError(
             f"{place}: field 'texts' is {_kind(value)}; it must map a role to its text or texts"
         )
-    texts = {}
+    texts: dict[str, tuple[str, ...]] = {}
     for role, items in value.items():
         listed = {"": items} if isinstance(items, str) else None
         if isinstance(items, list) and items:
@@ -197,11 +199,11 @@ def _text(item: Mapping[str, Any], name: str, place: str, number: bool = False) 
 
 
 def _clean(value: str, place: str) -> str:
-    """A text without blanks at its ends; never empty, always encodable as UTF-8."""
+    """A text without blanks at its ends. Raises InputError where it is empty or not UTF-8."""
     if not value.strip():
         raise InputError(f"{place} is empty; it must be a text")
     if _SURROGATE.search(value):
-        raise InputError(f"{place} holds half of a surrogate pair; write whole characters")
+        raise InputError(f"{place} has half of a surrogate pair; write whole characters")
     return value.strip()
 
 

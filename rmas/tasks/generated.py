@@ -1,6 +1,7 @@
-"""The generated tasks by name: of a dataset, of the family of its prompts, of its grading."""
+"""The generated tasks by name: the name of the dataset, its task family and its grader."""
 
 from rmas.tasks.debate import DEBATE
 from rmas.tasks.relay import CHAIN, RELAY
 
 PUZZLES = {puzzle.name: puzzle for puzzle in (RELAY, CHAIN, DEBATE)}
+"""Generated tasks by name."""

@@ -1,10 +1,10 @@
-"""Grading that no answer can stop: in processes of their own, or in the sandbox, in limited time.
+"""Grading in isolated processes or in the sandbox, in limited time: no answer can stop a run.
 
     with GraderPool() as graders:
         grades = graders.grade("math", texts, rows)
 
-A process that hangs is killed and replaced; its answer is wrong, with the note `timeout`; one that
-dies takes nothing but its answer with it (`crashed`).
+A process that hangs is killed and replaced, and its answer is wrong with the note `timeout`; the
+answer of a process that dies is wrong with the note `crashed`.
 """
 
 import contextlib
@@ -23,26 +23,24 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rmas.errors import InputError
-from rmas.tasks.grading import GRADERS, Grade, Grader
+from rmas.tasks.grader import Grade, Grader
+from rmas.tasks.grading import GRADERS
 from rmas.tasks.rows import Row
 from rmas.tools.sandbox import Sandbox
 
 MEMORY = 2 << 30
 """Bytes of address space of a process that grades."""
-_START = 120.0
-"""Seconds that a process may take to start."""
-
-
+_START = 120.0  # seconds that a process may need to start
 _PR_SET_PDEATHSIG = 1
 
 
 class GraderPool:
-    """A few processes that grade; they start when they are first needed.
+    """Processes that grade; they start when they are first needed.
 
     Args:
-      processes: how many grade at a time.
-      seconds: what one answer may take (of code: one test).
-      unsafe: run code also where nothing can contain it (`Sandbox.detect`).
+      processes: how many answers are graded at a time.
+      seconds: the time limit of one answer (of code: of one test).
+      unsafe: run code also where no sandbox works (`Sandbox.detect`).
     """
 
     def __init__(self, processes: int = 2, seconds: float = 10.0, unsafe: bool = False):
@@ -59,7 +57,7 @@ class GraderPool:
         self.close()
 
     def close(self) -> None:
-        """Ends all processes; a later `grade` starts new ones."""
+        """Stops all processes; a later `grade` starts new ones."""
         if self._threads:
             self._threads.shutdown(cancel_futures=True)
         for worker in self._workers:
@@ -67,35 +65,36 @@ class GraderPool:
         self._threads, self._workers, self._local = None, [], threading.local()
 
     def check(self, grader: str) -> None:
-        """Raises `InputError` if this machine cannot run a grader: beforehand, not at the end."""
-        if GRADERS[grader].where == "sandbox" and self._sandbox is None:
+        """Raises InputError if this machine cannot run a grader; call it before a long run."""
+        if GRADERS[grader].isolation == "sandbox" and self._sandbox is None:
             self._sandbox = Sandbox.detect(unsafe=self._unsafe)
 
     def grade(self, grader: str, texts: Sequence[str], rows: Sequence[Row]) -> list[Grade]:
-        """One grade for each text and its row, in their order.
+        """The grade of each text for its row, in order.
 
-        Raises InputError for a row that cannot be graded, whatever the answer.
+        Raises InputError for a row that cannot be graded with any answer, and where the sandbox
+        fails.
         """
         found, pairs = GRADERS[grader], list(zip(texts, rows, strict=True))
-        if found.where == "here":
+        if found.isolation == "none":
             return [found.grade(text, row) for text, row in pairs]
         self.check(grader)
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._processes, thread_name_prefix="graders")
-        one = self._contained if found.where == "sandbox" else self._apart
+        one = self._in_sandbox if found.isolation == "sandbox" else self._in_process
         return list(self._threads.map(lambda pair: one(found, *pair), pairs))
 
-    def _contained(self, grader: Grader, text: str, row: Row) -> Grade:
+    def _in_sandbox(self, grader: Grader, text: str, row: Row) -> Grade:
         try:
             return grader.grade(text, row, self._sandbox, self._seconds)
         except InputError:
-            raise  # the row's fault, not the answer's
+            raise  # the fault of the row or the sandbox, not of the answer
         except Exception as error:
             note = f"{type(error).__name__}: {str(error)[:100]}"
             return grader.ungraded(text, row, note)
 
-    def _apart(self, grader: Grader, text: str, row: Row) -> Grade:
-        """Each thread has a process; where that fails, it gets another one."""
+    def _in_process(self, grader: Grader, text: str, row: Row) -> Grade:
+        """Each thread has a process, and starts another one where that fails."""
         worker = getattr(self._local, "worker", None)
         if worker is None:
             worker = self._local.worker = _Worker()
@@ -110,11 +109,11 @@ class GraderPool:
 
 
 class _Worker:
-    """A process that grades one answer after the other, asked and answering in lines of JSON."""
+    """A process that grades one answer after another; jobs and grades are lines of JSON."""
 
     def __init__(self) -> None:
-        # Neither forked, since the process that evaluates runs JAX's threads, nor a child of
-        # multiprocessing, which would import that process's main module again.
+        # Not forked, since this process runs JAX's threads, and not a child of multiprocessing,
+        # which would import this process's main module again.
         self._process = subprocess.Popen(
             [sys.executable, "-c", "from rmas.tasks.grader_pool import serve; serve()"],
             stdin=subprocess.PIPE,
@@ -122,33 +121,34 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         )
+        assert self._process.stdin and self._process.stdout
+        self._jobs, self._grades = self._process.stdin, self._process.stdout
         if self._line(_START) != b'"ready"\n':
             self.stop()
             raise InputError("a process that grades does not start; is math-verify installed?")
 
     def ask(self, job: dict[str, Any], seconds: float) -> Grade:
-        """The grade; one with a note where the process takes too long, or dies of it."""
-        try:
-            self._process.stdin.write(json.dumps(job).encode() + b"\n")
-            self._process.stdin.flush()
+        """The grade; one with a note where the process needs too long, or dies."""
+        line: bytes | None = b""
+        with contextlib.suppress(OSError):
+            self._jobs.write(json.dumps(job).encode() + b"\n")
+            self._jobs.flush()
             line = self._line(seconds)
-        except OSError:
-            line = b""
         if line is None:
             return Grade(None, note="timeout")
         return Grade(*json.loads(line)) if line else Grade(None, note="crashed")
 
     def stop(self) -> None:
-        """Ends the process."""
+        """Kills the process."""
         self._process.kill()
         self._process.wait()
         with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        self._process.stdout.close()
+            self._jobs.close()
+        self._grades.close()
 
     def _line(self, seconds: float) -> bytes | None:
-        """What it says next; None where that takes too long, and nothing where it has ended."""
-        pipe, found, until = self._process.stdout.fileno(), b"", time.monotonic() + seconds
+        """Its next line; None where that needs longer than `seconds`, empty where it has ended."""
+        pipe, found, until = self._grades.fileno(), b"", time.monotonic() + seconds
         while not found.endswith(b"\n"):
             if not select.select([pipe], [], [], max(until - time.monotonic(), 0))[0]:
                 return None
@@ -160,12 +160,12 @@ class _Worker:
 
 
 def serve() -> None:
-    """What a process does: grades, a line each, until its input ends."""
+    """The main function of a process that grades: it reads jobs until its input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     _die_with_parent()
     lines, out = sys.stdin, os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no grade
-    import math_verify  # noqa: F401 - slow to import, and not part of an answer's time
+    os.dup2(2, 1)  # what libraries print goes to stderr
+    import math_verify  # noqa: F401 - slow to import, so not within an answer's time limit
 
     print('"ready"', file=out, flush=True)
     for line in lines:
@@ -173,12 +173,12 @@ def serve() -> None:
         try:
             row = Row("", "", job["gold"], meta=job["meta"])
             grade = GRADERS[job["grader"]].grade(job["text"], row)
-        except Exception as error:  # parsers raise whatever they like; the answer is wrong
+        except Exception as error:  # parsers raise many kinds; the answer is wrong
             grade = Grade(None, note=f"{type(error).__name__}: {str(error)[:100]}")
         print(json.dumps([grade.answer, dict(grade.scores), grade.note]), file=out, flush=True)
 
 
 def _die_with_parent() -> None:
-    """A run that is killed takes its graders with it, also in the middle of an answer (Linux)."""
+    """Asks Linux to kill this process when its parent dies, also during an answer."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

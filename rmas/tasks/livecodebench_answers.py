@@ -1,7 +1,7 @@
 """LiveCodeBench: whether a program or a function passes the public and private tests.
 
-What tests expect never enters the sandbox: outputs of programs and results of functions come out
-and are compared here. Before a solution comes what the benchmark's own harness puts there.
+The expected outputs never enter the sandbox: outputs of programs and results of functions are
+returned and compared here. A solution is preceded by the imports of the benchmark's own harness.
 """
 
 import json
@@ -12,18 +12,19 @@ from typing import Any
 
 from rmas.errors import InputError
 from rmas.tasks.code_answers import code_scores, find_code, run_code
+from rmas.tasks.grader import FENCE, Grader
 from rmas.tasks.private_tests import decode_tests
 from rmas.tasks.rows import Row
 from rmas.tools.sandbox import Sandbox
 
 _GROUP = 8
-"""Tests that share a sandbox; after a group with a failure no other is run."""
+"""Most tests that share a sandbox; after a group with a failure the rest is not run."""
 
 _GROUP_BYTES = 16 << 20
-"""Of their inputs, which lie in the sandbox's memory."""
+"""Most bytes of their inputs, which are in the sandbox's memory."""
 
-# Solutions take these modules for granted, their names also bare; `builtins` comes behind those
-# that hide some of its names.
+# Solutions assume that these modules and their names are imported; `builtins` restores names that
+# the modules before it hide.
 _MODULES = (
     *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random"),
     *("statistics", "itertools", "functools", "operator", "io", "sys", "json", "builtins"),
@@ -61,11 +62,11 @@ for text in job["inputs"]:
         done = subprocess.run([sys.executable, *job["command"]], input=text.encode(),
                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                               timeout=job["seconds"])
-        told = [done.returncode, done.stdout[:job["most"]].decode("utf-8", "replace")]
+        result = [done.returncode, done.stdout[:job["most"]].decode("utf-8", "replace")]
     except subprocess.TimeoutExpired:
-        told = ["timeout", ""]
-    print(json.dumps(told), flush=True)
-    if told[0] != 0:
+        result = ["timeout", ""]
+    print(json.dumps(result), flush=True)
+    if result[0] != 0:
         break
 """
 
@@ -95,8 +96,9 @@ def score_livecodebench(
 
 
 def _groups(tests: Sequence[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
-    """Tests that share a sandbox: few of them, and of few bytes together."""
-    group, size = [], 0
+    """Groups of tests that share a sandbox, limited in number and bytes."""
+    group: list[dict[str, str]] = []
+    size = 0
     for test in tests:
         size += len(test["input"])
         if group and (len(group) == _GROUP or size > _GROUP_BYTES):
@@ -109,7 +111,7 @@ def _groups(tests: Sequence[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
 def _group(
     code: str, row: Row, tests: Sequence[dict[str, str]], sandbox: Sandbox, seconds: float
 ) -> str:
-    """Why some of the tests fail; empty where all pass."""
+    """Why a group of tests fails; empty where all pass."""
     kinds = {test["testtype"] for test in tests}
     if len(kinds) > 1:
         split = ([t for t in tests if t["testtype"] == kind] for kind in sorted(kinds))
@@ -117,7 +119,7 @@ def _group(
     functional, mark = kinds == {"functional"}, secrets.token_hex(8)
     name = row.meta["interface"].get("name", "")
     if functional and not name.isidentifier():
-        raise InputError(f"{row.id}: functional tests, but no function is named")
+        raise InputError(f"{row.id}: functional tests, but their function is not named")
     job = {
         "inputs": [test["input"] for test in tests],
         "command": ["call.py", name, mark] if functional else ["program.py"],
@@ -132,8 +134,8 @@ def _group(
         "program.py": _PROGRAM,
         "call.py": _CALL,
     }
-    whole = seconds * len(tests) + 5
-    done, note = run_code(sandbox, files, "driver.py", whole, output=64 << 20)
+    total = seconds * len(tests) + 5
+    done, note = run_code(sandbox, files, "driver.py", total, output=64 << 20)
     if done is None or (note and not done.stdout):
         return note
     lines = done.stdout.splitlines()
@@ -166,7 +168,7 @@ def _returned(out: str, mark: str, expected: str) -> bool:
 
 
 def _printed(out: str, expected: str) -> bool:
-    """Whether outputs agree line by line, blanks at their ends aside, numbers by their value."""
+    """Whether outputs agree line by line, without blanks at the ends, numbers by value."""
     one, other = (text.strip().split("\n") for text in (out, expected))
     return len(one) == len(other) and all(map(_same_line, one, other))
 
@@ -184,3 +186,9 @@ def _numbers(line: str) -> list[Any] | None:
     except InvalidOperation:
         return None
     return numbers if all(number.is_finite() for number in numbers) else None
+
+
+LIVECODEBENCH = Grader(
+    "livecodebench", find_code, score_livecodebench, "sandbox", opening=FENCE, retry_tokens=256
+)
+"""Grades programs and functions by inputs and outputs."""

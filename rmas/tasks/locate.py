@@ -1,4 +1,4 @@
-"""The files of a public dataset: in a folder, or from the Hub."""
+"""Finds the files of a public dataset, in a folder or on the Hub."""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +12,12 @@ from rmas.tasks.tables import SUFFIXES
 
 @dataclass(frozen=True)
 class Files:
-    """Files by split, and where they come from: the repository at its commit, or a folder."""
+    """The files of a dataset.
+
+    Attributes:
+      splits: split -> files.
+      origin: `owner/name@commit` of the Hub, or `local files`.
+    """
 
     splits: Mapping[str, tuple[Path, ...]]
     origin: str
@@ -25,17 +30,17 @@ def locate(name: str, source: Source, folder: str | os.PathLike | None = None) -
     or a file `SPLIT.json`, `.jsonl`, `.csv` or `.parquet` for each split; splits that it lacks are
     left out. Without one they are downloaded, or found in the Hub's cache.
 
-    Raises InputError that says what is missing, and where to get it.
+    Raises InputError, naming what is missing and where to get it.
     """
     if folder is not None:
         root = Path(folder).expanduser()
         if not root.is_dir():
-            raise InputError(f"{root} is no folder; name one that holds the files of {name}")
+            raise InputError(f"{root} is not a folder; name one with the files of {name}")
         splits = _in_folder(root, source)
         if not splits:
             raise InputError(
-                f"{root} holds no files of {name}: {_names(source)}, or SPLIT.jsonl, are wanted; "
-                f"they are in the dataset {source.repo} of the Hugging Face Hub"
+                f"{root} has no files of {name} ({_names(source)}, or SPLIT.jsonl); they are in "
+                f"the dataset {source.repo} of the Hugging Face Hub"
             )
         return Files(splits, "local files")
     root, commit = _download(name, source)
@@ -62,23 +67,23 @@ def _download(name: str, source: Source) -> tuple[Path, str]:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = [pattern for group in source.files.values() for pattern in group]
-    told = f"{name}: the dataset {source.repo} of the Hugging Face Hub"
+    dataset = f"{name}: the dataset {source.repo} of the Hugging Face Hub"
     way_out = f"download {_names(source)} elsewhere and name their folder as source"
     try:
         folder = snapshot_download(
             source.repo, repo_type="dataset", revision=source.revision, allow_patterns=patterns
         )
     except GatedRepoError:
-        raise InputError(f"{told} is gated: {source.access or 'ask for access'}") from None
+        raise InputError(f"{dataset} is gated: {source.access or 'ask for access'}") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "no reason"
         gated = f" (it is gated: {source.access})" if source.access else ""
         raise InputError(
-            f"{told} cannot be had ({type(error).__name__}: {reason}); {way_out}{gated}"
+            f"{dataset} cannot be downloaded ({type(error).__name__}: {reason}); {way_out}{gated}"
         ) from None
     path = Path(folder)
     if not _in_folder(path, source):
-        raise InputError(f"{told} holds no {_names(source)} any more; {way_out}")
+        raise InputError(f"{dataset} has no {_names(source)}; {way_out}")
     return path, path.name
 
 

@@ -1,10 +1,10 @@
-r"""Mathematical answers: where they stand in a text, and whether two are equal.
+r"""Mathematical answers: finds them in a text, and compares two of them.
 
-Equality is math-verify's, of both sides normalised: units, degrees, currency, thousands commas,
-a leading `x =` do not count. Lists in brackets are compared part by part here, brackets included,
-since an interval and a point look alike. Answers that could keep a computer busy (towers of powers,
-factorials, deep braces) are refused by their look; what is still slow ends with the time limit of
-the process that grades (`grader_pool.py`).
+Both sides are normalised (units, degrees, currency, thousands separators and a leading `x =` do
+not count) and compared by math-verify. Lists in brackets are compared here, part by part and with
+their brackets, since an interval and a point look alike. Answers that could take very long (towers
+of powers, factorials, deep braces) are refused before they are parsed; the time limit of the
+process that grades (`grader_pool.py`) covers the rest.
 """
 
 import logging
@@ -12,18 +12,19 @@ import re
 import string
 
 from rmas.tasks.boxed import boxed, said
+from rmas.tasks.grader import BOX, Grader
 from rmas.tasks.rows import Row
 from rmas.tasks.units import split_unit
 
 MAX_LENGTH = 400
-"""Characters of an answer that is parsed; no gold answer is nearly as long."""
+"""Most characters of an answer that is parsed; gold answers are much shorter."""
 _DEPTH = 12
 
 _NO_SPACE = re.compile(r"(?<!\\)\\!\s*|\{,\}\s*(?=\d{3}(?!\d))")
 _SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\(?:quad|qquad)\b|~|\s+")
 _SIZES = re.compile(r"\\(?:left|right|big|Big|bigg|Bigg|displaystyle|limits)(?![A-Za-z])")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
-_FACTORS = re.compile(r"(?<=[})])([A-Za-z]{2,})$")  # math-verify drops these, as if a unit
+_FACTORS = re.compile(r"(?<=[})])([A-Za-z]{2,})$")  # math-verify drops these as units
 _BARE = re.compile(r"\\frac\s*(\\pi|[A-Za-z0-9])\s*(\\pi(?![A-Za-z])|[A-Za-z0-9])")
 _RELATION = re.compile(r"[<>=]|\\(?:in|leq?|geq?|neq?|lt|gt)(?![A-Za-z])")
 _BASED = re.compile(r"([0-9A-Z]+)(?:_\{?(\d+)\}?)?")
@@ -50,12 +51,12 @@ _BRACKETS = {"(": ")]", "[": ")]", "\\{": ("\\}",)}
 
 
 def find_math(text: str) -> str | None:
-    r"""The last `\boxed{...}`, or what the text says is its answer; None where there is neither."""
+    r"""The last `\boxed{...}`, or what follows `the answer is`; None where there is neither."""
     return boxed(text) or said(text)
 
 
 def lacks_math(text: str) -> bool:
-    """Whether a text has no answer but, at most, words behind `the answer is`."""
+    """Whether a text has no answer, or only words without digits after `the answer is`."""
     answer = find_math(text)
     return answer is None or (
         boxed(text) is None and len(answer.split()) > 1 and not re.search(r"[0-9\\]", answer)
@@ -63,7 +64,7 @@ def lacks_math(text: str) -> bool:
 
 
 def score_math(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
-    """The answer and its scores; the release compares the first integers alone."""
+    """The answer and its scores; the release compares only the first integers."""
     answer = find_math(text)
     if answer is None:
         return None, {"exact": 0.0, "release_compatible": 0.0}
@@ -72,7 +73,7 @@ def score_math(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
 
 
 def score_integer(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
-    """The same for answers that are integers, as of the AIME: leading zeros do not count."""
+    """The same for answers that are integers, as those of AIME; leading zeros do not count."""
     answer = find_math(text)
     if answer is None:
         return None, {"exact": 0.0, "release_compatible": 0.0}
@@ -86,9 +87,9 @@ def score_integer(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
 
 
 def equal(answer: str, gold: str) -> bool:
-    """Whether an answer is the gold answer. May take long for strange answers; never executes any.
+    """Whether an answer equals the gold answer. No answer is executed, but some may take long.
 
-    Raises nothing that math-verify does not.
+    Raises only what math-verify raises.
     """
     if len(answer) > MAX_LENGTH:
         return False
@@ -104,12 +105,12 @@ def equal(answer: str, gold: str) -> bool:
 
 
 def normalise(answer: str) -> str:
-    r"""A form in which equal answers often are equal texts; still LaTeX."""
+    r"""A normal form, in LaTeX; many equal answers have the same one."""
     return _measured(answer)[0]
 
 
 def _measured(answer: str) -> tuple[str, str]:
-    """The normal form, and the name of the unit that it had."""
+    """The normal form of an answer, and the name of its unit (empty without)."""
     text = answer.strip().strip("$").strip()
     dollars = "dollar" if text.startswith("\\$") else ""
     text, unit = split_unit(text)
@@ -135,31 +136,31 @@ def _plain(text: str) -> str:
     text = _TEXT.sub(r" \1", text)
     text = _NO_SPACE.sub(lambda m: "," if m[0].startswith("{") else "", text)
     text = _SPACES.sub(" ", text).strip()
-    # In brackets and lists a comma parts two numbers.
+    # In brackets and lists a comma separates two numbers.
     if _THOUSANDS.sub("", text).count(",") == 0 and not text.startswith(("(", "[", "\\{")):
         text = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
     return text
 
 
 def _unnamed(text: str, other: str) -> str:
-    """What stands behind the `=` of a name, or of a tuple of names, unless the other has one."""
+    """What follows the `=` of a name, or of a tuple of names, unless the other side has one."""
     name, equals, value = text.rpartition("=")
     named = equals and not _RELATION.search(name + other) and _split(value)
     return value if named and (_split(name) or [""])[1:] == [] else text
 
 
 def _is_words(text: str) -> bool:
-    """Whether a text is words, and no product, difference or function of symbols."""
+    """Whether a text is words, and not a product, difference or function of symbols."""
     return _WORDS.fullmatch(text) is not None and (len(text) < 3 or _prose(text))
 
 
 def _equal(one: str, other: str) -> bool:
-    lists = _parts(one), _parts(other)
-    if lists[0] is None and lists[1] is None:
+    list_one, list_other = _parts(one), _parts(other)
+    if list_one is None and list_other is None:
         return _single(one, other)
-    if lists[0] is None or lists[1] is None:
+    if list_one is None or list_other is None:
         return False
-    (kind, parts), (kind_other, parts_other) = lists
+    (kind, parts), (kind_other, parts_other) = list_one, list_other
     kinds = {kind, kind_other}
     # A list without brackets may stand for a point or a set, never for an interval.
     if len(kinds) > 1 and kinds not in ({"", "()"}, {"", "\\{\\}"}):
@@ -177,10 +178,10 @@ def _single(one: str, other: str) -> bool:
     same_words, factors = one.lower() == other.lower(), _are_factors(one, other)
     if _is_words(one) and _is_words(other) and not factors:
         return same_words
-    based = _BASED.fullmatch(one), _BASED.fullmatch(other)
-    if all(based) and (based[0][2] or based[1][2]):  # of a number system, where it is told
-        same = based[0][2] == based[1][2] or None in (based[0][2], based[1][2])
-        return same and based[0][1] == based[1][1]
+    based, based_other = _BASED.fullmatch(one), _BASED.fullmatch(other)
+    if based and based_other and (based[2] or based_other[2]):  # a base, on one side at least
+        same = based[2] == based_other[2] or None in (based[2], based_other[2])
+        return same and based[1] == based_other[1]
     one, other = split_unit(one)[0], split_unit(other)[0]
     one, other = _unnamed(one, other), _unnamed(other, one)
     one, other = _without_words(one, other), _without_words(other, one)
@@ -189,7 +190,7 @@ def _single(one: str, other: str) -> bool:
     if re.fullmatch(r"[-+]?\d+", one) and re.fullmatch(r"[-+]?\d+", other):
         return int(one) == int(other)
     if not _RELATION.search(one + other) and _symbols(one) != _symbols(other):
-        return False  # math-verify would take some letters for units, and x for X
+        return False  # math-verify reads some letters as units, and x as X
     from math_verify import parse, verify
     from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
 
@@ -201,25 +202,25 @@ def _single(one: str, other: str) -> bool:
 
 
 def _without_words(text: str, other: str) -> str:
-    """A number without the words behind it, where the other side has none."""
+    """A number without the words after it, where the other side has none."""
     match = _COUNTED.fullmatch(text)
     return match[1] if match and not _prose(other) else text
 
 
 def _prose(text: str) -> bool:
-    """Whether there are words in it that mathematics does not have."""
+    """Whether a text has words that are not mathematical functions or constants."""
     return _PROSE.search(re.sub(r"\\(?:begin|end)\{\w+\}", "", text)) is not None
 
 
 def _are_factors(one: str, other: str) -> bool:
-    """Whether runs of letters, which may be words, are products of the same letters instead."""
+    """Whether runs of letters on both sides are short products of the same letters, not words."""
     runs = [re.findall(r"[A-Za-z]+", _COMMANDS.sub(" ", side)) for side in (one, other)]
     letters = [sorted("".join(own)) for own in runs]
     return letters[0] == letters[1] and max(map(len, [*runs[0], *runs[1], ""])) <= _FEW
 
 
 def _symbols(text: str) -> set[str]:
-    """The letters of a formula, but for those of commands, functions and powers of ten."""
+    """The letters of a formula, except those of commands and functions, and `e`."""
     return set(re.sub(r"[A-Za-z]{3,}|e", " ", _COMMANDS.sub(" ", text))) & _ALPHABET
 
 
@@ -234,7 +235,7 @@ def _same_set(one: list[str], other: list[str]) -> bool:
 
 
 def _parts(text: str) -> tuple[str, list[str]] | None:
-    """Brackets and parts of a list with a comma in it; None for what is none."""
+    """Brackets and parts of a list of two or more; None for other texts."""
     for opening, closings in _BRACKETS.items():
         for closing in closings:
             if text.startswith(opening) and text.endswith(closing):
@@ -282,8 +283,33 @@ def _harmless(text: str) -> bool:
 
 
 def same_integer(answer: str, gold: str) -> bool:
-    """The release's rule: the first integers are equal; texts where one has none."""
+    """The release's rule: equal first integers, or equal texts where a side has no integer."""
     one, other = (_INTEGER.search(side.replace(",", "")) for side in (answer, gold))
     if one and other:
         return one[0].lstrip("0") == other[0].lstrip("0")
     return answer.strip() == gold.strip()
+
+
+MATH = Grader(
+    "math",
+    find_math,
+    score_math,
+    "process",
+    opening=BOX,
+    lacks=lacks_math,
+    release=same_integer,
+    release_rule="it compares the first integers of both answers, which other answers may share",
+)
+"""Grades answers that are mathematical expressions."""
+
+INTEGER = Grader(
+    "integer",
+    find_math,
+    score_integer,
+    "process",
+    opening=BOX,
+    lacks=lacks_math,
+    release=same_integer,
+    release_rule="it compares the first integer of an answer, whatever else the answer has",
+)
+"""Grades answers that are integers."""

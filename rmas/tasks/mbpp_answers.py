@@ -1,20 +1,21 @@
 """MBPP+: whether a function passes the dataset's script of tests.
 
-The script runs in one process of the sandbox, the function in another, which gets arguments and
-gives back values as data: it cannot see what is expected, nor change how it is compared, nor say
-for itself that it passed.
+The script runs in one process of the sandbox, the function in another, which receives arguments and
+returns values as data. So the function can neither see what is expected, nor change how it is
+compared, nor report that it passed.
 """
 
 import secrets
 
 from rmas.tasks.code_answers import code_scores, find_code, run_code
+from rmas.tasks.grader import FENCE, Grader
 from rmas.tasks.rows import Row
 from rmas.tools.sandbox import Sandbox
 
-# Values as JSON, each with its type's name: what tests are made of, and nothing that acts.
+# Values as JSON, each with the name of its type: plain data only.
 _VALUES = """
 import sys
-here = __file__.rpartition("/")[0]  # where the candidate may write modules of its own
+here = __file__.rpartition("/")[0]  # where the candidate may write its own modules
 sys.path[:] = [path for path in sys.path if path not in ("", ".", here)]
 import collections, json
 sys.set_int_max_str_digits(0)
@@ -58,20 +59,20 @@ _CANDIDATE = (
     + """
 def serve(name):
     import os
-    asked, told = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     null = os.open(os.devnull, os.O_RDWR)
     for own in (0, 1):
         os.dup2(null, own)
     names = {"__name__": "candidate"}
     exec(compile(open("candidate.py").read(), "candidate.py", "exec"), names)
-    print(json.dumps(["ready", callable(names.get(name))]), file=told, flush=True)
-    for line in asked:
+    print(json.dumps(["ready", callable(names.get(name))]), file=replies, flush=True)
+    for line in requests:
         arguments, named = map(value, json.loads(line))
         try:
             reply = ["value", plain(names[name](*arguments, **named))]
         except Exception as error:
             reply = ["error", type(error).__name__]
-        print(json.dumps(reply), file=told, flush=True)
+        print(json.dumps(reply), file=replies, flush=True)
 serve(sys.argv[1])
 """
 )
@@ -130,3 +131,7 @@ def score_mbpp(
     done, note = run_code(sandbox, files, "main.py", seconds, token + "\n")
     passed = done is not None and done.returncode == 0 and done.stdout.endswith(f"\n{token}\n")
     return code, code_scores(passed), note or ("" if passed else "failed")
+
+
+MBPP = Grader("mbpp", find_code, score_mbpp, "sandbox", opening=FENCE, retry_tokens=256)
+"""Grades functions by a script of tests."""

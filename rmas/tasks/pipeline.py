@@ -18,19 +18,21 @@ def batches(
 ) -> grain.IterDataset[list[Row]]:
     """An endless stream of this process's share of each global batch, as lists of rows.
 
-    Rows are shuffled anew each epoch. The global stream is cut after shuffling and repeating: a
-    global batch holds the same rows in the same order for every process count (each process gets
-    one block of it), and may span epochs, so that `batch_size` may exceed the dataset. An iterator
-    has `get_state()` and `set_state()`; its `next_index` is the number of batches taken, whatever
-    the process count.
+    Rows are shuffled again in each epoch. The stream is cut into batches after shuffling and
+    repeating: a global batch has the same rows in the same order for every number of processes
+    (each process gets one block of it), and may span epochs, so that `batch_size` may exceed the
+    dataset. An iterator has `get_state()` and `set_state()`; the state's `next_index` is the number
+    of batches so far, for every number of processes.
 
     Args:
         source: rows by index, such as a `RowSource`.
         seed: 0 to 2**32 - 1.
         batch_size: rows of a global batch, a multiple of `process_count`.
+        process_index: which process this is, from 0.
+        process_count: the number of processes.
 
     Raises:
-        InputError: an empty source, or a setting out of its range.
+        InputError: an empty source, or a setting that is out of range.
     """
     if len(source) == 0:
         raise InputError("empty dataset: no rows to make batches of; it needs at least one")
@@ -46,6 +48,6 @@ def batches(
     stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     share = batch_size // process_count
     blocks = stream.batch(share, drop_remainder=True, batch_fn=list)
-    # Rows are small: a few batches read ahead hide the disk (Grain's own default is 500).
+    # Rows are small: a few batches of read-ahead hide the disk's latency (Grain's default is 500).
     ahead = grain.ReadOptions(num_threads=4, prefetch_buffer_size=16)
     return blocks[process_index::process_count].to_iter_dataset(ahead)

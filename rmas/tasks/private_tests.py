@@ -1,7 +1,7 @@
 """LiveCodeBench's tests: plain JSON, or base64 of zlib of a pickle of JSON text.
 
-Such a pickle holds one text and nothing else. No unpickler reads it: its opcodes are walked, and
-whatever is not part of a pickled text is refused where it stands.
+Such a pickle contains one text and nothing else. It is never unpickled: its opcodes are listed, and
+an opcode that is not part of a pickled text is refused.
 """
 
 import base64
@@ -14,15 +14,15 @@ from rmas.errors import InputError
 
 _TEXTS = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE")
 _AROUND = ("PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP")
-_STEPS = 16  # a pickled text has half as many
+_MAX_STEPS = 16  # a pickled text has about half as many
 MAX_BYTES = 512 << 20
-"""Bytes of the tests of one question, unpacked."""
+"""Most bytes of the tests of one question, unpacked."""
 
 
 def decode_tests(text: str, where: str, most: int = MAX_BYTES) -> list[dict[str, str]]:
     """The tests in a field, each with `input`, `output` and `testtype` (stdin or functional).
 
-    Raises InputError naming `where` for what is none of the known forms, or larger than `most`.
+    Raises InputError, naming `where`, for another format and for more than `most` bytes.
     """
     if not text.strip():
         return []
@@ -32,7 +32,7 @@ def decode_tests(text: str, where: str, most: int = MAX_BYTES) -> list[dict[str,
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: the tests are not valid JSON ({str(error)[:80]})") from None
     if not isinstance(tests, list):
-        raise InputError(f"{where}: the tests are no list")
+        raise InputError(f"{where}: the tests are not a list")
     for n, test in enumerate(tests):
         names = ("input", "output", "testtype")
         if not (isinstance(test, dict) and all(isinstance(test.get(k), str) for k in names)):
@@ -58,18 +58,18 @@ def _unpack(text: str, where: str, most: int) -> str:
         raise InputError(f"{where}: the tests are larger than {most >> 20} MiB")
     try:
         return _text_in(data)
-    except ValueError as error:  # of a cut or foreign stream, too
-        raise InputError(f"{where}: the tests are no pickle of a text ({error})") from None
+    except ValueError as error:  # also of incomplete and other streams
+        raise InputError(f"{where}: the tests are not a pickled text ({error})") from None
 
 
 def _text_in(data: bytes) -> str:
-    """The one text that a pickle holds; ValueError for any other."""
-    found = []
+    """The text in a pickle of one text; ValueError for any other pickle."""
+    found: list[str] = []
     for n, (step, argument, _) in enumerate(pickletools.genops(data)):
         if step.name in _TEXTS and not found:
-            found.append(argument)
-        elif step.name not in _AROUND or n > _STEPS:
+            found.append(str(argument))
+        elif step.name not in _AROUND or n > _MAX_STEPS:
             raise ValueError(f"it has the opcode {step.name}")
     if not found:
-        raise ValueError("it holds none")
+        raise ValueError("it has no text")
     return found[0]

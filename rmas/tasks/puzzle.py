@@ -1,7 +1,7 @@
 """Puzzles in Z_17 that no agent solves alone: what the generated tasks share.
 
-A question has some lines of operations and says after which of them to answer (`stop`). In a
-round the agents do one line, each its own operation, and hand their values on as texts of one
+A question has some lines of operations and names the line after which to answer (`stop`). In a
+round the agents do one line, each its own operation, and pass their values on as texts of one
 form. So r rounds answer only the questions with stop <= r, and no agent answers any of them
 alone: recursion is necessary by construction.
 """
@@ -18,22 +18,28 @@ from rmas.errors import InputError
 from rmas.tasks.rows import Row
 
 P = 17
-CHANCE = 1 / P
+"""The modulus: values are 0 to 16."""
 LINES = ("one", "two", "three")
-# MIX[argument, value]: fixed for ever; agents are pre-trained on this table.
+"""Names of lines."""
+# MIX[argument, value] must never change: agents are pre-trained on this table.
 MIX = np.stack([np.random.default_rng([20260425, arg]).permutation(P) for arg in range(P)])
 MIX.setflags(write=False)
 
 WORDS = "start ; stop ? line done : keep = . the value of and is so now pass to"
-"""Words of every puzzle, beside numbers, lines, operations and roles."""
+"""Words of every puzzle, in addition to numbers, lines, operations and roles."""
 _ANSWER = re.compile(r"(?<!\S)value\s+(\d|1[0-6])(?!\S)", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one role does: its operation, the noun for its result, the smallest argument.
+    """What one role does.
 
-    The argument stands in the question, unless it is `heard` from others.
+    Attributes:
+      role: its name.
+      operation: as in `apply`.
+      noun: the word for its result.
+      smallest: the smallest argument.
+      heard: whether the argument comes from another agent's text, and not from the question.
     """
 
     role: str
@@ -53,13 +59,19 @@ class Turn:
 
     @property
     def result(self) -> int:
-        """What the role hands on."""
+        """The value that the role passes on."""
         return apply(self.part.operation, self.value, self.argument)
 
 
 @dataclass(frozen=True)
 class Puzzle(abc.ABC):
-    """A generated task: `parts` are its roles, `lines` how many lines a question has."""
+    """A generated task.
+
+    Attributes:
+      name: of the dataset, its task family and its grader.
+      parts: its roles, in the order in which they act.
+      lines: the number of lines of a question.
+    """
 
     name: str
     parts: tuple[Part, ...]
@@ -67,23 +79,25 @@ class Puzzle(abc.ABC):
 
     @abc.abstractmethod
     def turns(self, before: Sequence[Turn], start: int, rng: np.random.Generator) -> Sequence[Turn]:
-        """The turns of a line in the order of `parts`, after those of the line before, if any.
+        """The turns of a line, in the order of `parts`.
 
-        `rng` draws the arguments that stand in the question.
+        `before` are the turns of the line before, empty for the first line, which begins with the
+        value `start`. `rng` draws the arguments of the question.
         """
 
     @abc.abstractmethod
     def reader(self, part: Part) -> str:
-        """Who reads a role's text, as the text says."""
+        """The reader of a role's text, as the text names it."""
 
     def make_question(self, rng: np.random.Generator, name: str) -> Row:
         """One question with its teacher texts for all rounds; `name` becomes the row's id.
 
-        `meta` holds `stop` (from 1), `start`, and `values`: what the last role holds after each
-        line, without regard to `stop`.
+        `meta` has `stop` (from 1), `start`, and `values`: the last role's value after each line,
+        also of lines after `stop`.
         """
         start, stop = int(rng.integers(P)), int(rng.integers(1, self.lines + 1))
-        blocks, values, turns = [f"start {start}"], [], ()
+        blocks, values = [f"start {start}"], list[int]()
+        turns: Sequence[Turn] = ()
         texts: dict[str, list[str]] = {role: [] for role in self.roles}
         for number, line in enumerate(LINES[: self.lines], start=1):
             turns = self.turns(turns, start, rng)
@@ -91,10 +105,10 @@ class Puzzle(abc.ABC):
             asked = [t for t in turns if not t.part.heard]
             blocks.append(" ".join([line, *(f"{t.part.operation} {t.argument}" for t in asked)]))
             for t in turns:
-                said = (line, t.value, t.part.operation, t.argument)
+                content = (line, t.value, t.part.operation, t.argument)
                 if number > stop:
-                    said = ("done", values[stop - 1], "keep", values[stop - 1])
-                texts[t.part.role].append(self.role_text(t.part.role, *said))
+                    content = ("done", values[stop - 1], "keep", values[stop - 1])
+                texts[t.part.role].append(self.role_text(t.part.role, *content))
         return Row(
             id=name,
             question=" ; ".join([*blocks, f"stop {LINES[stop - 1]} ?"]),
@@ -105,7 +119,7 @@ class Puzzle(abc.ABC):
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles, in their order."""
+        """The roles, in the order of `parts`."""
         return tuple(part.role for part in self.parts)
 
     @property
@@ -115,7 +129,7 @@ class Puzzle(abc.ABC):
         return sorted({*WORDS.split(), *map(str, range(P)), *LINES[: self.lines], *own})
 
     def make_rows(self, n: int, seed: int, forbid: AbstractSet[str] = frozenset()) -> list[Row]:
-        """`n` rows with distinct questions, none of them in `forbid`: relay-000000, relay-000001.
+        """`n` rows with distinct questions that are not in `forbid`; ids are as `relay-000017`.
 
         The first k rows are the same for every n >= k.
         """
@@ -130,7 +144,7 @@ class Puzzle(abc.ABC):
         return rows
 
     def role_text(self, role: str, line: str, value: int, operation: str, argument: int) -> str:
-        """What a role writes in one round: 24 words, the result being the 8th."""
+        """A role's text in one round: 24 words, the 8th of which is the result."""
         part = self.parts[self.roles.index(role)]
         noun = part.noun if operation == part.operation else "value"
         result = apply(operation, value, argument)
@@ -142,7 +156,10 @@ class Puzzle(abc.ABC):
 
 
 def apply(operation: str, value: int, argument: int) -> int:
-    """One operation on a value of Z_17; `keep` returns it."""
+    """The result of an operation on a value of Z_17; `keep` returns the value.
+
+    Raises InputError for an unknown operation.
+    """
     if operation == "add":
         return (value + argument) % P
     if operation == "mul":
@@ -159,14 +176,15 @@ def apply(operation: str, value: int, argument: int) -> int:
 
 
 def value_after(row: Row, rounds: int) -> int:
-    """The value that a faultless system holds after `rounds` rounds (1 or more)."""
+    """The value that a faultless system has after `rounds` rounds (1 or more)."""
     return row.meta["values"][min(row.meta["stop"], rounds) - 1]
 
 
 def ceiling(rows: Sequence[Row], rounds: int) -> float | None:
-    """The accuracy of a faultless system with `rounds` rounds, lucky guesses included.
+    """The accuracy of a faultless system with `rounds` rounds, which answers with its last value.
 
-    None for rows that were not generated, and so do not tell what is known after how many rounds.
+    It may be right by chance where it needed more rounds. None where a row was not generated, so
+    that its values are not known. Raises InputError for no rows or fewer than one round.
     """
     if not rows:
         raise InputError("empty dataset: the ceiling of no rows is undefined")

@@ -1,4 +1,4 @@
-"""Questions of fact: exact match and F1 after the normalisation that is usual for them."""
+"""Questions of fact: exact match and F1 after the usual normalisation."""
 
 import re
 import string
@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 
 from rmas.tasks.boxed import MAX_ANSWER, boxed, said
+from rmas.tasks.grader import BOX, Grader
 from rmas.tasks.rows import Row
 
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
@@ -22,7 +23,7 @@ _BEGIN = (
     *("Hence", "Because", "Since"),
 )
 _NAMES_END = re.compile(
-    # Not behind initials (J. R. R. Tolkien, U.S. Navy) and short words, unless a sentence begins.
+    # Not after initials (J. R. R. Tolkien, U.S. Navy) and short words, unless a sentence begins.
     r"(?<![^\w][A-Za-z])(?<!^[A-Za-z])(?<!\.[A-Za-z])"
     + "".join(rf"(?<!\b{word})" for word in _SHORT)
     + rf"\.(?:\s|$)|\.\s+(?=(?:{'|'.join(_BEGIN)})\b(?!\.))"
@@ -32,7 +33,7 @@ _CLOSED = ("yes", "no", "noanswer")
 
 
 def find_fact(text: str) -> str | None:
-    """The boxed answer, or the one that is said, or the last line; None for an empty text."""
+    """The boxed answer, what follows `the answer is`, or the last line; None for an empty text."""
     found = boxed(text) or said(text, _NAMES_END)
     if found is None:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -41,18 +42,18 @@ def find_fact(text: str) -> str | None:
 
 
 def lacks_fact(text: str) -> bool:
-    """Whether a text neither boxes an answer nor calls something its final one."""
+    """Whether a text has neither a boxed nor a final answer."""
     return boxed(text) is None and not (_FINAL.search(text) and said(text, _NAMES_END))
 
 
 def normalise(text: str) -> str:
-    """Lower case, without punctuation, articles and superfluous blanks."""
+    """A text in lower case, without punctuation, articles and repeated blanks."""
     plain = unicodedata.normalize("NFKC", text).translate(_ALIKE).lower().translate(_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", plain).split())
 
 
 def f1(answer: str, gold: str) -> float:
-    """F1 of the words of two normalised texts; `yes`, `no` and `noanswer` match whole or not."""
+    """F1 of the words of two normalised texts; 0 where only one is `yes`, `no` or `noanswer`."""
     one, other = normalise(answer), normalise(gold)
     if one != other and (one in _CLOSED or other in _CLOSED):
         return 0.0
@@ -62,7 +63,7 @@ def f1(answer: str, gold: str) -> float:
 
 
 def score_fact(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
-    """The answer, its exact match and its F1. The release puts blanks for punctuation."""
+    """The answer, its exact match and its F1. The release replaces punctuation by blanks."""
     answer = find_fact(text)
     if answer is None:
         return None, {"exact": 0.0, "release_compatible": 0.0, "f1": 0.0}
@@ -72,6 +73,18 @@ def score_fact(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
 
 
 def _released(text: str) -> str:
-    """The release's form: punctuation becomes blanks, so that `well-known` is two words."""
+    """The release's normal form: punctuation becomes blanks, so that `well-known` is two words."""
     plain = re.sub(r"[^\w\s]|_", " ", unicodedata.normalize("NFKC", text).lower())
     return " ".join(_ARTICLES.sub(" ", plain).split())
+
+
+QA = Grader(
+    "qa",
+    find_fact,
+    score_fact,
+    "process",
+    opening=BOX,
+    lacks=lacks_fact,
+    release_rule="it replaces punctuation by blanks, so that `well-known` is two words",
+)
+"""Grades answers that are short texts, by exact match and F1."""

@@ -1,4 +1,4 @@
-"""From the row of a dataset to what agents are asked."""
+"""From the row of a dataset to the question that agents are asked."""
 
 from collections.abc import Mapping
 
@@ -10,8 +10,9 @@ from rmas.tasks.rows import Row
 def question_of(row: Row) -> Question:
     """The question of a row, with the interface that its code must have.
 
-    That is `meta["interface"]` of benchmarks, or the columns `type` and `fn_name` of the public
-    training sets, where everything but `function` and `functional` asks for a program.
+    The interface is `meta["interface"]` of benchmarks, or follows from the columns `type` and
+    `fn_name` of the public training sets, where every type but `function` and `functional` asks
+    for a program.
     """
     return Question(row.id, row.question, _interface(row.meta))
 

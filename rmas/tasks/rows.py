@@ -1,4 +1,4 @@
-"""The row of a dataset: a question, its gold answer, and what each role should have written."""
+"""The row of a dataset: a question, its gold answer, and the teacher text of each role."""
 
 import json
 from collections.abc import Mapping
@@ -10,9 +10,15 @@ from rmas.errors import InputError
 
 @dataclass(frozen=True)
 class Row:
-    """One question. `texts` maps a role to its teacher texts, one per round.
+    """One question.
 
-    A single text serves all rounds. Rows that are only evaluated may have no texts.
+    Attributes:
+      id: unique in its dataset.
+      question: the text of the question.
+      answer: the gold answer.
+      texts: role -> its teacher texts, one per round, or one for all rounds; empty for rows that
+        are only evaluated.
+      meta: further facts, as JSON values.
     """
 
     id: str
@@ -22,7 +28,7 @@ class Row:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def text(self, role: str, round_index: int) -> str:
-        """The teacher text of `role` in a round (from 0); the last text serves later rounds.
+        """The teacher text of `role` in a round (from 0); later rounds use the last text.
 
         Raises:
             InputError: the row has no text for this role.
@@ -49,7 +55,7 @@ def to_record(row: Row) -> dict[str, str]:
 
 
 def from_record(record: Mapping[str, str | bytes]) -> Row:
-    """The inverse of `to_record`; stored text comes back as bytes."""
+    """The inverse of `to_record`; text may be given as UTF-8 bytes, as it is stored."""
     plain = {
         key: value.decode() if isinstance(value, bytes) else value for key, value in record.items()
     }

@@ -1,4 +1,4 @@
-"""A dataset by name or path -> random-access rows per split, prepared on first use."""
+"""Datasets by name or path: random-access rows per split, prepared on first use."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,13 +25,15 @@ from rmas.tasks.rows import Row, from_record
 
 _PREPARE = 4 * 3600  # seconds that processes wait for the first one to write a dataset
 GENERATED_DEFAULTS = {"seed": 0, "train": 8000, "validation": 500, "test": 1000}
+"""Seed and sizes of generated tasks."""
 
 
 class RowSource(Sequence[Row]):
-    """Rows of one split, read and decoded when asked for; a slice gives a list of rows.
+    """Rows of one split, read and decoded on access; a slice is a list of rows.
 
-    `origin` tells of a public dataset where its files came from: `owner/name@commit` of the Hub, or
-    `local files`.
+    Attributes:
+      origin: where the files of a public dataset came from: `owner/name@commit` of the Hub, or
+        `local files`; empty for other datasets.
     """
 
     def __init__(self, records: Sequence[dict[str, bytes]], name: str, origin: str = ""):
@@ -39,7 +41,7 @@ class RowSource(Sequence[Row]):
         self._name = name
         self.origin = origin
         if len(records) == 0:
-            raise InputError(f"empty dataset: {name} holds no rows; it needs at least one")
+            raise InputError(f"empty dataset: {name} has no rows; it needs at least one")
 
     def __len__(self) -> int:
         return len(self._records)
@@ -53,7 +55,7 @@ class RowSource(Sequence[Row]):
 
     @property
     def version(self) -> str:
-        """What the rows depend on: name, settings and content, as one word."""
+        """The name of the dataset with a hash of all that its rows depend on."""
         return self._name.split("/")[1].split(" ")[0]
 
     @property
@@ -83,31 +85,35 @@ def load_rows_source(
     Args:
         name: a generated task (`PUZZLES`; splits train, validation, test), a benchmark or training
             set (`benchmarks.py`), or the path of a .json, .jsonl or .parquet file (split train).
-        seed, train, validation, test: a generated task's seed and sizes (`GENERATED_DEFAULTS`).
-        field: the top-level field that holds the rows of a JSON file.
-        source: the folder with the files of a benchmark or training set; None asks the Hub.
+        data_dir: where prepared datasets are.
+        seed: of a generated task (`GENERATED_DEFAULTS` has the defaults).
+        train: size of this split of a generated task.
+        validation: size of this split of a generated task.
+        test: size of this split of a generated task.
+        field: the top-level field with the rows of a JSON file.
+        source: the folder with the files of a benchmark or training set; None downloads them.
 
     Raises:
-        InputError: an unknown name, a malformed file, an empty split, settings of the other kind
+        InputError: an unknown name, a malformed file, an empty split, settings of another kind
             of dataset, or a `data_dir` that cannot be written or is not shared.
     """
-    given = {"seed": seed, "train": train, "validation": validation, "test": test}
-    given = {key: value for key, value in given.items() if value is not None}
+    settings = {"seed": seed, "train": train, "validation": validation, "test": test}
+    given = {key: value for key, value in settings.items() if value is not None}
     if source is not None and str(name) not in {*BENCHMARKS, *TRAINING_SETS}:
-        raise InputError(f"dataset {name} has no source; a source belongs to a public dataset")
+        raise InputError(f"dataset {name} has no source; only public datasets have one")
     if str(name) in PUZZLES:
         if field is not None:
-            raise InputError(f"dataset {name} has no field {field!r}; a field belongs to a file")
+            raise InputError(f"dataset {name} has no field {field!r}; only files have one")
         config = generated_config(str(name), **{**GENERATED_DEFAULTS, **given})
         return _load(Generated, config, data_dir)
     if given:
         raise InputError(
-            f"dataset {name}: {', '.join(given)} belongs to a generated task "
-            f"({', '.join(PUZZLES)}), not to files"
+            f"dataset {name} cannot have {', '.join(given)}: only generated tasks "
+            f"({', '.join(PUZZLES)}) have seed and sizes"
         )
     if str(name) in {*BENCHMARKS, *TRAINING_SETS}:
         if field is not None:
-            raise InputError(f"dataset {name} has no field {field!r}; a field belongs to a file")
+            raise InputError(f"dataset {name} has no field {field!r}; only files have one")
         files = locate(str(name), source_of(str(name)), source)
         return _load(Public, public_config(str(name), files), data_dir, files.origin)
     if Path(name).suffix not in (".json", ".jsonl", ".parquet"):
@@ -126,14 +132,14 @@ def _load(
         if is_first():
             prepare(builder)
         else:
-            builder.read_splits()  # a faulty source ends every process, not only the first
+            builder.read_splits()  # so that a faulty source ends every process
     barrier(f"prepared {config.name}", _PREPARE)
     if not builder.data_path.exists():
         raise InputError(
-            f"data_dir: {builder.data_path} is not seen by process {jax.process_index()}; "
+            f"data_dir: {builder.data_path} is not there for process {jax.process_index()}; "
             f"name a folder that all processes share"
         )
-    builder = open_builder(kind, config, data_dir)  # reads the facts of the files now there
+    builder = open_builder(kind, config, data_dir)  # reads the metadata that prepare wrote
     return {
         split: RowSource(builder.as_data_source(split), f"{builder.info.full_name} {split}", origin)
         for split in builder.info.splits

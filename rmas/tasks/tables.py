@@ -1,4 +1,4 @@
-"""Records of a dataset's files, each with its place: JSON, JSONL, CSV and parquet."""
+"""Records of JSON, JSONL, CSV and parquet files, each with its place."""
 
 import csv
 import json
@@ -9,17 +9,18 @@ from typing import Any
 from rmas.errors import InputError
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+"""Suffixes of files that can be read."""
 MAX_CELL = 64 << 20
-"""Characters of one cell of a CSV file."""
+"""Most characters of a cell of a CSV file."""
 
 Placed = tuple[str, Mapping[str, Any]]
 """`(place, record)`: the place is `FILE, line 3` or `FILE, row 2` (from 0)."""
 
 
 def read_records(path: Path) -> Iterator[Placed]:
-    """The records of a file in their order, one at a time where the format allows it.
+    """The records of a file in order; files but JSON are read piece by piece.
 
-    Raises InputError naming the file and the row for what cannot be read.
+    Raises InputError, naming the file and the row, for what cannot be read.
     """
     readers = {".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
     if path.suffix not in readers:
@@ -35,7 +36,7 @@ def read_records(path: Path) -> Iterator[Placed]:
 def _json(path: Path) -> Iterator[Placed]:
     rows = _load(path.read_text(encoding="utf-8-sig"), str(path))
     if not isinstance(rows, list):
-        raise InputError(f"{path}: the top level is no list of rows")
+        raise InputError(f"{path}: the top level is not a list of rows")
     for n, row in enumerate(rows):
         yield f"{path}, row {n}", _record(row, f"{path}, row {n}")
 
@@ -55,7 +56,7 @@ def _csv(path: Path) -> Iterator[Placed]:
             for n, row in enumerate(csv.DictReader(file, strict=True)):
                 place = f"{path}, row {n}"
                 if None in row or None in row.values():
-                    raise InputError(f"{place}: another number of cells than the header has names")
+                    raise InputError(f"{place}: the number of cells differs from the header's")
                 yield place, row
         except csv.Error as error:
             raise InputError(f"{path}: not valid CSV ({error})") from None
@@ -85,12 +86,19 @@ def _load(text: str, place: str) -> Any:
 
 def _record(row: Any, place: str) -> Mapping[str, Any]:
     if not isinstance(row, dict):
-        raise InputError(f"{place}: no object, but a row has named columns")
+        raise InputError(f"{place}: not an object with named columns")
     return row
 
 
 class Cells:
-    """The columns of one record; what they lack is told with the record's place."""
+    """The columns of one record.
+
+    Its methods return checked values; they raise InputError, naming place and column, for others.
+
+    Attributes:
+      record: column -> value.
+      place: `FILE, line 3` or `FILE, row 2`, for errors.
+    """
 
     def __init__(self, record: Mapping[str, Any], place: str):
         self.record, self.place = record, place
@@ -116,7 +124,7 @@ class Cells:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise self.wrong(name, "whole characters") from None
+            raise self.wrong(name, "text without lone surrogates") from None
         return value.strip()
 
     def integer(self, *names: str) -> int:
@@ -131,21 +139,21 @@ class Cells:
         return int(text)
 
     def texts(self, name: str) -> list[str]:
-        """A list of texts."""
+        """A column that is a list of texts."""
         value = self.record[self.first(name)]
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self.wrong(name, "a list of texts")
         return value
 
     def mapping(self, name: str) -> Mapping[str, Any]:
-        """An object."""
+        """A column that is an object."""
         value = self.record[self.first(name)]
         if not isinstance(value, dict):
             raise self.wrong(name, "an object")
         return value
 
     def wrong(self, name: str, wanted: str) -> InputError:
-        """What is said of a column of another kind."""
+        """The error for a column that is not `wanted`."""
         shown = repr(self.record[name])
         shown = shown if len(shown) <= 40 else shown[:37] + "..."
         return InputError(f"{self.place}: column {name!r} is {shown}; it must be {wanted}")

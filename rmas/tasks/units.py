@@ -1,7 +1,7 @@
-r"""Units behind a quantity, as mathematical answers write them: found, named, taken off.
+r"""Units after a quantity in mathematical answers: finds, names and removes them.
 
-In `\text{...}` any known unit counts, and a short word that is none but stands alone, too; among
-plain letters only units of two letters or more, since `2h` is a product.
+In `\text{...}` every known unit counts, and so does a single short word that is unknown. Among
+plain letters only units of two letters or more count, since `2h` is a product.
 """
 
 import re
@@ -35,18 +35,18 @@ _NO_UNIT = ("e", "i", "or", "and", "is", "not", "no")
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """A text without the units of its quantities, and the last one's name.
+    """A text without the units of its quantities, and the name of the last unit.
 
-    The name is empty where there is no unit, or one that is not known or measures nothing.
+    The name is empty where there is no unit, or one that is unknown or has no dimension.
     """
     names = []
 
-    def take(match: re.Match) -> str:
+    def remove(match: re.Match) -> str:
         name = _name(match[1], styled=True)
         names.append(name or "")
         return match[0] if name is None else ""
 
-    text = _STYLED.sub(take, text)
+    text = _STYLED.sub(remove, text)
     match = _PLAIN.search(text)
     if match:
         names.append(_name(match[1], styled=False) or "")
@@ -55,7 +55,7 @@ def split_unit(text: str) -> tuple[str, str]:
 
 
 def _name(words: str, styled: bool) -> str | None:
-    """What a unit is called, whatever its spelling; None for words that are none."""
+    """The name of a unit in any spelling; None for other words."""
     found = re.findall(r"[A-Za-z]+", words.replace("(s)", ""))
     if not 0 < len(found) <= 5:
         return None

@@ -13,13 +13,15 @@ pytest.importorskip("matplotlib")
 
 def row(method, rounds, accuracy, tokens, ceiling=1.0):
     return {
-        "method": method,
+        "name": method,
         "rounds": rounds,
         "accuracy": accuracy,
         "accuracy_low": accuracy - 0.02,
         "accuracy_high": min(1.0, accuracy + 0.02),
         "ceiling": ceiling,
         "decoded_tokens": tokens,
+        "seconds": None,
+        "phases": {},
         "n": 600,
     }
 
@@ -56,10 +58,10 @@ def test_every_method_is_drawn_and_bytes_are_reproducible(tmp_path, plot):
 
 
 @BOTH
-def test_latent_lengths_are_told_apart(tmp_path, plot):
+def test_latent_lengths_have_shades_and_markers(tmp_path, plot):
     lengths = [row(f"latent m={m}", r, 0.1 * m, 25.0 + m) for m in (2, 4, 8) for r in (1, 2)]
     plot(lengths, tmp_path / "a.png")
-    groups = plots._by_method(lengths)
+    groups = plots._by_name(lengths)
     styles = [plots._style(name, groups) for name in groups]
     assert styles[-1][0] == plots._STYLES["latent"][0]  # the longest
     assert len({colour for colour, _ in styles}) == len({marker for _, marker in styles}) == 3
@@ -71,7 +73,7 @@ def test_phases_are_stacked_and_what_is_left_is_other(tmp_path):
     rows = [
         {**ROWS[0], "seconds": 2.0, "phases": {"think": 1.0, "write": 0.5, "new": 0.25}},
         {**ROWS[3], "seconds": 1.0, "phases": {"write": 1.0}},
-        {**ROWS[4], "seconds": 1.0, "phases": {}},  # not told: no bar
+        {**ROWS[4], "seconds": 1.0, "phases": {}},  # without phases: no bar
     ]
     plots.plot_phases(rows, tmp_path / "a.png", title="gsm8k")
     pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))

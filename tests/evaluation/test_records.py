@@ -6,12 +6,13 @@ import json
 import pytest
 
 from rmas.errors import InputError
+from rmas.evaluation.ceilings import Ceilings
 from rmas.evaluation.records import Key, Variant, read_evaluations
 from rmas.evaluation.runner import Method, Plan, by_length, run
 from rmas.system.answers import Answer
 from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.rows import Row
-from support.evaluations import old, record, timing, write
+from support.evaluations import old, record, timing, write, write_ceilings
 
 LATENT = Variant("latent", 1, 8)
 
@@ -35,7 +36,7 @@ def test_grouped_by_benchmark_variant_question_and_rollout(tmp_path):
     assert rollouts[0].counts == {
         "prompt_tokens": 60, "latent_steps": 16, "decoded_tokens": 20, "positions": 60,
     }  # fmt: skip
-    assert found.batches == {} and found.files[0][1] is None
+    assert found.batches == {} and set(found.files[0]) == {"records"}
 
 
 def test_files_are_hashed_and_counted(tmp_path):
@@ -44,10 +45,14 @@ def test_files_are_hashed_and_counted(tmp_path):
     write(tmp_path, lines, timings)
     path = tmp_path / "evaluate" / "records.jsonl"
     path.write_bytes(path.read_bytes() + json.dumps(record(2)).encode()[:-20])
-    ((records, times),) = read_evaluations([tmp_path]).files
+    write_ceilings(tmp_path, 2, {1: 0.5})
+    (files,) = read_evaluations([tmp_path]).files
+    records, times, ceilings = (files[kind] for kind in ("records", "timings", "ceilings"))
     assert records.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (records.lines, records.duplicates, records.half_lines) == (3, 1, 1)
     assert (times.lines, times.duplicates, times.half_lines) == (2, 1, 0)
+    path = tmp_path / "evaluate" / "ceilings.json"
+    assert ceilings.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_last_line_cut_anywhere_is_left_out_unless_it_is_whole(tmp_path):
@@ -55,7 +60,7 @@ def test_a_last_line_cut_anywhere_is_left_out_unless_it_is_whole(tmp_path):
     path = tmp_path / "evaluate" / "records.jsonl"
     first = path.read_bytes()
     last = json.dumps(record(1, gold="é"), ensure_ascii=False).encode()
-    for cut in range(len(last) + 1):
+    for cut in (*range(0, len(last), 3), len(last) - 1, len(last)):
         path.write_bytes(first + last[:cut])
         (variants,) = read_evaluations([tmp_path]).questions.values()
         (questions,) = variants.values()
@@ -92,13 +97,13 @@ def test_a_run_that_was_killed_and_run_again(tmp_path):
         before = read_evaluations([tmp_path])
         path = folder / "records.jsonl"
         whole = path.read_bytes()
-        path.write_bytes(whole[:-40])  # within the last batch, after its time was told
-        ((cut, _),) = read_evaluations([tmp_path]).files
+        path.write_bytes(whole[:-40])  # within the last batch, after its timing
+        cut = read_evaluations([tmp_path]).files[0]["records"]
         assert (cut.lines, cut.half_lines) == (9, 1)
         run(plan, graders, folder)
     assert path.read_bytes() == whole
     after = read_evaluations([tmp_path])
-    assert after.files[0][1].duplicates == 1
+    assert after.files[0]["timings"].duplicates == 1
     assert after.questions.keys() == before.questions.keys() == {"toy"}
     assert after.batches.keys() == before.batches.keys()
     newest = json.loads((folder / "timings.jsonl").read_text().splitlines()[-1])
@@ -108,7 +113,7 @@ def test_a_run_that_was_killed_and_run_again(tmp_path):
 
 
 def test_files_of_schema_1(tmp_path):
-    """Without ids, the places of records tell whose time it is; also after a rerun batch."""
+    """Without ids, the places of records say whose time it is; also after a rerun batch."""
     lines = [record(q, m, r) for m in ("text", "latent") for r in (1, 2) for q in (5, 3, 4)]
     timings = [
         timing(m, s, qs, 1.0 + s, rounds=r)
@@ -168,77 +173,80 @@ def wrong_agent(**counts):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        ({"schema": 3}, "field 'schema' is not one of 1, 2"),
-        ({"id": 5}, "field 'id' is missing or no text"),
-        ({"benchmark": ""}, "field 'benchmark' is no plain name"),
-        ({"method": "a\x1b[2J"}, "field 'method' is no plain name"),
-        ({"method": "\ud800"}, "field 'method' is no plain name"),
-        ({"rounds": 0}, "field 'rounds' is missing or no whole number from 1 on"),
-        ({"rounds": True}, "field 'rounds' is missing or no whole number"),
-        ({"rounds": 2.0}, "field 'rounds' is missing or no whole number"),
-        ({"latent_length": 0}, "field 'latent_length' is missing or no whole number from 1 on"),
-        ({"rollout": -1}, "field 'rollout' is missing or no whole number from 0 on"),
-        ({"agents": []}, "field 'agents' is missing or no object"),
-        ({"agents": {"a": 1}}, "agents.a is no object"),
-        (wrong_agent(decoded_tokens=-1), r"agents.b\x1b: field 'decoded_tokens' is"),
-        (wrong_agent(prompt_tokens=10**400), r"agents.b\x1b: field 'prompt_tokens' is"),
-        (wrong_agent(positions=None), r"agents.b\x1b: field 'positions' is"),
-        ({"scores": {"exact": 1.0}}, "field 'scores.release_compatible' is no number from 0 to 1"),
-        ({"scores": {"release_compatible": 1.0}}, "field 'scores.exact' is no number"),
+        ({"schema": 3}, "field 'schema' must be one of 1, 2"),
+        ({"id": 5}, "field 'id' must be text"),
+        ({"benchmark": ""}, "field 'benchmark' must be a name of 1 to 200 printable"),
+        ({"method": "a\x1b[2J"}, "field 'method' must be a name"),
+        ({"method": "\ud800"}, "field 'method' must be a name"),
+        ({"rounds": 0}, "field 'rounds' must be a whole number of 1 or more"),
+        ({"rounds": True}, "field 'rounds' must be a whole number"),
+        ({"rounds": 2.0}, "field 'rounds' must be a whole number"),
+        ({"latent_length": 0}, "field 'latent_length' must be a whole number of 1 or more"),
+        ({"rollout": -1}, "field 'rollout' must be a whole number of 0 or more"),
+        ({"agents": []}, "field 'agents' must be an object"),
+        ({"agents": {"a": 1}}, "agents.a must be an object"),
+        (wrong_agent(decoded_tokens=-1), r"agents.b\x1b: field 'decoded_tokens' must"),
+        (wrong_agent(prompt_tokens=10**400), r"agents.b\x1b: field 'prompt_tokens' must"),
+        (wrong_agent(positions=None), r"agents.b\x1b: field 'positions' must"),
+        (
+            {"scores": {"exact": 1.0}},
+            "'scores.release_compatible' must be a number from 0 to 1",
+        ),
+        ({"scores": {"release_compatible": 1.0}}, "field 'scores.exact' must be a number"),
         ({"scores": {"exact": float("nan"), "release_compatible": 0}}, "field 'scores.exact'"),
         ({"scores": {"exact": 1, "release_compatible": 1, "f1": 1.5}}, "field 'scores.f1'"),
-        ({"answer": 3}, "field 'answer' is neither text nor null"),
-        ({"gold": None}, "field 'gold' is missing or no text"),
-        ({"retried": 0}, "field 'retried' is missing or no true or false"),
-        ({"note": None}, "field 'note' is missing or no text"),
+        ({"answer": 3}, "field 'answer' must be text or null"),
+        ({"gold": None}, "field 'gold' must be text"),
+        ({"retried": 0}, "field 'retried' must be true or false"),
+        ({"note": None}, "field 'note' must be text"),
     ],
 )
-def test_a_wrong_record_is_told_in_one_line(tmp_path, change, told):
+def test_the_error_for_a_wrong_record_is_one_line(tmp_path, change, message):
     path = write(tmp_path, [record(0), record(1) | change]) / "evaluate" / "records.jsonl"
     with pytest.raises(InputError) as error:
         read_evaluations([tmp_path])
     assert str(error.value).startswith(f"{path}, line 2: ")
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        ({"seconds": -1.0}, "field 'seconds' is no number of seconds"),
-        ({"seconds": None}, "field 'seconds' is no number of seconds"),
-        ({"compile": float("inf")}, "field 'compile' is no number of seconds"),
-        ({"phases": [1]}, "field 'phases' is missing or no object"),
-        ({"phases": {"write": "1"}}, "field 'phases.write' is no number of seconds"),
-        ({"phases": {"\x07": 1.0}}, "field 'phases' is no plain name"),
-        ({"n": 0}, "field 'n' is missing or no whole number from 1 on"),
-        ({"start": None}, "field 'start' is missing or no whole number from 0 on"),
+        ({"seconds": -1.0}, "field 'seconds' must be a number of seconds"),
+        ({"seconds": None}, "field 'seconds' must be a number of seconds"),
+        ({"compile": float("inf")}, "field 'compile' must be a number of seconds"),
+        ({"phases": [1]}, "field 'phases' must be an object"),
+        ({"phases": {"write": "1"}}, "field 'phases.write' must be a number of seconds"),
+        ({"phases": {"\x07": 1.0}}, "field 'phases' must be a name"),
+        ({"n": 0}, "field 'n' must be a whole number of 1 or more"),
+        ({"start": None}, "field 'start' must be a whole number of 0 or more"),
         ({"ids": ["q0", "q0"], "n": 2}, "field 'ids' must name n = 2 different questions"),
         ({"ids": ["q0"], "n": 2}, "field 'ids' must name n = 2 different questions"),
-        ({"ids": "q0"}, "field 'ids' is no list of question ids"),
-        ({"peak_bytes": -1}, "field 'peak_bytes' is missing or no whole number from 0 on"),
+        ({"ids": "q0"}, "field 'ids' must be a list of question ids"),
+        ({"peak_bytes": -1}, "field 'peak_bytes' must be a whole number of 0 or more"),
     ],
 )
-def test_a_wrong_timing_is_told_in_one_line(tmp_path, change, told):
+def test_the_error_for_a_wrong_timing_is_one_line(tmp_path, change, message):
     good = timing("latent", 0, [0], 1.0)
     path = write(tmp_path, [record(0)], [good, good | change]) / "evaluate" / "timings.jsonl"
     with pytest.raises(InputError) as error:
         read_evaluations([tmp_path])
-    assert str(error.value).startswith(f"{path}, line 2: {told}")
+    assert str(error.value).startswith(f"{path}, line 2: {message}")
 
 
 @pytest.mark.parametrize("line", [b"[1]", b"", b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 5000])
-def test_what_is_no_record_at_all(tmp_path, line):
+def test_lines_that_are_not_objects(tmp_path, line):
     path = write(tmp_path, [record(0)]) / "evaluate" / "records.jsonl"
     path.write_bytes(path.read_bytes() + line + b"\n")
-    with pytest.raises(InputError, match="line 2 is no JSON object; give the files of an"):
+    with pytest.raises(InputError, match="line 2 is not a JSON object; name the files of an"):
         read_evaluations([tmp_path])
 
 
 def test_a_line_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("rmas.evaluation.records.MAX_LINE", 2000)
+    monkeypatch.setattr("rmas.evaluation.json_lines.MAX_LINE", 2000)
     write(tmp_path, [record(0), record(1, texts={"b": ["x" * 2000]})])
     with pytest.raises(InputError, match="line 2 is longer than 0 MiB"):
         read_evaluations([tmp_path])
@@ -247,5 +255,26 @@ def test_a_line_without_end(tmp_path, monkeypatch):
 def test_nothing_there(tmp_path):
     with pytest.raises(InputError, match=r"records\.jsonl is missing; name a workdir of"):
         read_evaluations([tmp_path])
-    with pytest.raises(InputError, match=r"records\.jsonl holds no records yet"):
+    with pytest.raises(InputError, match=r"records\.jsonl has no records yet"):
         read_evaluations([write(tmp_path, [])])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]", "{}", '{"questions": 2}', '{"questions": 0, "by_rounds": {}}',
+        '{"questions": 2, "by_rounds": {"x": 1}}', '{"questions": 2, "by_rounds": {"1": 1.5}}',
+        '{"questions": 2, "by_rounds": {"1": NaN}}', '{"questions": 2, "by_rounds": [1]}',
+    ],
+)  # fmt: skip
+def test_ceilings_that_are_damaged(tmp_path, content):
+    path = write(tmp_path, [record(0)]) / "evaluate" / "ceilings.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"ceilings.json does not hold ceilings"):
+        read_evaluations([tmp_path])
+
+
+def test_ceilings_are_read(tmp_path):
+    one, two = write(tmp_path / "1", [record(0)]), write(tmp_path / "2", [record(0)])
+    write_ceilings(two, 9, {1: 0.5, 2: 1})
+    assert read_evaluations([one, two]).ceilings == [None, Ceilings(9, {1: 0.5, 2: 1.0})]

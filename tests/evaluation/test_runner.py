@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rmas.evaluation.runner import Method, Plan, by_length, merge, run, seconds_of
+from rmas.evaluation.ceilings import Ceilings, read_ceilings
+from rmas.evaluation.runner import Method, Plan, by_length, merge, run
 from rmas.system.answers import Answer
 from rmas.tasks.grader_pool import GraderPool
+from rmas.tasks.puzzle import ceiling
+from rmas.tasks.relay import RELAY
 from rmas.tasks.rows import Row
 
 ROWS = [Row(f"row-{n}", f"what is {n}?", str(n % 3)) for n in range(5)]
@@ -88,22 +91,25 @@ def test_records_in_the_order_of_the_plan(tmp_path, whole):
         "note": "",
     }
     assert records[0]["scores"]["exact"] == 0.0
-    seconds = seconds_of(tmp_path / "timings.jsonl", len(ROWS))
-    assert set(seconds) == {("latent", 1, 8), ("latent", 3, 8), ("text", 1, None)}
+    timings = map(json.loads, (tmp_path / "timings.jsonl").read_text().splitlines())
+    lengths = {(t["method"], t["rounds"], t["latent_length"]) for t in timings}
+    assert lengths == {("latent", 1, 8), ("latent", 3, 8), ("text", 1, None)}
+    assert not (tmp_path / "ceilings.json").exists()  # these rows were not generated
     # Each method's first batch runs twice: the first time compiles.
     batches = [["row-0", "row-1"], ["row-2", "row-3"], ["row-4"]]
     assert fake.calls == [(*m, ids, 2) for m in methods for ids in [batches[0], *batches]]
 
 
 def test_a_file_cut_at_any_byte(tmp_path):
-    """Every cut: the same records, and no whole batch is asked again."""
+    """Cuts everywhere: the same records, and no whole batch is asked again."""
     file = tmp_path / "records.jsonl"
     small = {"rows": ROWS[:3], "methods": (("latent", 1),)}
     run(Fake().plan(**small), GRADERS, tmp_path)
     whole = file.read_bytes()
     lines = whole.splitlines(keepends=True)
     ends = [sum(map(len, lines[:n])) for n in (2, 3)]  # of batches
-    for cut in range(len(whole) + 1):
+    around = {place + d for place in (0, *ends, len(lines[0])) for d in range(-3, 4)}
+    for cut in sorted(around & {*range(len(whole) + 1)} | {*range(0, len(whole), 11)}):
         file.write_bytes(whole[:cut])
         fake = Fake()
         records = run(fake.plan(**small), GRADERS, tmp_path)
@@ -154,22 +160,6 @@ def test_what_follows_a_strange_line_is_run_again(tmp_path, whole, spoilt):
 def timing(method, rounds, start, n, seconds):
     fact = {"method": method, "rounds": rounds, "start": start, "n": n, "seconds": seconds}
     return json.dumps(fact | {"latent_length": None, "rollout": 0}) + "\n"
-
-
-def test_seconds_take_the_newest_timing_of_each_batch(tmp_path, whole):
-    (tmp_path / "records.jsonl").write_bytes(whole)
-    (tmp_path / "timings.jsonl").write_text(
-        timing("latent", 1, 0, 2, 50.0)
-        + timing("latent", 1, 2, 2, 3.0)
-        + timing("latent", 1, 0, 2, 2.0)
-        + timing("latent", 1, 4, 1, 1.0)
-        + timing("latent", 3, 0, 2, 4.0)
-        + timing("text", 1, 0, 2, 1.0)[:20]
-    )
-    run(Fake().plan(), GRADERS, tmp_path)
-    seconds = seconds_of(tmp_path / "timings.jsonl", len(ROWS))
-    # The second method lacks batches: what is known is scaled to all rows. The third's is cut.
-    assert seconds == {("latent", 1, None): 6.0, ("latent", 3, None): 10.0}
 
 
 def test_a_timing_after_one_that_was_cut_counts(tmp_path, whole):
@@ -256,12 +246,12 @@ def test_progress_goes_on_from_what_is_done(tmp_path, whole, capsys):
     (tmp_path / "records.jsonl").write_bytes(b"".join(lines[:7]))
     run(Fake().plan(), GRADERS, tmp_path)
     shown = capsys.readouterr().err.splitlines()
-    assert shown[0] == "evaluate  answer 7/15 is there already"
+    assert shown[0] == "evaluate  answer 7/15 already done"
     assert shown[1].startswith("evaluate  answer 9/15  latent r=3 accuracy 0.5")
     assert shown[-1].startswith("evaluate  answer 15/15  text r=1 accuracy 0")
 
 
-def test_files_of_processes_are_put_together(tmp_path, whole):
+def test_files_of_processes_are_merged(tmp_path, whole):
     """Each has whole batches of its own, and the half of one; what is missing is run."""
     lines = whole.decode().splitlines(keepends=True)
     batches = list(Fake().plan().batches())
@@ -285,3 +275,26 @@ def test_files_of_processes_are_put_together(tmp_path, whole):
     assert asked == {
         (b.method.name, b.method.rounds, *b.ids) for n, b in enumerate(batches) if n in (2, 3, 7, 8)
     }
+
+
+@pytest.mark.parametrize("grader", ["relay", "math"])
+def test_ceilings_of_generated_questions(tmp_path, grader):
+    """They are written before the first answer, and once."""
+    rows = RELAY.make_rows(8, seed=1)
+
+    def answer(questions, batch, rollout):
+        assert (tmp_path / "ceilings.json").exists() == (grader == "relay")
+        return [Answer({}, {}, text="value 1") for _ in questions]
+
+    methods = tuple(Method("latent", r, answer) for r in (1, 3))
+    plan = Plan("toy", grader, methods, by_length(rows, len_of), batch=4, seed=7)
+    with GraderPool() as graders:
+        run(plan, graders, tmp_path)
+    found = read_ceilings(tmp_path / "ceilings.json")
+    if grader == "math":
+        assert found is None
+        return
+    assert found == Ceilings(8, {1: ceiling(rows, 1), 3: 1.0})
+    before = (tmp_path / "ceilings.json").stat().st_mtime_ns
+    run(plan, GRADERS, tmp_path)
+    assert (tmp_path / "ceilings.json").stat().st_mtime_ns == before

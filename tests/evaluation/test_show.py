@@ -1,4 +1,4 @@
-"""A record as text: every turn in its place, nothing that acts on a terminal, faults by line."""
+"""A record as text: every turn in its place, safe to print, errors by line."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 
 from rmas.errors import InputError
-from rmas.evaluation.show import asked, choose, read_question, read_records, render
+from rmas.evaluation.show import choose, read_question, read_records, render, render_question
 
 USE = {"agent": "solver", "round": 2, "tool": "python", "body": "1+1", "result": "full"}
 TEXT = {
@@ -95,25 +95,31 @@ def test_choosing():
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
-        ("", "holds no records"),
+        ("", "has no records"),
         ("{}", "line 1: field 'id' is missing or of another type"),
-        (json.dumps(TEXT) + "\n[1]", "line 2: no JSON object"),
-        ("{\n" + json.dumps(TEXT), "line 1: no JSON object"),
+        (json.dumps(TEXT) + "\n[1]", "line 2 is not a JSON object"),
+        ("{\n" + json.dumps(TEXT), "line 1 is not a JSON object"),
         (json.dumps(TEXT | {"agents": []}), "line 1: field 'agents' is missing or of another"),
         (json.dumps(TEXT | {"scores": None}), "line 1: field 'scores' is missing or of another"),
-        (json.dumps(TEXT | {"scores": {"exact": "1"}}), "line 1: scores are not all numbers"),
+        (json.dumps(TEXT | {"scores": {"exact": "1"}}), "line 1: scores must be numbers"),
         (json.dumps(TEXT | {"rounds": "2"}), "line 1: field 'rounds' is missing or of another"),
-        (json.dumps(TEXT | {"texts": {"a": [None]}}), r"line 1: texts\.a is no list of texts"),
-        (json.dumps(TEXT | {"agents": {"a": {}}}), r"line 1: agents\.a lacks one of prompt_tok"),
-        (json.dumps(TEXT | {"tools": [{"tool": "x"}]}), "line 1: a tool's use lacks one of agent"),
+        (json.dumps(TEXT | {"texts": {"a": [None]}}), r"line 1: texts\.a must be a list of texts"),
+        (
+            json.dumps(TEXT | {"agents": {"a": {}}}),
+            r"line 1: agents\.a must have the counts",
+        ),
+        (
+            json.dumps(TEXT | {"tools": [{"tool": "x"}]}),
+            "the use of a tool must have agent",
+        ),
     ],
 )
-def test_files_that_are_no_records(tmp_path, content, told):
+def test_files_that_are_not_records(tmp_path, content, message):
     path = tmp_path / "records.jsonl"
     path.write_text(content)
-    with pytest.raises(InputError, match=told) as error:
+    with pytest.raises(InputError, match=message) as error:
         read_records(path)
     assert str(path) in str(error.value)
     with pytest.raises(InputError, match="cannot be read"):
@@ -142,8 +148,11 @@ def test_the_text_of_a_question(tmp_path):
     path = tmp_path / "questions.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert read_question(records, "q1") == lines[1]["question"]
-    assert asked(lines[1]["question"]) == "question\n  what\\x1b[2J\n  is it?"
+    assert render_question(lines[1]["question"]) == "question\n  what\\x1b[2J\n  is it?"
     assert read_question(records, "q2") == ""
-    path.write_text('{"id": "q0"}\nno\n')
-    with pytest.raises(InputError, match=r"questions.jsonl, line 2: no question"):
+    path.write_text('{"id": "q0", "question": "?"}\nno\n')
+    with pytest.raises(InputError, match=r"questions.jsonl, line 2 is not a JSON object"):
+        read_question(records, "q1")
+    path.write_text('{"id": "q0"}\n')
+    with pytest.raises(InputError, match=r"line 1: fields 'id' and 'question' must be text"):
         read_question(records, "q1")

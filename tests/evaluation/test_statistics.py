@@ -1,4 +1,4 @@
-"""Intervals and tests against brute force over all draws and all signs, and against the tables."""
+"""Intervals and tests against brute force over all samples and signs, and published tables."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from rmas.evaluation.statistics import bootstrap_ratio, difference, paired_test
+from rmas.evaluation.statistics import bootstrap_ratio, difference, paired_test, pass_at_k, wilson
 
 
 def outer_points(values):
@@ -160,3 +160,52 @@ def test_no_units_have_no_p():
     assert paired_test([], []) is None
     with pytest.raises(ValueError, match="one length"):
         paired_test([1], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        # Newcombe, Statistics in Medicine 17 (1998), table I, method 3.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (29, 29, 1 - 0.1170, 1.0),
+    ],
+)
+def test_published_intervals(successes, n, low, high):
+    assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_ends_of_intervals_are_exact_and_nothing_seen_says_nothing():
+    assert wilson(0, 7)[0] == 0.0
+    assert wilson(7, 7)[1] == 1.0
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_more_confidence_is_wider():
+    low, high = wilson(50, 100)
+    wider = wilson(50, 100, confidence=0.99)
+    assert wider[0] < low < high < wider[1]
+
+
+@pytest.mark.parametrize(("successes", "n"), [(3, 2), (-1, 2), (0, -1), (float("nan"), 2)])
+def test_impossible_counts(successes, n):
+    with pytest.raises(ValueError, match="within 0 and n"):
+        wilson(successes, n)
+
+
+def test_pass_at_k_is_the_share_of_sets_with_a_right_answer():
+    for n in range(1, 8):
+        for correct in range(n + 1):
+            right = [i < correct for i in range(n)]
+            for k in range(1, n + 1):
+                sets = list(itertools.combinations(right, k))
+                share = sum(map(any, sets)) / len(sets)
+                assert pass_at_k(n, correct, k) == pytest.approx(share, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "correct", "k"), [(3, 1, 4), (3, 1, 0), (3, 4, 1), (3, -1, 1)])
+def test_impossible_pass_at_k(n, correct, k):
+    with pytest.raises(ValueError, match="k must lie in"):
+        pass_at_k(n, correct, k)

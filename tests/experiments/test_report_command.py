@@ -78,8 +78,8 @@ def test_what_is_unfinished_is_told(tmp_path):
         (["runs/none"], "records.jsonl is missing; name a workdir of experiments.evaluate"),
         (["{run}", "other"], "several workdirs need --out=FOLDER"),
         (["{run}", "--k=0"], "flag --k=0"),
-        (["{run}", "--k=3"], "--k=3: no method has so many rollouts of every question; the"),
-        (["{broken}"], "evaluate/records.jsonl, line 2 is no JSON object"),
+        (["{run}", "--k=3"], "k of pass@k is 3; it must be from 1 to 2, the most rollouts"),
+        (["{broken}"], "evaluate/records.jsonl, line 2 is not a JSON object"),
         (["{run}", "--out={run}/evaluate/records.jsonl"], "cannot be written: File exists"),
     ],
 )  # fmt: skip

@@ -53,3 +53,20 @@ def write(workdir: Path, records, timings=None) -> Path:
             text = "".join(json.dumps(line) + "\n" for line in lines)
             (folder / f"{name}.jsonl").write_text(text)
     return workdir
+
+
+def write_ceilings(workdir: Path, questions: int, by_rounds: dict[int, float]) -> None:
+    """The file of ceilings in `workdir`."""
+    content = {"questions": questions, "by_rounds": by_rounds}
+    (workdir / "evaluate" / "ceilings.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def compared(workdir: Path) -> Path:
+    """Four questions in two batches; text has four times the tokens and three times the time."""
+    records = [record(q, length=8) for q in range(4)]
+    records += [record(q, "text", tokens=40, exact=float(q > 1)) for q in range(4)]
+    times = [timing("latent", s, [s, s + 1], 1.0, length=8) for s in (0, 2)]
+    times += [timing("text", s, [s, s + 1], 3.0) for s in (0, 2)]
+    write(workdir, records, times)
+    write_ceilings(workdir, 4, {1: 0.75})
+    return workdir

@@ -1,4 +1,4 @@
-"""Public datasets in their own columns: the rows that come out, and what is told of bad ones."""
+"""Public datasets in their own columns: the rows that come out, and errors for bad ones."""
 
 import csv
 import hashlib
@@ -15,10 +15,11 @@ import pytest
 from rmas.errors import InputError
 from rmas.tasks import locate
 from rmas.tasks.benchmarks import BENCHMARKS, TRAINING_SETS
-from rmas.tasks.columns import LETTERS, shuffled
+from rmas.tasks.columns import LETTERS, livecodebench, shuffled
 from rmas.tasks.grading import GRADERS
 from rmas.tasks.questions import question_of
 from rmas.tasks.sources import load_rows_source
+from rmas.tasks.tables import Cells
 from support import make_samples
 from support.make_samples import SAMPLES, write_csv, write_jsonl, write_parquet
 
@@ -68,7 +69,7 @@ def test_rows(prepared, name, ids, answers):
 def test_every_benchmark_has_a_sample_and_a_grader():
     for name, benchmark in BENCHMARKS.items():
         assert (SAMPLES / name).is_dir()
-        assert benchmark.grader in GRADERS
+        assert GRADERS[benchmark.grader.name] is benchmark.grader
         assert benchmark.split in benchmark.source.files
 
 
@@ -158,7 +159,7 @@ def without(row: dict, name: str) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "message"),
     [
         ("math500", lambda row: without(row, "problem"),
          "line 2: column 'problem' is missing; there are solution, answer"),
@@ -177,71 +178,71 @@ def without(row: dict, name: str) -> dict:
          "column 'private_test_cases' is missing"),
     ],
 )  # fmt: skip
-def test_a_bad_row_is_told_by_file_row_and_column(tmp_path, name, change, told):
+def test_the_error_for_a_bad_row_names_file_row_and_column(tmp_path, name, change, message):
     rows = getattr(make_samples, name.upper())
     file = BENCHMARKS[name].source.files["test"][0]
     write_jsonl(tmp_path / file, [rows[0], change(dict(rows[1]))])
     with pytest.raises(InputError) as error:
         load_rows_source(name, data_dir=tmp_path / "data", source=tmp_path)
     assert str(tmp_path / file) in str(error.value)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "data").rglob("*.array_record*"))
 
 
 @pytest.mark.parametrize(
-    ("name", "row", "told"),
+    ("name", "row", "message"),
     [
         ("gsm8k", {"question": "q", "answer": "no mark"}, "row 0: column 'answer' has no '####'"),
         ("bamboogle", {"question": "q", "answer": "a"}, "row 0: column 'Question' is missing"),
         ("hotpotqa", {"id": "1", "question": "", "answer": "a"}, "column 'question' is empty"),
         ("mbppplus", make_samples.MBPPPLUS[0] | {"test": "pass", "test_list": ["x"], "code": "y"},
-         "row 0: column 'test' names no function"),
+         "row 0: column 'test' does not name the function"),
         ("mbppplus", make_samples.MBPPPLUS[0] | {"test_list": ["a", None]},
          "column 'test_list' is"),
     ],
 )  # fmt: skip
-def test_a_bad_row_of_a_parquet_file(tmp_path, name, row, told):
+def test_a_bad_row_of_a_parquet_file(tmp_path, name, row, message):
     write_parquet(tmp_path / "test.parquet", [row])
     with pytest.raises(InputError, match=r"test\.parquet, row 0") as error:
         load_rows_source(name, data_dir=tmp_path / "data", source=tmp_path)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "content", "told"),
+    ("name", "file", "content", "message"),
     [
         ("math500", "test.jsonl", b'{"problem": "a", \n', "line 1: not valid JSON"),
-        ("math500", "test.jsonl", b"[1]\n", "line 1: no object"),
+        ("math500", "test.jsonl", b"[1]\n", "line 1: not an object"),
         ("math500", "test.jsonl", b"\xff\n", "byte 0 is not UTF-8"),
-        ("math500", "test.jsonl", b"", "the files of math500 hold no rows"),
-        ("math500", "test.json", b'{"a": 1}', "the top level is no list"),
+        ("math500", "test.jsonl", b"", "the files of math500 have no rows"),
+        ("math500", "test.json", b'{"a": 1}', "the top level is not a list"),
         ("gsm8k", "test.parquet", b"PAR1 and more", "test.parquet: not valid parquet"),
-        ("gpqa", "gpqa_diamond.csv", b"Question,Correct Answer\nq\n", "row 0: another number of"),
+        ("gpqa", "gpqa_diamond.csv", b"Question,Correct Answer\nq\n", "row 0: the number of cells"),
         ("gpqa", "gpqa_diamond.csv", b'Question,Correct Answer\nq,"a\n', "not valid CSV"),
     ],
 )  # fmt: skip
-def test_a_broken_file(tmp_path, name, file, content, told):
+def test_a_broken_file(tmp_path, name, file, content, message):
     (tmp_path / file).write_bytes(content)
     with pytest.raises(InputError) as error:
         load_rows_source(name, data_dir=tmp_path / "data", source=tmp_path)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_ids_must_differ(tmp_path):
     write_jsonl(tmp_path / "test.jsonl", [make_samples.MATH500[0]] * 2)
-    with pytest.raises(InputError, match=r"line 2: the id .* is taken by .*line 1"):
+    with pytest.raises(InputError, match=r"line 2: the id .* is also that of .*line 1"):
         load_rows_source("math500", data_dir=tmp_path / "data", source=tmp_path)
 
 
 def test_a_source_without_the_files_says_which(tmp_path):
-    with pytest.raises(InputError, match=r"holds no files of gpqa: gpqa_diamond\.csv"):
+    with pytest.raises(InputError, match=r"has no files of gpqa \(gpqa_diamond\.csv"):
         load_rows_source("gpqa", data_dir=tmp_path, source=tmp_path)
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         load_rows_source("gpqa", data_dir=tmp_path, source=tmp_path / "none")
     with pytest.raises(InputError, match="has no source"):
         load_rows_source("relay", data_dir=tmp_path, source=tmp_path)
-    with pytest.raises(InputError, match="belongs to a generated task"):
+    with pytest.raises(InputError, match="only generated tasks"):
         load_rows_source("gsm8k", data_dir=tmp_path, train=3)
 
 
@@ -261,7 +262,7 @@ def test_offline_the_error_says_what_to_download_and_where_it_goes(tmp_path):
     }  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     last = done.stderr.strip().splitlines()[-1]
-    assert "Idavidrein/gpqa of the Hugging Face Hub cannot be had" in last
+    assert "Idavidrein/gpqa of the Hugging Face Hub cannot be downloaded" in last
     assert "download gpqa_diamond.csv elsewhere and name their folder as source" in last
     assert "accept its terms" in last
 
@@ -316,3 +317,31 @@ def test_every_training_set_in_its_columns(prepared, name, answer, texts, meta):
     assert {role: row.texts[role] for role in texts} == {r: (t,) for r, t in texts.items()}
     assert meta <= set(row.meta)
     assert {"sequential-math", *make_samples.TRAINING} == set(TRAINING_SETS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"private_test_cases": "garbage!!"}, "column 'private_test_cases'"),
+        ({"public_test_cases": '[{"x": 1}]'}, "column 'public_test_cases'"),
+        ({"metadata": "{}"}, "func_name, since tests are functional"),
+        ({"public_test_cases": "[]"}, "tests, unless there are private ones"),
+    ],
+)
+def test_tests_that_cannot_be_run_are_an_error_when_rows_are_read(changes, message):
+    test = {"input": "1", "output": "2", "testtype": "functional"}
+    record = {
+        "question_id": "q",
+        "question_content": "Add one.",
+        "starter_code": "class Solution: ...",
+        "metadata": '{"func_name": "add"}',
+        "public_test_cases": json.dumps([test]),
+        "private_test_cases": "",
+        "difficulty": "easy",
+        "platform": "leetcode",
+        "contest_date": "2026-01-01",
+    }
+    livecodebench(Cells(record, "file.jsonl, row 1"))
+    with pytest.raises(InputError, match=message) as error:
+        livecodebench(Cells(record | changes, "file.jsonl, row 1"))
+    assert "file.jsonl, row 1" in str(error.value)

@@ -2,7 +2,7 @@ r"""Mathematical answers: equal and unequal pairs, where answers stand, and host
 
 import pytest
 
-from rmas.tasks.boxed import MAX_ANSWER
+from rmas.tasks.boxed import MAX_ANSWER, said
 from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.grading import GRADERS
 from rmas.tasks.math_answers import equal, find_math
@@ -71,6 +71,133 @@ def test_unequal_answers(graders):
 
 
 @pytest.mark.parametrize(
+    ("answer", "gold", "wanted"),
+    [
+        ("10080", "10,\\!080", True),
+        ("10,080", "10,\\!080", True),
+        ("11111111100", "11,\\! 111,\\! 111,\\! 100", True),
+        ("(3, 100)", "(3,100)", True),
+        ("(100,200)", "(100,\\ 200)", True),
+        ("\\{1,100\\}", "\\{1, 100\\}", True),
+        ("3100", "(3,100)", False),
+        ("1+xy", "xy+1", True),
+        ("2yx", "2xy", True),
+        ("x^2y", "yx^2", True),
+        ("\\frac{ab}{2}", "\\frac{ba}{2}", True),
+        ("9x^{2}y^{3}", "9x^2y^3", True),
+        ("y^3x^2", "x^2y^3", True),
+        # Blanks around operators and between factors.
+        ("p-q", "p - q", True),
+        ("n - m", "n-m", True),
+        ("a-b-c", "a - b - c", True),
+        ("q-p", "p - q", False),
+        ("3 x", "3x", True),
+        ("6 - 5 i", "6 - 5i", True),
+        ("10\\, a b", "10ab", True),
+        ("5 x", "5", False),
+        ("5\\,x", "5", False),
+        ("5 x", "5 y", False),
+        ("3 i", "3", False),
+        ("\\pi r", "\\pi r", True),
+        ("2 \\pi r", "2\\pi r", True),
+        # Letters in lower and upper case are different symbols, words are not.
+        ("X-y", "x-y", False),
+        ("AB", "ab", False),
+        ("k", "K", False),
+        ("Evelyn", "\\text{evelyn}", True),
+        ("No", "no", True),
+        ("\\text{no}", "yes", False),
+        ("Monday", "\\text{Tuesday}", False),
+        # Units: one letter within \\text only, and not another unit.
+        ("2h", "2s", False),
+        ("2m", "2", False),
+        ("\\frac{1}{2} h", "\\frac{1}{2} g", False),
+        ("5\\text{ m}", "5", True),
+        ("5\\text{ m}", "5 meters", True),
+        ("5\\text{ m}", "5\\text{ s}", False),
+        ("12 cm", "12 km", False),
+        ("12 cm", "12", True),
+        ("12 \\text{ square feet}", "12\\text{ ft}^2", True),
+        ("12 apples", "12", True),
+        ("\\frac{1}{2}ab", "\\frac{ab}{2}", True),
+        ("\\frac{1}{2}ab", "\\frac{1}{2}", False),
+        ("\\frac{1}{2}ab", "\\frac{1}{2}a", False),
+        ("12\\text{ kJ}", "12", True),
+        ("12\\text{ kJ}", "12\\text{ J}", False),
+        ("(3\\text{ cm}, 4\\text{ cm})", "(3, 4)", True),
+        ("x \\le 3", "x\\leq 3", True),
+        ("2+3\\mathrm{i}", "2+3i", True),
+        ("12 red apples", "12", True),
+        ("5 dollars", "5 cents", False),
+        # Number systems.
+        ("52_9", "52_8", False),
+        ("204_5", "204_8", False),
+        ("52", "52_8", True),
+        ("52_{8}", "52_8", True),
+        ("53", "52_8", False),
+        ("4C_{16}", "4C_{16}", True),
+        # Matrices.
+        ("\\begin{pmatrix}x\\\\y\\end{pmatrix}", "\\begin{pmatrix} x \\\\ y \\end{pmatrix}", True),
+        (
+            "\\left(\\begin{array}{cc}1&2\\\\3&4\\end{array}\\right)",
+            "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}",
+            True,
+        ),
+        ("\\begin{pmatrix}y\\\\x\\end{pmatrix}", "\\begin{pmatrix}x\\\\y\\end{pmatrix}", False),
+        # Units behind anything, in any spelling.
+        ("4\\pi\\text{ cm}", "4\\pi", True),
+        ("24\\pi \\text{ square units}", "24\\pi", True),
+        ("36\\pi\\,\\text{cm}^3", "36\\pi", True),
+        ("24\\pi square units", "24\\pi", True),
+        ("2x\\text{ cm}", "2x", True),
+        ("5\\textrm{ cm}", "5", True),
+        ("5\\rm{cm}", "5", True),
+        ("5\\text{ sq. ft.}", "5", True),
+        ("5\\text{ m/s}", "5", True),
+        ("\\frac{\\pi}{3}\\text{ radians}", "\\frac\\pi3", True),
+        ("3 \\text{ hr}", "3 \\text{ hours}", True),
+        ("3\\text{ hrs}", "3 hours", True),
+        ("5\\text{ s}", "5\\text{ sec}", True),
+        ("5\\text{ L}", "5 liters", True),
+        ("2\\text{ yr(s)}", "2\\text{ years}", True),
+        ("(3\\text{ m}, 4\\text{ m})", "(3, 4)", True),
+        ("12\\text{ qq}", "12", True),
+        ("3+2\\text{i}", "3+2i", True),
+        ("2 million", "2", False),
+        ("3 dozen", "3", False),
+        ("16 not", "16", False),
+        ("\\$12", "12 cents", False),
+        ("\\$12", "12", True),
+        ("\\$12", "12 dollars", True),
+        # Names in front, lists in words, and both signs.
+        ("(x,y)=(1,2)", "(1,2)", True),
+        ("(r,\\theta)=(3,\\pi/2)", "(3,\\pi/2)", True),
+        ("(x,y)=(2,1)", "(1,2)", False),
+        ("\\angle ABC = 30^\\circ", "30", True),
+        ("\\text{Area} = 12", "12", True),
+        ("x=1, y=2", "1,2", True),
+        ("y = 2x+3", "2x+3", True),
+        ("x = 3 = y", "4", False),
+        ("x=2\\text{ or }-1", "2,-1", True),
+        ("2, 3, and 5", "2,3,5", True),
+        ("\\pm1,\\pm2", "1,-1,2,-2", True),
+        ("-1\\pm\\sqrt2,3", "-1+\\sqrt2,-1-\\sqrt2,3", True),
+        ("\\pm1", "1", False),
+        ("\\varnothing", "\\emptyset", True),
+        # Products of three letters.
+        ("\\frac{abc}{2}", "\\frac{1}{2}abc", True),
+        ("4abc", "4cab", True),
+        ("pqr", "rqp", True),
+        ("\\text{odd}", "\\text{even}", False),
+        ("9^9^9", "9^9^9+0", False),
+        ("9**9**9**9", "1", False),
+    ],
+)
+def test_pairs(answer, gold, wanted):
+    assert equal(answer, gold) is wanted
+
+
+@pytest.mark.parametrize(
     ("text", "answer"),
     [
         (r"\boxed{3} then \boxed{4}", "4"),
@@ -92,6 +219,13 @@ def test_unequal_answers(graders):
 )
 def test_where_an_answer_stands(text, answer):
     assert find_math(text) == answer
+
+
+def test_an_unclosed_box_is_not_an_answer():
+    assert find_math("So the final answer is: \\boxed{") is None
+    assert said("The answer is \\boxed{42") is None
+    assert find_math("The answer is 42.") == "42"
+    assert find_math("the answer isn't 5") is None
 
 
 HOSTILE = [

@@ -40,7 +40,7 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path):
     path = tmp_path / "ran"
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         data = pickle.dumps(Payload(path), protocol)
-        with pytest.raises(InputError, match=r"^q, private: .*no pickle of a text .* opcode"):
+        with pytest.raises(InputError, match=r"^q, private: .*not a pickled text .* opcode"):
             decode_tests(packed(data), "q, private")
         # The same beside the text that is wanted.
         with pytest.raises(InputError, match="has the opcode"):
@@ -51,31 +51,31 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("no base64!", "neither JSON nor base64"),
         (base64.b64encode(b"plain").decode(), "neither JSON nor base64"),
-        (packed(b"\x80\x04X"), "no pickle of a text"),
-        (packed(pickle.dumps(json.dumps(TESTS))[:-9]), "no pickle of a text"),
+        (packed(b"\x80\x04X"), "not a pickled text"),
+        (packed(pickle.dumps(json.dumps(TESTS))[:-9]), "not a pickled text"),
         (packed(pickle.dumps(7)), "has the opcode BININT1"),
         (packed(pickle.dumps({"a": 1})), "has the opcode EMPTY_DICT"),
         (packed(b"Pno such thing\n."), "has the opcode PERSID"),
         (packed(b"\x80\x04" + b"]" * 1000), "has the opcode EMPTY_LIST"),
         (packed(b"\x80\x04" + b"\x94" * (8 << 20) + b"."), "has the opcode MEMOIZE"),
-        (packed(b"\x80\x04."), "it holds none"),
+        (packed(b"\x80\x04."), "it has no text"),
         (packed(pickle.dumps("not json")), "not valid JSON"),
         ("[1]", "test 0 lacks a text"),
-        ('{"a": 1}', "the tests are no list"),
+        ('{"a": 1}', "the tests are not a list"),
         ('[{"input": "1", "output": 2, "testtype": "stdin"}]', "test 0 lacks a text"),
         ('[{"input": "1", "output": "2", "testtype": "x"}]', "known: stdin, functional"),
         ("[" * 100_000, "not valid JSON"),
     ],
 )  # fmt: skip
-def test_refused_in_one_line(text, told):
+def test_refused_in_one_line(text, message):
     with pytest.raises(InputError) as error:
         decode_tests(text, "row 3")
     assert str(error.value).startswith("row 3: ")
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -153,7 +153,7 @@ def test_runs_that_prepare_at_once_all_succeed(tmp_path):
         ({"validation": 0}, "empty dataset: relay split 'validation' has size 0"),
         ({"seed": -1}, "relay seed is -1"),
         ({"field": "data"}, "dataset relay has no field 'data'"),
-        ({"name": "f.json", "seed": 1, "test": 2}, "seed, test belongs to a generated task"),
+        ({"name": "f.json", "seed": 1, "test": 2}, "dataset f.json cannot have seed, test"),
         ({"name": "absent.jsonl"}, "absent.jsonl: cannot be read .No such file"),
     ],
 )
@@ -166,7 +166,7 @@ def test_bad_settings(settings, message, tmp_path):
 def test_faults_of_files_and_folders_are_one_line(tmp_path):
     path = tmp_path / "f.json"
     path.write_text("[]")
-    with pytest.raises(InputError, match=r"empty dataset: .*f.json holds no rows"):
+    with pytest.raises(InputError, match=r"empty dataset: .*f.json has no rows"):
         load_rows_source(path, data_dir=tmp_path / "data")
     path.write_text('[{"question": "q", "answer": "1"}]')
     with pytest.raises(
@@ -174,7 +174,7 @@ def test_faults_of_files_and_folders_are_one_line(tmp_path):
     ) as error:
         load_rows_source(path, data_dir=path)
     assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="empty dataset: x holds no rows"):
+    with pytest.raises(InputError, match="empty dataset: x has no rows"):
         RowSource([], "x")
 
 

@@ -68,4 +68,4 @@ def test_two_processes_share_what_the_first_prepared(tmp_path):
 def test_a_folder_that_is_not_shared_is_named(tmp_path):
     first, second = run_two([tmp_path / "a", tmp_path / "b"])
     assert len(first) == 4
-    assert "is not seen by process 1; name a folder that all processes share" in second
+    assert "is not there for process 1; name a folder that all processes share" in second

@@ -1,11 +1,11 @@
-"""Rows from tries: what was right is kept, and a run that was cut ends like one that was not."""
+"""Rows from attempts: right ones are kept, and a killed run ends like an uninterrupted one."""
 
 import json
 
 import pytest
 
 from rmas.errors import InputError
-from rmas.evaluation.tries import Maker
+from rmas.evaluation.row_maker import RowMaker
 from rmas.system.answers import Answer
 from rmas.system.styles import SEQUENTIAL
 from rmas.system.topology import Edge, Topology
@@ -17,7 +17,7 @@ ROWS = [Row(f"q{n}", f"what is {n}?", str(n), meta={"level": n}) for n in range(
 
 
 class Fake:
-    """Question n comes out right in try n // 2; `dies` counts calls until it raises."""
+    """Question n is answered right in attempt n // 2; `dies` counts calls until it raises."""
 
     def __init__(self, dies=None):
         self.calls, self.dies = [], dies
@@ -36,9 +36,15 @@ class Fake:
             found.append(Answer(texts, {}, text=text))
         return found
 
-    def maker(self, tries=3):
+    def maker(self, attempts=3):
         graders = GraderPool()
-        return Maker(SEQUENTIAL, self.answer, lambda t, r: graders.grade("relay", t, r), tries, 2)
+        return RowMaker(
+            topology=SEQUENTIAL,
+            answer=self.answer,
+            grade=lambda texts, rows: graders.grade("relay", texts, rows),
+            attempts=attempts,
+            batch=2,
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +54,7 @@ def _no_waiting_for_disks(monkeypatch):
 
 def test_what_is_right_is_kept_in_the_order_of_the_rows(tmp_path):
     fake = Fake()
-    # 0 at once, 1 is right but for an empty text; 2 and 3 in the second try, 4 and 5 in the third.
+    # 0 at once, 1 is right but for an empty text; 2 and 3 in attempt 1, 4 and 5 in attempt 2.
     assert fake.maker().make(ROWS, tmp_path) == 5
     content = (tmp_path / "rows.jsonl").read_bytes()
     rows = parse_rows(content, "rows.jsonl")
@@ -58,17 +64,17 @@ def test_what_is_right_is_kept_in_the_order_of_the_rows(tmp_path):
         "critic": ("fine",),
         "solver": ("first", "value 2"),
     }
-    assert rows[1].meta == {"level": 2, "made": {"try": 1}}
+    assert rows[1].meta == {"level": 2, "made": {"attempt": 1}}
     assert (rows[1].question, rows[1].answer) == ("what is 2?", "2")
     asked = [ids for ids, n in fake.calls if n == 1]
     assert asked == [["q1", "q2"], ["q3", "q4"], ["q5", "q6"]]  # what was right is not asked again
 
 
 def test_cut_anywhere_and_run_again(tmp_path):
-    file = tmp_path / "tries.jsonl"
+    file = tmp_path / "attempts.jsonl"
     Fake().maker().make(ROWS, tmp_path)
     whole, rows = file.read_bytes(), (tmp_path / "rows.jsonl").read_bytes()
-    for cut in range(0, len(whole) + 1, 7):
+    for cut in (*range(0, len(whole), 17), len(whole) - 1, len(whole)):
         file.write_bytes(whole[:cut])
         (tmp_path / "rows.jsonl").unlink()
         fake = Fake()
@@ -80,26 +86,26 @@ def test_cut_anywhere_and_run_again(tmp_path):
 
 def test_killed_at_every_call(tmp_path):
     Fake().maker().make(ROWS, tmp_path)
-    whole = (tmp_path / "tries.jsonl").read_bytes()
+    whole = (tmp_path / "attempts.jsonl").read_bytes()
     for dies in range(1, 9):
         folder = tmp_path / str(dies)
         folder.mkdir()
         with pytest.raises(KeyboardInterrupt):
             Fake(dies).maker().make(ROWS, folder)
         Fake().maker().make(ROWS, folder)
-        assert (folder / "tries.jsonl").read_bytes() == whole
+        assert (folder / "attempts.jsonl").read_bytes() == whole
 
 
 def test_nothing_right_is_an_error_that_shows_where_to_look(tmp_path):
-    with pytest.raises(InputError, match=r"none of 2 questions.*in 1 tries.*tries\.jsonl"):
-        Fake().maker(tries=1).make(ROWS[5:], tmp_path)
+    with pytest.raises(InputError, match=r"none of 2 questions.*in 1 attempts.*attempts\.jsonl"):
+        Fake().maker(attempts=1).make(ROWS[5:], tmp_path)
     assert not (tmp_path / "rows.jsonl").exists()
-    assert len((tmp_path / "tries.jsonl").read_text().splitlines()) == 2
-    assert json.loads((tmp_path / "tries.jsonl").read_text().splitlines()[0])["right"] is False
+    assert len((tmp_path / "attempts.jsonl").read_text().splitlines()) == 2
+    assert json.loads((tmp_path / "attempts.jsonl").read_text().splitlines()[0])["right"] is False
 
 
 def test_a_role_that_two_agents_play_is_refused():
     edges = (Edge("a", "b", "round"), Edge("b", "a", "feedback"))
     topology = Topology("two", ("a", "b"), edges, "b", (("a", "peer"), ("b", "peer")))
-    with pytest.raises(InputError, match="role 'peer' is played by several agents"):
-        Maker(topology, Fake().answer, lambda texts, rows: [], 1, 2)
+    with pytest.raises(InputError, match="several agents have the role 'peer'"):
+        RowMaker(topology, Fake().answer, lambda texts, rows: [], attempts=1, batch=2)

@@ -1,19 +1,21 @@
 """Rows of hand-made evaluations, against figures worked out by hand."""
 
 import json
+import random
 
 import pytest
 
 from rmas.errors import InputError
-from rmas.evaluation.comparison import compare
-from rmas.evaluation.intervals import wilson
 from rmas.evaluation.records import read_evaluations
-from rmas.evaluation.statistics import bootstrap_ratio, difference
-from support.evaluations import old, record, timing, write
+from rmas.evaluation.statistics import bootstrap_ratio, difference, wilson
+from rmas.evaluation.summary import summarise, summarise_workdir
+from support.evaluations import old, record, timing, write, write_ceilings
 
 
 def rows_of(*workdirs, k=None):
-    (rows,) = compare(read_evaluations(workdirs), k).values()
+    (rows,) = summarise(read_evaluations(workdirs), k).values()
+    if len(workdirs) == 1 and k is None:
+        assert summarise_workdir(workdirs[0]) == rows
     return rows
 
 
@@ -36,7 +38,7 @@ def pair(questions=4, batch=2, seconds=(1.0, 3.0), **more):
     return records, timings
 
 
-def test_what_a_method_reached_and_took(tmp_path):
+def test_what_a_method_reached_and_its_cost(tmp_path):
     records, timings = pair()
     records[1]["scores"] = {"exact": 0.0, "release_compatible": 1.0, "f1": 0.5}
     records[2] |= {"answer": None, "retried": True, "note": "timeout"}
@@ -223,14 +225,66 @@ def test_other_data_of_one_name_are_refused(tmp_path):
     read_evaluations([tmp_path / "1"])
 
 
-def test_benchmarks_are_apart(tmp_path):
+def test_every_benchmark_has_its_own_rows(tmp_path):
     records, timings = pair()
     other, _ = pair(benchmark="aime25", exact=0.0)
     one, two = write(tmp_path / "1", records, timings), write(tmp_path / "2", other)
-    found = compare(read_evaluations([one, two]))
+    found = summarise(read_evaluations([one, two]))
     assert list(found) == ["aime25", "gsm8k"]
     assert [row["accuracy"] for row in found["aime25"]] == [0.0, 0.0]
     assert found["gsm8k"] == rows_of(one)
+    both = write(tmp_path / "3", [*records, *other])
+    with pytest.raises(InputError, match=r"several benchmarks \(aime25, gsm8k\)"):
+        summarise_workdir(both)
+
+
+def test_order_of_rows_and_no_dependence_on_the_order_of_records(tmp_path):
+    methods = ["latent", "text", "text_terse", "single:critic", "single:planner", "untrained"]
+    records = [
+        record(q, method, rounds, exact=random.Random(q).random())
+        for method in [*methods, "new"]
+        for rounds in (1, 2, 10)
+        for q in range(7)
+    ]
+    random.Random(1).shuffle(records)
+    rows = rows_of(write(tmp_path / "1", records))
+    expected = [(method, rounds) for method in [*methods, "new"] for rounds in (1, 2, 10)]
+    assert [(row["method"], row["rounds"]) for row in rows] == expected
+    random.Random(0).shuffle(records)
+    # Bootstrap samples are drawn by index.
+    plain = [row | {"against_text": None} for row in rows]
+    again = rows_of(write(tmp_path / "2", records))
+    assert [row | {"against_text": None} for row in again] == plain
+
+
+def test_rollouts_of_a_question_count_once_and_a_line_given_twice_too(tmp_path):
+    records = [record(0), record(0, rollout=1, exact=0.0), record(1), record(1)]
+    (row,) = rows_of(write(tmp_path, records))
+    assert (row["n"], row["records"], row["accuracy"]) == (2, 3, 0.75)
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+
+
+def test_ceilings(tmp_path):
+    records = [record(q, m, r) for m in ("latent", "single:a") for r in (1, 2) for q in (0, 1)]
+    workdir = write(tmp_path / "1", records)
+    assert [row["ceiling"] for row in rows_of(workdir)] == [None] * 4
+    write_ceilings(workdir, 2, {1: 0.5})
+    assert [row["ceiling"] for row in rows_of(workdir)] == [0.5, None, 0.5, None]
+    # Not of a method that did not answer all questions, as in a run that goes on.
+    write(tmp_path / "1", records[:-1])
+    write_ceilings(workdir, 2, {1: 0.5, 2: 1.0})
+    assert [row["ceiling"] for row in rows_of(workdir)] == [0.5, 1.0, 0.5, None]
+
+
+def test_ceilings_of_several_workdirs(tmp_path):
+    """A row that no workdir has whole is of other questions than a ceiling."""
+    one = write(tmp_path / "1", [record(0), record(1)])
+    two = write(tmp_path / "2", [record(1), record(2)])
+    three = write(tmp_path / "3", [record(1)])
+    for workdir, n in ((one, 2), (two, 2), (three, 1)):
+        write_ceilings(workdir, n, {1: n / 4})
+    assert rows_of(one, two)[0]["ceiling"] is None
+    assert rows_of(one, three)[0]["ceiling"] == rows_of(three, one)[0]["ceiling"] == 0.5
 
 
 def test_schema_1(tmp_path):
