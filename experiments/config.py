@@ -82,7 +82,7 @@ def define_flag(config: ConfigDict, argv: list[str]) -> list[str]:
         match = _FLAG.fullmatch(word)
         if value_of_dropped or (match and last.get(match[1], place) > place):
             spaced = not value_of_dropped and match is not None and match[2] is None
-            value_of_dropped = spaced and match[1] in known and known[match[1]].type != "bool"
+            value_of_dropped = spaced and match[1] in known and known[match[1]].kind != "bool"
             continue
         kept.append(word)
     try:
@@ -109,7 +109,7 @@ def explain(error: flags.Error) -> str:
     field = fields().get(name) or fields().get(name.rpartition(".")[0])
     if field is None:
         return f"--config.{name}={value}: {error}"
-    return f"--config.{name}={value}: wanted {field.type}, as in {field.default!r}"
+    return f"--config.{name}={value}: wanted {field.kind}, as in {field.default!r}"
 
 
 def help_of(config: ConfigDict) -> Iterator[str]:
@@ -122,7 +122,7 @@ def help_of(config: ConfigDict) -> Iterator[str]:
             continue
         value = _at(config, field.name)
         yield f"        --config.{printable(f'{field.name}={_shown(value)}')}"
-        kind = ", ".join(filter(None, [field.type, field.unit, field.bounds]))
+        kind = ", ".join(filter(None, [field.kind, field.unit, field.bounds]))
         default = "" if _plain(value) == _plain(field.default) else f" (default: {field.default!r})"
         text = f"{field.help} [{kind}]{default}"
         yield textwrap.fill(text, 96, initial_indent=" " * 12, subsequent_indent=" " * 12)
@@ -218,7 +218,7 @@ def _check_override(config: ConfigDict, name: str, known: Mapping[str, Described
     if owner is not None and isinstance(known[owner].default, dict) and name[len(owner)] == ".":
         group, key = _at(config, owner), name[len(owner) + 1 :]
         if key not in group:
-            group[key] = 0 if known[owner].type == "dict of int" else ""
+            group[key] = 0 if known[owner].kind == "dict of int" else ""
         return
     if owner is not None:
         raise InputError(f"--config.{name}: set the whole of --config.{owner}")

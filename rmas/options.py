@@ -89,6 +89,7 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+@dataclasses.dataclass(frozen=True)
 class Options:
     """Base of option dataclasses: every field is checked when the object is made.
 
@@ -98,7 +99,7 @@ class Options:
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+        for field in dataclasses.fields(self):
             bounds = field.metadata.get("bounds", Bounds())
             value = _checked(getattr(self, field.name), hints[field.name], field.name, bounds)
             object.__setattr__(self, field.name, value)
@@ -144,7 +145,7 @@ class Described:
     """A field as `--help` and the docs show it; `section` is set where it has fields of its own."""
 
     name: str
-    type: str
+    kind: str
     default: Any
     help: str
     unit: str
@@ -164,7 +165,7 @@ def described(
         section = section_of(hints[name])
         found = Described(
             name=prefix + name,
-            type=type_name(hints[name]),
+            kind=type_name(hints[name]),
             default=default_of(field) if base is None else getattr(base, name),
             help=field.metadata.get("help", ""),
             unit=field.metadata.get("unit", ""),

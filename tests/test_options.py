@@ -91,11 +91,11 @@ def test_fields_are_described_in_order_sections_last():
         *("part", "part.rate", "part.kind"),
     ]
     rate = found["part.rate"]
-    assert (rate.type, rate.default, rate.unit) == ("float", 0.5, "1/s")
+    assert (rate.kind, rate.default, rate.unit) == ("float", 0.5, "1/s")
     assert (rate.help, rate.bounds) == ("how fast", "above 0 and at most 1")
     assert found["part"].section is Part
     assert found["own"].default == {}
-    assert found["own"].type == "dict of int"
+    assert found["own"].kind == "dict of int"
 
 
 @dataclasses.dataclass(frozen=True)

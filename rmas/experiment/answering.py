@@ -73,14 +73,34 @@ class TrainedSystem:
     settings: Settings
 
     @overload
-    def ask(self, questions: str, **options: Any) -> Reply: ...
+    def ask(
+        self,
+        questions: str,
+        *,
+        rounds: int | None = None,
+        method: Method = "latent",
+        thoughts: bool = False,
+        batch_size: int | None = None,
+        sampling: Sampling | None = None,
+        seed: int | None = None,
+    ) -> Reply: ...
 
     @overload
-    def ask(self, questions: Sequence[str], **options: Any) -> list[Reply]: ...
+    def ask(
+        self,
+        questions: list[str] | tuple[str, ...],
+        *,
+        rounds: int | None = None,
+        method: Method = "latent",
+        thoughts: bool = False,
+        batch_size: int | None = None,
+        sampling: Sampling | None = None,
+        seed: int | None = None,
+    ) -> list[Reply]: ...
 
     def ask(
         self,
-        questions: str | Sequence[str],
+        questions: str | list[str] | tuple[str, ...],
         *,
         rounds: int | None = None,
         method: Method = "latent",
@@ -120,8 +140,9 @@ class TrainedSystem:
         batch = max(min(batch_size or self.settings.evaluate.batch_size, len(texts)), 1)
         replies: list[Reply] = []
         for group in _groups(texts, batch):
+            found: Mapping[str, Thoughts] = {}
             if method == "text":
-                answers, found = runner.text(group, rounds, batch), {}
+                answers = runner.text(group, rounds, batch)
             else:
                 answers, found = runner.recorded(
                     self.links, self.form, group, rounds, batch, record=thoughts
@@ -304,16 +325,14 @@ def _of_manifest(folder: Path, over: Mapping[str, Any]) -> Settings:
             a: f"{source.partition('@')[0]}@{revisions[a]}" for a, source in sources.items()
         }
     if "prompts" not in given:
-        name = values["system"]["prompts"]
-        try:
-            found = prompt_sets.load(name).digest
-        except InputError:
-            found = ""
-        if found != digest:
+        same = [name for name, own in prompt_sets.packaged().items() if own.digest == digest]
+        if not same:
             raise InputError(
-                f"{path}: the links were trained with a prompt set {name!r} that is not packaged "
-                "here; give its JSON file as prompts"
+                f"{path}: the links were trained with the prompt set "
+                f"{values['system']['prompts']!r}, which is not packaged here; give its JSON file "
+                "as prompts"
             )
+        values["system"]["prompts"] = same[0]
     if values["system"]["topology"]["name"] in TOPOLOGIES:
         values["system"]["topology"] = {"name": values["system"]["topology"]["name"]}
     values["system"] |= given

@@ -83,14 +83,14 @@ class Data:
         return self._settings.questions_name
 
     def _load(self, name: str, source: str, field: str) -> dict[str, RowSource]:
-        d, sizes = self._settings.data, {}
-        if name in PUZZLES:
-            sizes = {"train": d.train, "validation": d.validation, "test": d.test}
-            sizes["seed"] = self._settings.seed
+        d = self._settings.data
         given: dict[str, Any] = {"field": field, "source": source}
         given = {key: value for key, value in given.items() if value}
+        if name in PUZZLES:
+            sizes = {"train": d.train, "validation": d.validation, "test": d.test}
+            given |= sizes | {"seed": self._settings.seed}
         path = str(Path(name).expanduser()) if name.startswith("~") else name
-        return load_rows_source(path, data_dir=self._folder, **sizes, **given)
+        return load_rows_source(path, data_dir=self._folder, **given)
 
 
 def _pick(splits: dict[str, RowSource], name: str, data: str, field: str) -> RowSource:

@@ -1,7 +1,7 @@
 """What settings leave open, and what follows for it from the agents, the data and the devices."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -11,7 +11,6 @@ from rmas.system.outline import Outline
 from rmas.tasks.benchmarks import BENCHMARKS
 from rmas.tasks.generated import PUZZLES
 from rmas.tasks.grading import GRADERS
-from rmas.weights.placement import weight_dtype
 
 LONGEST_ANSWER = 2000
 """Tokens of an answer, as the release allows on most benchmarks."""
@@ -52,7 +51,8 @@ def names(settings: Settings) -> tuple[Settings, list[Derived]]:
         system = dataclasses.replace(system, prompts=own or "default")
         found.append(Derived("system.prompts", system.prompts, why))
     if system.dtype == "auto":
-        dtype, platform = weight_dtype(None).name, jax.default_backend()
+        platform = jax.default_backend()
+        dtype: Literal["float32", "bfloat16"] = "float32" if platform == "cpu" else "bfloat16"
         system = dataclasses.replace(system, dtype=dtype)
         found.append(Derived("system.dtype", dtype, f"the devices are of platform {platform}"))
     if asked and not evaluate.split and asked in {*PUZZLES, *BENCHMARKS}:

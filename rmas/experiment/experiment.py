@@ -20,6 +20,7 @@ import jax
 from rmas import models
 from rmas.errors import InputError
 from rmas.evaluation.layout import FOLDER
+from rmas.evaluation.reporting import Report, make_report
 from rmas.evaluation.results import ResultRow
 from rmas.experiment import derive, dry_run, evaluating, planning
 from rmas.experiment.data import Data, check_texts
@@ -199,7 +200,7 @@ class Experiment:
         """Trains the links of the whole system, from the inner links: `outer/links`."""
         s, topology = self.settings, self.outline.topology
         template = self.outline.link_template
-        inner = {}
+        inner: Params = {}
         for agent in topology.agents:
             folder = self.workdir / "inner" / agent / LINKS
             if not folder.exists():
@@ -279,6 +280,10 @@ class Experiment:
             _log.warning("the links were trained on these very questions")
         ways = methods(settings, system, self.outline.form, trained, self.untrained_links())
         return evaluating.evaluate(settings, system, ways, rows, asked, pool, self.workdir)
+
+    def report(self, out: str | Path | None = None) -> Report:
+        """Writes tables, JSON and plots of the evaluation (default: `report` in the workdir)."""
+        return make_report([self.workdir], None if out is None else Path(out).expanduser())
 
     def make_rows(self) -> tuple[int, int, Path]:
         """Makes training rows from questions by text exchange: `rows/rows.jsonl`.

@@ -33,15 +33,17 @@ def variants(settings: Settings, alone: Sequence[str]) -> list[tuple[str, int, i
 
     `alone` are the agents that the method `single` runs.
     """
-    evaluate, found = settings.evaluate, []
+    evaluate = settings.evaluate
+    found: list[tuple[str, int, int | None]] = []
     lengths = evaluate.latent_lengths or (settings.limits.latent_steps,)
     for name in evaluate.methods:
         if name == "single":  # an agent alone has no rounds to repeat
             found += [(f"{SINGLE}{agent}", 1, None) for agent in alone]
             continue
-        latents = (None,) if name.startswith("text") else lengths
+        latents: Sequence[int | None] = (None,) if name.startswith("text") else lengths
         least, shown = (2, "text") if name == "text_recursive" else (1, str(name))
-        found += [(shown, r, steps) for r in evaluate.rounds if r >= least for steps in latents]
+        rounds = [r for r in evaluate.rounds if r >= least]
+        found += [(shown, r, steps) for r in rounds for steps in latents]
     return list(dict.fromkeys(found))
 
 

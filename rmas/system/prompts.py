@@ -198,6 +198,12 @@ def _fallbacks(task_family: str) -> Iterator[str]:
         name = FAMILY_FALLBACK.get(name)
 
 
+def packaged() -> dict[str, PromptSet]:
+    """The prompt sets that come with the package, by name."""
+    folder = resources.files("rmas.system") / "prompt_sets"
+    return {name: load(name) for name in sorted(Path(file.name).stem for file in folder.iterdir())}
+
+
 def load(source: str) -> PromptSet:
     """A packaged prompt set by name (`default`, `relay`, ...), or one from a JSON file.
 
