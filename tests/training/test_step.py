@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from rmas.parallel import Share, batch_share, put_batch, put_whole, state_shardings, use
 from rmas.training import optim
 from rmas.training.optim import Optim
-from rmas.training.step import init_train_state, make_step, place_of
+from rmas.training.step import init_train_state, make_step, state_shardings_for
 from support.fake_devices import mesh_of
 
 AXES = {"one": 0, "two": 1}
@@ -42,9 +42,9 @@ def steps(mesh, accumulate, dtype=np.float64, traced=None):
 
     optimizer = optim.make(Optim(steps=5, lr=0.1, warmup_steps=0))
     state = init_train_state(links(dtype), optimizer)
-    place = place_of(mesh, jax.eval_shape(lambda: state))
-    state = put_whole(state, place)
-    step = make_step(loss, optimizer, 0, place, mesh, AXES, accumulate)
+    shardings = state_shardings_for(mesh, jax.eval_shape(lambda: state))
+    state = put_whole(state, shardings)
+    step = make_step(loss, optimizer, 0, shardings, mesh, AXES, accumulate)
     found = []
     with use(mesh):
         for _ in range(3):
