@@ -19,7 +19,7 @@ from experiments import app
 from rmas import parallel
 from rmas.console import aligned, printable
 from rmas.experiment import Experiment
-from rmas.training.features import extract
+from rmas.training.hidden_state_cache import cache_hidden_states
 from rmas.training.inner import train_inner
 from rmas.training.loop import Schedule
 from rmas.training.optim import Optim
@@ -52,7 +52,7 @@ def measure(run: Experiment, agent: str, folder: Path) -> dict[str, float | str]
         return Schedule(Optim(steps=n, lr=1e-3), s.inner.batch_size, save_every=n + 1)
 
     def stored(n: int, name: str):
-        return extract(
+        return cache_hidden_states(
             agent,
             folder=folder / name,
             model=own.model,
@@ -78,7 +78,7 @@ def measure(run: Experiment, agent: str, folder: Path) -> dict[str, float | str]
             source=source,
             schedule=schedule(2 * steps),
             seed=s.seed,
-            stored=states,
+            cached=states,
         )
         lines = (at / "timings.jsonl").read_text().splitlines()[steps:]
         return sum(json.loads(line)["seconds"] for line in lines)

@@ -43,12 +43,12 @@ from rmas.system.outline import Outline
 from rmas.system.rendered import Renderer
 from rmas.tasks.questions import question_of
 from rmas.training.examples import Examples
-from rmas.training.features import Reader, extract, visits
+from rmas.training.hidden_state_cache import HiddenStateCache, cache_hidden_states, scheduled
 from rmas.training.initial import align_outer_links
 from rmas.training.inner import train_inner
 from rmas.training.objectives import TrainingContext, parse_objective
 from rmas.training.outer import train_outer
-from rmas.training.stopping import end_at_once
+from rmas.training.stopping import end_on_sigterm
 from rmas.training.workdir import open_workdir
 
 _log = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ class Experiment:
                 source=source,
                 schedule=s.inner,
                 seed=s.seed,
-                stored=None if done else self._cached_states(agent, examples),
+                cached=None if done else self._cached_states(agent, examples),
                 validation=validation,
                 facts=self._checkpoint_facts("inner"),
             )
@@ -263,7 +263,7 @@ class Experiment:
         """
         several = jax.process_count() > 1
         if several:
-            end_at_once()
+            end_on_sigterm()
         pool = evaluating.grader_pool(self.settings)
         rows, asked = self.data.questions, self.data.asked
         system = self._load(local=True) if several else self.system
@@ -371,21 +371,21 @@ class Experiment:
         if is_first() and not (only_once and path.exists()):
             atomic_write_json(path, self.settings.to_dict())
 
-    def _cached_states(self, agent: str, examples: Examples) -> Reader | None:
+    def _cached_states(self, agent: str, examples: Examples) -> HiddenStateCache | None:
         """The agent's hidden states, where they are to be computed once and kept on disk."""
         s, own, source = self.settings, self.system.agents[agent], self.data.split("train")
         dtype = s.inner.cache_states
         if dtype == "auto":
-            pairs = visits(s.inner, examples, s.seed, len(source))
+            pairs = scheduled(examples, s.inner, s.seed, len(source))
             often = s.inner.optim.steps * s.inner.batch_size >= _OFTEN * len(pairs)
             weights = jax.tree.leaves(own.params["embed"])[0].dtype.name
             dtype = ("bfloat16" if weights == "bfloat16" else "float32") if often else "none"
         if dtype == "none":
             return None
         lengths = {"message_tokens": s.inner.message_tokens, "max_length": examples.max_length}
-        return extract(
+        return cache_hidden_states(
             agent,
-            folder=self.workdir / "features",
+            folder=self.workdir / "hidden_states",
             model=own.model,
             params=own.params,
             examples=examples,

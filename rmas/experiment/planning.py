@@ -12,8 +12,8 @@ from rmas.errors import InputError
 from rmas.experiment.settings import Settings
 from rmas.parallel import MeshSpec
 from rmas.system.outline import Outline
-from rmas.training.memory import Lengths, Memory, inner_step, outer_step, weights_of
-from rmas.training.objectives import TrainingContext, parse_objective
+from rmas.training.memory import Memory, inner_step, outer_step, weight_bytes
+from rmas.training.objectives import Lengths, TrainingContext, parse_objective
 
 _GIB = 1 << 30
 _MOST = 4096  # devices of a plan
@@ -44,7 +44,7 @@ def describe(
         on_policy=s.outer.on_policy,
         earlier_rounds=s.outer.earlier_rounds,
     )
-    weights = weights_of(outline.abstract_params(mesh, dtype, int8))
+    weights = weight_bytes(outline.abstract_params(mesh, dtype, int8))
     params = outline.abstract_params(mesh, jnp.float32, int8)
     lengths = Lengths(prompt_tokens, text_tokens)
     schedule = s.inner if stage == "inner" else s.outer

@@ -1,21 +1,23 @@
 """Rows -> shuffled, sharded, resumable batches (Grain)."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import grain
 
 from rmas.errors import InputError
-from rmas.tasks.rows import Row
+
+T = TypeVar("T")
 
 
 def batches(
-    source: Sequence[Row],
+    source: Sequence[T],
     *,
     seed: int,
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.IterDataset[list[Row]]:
+) -> grain.IterDataset[list[T]]:
     """An endless stream of this process's share of each global batch, as lists of rows.
 
     Rows are shuffled again in each epoch. The stream is cut into batches after shuffling and
@@ -25,7 +27,7 @@ def batches(
     of batches so far, for every number of processes.
 
     Args:
-        source: rows by index, such as a `RowSource`.
+        source: rows by index, such as a `RowSource`, or what stands for them.
         seed: 0 to 2**32 - 1.
         batch_size: rows of a global batch, a multiple of `process_count`.
         process_index: which process this is, from 0.

@@ -8,9 +8,9 @@ from rmas.system.encode import ChatTokenizer
 
 
 def _spans(chat: ChatTokenizer, text: str) -> list[tuple[int, int, int]]:
-    # Closing tokens lie behind the text: one character each keeps them apart and in order.
-    behind = [(i, len(text) + n, len(text) + n + 1) for n, i in enumerate(chat.close)]
-    return chat.data_spans(text) + behind
+    # Closing tokens come after the text; one character each keeps them apart and in order.
+    closing = [(i, len(text) + n, len(text) + n + 1) for n, i in enumerate(chat.close)]
+    return chat.data_spans(text) + closing
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -21,7 +21,7 @@ def align(
 
     Returns the receiver's ids `[N]` and weights `[limit, N]` float32: row t spreads 1 over the
     receiver's tokens in proportion to the characters that they share with the sender's token t.
-    Where both cut the text alike, this is the identity. Rows without a counterpart are zero.
+    Where both tokenize the text alike, this is the identity. Rows without a counterpart are zero.
     """
     own, other = _spans(source, text), _spans(target, text)
     weights = np.zeros((limit, len(other)), np.float32)

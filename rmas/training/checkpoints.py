@@ -1,12 +1,12 @@
 """Checkpoints of a run: one module over Orbax's CheckpointManager.
 
 A step holds the state (any pytree of arrays: links, optimizer, step), the state of the data
-iterator, and a JSON dict that names what we did not train. It is written while training goes on,
-and committed by one rename: a kill in the middle of a save leaves the steps before it as they
-were. Beside the arrays lies a list of every leaf's dtype, shape and checksum, and beside the step
-one of its files (none beside the newest, where a kill came first); a step that does not match its
-lists, or cannot be read, is put aside with a warning, and the step before it is used. A step may be
-restored by another number of processes, and onto another mesh.
+iterator, and a JSON dict that says what the state belongs to. It is written while training
+continues, and committed by one rename: a kill during a save leaves the earlier steps as they were.
+A step contains a list of every leaf's dtype, shape and checksum, and next to it lies a list of its
+files (it is missing for the newest step if the process was killed before writing it). A step that
+does not match its lists, or cannot be read, is renamed with a warning, and the step before it is
+used. A step may be restored by another number of processes, and onto another mesh.
 """
 
 import base64
@@ -14,7 +14,6 @@ import contextlib
 import logging
 import os
 import shutil
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -26,25 +25,25 @@ import orbax.checkpoint as ocp
 from rmas.errors import InputError
 from rmas.files import report_full_disk
 from rmas.parallel import all_reduce_max, barrier, is_first
-from rmas.training import checksums
+from rmas.training import checksums, orbax_errors
 
 _log = logging.getLogger(__name__)
-_ASIDE = "damaged-"
+_DAMAGED = "damaged-"
 _SCORE = "score"
-_OLD = "deleting"  # old steps are renamed into here first: a kill leaves no half-deleted step
+_OLD = "deleting"  # old steps are moved there first, so that a kill leaves no half-deleted step
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one folder: the newest `keep` steps stay, and the best one.
+    """The checkpoints of one run, in one folder: it keeps the newest `keep` steps and the best one.
 
-    All processes of a run make it, save and restore together. Raises InputError where the folder
+    All processes of a run make it, save and restore together. Making, using and closing it leaves
+    logging, warnings and hooks of the process as they were. Raises InputError where the folder
     cannot be made.
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 2) -> None:
         self.folder = Path(folder).expanduser().absolute()
         self._saved: set[int] = set()
-        _quiet()
         policies = ocp.checkpoint_managers
         best = policies.BestN(
             get_metric_fn=_score, reverse=True, n=1, keep_checkpoints_without_metrics=False
@@ -78,12 +77,13 @@ class Checkpoints:
     ) -> None:
         """Starts to save one step, once the one before is on disk; `wait` returns when it is.
 
-        `data_state` is what Grain's `get_state()` gave (bytes, or a dict that JSON can hold);
-        `meta` is a dict that JSON can hold; the step with the lowest `score` is the best, the newer
-        of equal ones.
+        Args:
+          data_state: what Grain's `get_state()` returned: bytes, or a dict that JSON can hold.
+          meta: a dict that JSON can hold.
+          score: the step with the lowest one is the best, the newer of equal ones.
 
         Raises:
-          ValueError: a step that is not newer than the latest, or a leaf that is no array.
+          ValueError: a step that is not newer than the latest, or a leaf that is not an array.
           InputError: an earlier step could not be written.
         """
         latest = self.latest_step()
@@ -92,7 +92,7 @@ class Checkpoints:
         leaves = _leaves(state)
         for name, leaf in leaves.items():
             if not isinstance(leaf, jax.Array | np.ndarray):
-                raise ValueError(f"{name} is {type(leaf).__name__}; a state holds arrays alone")
+                raise ValueError(f"{name} is {type(leaf).__name__}; a state must hold arrays only")
         info = {
             "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
             "data": _data_to_json(data_state),
@@ -113,10 +113,10 @@ class Checkpoints:
         self._saved.add(step)
 
     def wait(self) -> None:
-        """Returns when all that was saved is on disk; InputError where it cannot be written."""
+        """Returns when every save is on disk; InputError where one cannot be written."""
         with self._writing():
             self._manager.wait_until_finished()
-            self._note()
+            self._record_files()
         self._delete_old()
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
@@ -134,12 +134,12 @@ class Checkpoints:
     def restore(
         self, template: Any, step: int | None = None
     ) -> tuple[int, Any, dict | bytes | None, dict[str, Any]]:
-        """The newest readable step (or this one), as (step, state, data_state, meta).
+        """The newest readable step (or `step`), as (step, state, data_state, meta).
 
         `template` is a pytree of the same structure (arrays, or ShapeDtypeStructs with a
         sharding); every restored leaf is a jax.Array with its template's dtype, shape and
-        sharding, bit for bit as saved. Restored leaves are committed to their sharding: a fresh
-        state that is to enter the same executable must be put there by `jax.device_put`, too.
+        sharding, bit for bit as saved. Restored leaves are committed to their sharding: an initial
+        state that the same executable is to accept must be put there by `jax.device_put`, too.
 
         Raises InputError where no step can be read, and where a step's leaves, dtypes or shapes
         are not the template's, naming the leaf.
@@ -149,28 +149,21 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True) if step is None else [step]
         if not steps:
             raise InputError(f"no checkpoint in {self.folder}")
-        damaged = []
-        _hush_closed_loops()
+        damaged: list[int] = []
         for step in steps:
-            arrays, wrong = None, checksums.fault(self.folder, step)
+            wrong = checksums.find_damage(self.folder, step)
             if wrong:
                 _log.warning("checkpoint step %d cannot be read (%s)", step, wrong)
-            # What one process cannot read of it, none uses; nobody has begun to read it yet.
-            if all_reduce_max(int(bool(wrong))):
+            # A step that one process finds damaged, none begins to read.
+            found = None
+            if not all_reduce_max(int(bool(wrong))):
+                found = self._read(step, wanted)
+            if all_reduce_max(int(found is None)):
                 damaged.append(step)
                 continue
-            try:
-                info = self._info(step)
-                _compare(f"checkpoint {self.folder / str(step)}", info["leaves"], wanted)
-                arrays = self._arrays(step, info["leaves"], wanted)
-            except InputError:
-                raise  # a sound checkpoint of something else: older ones are no answer
-            except Exception as error:  # whatever reading a damaged step may raise
-                _log.warning("checkpoint step %d cannot be read (%s)", step, _one_line(error))
-            if all_reduce_max(int(arrays is None)):
-                damaged.append(step)
-                continue
-            self._put_aside(damaged, step)
+            assert found is not None  # as in every process
+            info, arrays = found
+            self._rename_damaged(damaged, step)
             structure = jax.tree.structure(template)
             state = jax.tree.unflatten(structure, [arrays[name] for name in wanted])
             return step, state, _data_from_json(info["data"]), info["meta"]
@@ -180,10 +173,10 @@ class Checkpoints:
         )
 
     def close(self) -> None:
-        """Waits, and releases Orbax's threads; a closed object is of no further use."""
+        """Waits, and releases Orbax's threads; the object cannot be used after it."""
         with self._writing():
             self._manager.close()
-            self._note()
+            self._record_files()
         self._delete_old()
 
     def __enter__(self) -> "Checkpoints":
@@ -192,108 +185,95 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _note(self) -> None:
-        """Lists the files of what this object saved: of older ones it cannot know."""
+    def _record_files(self) -> None:
+        """Lists the files of steps that this object saved; older ones may be damaged already."""
         if is_first():
             steps = {int(p.name) for p in self.folder.iterdir() if p.name.isdecimal()}
             for step in steps & self._saved:
-                checksums.note(self.folder, step)
-            checksums.forget(self.folder, steps)
+                checksums.record(self.folder, step)
+            checksums.delete_others(self.folder, steps)
 
     def _delete_old(self) -> None:
         if is_first():
             shutil.rmtree(self.folder / _OLD, ignore_errors=True)
 
+    def _read(
+        self, step: int, wanted: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, jax.Array]] | None:
+        """What a step records, and its leaves by name; None, with a warning, for a damaged one.
+
+        Raises InputError where a sound checkpoint is of something else: older ones are not tried.
+        """
+        try:
+            info = self._info(step)
+            _compare(f"checkpoint {self.folder / str(step)}", info["leaves"], wanted)
+            return info, self._arrays(step, info["leaves"], wanted)
+        except InputError:
+            raise
+        except Exception as error:  # whatever reading a damaged step may raise
+            _log.warning("checkpoint step %d cannot be read (%s)", step, _one_line(error))
+            return None
+
     def _info(self, step: int) -> dict[str, Any]:
-        found = self._manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))
+        with orbax_errors.reading():
+            args = ocp.args.Composite(info=ocp.args.JsonRestore())
+            found = self._manager.restore(step, args=args)
         return {key: found.info[key] for key in ("leaves", "data", "meta")}
 
     def _arrays(
         self, step: int, saved: dict[str, dict], wanted: dict[str, Any]
     ) -> dict[str, jax.Array]:
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        own_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         templates = {
             name: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here
+                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or own_device
             )
             for name, leaf in wanted.items()
         }
-        found = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(templates))
-        )
+        with orbax_errors.reading():
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(templates))
+            found = self._manager.restore(step, args=args)
         for name, leaf in found.state.items():
-            # Orbax casts silently, and what lies on disk may differ from what was listed. Arrays
-            # that processes hold in parts have no checksum.
-            here, there = _describe(leaf), saved[name]
-            known = [key for key in there if None not in (here[key], there[key])]
-            if [here[key] for key in known] != [there[key] for key in known]:
+            # Orbax casts silently, and the file may differ from the list. Arrays of which several
+            # processes hold parts have no checksum.
+            now, then = _describe(leaf), saved[name]
+            known = [key for key in then if None not in (now[key], then[key])]
+            if [now[key] for key in known] != [then[key] for key in known]:
                 raise ValueError(f"{name} is not what was saved")
         return found.state
 
-    def _put_aside(self, damaged: list[int], used: int) -> None:
+    def _rename_damaged(self, damaged: list[int], used: int) -> None:
         """Renames unreadable newer steps, so that the resumed run can save these steps again."""
         if not damaged:
             return
         for step in damaged:
-            target = self.folder / f"{_ASIDE}{step}"
+            target = self.folder / f"{_DAMAGED}{step}"
             count = 1
             while target.exists():
                 count += 1
-                target = self.folder / f"{_ASIDE}{step}-{count}"
+                target = self.folder / f"{_DAMAGED}{step}-{count}"
             if is_first():
                 (self.folder / str(step)).rename(target)
-                checksums.forget(self.folder, set(self._manager.all_steps()) - {step})
+                checksums.delete_others(self.folder, set(self._manager.all_steps()) - {step})
             _log.warning("checkpoint step %d is used; step %d is now %s", used, step, target.name)
-        barrier("damaged checkpoints are put aside")
+        barrier("damaged checkpoints are renamed")
         self._manager.reload()
 
 
 class _Manager(ocp.CheckpointManager):
-    """Asks nobody whether the run is preempted: what the training asks that by are no steps.
+    """Does not ask JAX whether the run is preempted: the training loop does that.
 
-    (JAX derives the step to stop at from the last number that anybody asked with.)
+    JAX derives the step at which all processes stop from the last number that it was asked with.
+    The loop asks with a count of its own (`StopSignal.reached`), which steps would confuse.
     """
 
     def reached_preemption(self, step: int) -> bool:
+        """Never: see `StopSignal`."""
         return False
 
 
 def _score(metrics: dict[str, float]) -> float:
     return metrics[_SCORE]
-
-
-def _quiet() -> None:
-    """Orbax reports every file that it touches at INFO; its warnings stay.
-
-    What it tells of its writers' errors, traces and all, is raised, too, and told by us.
-    """
-    logging.getLogger("orbax").setLevel(logging.WARNING)
-    absl_logger = logging.getLogger("absl")
-    if absl_logger.getEffectiveLevel() < logging.WARNING:
-        absl_logger.setLevel(logging.WARNING)
-    if _told_by_us not in absl_logger.filters:
-        absl_logger.addFilter(_told_by_us)
-
-
-def _told_by_us(record: logging.LogRecord) -> bool:
-    return not (record.levelno == logging.ERROR and "orbax" in record.pathname)
-
-
-def _hush_closed_loops() -> None:
-    """Keeps the traces of a damaged step's other reads off the terminal.
-
-    Orbax closes its event loop at the first read that fails; each other read that then ends
-    finds it closed, in a thread where nobody can catch that.
-    """
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        error = unraisable.exc_value
-        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-            before(unraisable)
-
-    if getattr(before, "__qualname__", "") != hook.__qualname__:
-        sys.unraisablehook = hook
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
@@ -309,7 +289,7 @@ def _leaves(tree: Any) -> dict[str, Any]:
 
 
 def _describe(leaf: Any) -> dict[str, Any]:
-    """dtype, shape, and a checksum of the bytes (None for parts of several processes)."""
+    """dtype, shape, and a checksum of the bytes (None where several processes hold parts)."""
     whole = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
     checksum = zlib.crc32(np.ascontiguousarray(leaf).tobytes()) if whole else None
     return {"dtype": np.dtype(leaf.dtype).name, "shape": list(leaf.shape), "crc32": checksum}

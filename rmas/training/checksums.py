@@ -1,7 +1,7 @@
-"""What the files of a checkpoint were when it was done: told before anybody reads their arrays.
+"""Checksums of a checkpoint's files: damage is found before any process reads its arrays.
 
-With several processes a damaged file may meet only the one that reads it, and others would wait
-for that one for ever. So each looks at all files first, and they agree.
+With several processes a damaged file may be read by one of them only, and the others would wait
+for it for ever. So each checks all files first, and they agree on the result.
 """
 
 import json
@@ -13,35 +13,35 @@ from rmas.files import atomic_write_json
 _PREFIX = "files-"
 
 
-def note(folder: Path, step: int) -> None:
-    """Writes sizes and checksums of a finished step's files beside it, unless they are there."""
+def record(folder: Path, step: int) -> None:
+    """Writes sizes and checksums of a finished step's files next to it, unless they are there."""
     path, found = _path(folder, step), folder / str(step)
     if not path.is_file() and found.is_dir():
         atomic_write_json(path, _sums(found))
 
 
-def fault(folder: Path, step: int) -> str:
-    """What is wrong with a step's files; empty where nothing is, or nothing was noted."""
+def find_damage(folder: Path, step: int) -> str:
+    """What is wrong with a step's files; empty if nothing is, or nothing was recorded."""
     try:
-        noted = json.loads(_path(folder, step).read_text(encoding="utf-8"))
+        recorded = json.loads(_path(folder, step).read_text(encoding="utf-8"))
         found = _sums(folder / str(step))
     except FileNotFoundError:
         return ""
     except (OSError, ValueError) as error:
         return f"it cannot be read: {error}"
-    if not isinstance(noted, dict):
+    if not isinstance(recorded, dict):
         return ""
-    wrong = [name for name in noted if found.get(name) != noted[name]]
+    wrong = [name for name in recorded if found.get(name) != recorded[name]]
     return f"{wrong[0]} is not what was written" if wrong else ""
 
 
-def forget(folder: Path, steps: set[int]) -> None:
-    """Removes the notes of other steps than these."""
+def delete_others(folder: Path, steps: set[int]) -> None:
+    """Deletes what was recorded of other steps than these."""
     for path in folder.glob(f"{_PREFIX}*.json"):
         number = path.stem.removeprefix(_PREFIX)
         if number.isdecimal() and int(number) not in steps:
             path.unlink(missing_ok=True)
-    for path in folder.glob(f".{_PREFIX}*.tmp"):  # a kill left it
+    for path in folder.glob(f".{_PREFIX}*.tmp"):  # of a process that was killed
         path.unlink(missing_ok=True)
 
 
@@ -50,6 +50,7 @@ def _path(folder: Path, step: int) -> Path:
 
 
 def _sums(folder: Path) -> dict[str, list[int]]:
+    """Size and CRC-32 of every file, by its path in the folder."""
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         total, size = 0, 0

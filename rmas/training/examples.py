@@ -1,22 +1,25 @@
-"""Rows to the arrays that objectives read, on the host; the same row always gives the same."""
+"""Rows as arrays on the host, for training; the same row always gives the same arrays.
+
+What only one objective reads is made in its own file, `objectives/<name>.py`.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import cast
 
+import jax
 import numpy as np
 from flax import struct
 
-from rmas.links import edge_name
 from rmas.parallel import all_reduce_max
 from rmas.shapes import Array
-from rmas.system.batch import Line, bucket, line, stack, with_text
-from rmas.system.encode import fill
+from rmas.system.batch import Line, bucket, line, stack
+from rmas.system.encode import Encoded, fill
 from rmas.system.rendered import Renderer
 from rmas.system.topology import Edge
 from rmas.system.turn import Prompt
 from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
-from rmas.training.alignment import align
 
 
 @struct.dataclass
@@ -26,22 +29,9 @@ class Text:
     prompt: Prompt
     text_BT: Array
 
-
-@struct.dataclass
-class EdgeTargets:
-    """A teacher text in the receiver's tokens: ids `[..., B, N]`, weights `[..., B, M, N]`."""
-
-    ids_BN: Array
-    weights_BMN: Array
-
-
-@struct.dataclass
-class Targets:
-    """What a rollout should say: its next tokens `[..., B, M]`, and the same for each edge."""
-
-    ids_BM: Array
-    valid_BM: Array
-    edges: dict[str, EdgeTargets]
+    def count_tokens(self) -> int:
+        """Tokens of prompts and texts, padding left out."""
+        return count_prompt_tokens(self.prompt)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,11 +41,12 @@ class Examples:
     Attributes:
       rounds: recursion rounds of outer training.
       latent_steps: M of true rollouts.
-      max_latent_tokens: how many states of a text are handed on in teacher forcing.
+      max_latent_tokens: how many states of a text are the message, in teacher forcing.
       max_length: longer rows are cut from the left.
       message_tokens: incoming texts of inner training are cut to so many tokens; 0 keeps them.
-      shift: 0 takes states at a text's own positions (the release), 1 those a rollout sees.
-      longest: the longest row of all processes that share a batch, from that of this one.
+      shift: 0 uses states at a text's own positions (the release), 1 those a rollout sees.
+      longest: the largest of this process's and the others' values, so that all processes that
+        share a batch pad it alike.
     """
 
     renderer: Renderer
@@ -68,75 +59,28 @@ class Examples:
     longest: Callable[[int], int] = all_reduce_max
 
     def text_ids(self, agent: str, row: Row, k: int) -> tuple[int, ...]:
-        """Teacher text of an agent in round k, closing tokens included."""
+        """Teacher text of an agent in round `k` (from 0), closing tokens included."""
         system = self.renderer.system
         return system.agents[agent].chat.text_ids(row.text(system.topology.role(agent), k))
 
-    def draw(self, rng: np.random.Generator, rows: int) -> list[int]:
-        """The round of each row of a batch of inner training, from 0."""
+    def encoded(self, agent: str, row: Row, k: int) -> Encoded:
+        """An agent's prompt in round `k` (from 0), with open slots."""
+        return self.renderer.asked(agent, question_of(row), k)
+
+    def draw_rounds(self, rng: np.random.Generator, rows: int) -> list[int]:
+        """The round (from 0) at which each of so many rows is read in inner training."""
         return [int(rng.integers(self.rounds)) for _ in range(rows)]
 
     def inner(self, agent: str, rows: Sequence[Row], rounds: Sequence[int]) -> Text:
-        """Prompts with teacher texts in their slots, each row at its round."""
-        lines = self.inner_lines(agent, rows, rounds)
-        prompt = self._stack([lines])
-        return _first(Text(prompt, _text_mask([lines], prompt)))
+        """Prompts `[B, T]` with teacher texts in their slots, each row at its round."""
+        return self.stack_texts(self.inner_lines(agent, rows, rounds))
 
     def inner_lines(self, agent: str, rows: Sequence[Row], rounds: Sequence[int]) -> list[Line]:
-        """The same before they are arrays, one row each."""
-        topology = self.renderer.system.topology
-        lines = []
-        for row, k in zip(rows, rounds, strict=True):
-            sources = {e.src: self._source_text(e, row, k) for e in topology.incoming(agent)}
-            encoded = self.renderer.asked(agent, question_of(row), k)
-            chat = self.renderer.system.agents[agent].chat
-            cut = slice(self.message_tokens or None)
-            ids = fill(encoded, lambda src, s=sources, c=chat, n=cut: c.data_ids(s[src])[n])
-            whole = line([ids], (), 0, text=self.text_ids(agent, row, k))
-            lines.append(self._fitted(agent, row, whole))
-        return lines
+        """`inner` before its rows are arrays."""
+        return [self._inner_line(agent, row, k) for row, k in zip(rows, rounds, strict=True)]
 
-    def teacher_forced(self, rows: Sequence[Row]) -> dict[str, Text]:
-        """Every agent's prompt and text of every round; messages are states of those texts."""
-        topology, take = self.renderer.system.topology, self.max_latent_tokens
-        out = {}
-        for agent in topology.agents:
-            lines = []
-            for k in range(self.rounds):
-                lines.append([])
-                for row in rows:
-                    # No more states than the sender's own row has text positions.
-                    most = min(take, self.max_length)
-                    lengths = {
-                        e.src: min(len(self.text_ids(e.src, row, _round_of(e, k))), most)
-                        for e in topology.incoming(agent)
-                        if e.when == "round" or k > 0
-                    }
-                    encoded = self.renderer.asked(agent, question_of(row), k)
-                    text = self.text_ids(agent, row, k)
-                    whole = line(encoded, self.renderer.sources(agent), take, lengths, text)
-                    lines[-1].append(self._fitted(agent, row, whole))
-            prompt = with_text(lines, take, shift=self.shift, length=self._bucket(lines))
-            out[agent] = Text(prompt, _text_mask(lines, prompt))
-        return out
-
-    def rollout(self, rows: Sequence[Row]) -> tuple[dict[str, Prompt], Text]:
-        """Latent prompts of all rounds, and the output agent's last with its answer's text."""
-        prompts = self.latent(rows)
-        topology = self.renderer.system.topology
-        k = self.rounds - 1
-        lines = []
-        for row in rows:
-            question = question_of(row)
-            prompt = self.renderer.latent_line(topology.output, question, k, self.latent_steps)
-            text = self.text_ids(topology.output, row, k)
-            whole = Line(prompt.ids + text, prompt.slots + (-1,) * len(text), len(text))
-            lines.append(self._fitted(topology.output, row, whole))
-        last = self._stack([lines])
-        return prompts, _first(Text(last, _text_mask([lines], last)))
-
-    def latent(self, rows: Sequence[Row]) -> dict[str, Prompt]:
-        """Latent prompts of all rounds."""
+    def latent_prompts(self, rows: Sequence[Row]) -> dict[str, Prompt]:
+        """Every agent's prompts of all rounds `[R, B, T]`, with slots for latent messages."""
         questions = [question_of(row) for row in rows]
         return self.renderer.latent_prompts(
             questions,
@@ -144,74 +88,62 @@ class Examples:
             steps=self.latent_steps,
             batch=len(rows),
             answer_tokens=0,
-            stacked=self._stack,
+            stacked=self.stack,
         )
 
-    def targets(self, rows: Sequence[Row]) -> dict[str, Targets]:
-        """Per agent and round, the first M tokens of its text, its own and its readers'."""
-        topology, m = self.renderer.system.topology, self.latent_steps
-        agents = self.renderer.system.agents
-        out = {}
-        for agent in topology.agents:
-            ids = np.zeros((self.rounds, len(rows), m), np.int32)
-            valid = np.zeros(ids.shape, bool)
-            found = {e: [] for e in topology.outgoing(agent)}
-            for k in range(self.rounds):
-                for b, row in enumerate(rows):
-                    own = self.text_ids(agent, row, k)[:m]
-                    ids[k, b, : len(own)], valid[k, b, : len(own)] = own, True
-                    text = row.text(topology.role(agent), k)
-                    for e, pairs in found.items():
-                        pairs.append(align(agents[agent].chat, agents[e.dst].chat, text, m))
-            edges = {
-                edge_name(e.src, e.dst): self._edge_targets(pairs, ids.shape)
-                for e, pairs in found.items()
-            }
-            out[agent] = Targets(ids, valid, edges)
-        return out
-
-    def _fitted(self, agent: str, row: Row, whole: Line) -> Line:
-        """A line cut to `max_length`; `InputError` if even that is more than the agent reads."""
+    def fit_line(self, agent: str, row: Row, whole: Line) -> Line:
+        """A line cut to `max_length`; `InputError` if that is longer than the agent's context."""
         cut = whole.cut_left(self.max_length)
         self.renderer.check_context(agent, row.question, len(cut))
         return cut
 
-    def _bucket(self, rounds: Sequence[Sequence[Line]]) -> int:
+    def padded_length(self, rounds: Sequence[Sequence[Line]]) -> int:
+        """T of these lines as arrays, alike in all processes."""
         return bucket(self.longest(max(len(row) for rows in rounds for row in rows)))
 
-    def _stack(self, rounds: Sequence[Sequence[Line]]) -> Prompt:
-        return stack(rounds, self._bucket(rounds))
+    def stack(self, rounds: Sequence[Sequence[Line]]) -> Prompt:
+        """Left-padded arrays `[R, B, T]` from lines by round and row."""
+        return stack(rounds, self.padded_length(rounds))
 
-    def _edge_targets(
-        self, pairs: list[tuple[tuple[int, ...], np.ndarray]], shape: tuple[int, ...]
-    ) -> EdgeTargets:
-        N = bucket(self.longest(max(len(ids) for ids, _ in pairs)))
-        ids_XN = np.zeros((len(pairs), N), np.int32)
-        weights_XMN = np.zeros((len(pairs), shape[-1], N), np.float32)
-        for x, (ids, weights) in enumerate(pairs):
-            ids_XN[x, : len(ids)] = ids
-            weights_XMN[x, :, : len(ids)] = weights
-        lead = shape[:2]
-        return EdgeTargets(ids_XN.reshape(*lead, N), weights_XMN.reshape(*lead, shape[-1], N))
+    def stack_texts(self, lines: Sequence[Line]) -> Text:
+        """Left-padded arrays `[B, T]` from lines that end in a text."""
+        prompt = self.stack([lines])
+        text = Text(prompt, text_mask([lines], prompt))
+        return jax.tree.map(lambda x: x[0], text)
+
+    def _inner_line(self, agent: str, row: Row, k: int) -> Line:
+        chat = self.renderer.system.agents[agent].chat
+        incoming = self.renderer.system.topology.incoming(agent)
+        texts = {e.src: self._source_text(e, row, k) for e in incoming}
+
+        def message_ids(source: str) -> Sequence[int]:
+            return chat.data_ids(texts[source])[: self.message_tokens or None]
+
+        ids = fill(self.encoded(agent, row, k), message_ids)
+        return self.fit_line(agent, row, line((ids,), (), 0, text=self.text_ids(agent, row, k)))
 
     def _source_text(self, edge: Edge, row: Row, k: int) -> str:
         role = self.renderer.system.topology.role(edge.src)
-        return row.text(role, max(_round_of(edge, k), 0))
+        return row.text(role, max(message_round(edge, k), 0))
 
 
-def _round_of(edge: Edge, k: int) -> int:
-    """The round in which a message that is read in round k was made."""
+def message_round(edge: Edge, k: int) -> int:
+    """The round in which the message that an edge carries into round `k` was made."""
     return k - (edge.when == "feedback")
 
 
-def _text_mask(lines: Sequence[Sequence[Line]], prompt: Prompt) -> np.ndarray:
+def text_mask(rounds: Sequence[Sequence[Line]], prompt: Prompt) -> Array:
+    """Which positions `[R, B, T]` of the lines' arrays are the lines' own texts."""
     T = prompt.ids_BT.shape[-1]
-    counts = np.array([[row.text_length for row in rows] for rows in lines])
-    return np.arange(T) >= T - counts[..., None]
+    counts_RB = np.array([[row.text_length for row in rows] for rows in rounds])
+    return on_host(np.arange(T) >= T - counts_RB[..., None])
 
 
-def _first(text: Text) -> Text:
-    prompt = Prompt(
-        *(x[0] for x in (text.prompt.ids_BT, text.prompt.valid_BT, text.prompt.slot_BT))
-    )
-    return Text(prompt, text.text_BT[0])
+def count_prompt_tokens(prompt: Prompt) -> int:
+    """Tokens and message vectors of a prompt's arrays, padding left out."""
+    return int(np.count_nonzero(prompt.valid_BT))
+
+
+def on_host(x: np.ndarray) -> Array:
+    """A numpy array, with the type of the device array that `parallel.put_batch` makes of it."""
+    return cast(Array, x)

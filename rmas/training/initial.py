@@ -12,14 +12,14 @@ from rmas.errors import InputError
 from rmas.links import aligned_outer, edge_name
 from rmas.models import ModelSpec
 from rmas.parallel import to_host, use
-from rmas.shapes import Params
+from rmas.shapes import Array, Params
 from rmas.system.turn import SystemSpec
 from rmas.tasks.rows import Row
 from rmas.training.alignment import align
-from rmas.training.examples import Examples, Text
+from rmas.training.examples import Examples, Text, on_host
 
 _TOKENS = 1 << 17
-"""Tokens that are run at once, padding included."""
+"""Tokens of a batch, padding included."""
 
 
 def align_outer_links(
@@ -35,9 +35,16 @@ def align_outer_links(
 
     For each edge, states of the sender over teacher texts of `rows` (one position earlier than
     the token, as a rollout sees them) are paired with the reader's embeddings of the same
-    piece of text. Both may cut text differently: see `alignment.align`. Rows cut into their
-    text are left out; raises `InputError` where none is left. All processes do it together, each
-    with all rows.
+    piece of text. The two may tokenize text differently: see `alignment.align`. Rows whose prompt
+    is cut away by `max_length` are left out. All processes call it together, each with all rows.
+
+    Args:
+      params: weights by agent.
+      links: where the other parts of the links come from.
+      seed: decides the round of each row.
+      ridge: the weight of the regression's penalty.
+
+    Raises `InputError` where no row is left for an edge.
     """
     topology = examples.renderer.system.topology
     agents = examples.renderer.system.agents
@@ -47,14 +54,15 @@ def align_outer_links(
         edges = topology.outgoing(agent)
         if not edges:
             continue
-        rounds = examples.draw(np.random.default_rng([seed, topology.index(agent)]), len(rows))
+        random = np.random.default_rng([seed, topology.index(agent)])
+        rounds = examples.draw_rounds(random, len(rows))
         states = _states_of(spec, agent, params[agent], links, examples, rows, rounds)
         role = topology.role(agent)
         for e in edges:
             z, weights, tokens = [], [], []
             for row, k, (n, prompt, own) in zip(rows, rounds, states, strict=True):
                 if not prompt:
-                    continue  # cut so short that no prompt is left, and perhaps not all the text
+                    continue  # the cut may have reached the text
                 text = row.text(role, k)
                 ids, weights_NN = align(agents[agent].chat, agents[e.dst].chat, text, n)
                 known = weights_NN.any(axis=1)
@@ -63,12 +71,12 @@ def align_outer_links(
                 tokens.append(np.asarray(ids, np.int32))
             if not sum(map(len, z)):
                 raise InputError(
-                    f"no teacher text of {agent!r} has tokens that {e.dst!r} shares in rows of "
-                    f"max_length {examples.max_length}; raise it, or use another link init"
+                    f"no teacher text of {agent!r} shares tokens with {e.dst!r} in rows of "
+                    f"max_length {examples.max_length}; raise it, or use another links.init"
                 )
             all_ids = np.concatenate(tokens)
             with use(mesh):
-                y_ND = to_host(_embeddings(spec.model(e.dst), params[e.dst], all_ids))
+                y_ND = to_host(_embeddings(spec.model(e.dst), params[e.dst], on_host(all_ids)))
             ends = np.cumsum([len(ids) for ids in tokens])[:-1]
             y = [w @ part for w, part in zip(weights, np.split(y_ND, ends), strict=True)]
             name = edge_name(e.src, e.dst)
@@ -100,12 +108,13 @@ def _states_of(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _embeddings(model: ModelSpec, params: Params, ids_N: np.ndarray):
+def _embeddings(model: ModelSpec, params: Params, ids_N: Array) -> Array:
     return models.embed(model, params, ids_N).astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _states(spec: SystemSpec, agent: str, params: Params, links: Params, batch: Text):
+def _states(spec: SystemSpec, agent: str, params: Params, links: Params, batch: Text) -> Array:
+    """Inner-mapped states `[B, T, D]`."""
     prompt = batch.prompt
     x_BTD = models.embed(spec.model(agent), params, prompt.ids_BT)
     pos_BT = models.positions(prompt.valid_BT)

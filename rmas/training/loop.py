@@ -27,7 +27,6 @@ from rmas.parallel import (
 )
 from rmas.shapes import Params
 from rmas.tasks.pipeline import batches
-from rmas.tasks.rows import Row
 from rmas.training import optim as optimizers
 from rmas.training.checkpoints import Checkpoints
 from rmas.training.metrics import MetricsWriter
@@ -35,12 +34,12 @@ from rmas.training.optim import Optim
 from rmas.training.profile import Profile
 from rmas.training.recorder import Recorder
 from rmas.training.step import Loss, TrainState, init_train_state, make_step
-from rmas.training.stopping import listening
-from rmas.training.validation import Validation
+from rmas.training.stopping import stop_on_sigterm
+from rmas.training.validation import Validation, ValidationData
 
 _log = logging.getLogger(__name__)
 _CLOCK_STEPS = 10
-"""Processes look at the clock of the first one only so often: it takes a message."""
+"""Steps between looks at the first process's clock, each of which costs a message to all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,16 +88,18 @@ class TrainingTask:
     Attributes:
       label: names it in messages and on the progress bar.
       links: makes the initial links; not called on resume.
-      template: their shapes and types.
+      template: their shapes and dtypes.
       frozen: what `loss` reads besides links (weights of agents).
-      source: the rows.
-      prepare: `prepare(rows, step)` -> numpy arrays; must depend on its arguments alone.
+      source: what batches are drawn from: rows, or whatever `prepare` understands.
+      prepare: `prepare(items, step)` -> a batch: numpy arrays of this process's share of the
+        step's items of `source`; must depend on its arguments alone.
+      count_tokens: `count_tokens(batch)` -> tokens in what `prepare` gave, padding left out.
       seed: decides the order of the rows and the random numbers of the steps.
-      axes: where the rows are in these arrays, as `jax.vmap` takes it.
-      mesh: where `frozen` lies; rows are split over it, links over its axis `fsdp`.
-      taps: see `step.make_step`.
-      validation: rows of which the first `Schedule.validation_rows` are measured.
-      facts: what the checkpoints say that they belong to, for JSON.
+      axes: the axis of the rows in the batch's arrays, as `jax.vmap` reads `in_axes`.
+      mesh: where `frozen` is placed; rows are split over it, links over its axis `fsdp`.
+      probes: see `step.make_step`.
+      validation: what is measured at checkpoints, if `Schedule.validation_rows` asks for it.
+      facts: what checkpoints record about the run that made them, for JSON.
     """
 
     label: str
@@ -106,35 +107,36 @@ class TrainingTask:
     links: Callable[[], Params]
     template: Params
     frozen: Any
-    source: Sequence[Row]
-    prepare: Callable[[list[Row], int], Any]
+    source: Sequence[Any]
+    prepare: Callable[[list[Any], int], Any]
+    count_tokens: Callable[[Any], int]
     seed: int
     axes: Any = 0
     mesh: Mesh = dataclasses.field(default_factory=single_device_mesh)
-    taps: Params | None = None
-    validation: Sequence[Row] = ()
+    probes: Params | None = None
+    validation: ValidationData | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def fit(task: TrainingTask, schedule: Schedule, folder: Path) -> Params:
     """Trains links to the end of the schedule, from the newest checkpoint in `folder` if any.
 
-    A run that was killed and is started again goes through the same batches, keys and updates:
-    its links are bit-identical to an uninterrupted run's on the same kind of machine. All
+    A run that was killed and is started again computes the same batches, keys and updates: its
+    links are bit-identical to those of an uninterrupted run on the same kind of machine. All
     processes of a run call it together; each reads the rows of its own devices. The folder
     receives `checkpoints/`, `metrics.jsonl`, `timings.jsonl` and TensorBoard's files.
 
     Raises:
       InputError: the batch does not divide over the mesh, a checkpoint cannot be written, or the
         loss is no longer finite.
-      Stopped: the process was told to end; what was done is saved.
+      Stopped: the process was asked to end; the steps that were done are saved.
     """
     multiple = batch_multiple(task.mesh) * schedule.accumulate
     if schedule.batch_size % multiple:
-        parts = f", times {schedule.accumulate} parts" if schedule.accumulate > 1 else ""
+        times = f" times accumulate {schedule.accumulate}" if schedule.accumulate > 1 else ""
         raise InputError(
             f"{task.label}: a batch of {schedule.batch_size} rows does not divide over the "
-            f"mesh; batch_size must be a multiple of {multiple} (data times fsdp{parts}), or "
+            f"mesh; batch_size must be a multiple of {multiple} (data times fsdp{times}), or "
             "choose another mesh"
         )
     with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -142,20 +144,21 @@ def fit(task: TrainingTask, schedule: Schedule, folder: Path) -> Params:
 
 
 def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Checkpoints) -> Params:
-    # 1. State: fresh, or as the newest checkpoint has it.
+    # 1. State: initial, or as the newest checkpoint has it.
     label, mesh, total = task.label, task.mesh, schedule.optim.steps
     optimizer = optimizers.make(schedule.optim)
     shapes = jax.eval_shape(lambda links: init_train_state(links, optimizer), task.template)
-    place = state_shardings(mesh, shapes)
+    shardings = state_shardings(mesh, shapes)
     templates = jax.tree.map(
-        lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, place
+        lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, shardings
     )
     resumed = checkpoints.latest_step() is not None
     if resumed:
-        start, state, data_state, told = checkpoints.restore(templates)
+        start, state, data_state, meta = checkpoints.restore(templates)
     else:
         # Committed like a restored state, so that both enter one executable.
-        start, state, told = 0, put_whole(init_train_state(task.links(), optimizer), place), {}
+        state = put_whole(init_train_state(task.links(), optimizer), shardings)
+        start, meta = 0, {}
 
     def result(state: TrainState) -> Params:
         """The links of the last step, or of the best checkpoint."""
@@ -166,14 +169,15 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
             return checkpoints.restore(templates, best)[1].links
         except InputError:
             _log.warning(
-                "the best checkpoint, of step %d, cannot be read: the last one's links", best
+                "the best checkpoint, of step %d, cannot be read; the last step's links are used",
+                best,
             )
             return state.links
 
     if start >= total:
         return result(state)
 
-    # 2. Data, from where the checkpoint left it; each process reads its share of every batch.
+    # 2. Data, from the checkpoint's position on; each process reads its share of every batch.
     share = batch_share(mesh)
     stream = iter(
         batches(
@@ -186,50 +190,54 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
     )
     if resumed:
         stream.set_state(data_state)
+
+    def on_devices(batch: Any) -> Any:
+        return put_batch(mesh, batch, task.axes, share)
+
     validation = Validation(
         task.loss,
         task.validation,
-        schedule.validation_rows,
-        schedule.batch_size // schedule.accumulate,
-        share,
-        lambda rows, n: put_batch(mesh, task.prepare(rows, n), task.axes, share),
-        task.taps,
+        count=schedule.validation_rows,
+        batch_size=schedule.batch_size // schedule.accumulate,
+        share=share,
+        on_devices=on_devices,
+        probes=task.probes,
     )
 
     # 3. Steps. Metrics of one step are read while the next one runs.
     step_fn = make_step(
         task.loss,
         optimizer,
-        task.seed,
-        place,
-        mesh,
-        task.axes,
-        schedule.accumulate,
-        task.taps,
+        seed=task.seed,
+        shardings=shardings,
+        mesh=mesh,
+        axes=task.axes,
+        accumulate=schedule.accumulate,
+        probes=task.probes,
     )
     saved_at = time.monotonic()
     with (
         use(mesh),
-        listening() as stop,
+        stop_on_sigterm() as stop,
         MetricsWriter(folder, last_step=start) as writer,
         Profile(folder / "profile", schedule.profile_steps) as profile,
         Progress(total, start=start, label=label) as progress,
     ):
         rate = optimizers.learning_rate(schedule.optim)
-        recorder = Recorder(writer, rate, told.get("losses", ()))
+        recorder = Recorder(writer, rate, meta.get("losses", ()))
         for n in range(start, total):
-            profile.at(n)
-            with recorder.waiting():
+            profile.before_step(n)
+            with recorder.time_input():
                 arrays = task.prepare(next(stream), n)
-                batch = put_batch(mesh, arrays, task.axes, share)
-            recorder.counts(arrays, share.count)
+                batch = on_devices(arrays)
+            tokens = task.count_tokens(arrays) * share.count
             state, metrics = step_fn(state, task.frozen, batch)
-            recorder.ran(n + 1, metrics)
+            recorder.step_done(n + 1, metrics, tokens)
             progress.update(n + 1, loss=lambda m=metrics: m["loss"])
             stopping = stop.reached()
             regular = (n + 1) % schedule.save_every == 0 or n + 1 == total
             if regular or stopping or _late(schedule, n + 1, saved_at):
-                # Only regular checkpoints are measured: which others there are is chance.
+                # Only regular checkpoints are measured: the steps of others depend on the clock.
                 measured = validation(state.links, task.frozen) if regular else {}
                 score = recorder.flush(regular, **measured)
                 score = measured.get("validation", score)
@@ -246,7 +254,7 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
 
 
 def _late(schedule: Schedule, step: int, saved_at: float) -> bool:
-    """Whether it is long since the last checkpoint; all processes decide alike."""
+    """Whether a checkpoint is due by time; all processes decide alike."""
     if not schedule.save_minutes or step % _CLOCK_STEPS:
         return False
     return broadcast_from_first(time.monotonic() - saved_at > 60 * schedule.save_minutes)

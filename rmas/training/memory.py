@@ -1,20 +1,21 @@
-"""What a step of training needs of each device, told without a weight and without running.
+"""What a training step needs of each device's memory, without loading a weight or running a step.
 
-Weights, links and the optimizer's moments are counted from shapes and shardings. What comes and
-goes while the step runs is what XLA says of the compiled program (`memory_analysis`).
+Weights, links and the optimizer's moments are counted from shapes and shardings. The temporary
+memory of a step is what XLA reports of the compiled program (`memory_analysis`).
 
-Where that goes in outer training with R rounds, m latent steps, B rows, and agents of width D:
+What that is in outer training with R rounds, M latent steps, B rows, and agents of width D:
 
-* A turn is computed again for its gradient, from its messages. What it then needs is `P`, its
-  prompt's activations, and for the latent steps `(n + s) tail(m)`: they are kept in n blocks of s
-  (about the root of m) whose starts hold a tail of m - 1 cache slots and a state, and of the block
-  that is at work each step holds as much. A recurrent layer's tail is its state, whatever m.
-* A message is kept for every edge and round: `4 B m D` bytes.
+* A turn is computed again for its gradient, from its messages (activation checkpointing). It then
+  needs `P`, its prompt's activations, and for the latent steps `(n + s) tail(M)`: they are
+  checkpointed in n blocks of s (about the root of M), each of which stores a tail of M - 1 cache
+  slots and a state at its start, and within the block that is computed again each step stores as
+  much. A recurrent layer's tail is its state, whatever M.
+* A message is kept for every edge and round: `4 B M D` bytes.
 
-So a step needs `t (P + (n + s) tail(m)) + (R - 1) messages(m)`. Compilers that keep the order of
-recomputation (TPU, GPU) hold t = 1 turn at a time. XLA's for the CPU, which plans use, drops the
-fences: it holds all turns of one round that are in one loop, and where R = 2, as it unrolls the
-loop, every turn of the step.
+So a step needs `t (P + (n + s) tail(M)) + (R - 1) messages(M)`. Compilers that keep the order of
+recomputation (TPU, GPU) hold t = 1 turn at a time. XLA's compiler for CPUs, which plans use, does
+not keep that order: it holds all turns of one round that are in one loop, and where R = 2, as it
+unrolls the loop, every turn of the step.
 """
 
 import dataclasses
@@ -31,30 +32,38 @@ from rmas.links import init_links
 from rmas.models import ModelSpec
 from rmas.parallel import replicated, state_shardings, use
 from rmas.parallel.axes import AXES_OF, parts
-from rmas.shapes import Params
-from rmas.system.batch import bucket
-from rmas.system.turn import Prompt
+from rmas.shapes import Array, Params
 from rmas.training import optim as optimizers
-from rmas.training.examples import EdgeTargets, Targets, Text
+from rmas.training.examples import Text
 from rmas.training.loop import Schedule
-from rmas.training.objectives import OBJECTIVES, TrainingContext, inner_loss, system_loss, taps_of
+from rmas.training.objectives import (
+    OBJECTIVES,
+    Lengths,
+    LossAndMetrics,
+    Probes,
+    TrainingContext,
+    WeightedObjectives,
+    batch_axes,
+    inner_loss,
+    make_probes,
+    system_loss,
+)
+from rmas.training.objectives.base import abstract, zero_text
 from rmas.training.step import Loss, init_train_state, make_step
-
-
-@dataclasses.dataclass(frozen=True)
-class Lengths:
-    """Tokens of a question with its prompt, and of a role's text."""
-
-    prompt: int
-    text: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
     """Bytes of one device.
 
-    `update` are the new links and moments beside the old. `caches` are those of the largest turn,
-    and part of what the compiler counts; `activations` is the rest of that.
+    Attributes:
+      weights: of all agents, which are all in memory.
+      links: trained and fixed ones.
+      optimizer: its moments.
+      update: the new links and moments, beside the old ones.
+      batch: a step's input.
+      caches: keys, values and states of the largest turn; part of the step's temporary memory.
+      activations: the rest of that.
     """
 
     weights: int
@@ -67,13 +76,13 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all."""
         return sum(dataclasses.astuple(self))
 
 
 def outer_step(
     context: TrainingContext,
-    objective: tuple[tuple[str, float], ...],
+    objective: WeightedObjectives,
     params: dict[str, Params],
     trained: tuple[str, ...],
     schedule: Schedule,
@@ -82,37 +91,43 @@ def outer_step(
     mesh: Mesh,
     weights: int | None = None,
 ) -> Memory:
-    """Compiles a step of outer training for arrays that need not exist, and asks what it needs.
+    """Compiles a step of outer training for abstract arrays, and reads what it needs.
 
     Args:
       params: shapes of each agent's weights, with their shardings on the mesh. Compilers for CPUs
-        compute bfloat16 in float32, and copy all weights for it: take float32 here.
+        compute bfloat16 in float32, and copy all weights for it: use float32 here.
       trained: the parts of the links that are trained.
-      mesh: of devices that are here; they may be fake ones of the CPU.
-      weights: their bytes on a device, where they are held in another type than `params`.
+      mesh: of devices that this process has; they may be made-up ones of the CPU.
+      weights: bytes of the weights on a device, where their dtype is not that of `params`.
     """
     every = jax.eval_shape(lambda: init_links(context.spec.links, jax.random.key(0)))
     template = {part: every[part] for part in trained}
     fixed = {part: every[part] for part in every if part not in trained}
     fixed = jax.tree.map(lambda x: _at(x, replicated(mesh)), fixed)
 
-    def loss(links, frozen, batches, key, taps):
+    def loss(
+        links: Params, frozen: Any, batches: dict[str, Any], key: Array, probes: Probes
+    ) -> LossAndMetrics:
         agents, fixed = frozen
-        return system_loss(context, objective, agents, fixed | links, batches, key, taps)
+        return system_loss(context, objective, agents, fixed | links, batches, key, probes)
 
     rows = schedule.batch_size
+    batches = {
+        name: OBJECTIVES[name].abstract_batch(context, rounds, rows, lengths)
+        for name, _ in objective
+    }
     return _step(
         loss,
-        template,
-        (params, fixed),
-        {name: abstract_batch(name, context, rounds, rows, lengths) for name, _ in objective},
-        {name: OBJECTIVES[name].axes for name, _ in objective},
-        schedule,
-        mesh,
-        taps_of(context, rounds),
+        template=template,
+        frozen=(params, fixed),
+        batch=batches,
+        axes=batch_axes(objective),
+        schedule=schedule,
+        mesh=mesh,
+        probes=make_probes(context, rounds),
         caches=_caches(context, rows // schedule.accumulate, lengths, mesh),
-        weights=weights_of(params) if weights is None else weights,
-        more=held(fixed),
+        weights=weight_bytes(params) if weights is None else weights,
+        more_links=device_bytes(fixed),
     )
 
 
@@ -124,74 +139,86 @@ def inner_step(
     mesh: Mesh,
     weights: int | None = None,
 ) -> Memory:
-    """The same of inner training: the step of the agent that needs most; all are in memory."""
-    every = jax.eval_shape(lambda: init_links(context.spec.links, jax.random.key(0)))
-    largest = max(context.topology.agents, key=lambda a: held(params[a]))
+    """`outer_step` for inner training: the step of the agent that needs most.
 
-    def loss(inner, frozen, batch, key):
+    All agents are in memory, as in training.
+    """
+    every = jax.eval_shape(lambda: init_links(context.spec.links, jax.random.key(0)))
+    largest = max(context.topology.agents, key=lambda a: device_bytes(params[a]))
+
+    def loss(inner: Params, frozen: Params, batch: Text, key: Array) -> LossAndMetrics:
         tree = {"inner": {largest: inner}, "outer": {}}
         return inner_loss(context, largest, frozen, tree, batch), {}
 
     texts = lengths.text * (1 + len(context.topology.incoming(largest)))
-    prompt = _prompt(schedule.batch_size, positions=lengths.prompt + texts)
-    batch = Text(prompt, jax.ShapeDtypeStruct(prompt.ids_BT.shape, jnp.bool_))
-    weights = weights_of(params) if weights is None else weights
-    link = every["inner"][largest]
-    return _step(loss, link, params[largest], batch, 0, schedule, mesh, weights=weights)
+    positions = lengths.prompt + texts
+    return _step(
+        loss,
+        template=every["inner"][largest],
+        frozen=params[largest],
+        batch=abstract(lambda: zero_text(schedule.batch_size, positions=positions)),
+        axes=0,
+        schedule=schedule,
+        mesh=mesh,
+        weights=weight_bytes(params) if weights is None else weights,
+    )
 
 
 def _step(
     loss: Loss,
+    *,
     template: Params,
     frozen: Any,
     batch: Any,
     axes: Any,
     schedule: Schedule,
     mesh: Mesh,
-    taps: Params | None = None,
-    *,
+    probes: Probes | None = None,
     weights: int,
     caches: int = 0,
-    more: int = 0,
+    more_links: int = 0,
 ) -> Memory:
     optimizer = optimizers.make(schedule.optim)
     state = jax.eval_shape(lambda links: init_train_state(links, optimizer), template)
-    place = state_shardings(mesh, state)
-    state = jax.tree.map(_at, state, place)
+    shardings = state_shardings(mesh, state)
+    state = jax.tree.map(_at, state, shardings)
     batch = jax.tree.map(
         lambda axis, part: jax.tree.map(lambda x: _at(x, _rows(mesh, axis)), part), axes, batch
     )
-    step = make_step(loss, optimizer, 0, place, mesh, axes, schedule.accumulate, taps)
+    step = make_step(
+        loss,
+        optimizer,
+        seed=0,
+        shardings=shardings,
+        mesh=mesh,
+        axes=axes,
+        accumulate=schedule.accumulate,
+        probes=probes,
+    )
     with use(mesh):
         compiled = step.lower(state, frozen, batch).compile()
     needs = compiled.memory_analysis()
+    assert needs is not None, "the compilers of CPUs, GPUs and TPUs report what a program needs"
     temporary = needs.temp_size_in_bytes
     caches = min(caches, temporary)
     return Memory(
         weights=weights,
-        links=held(state.links) + more,
-        optimizer=held(state.opt_state),
+        links=device_bytes(state.links) + more_links,
+        optimizer=device_bytes(state.opt_state),
         update=needs.output_size_in_bytes - needs.alias_size_in_bytes,
-        batch=held(batch),
+        batch=device_bytes(batch),
         caches=caches,
         activations=temporary - caches,
     )
 
 
-def weights_of(params: dict[str, Params]) -> int:
+def weight_bytes(params: dict[str, Params]) -> int:
     """Bytes of all agents' weights on one device; those that agents share count once."""
-    return sum(map(held, {id(tree): tree for tree in params.values()}.values()))
+    return sum(map(device_bytes, {id(tree): tree for tree in params.values()}.values()))
 
 
-def _prompt(*lead: int, positions: int, take: int | None = None) -> Prompt:
-    shape = (*lead, bucket(positions))
-    ids = jax.ShapeDtypeStruct(shape, jnp.int32)
-    taken = None if take is None else jax.ShapeDtypeStruct((*lead, take), jnp.int32)
-    return Prompt(ids, jax.ShapeDtypeStruct(shape, jnp.bool_), ids, taken)
-
-
-def held(tree: Any) -> int:
-    """Bytes of one device's parts of a tree of shapes."""
+def device_bytes(tree: Any) -> int:
+    """Bytes of one device's parts of a tree of `jax.ShapeDtypeStruct`s."""
 
     def one(x: jax.ShapeDtypeStruct) -> int:
         shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
@@ -200,76 +227,21 @@ def held(tree: Any) -> int:
     return sum(map(one, jax.tree.leaves(tree)))
 
 
-def abstract_batch(
-    name: str, context: TrainingContext, rounds: int, rows: int, lengths: Lengths
-) -> Any:
-    """The shapes of what an objective reads."""
-    topology, m = context.topology, context.latent_steps
-    forced = name == "teacher_forced"
-    sent = lengths.text if forced else m
+def tail_bytes(spec: ModelSpec, rows: int, slots: int, dtype: Any) -> int:
+    """Bytes of an agent's cache of so many slots (at least one) and of its recurrent states."""
 
-    def ints(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.int32)
-
-    def bools(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.bool_)
-
-    own = {a: lengths.prompt + sent * len(topology.incoming(a)) for a in topology.agents}
-    if forced:
-        texts = {
-            a: _prompt(rounds, rows, positions=n + lengths.text, take=sent) for a, n in own.items()
-        }
-        return {a: Text(p, bools(*p.ids_BT.shape)) for a, p in texts.items()}
-    prompts = {a: _prompt(rounds, rows, positions=n) for a, n in own.items()}
-    if name == "rollout":
-        last = _prompt(rows, positions=own[topology.output] + lengths.text)
-        return prompts, Text(last, bools(*last.ids_BT.shape))
-    N = bucket(m)
-    weights = jax.ShapeDtypeStruct((rounds, rows, m, N), jnp.float32)
-    targets = {
-        a: Targets(
-            ints(rounds, rows, m),
-            bools(rounds, rows, m),
-            {
-                f"{e.src}->{e.dst}": EdgeTargets(ints(rounds, rows, N), weights)
-                for e in topology.outgoing(a)
-            },
-        )
-        for a in topology.agents
-    }
-    return prompts, targets
-
-
-def growth(context: TrainingContext, rounds: int, rows: int, dtype: Any) -> tuple[int, int]:
-    """Bytes of `(n + s) tail(m)` of the largest turn, and of all messages that are kept."""
-    m = context.latent_steps
-    size = math.isqrt(m - 1) if m > 4 else max(m - 1, 1)
-    blocks = -(-(m - 1) // size)
-    tails = max(_tail(spec, rows, m, dtype) for _, spec in context.spec.models)
-    widths = dict(context.spec.links.widths)
-    messages = sum(4 * rows * m * widths[e.dst] for e in context.topology.edges)
-    return (blocks + size) * tails, (rounds - 1) * messages
-
-
-def turns_held(context: TrainingContext, rounds: int) -> int:
-    """How many turns' activations XLA's CPU compiler holds at once (see the module)."""
-    before, every = len(context.topology.before), len(context.topology.agents)
-    return max(before, 1) if rounds == 1 else before + every if rounds == 2 else every
-
-
-def _tail(spec: ModelSpec, rows: int, m: int, dtype: Any) -> int:
-    def tail():
+    def tail() -> Any:
         x_BTD = jnp.zeros((rows, 16, spec.d_model), dtype)
         params = jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), models.abstract_params(spec))
         _, prefix = models.prefill(spec, params, x_BTD, jnp.ones((rows, 16), bool))
-        return models.open_tail(spec, prefix, max(m - 1, 1), dtype)[1]
+        return models.open_tail(spec, prefix, max(slots, 1), dtype)[1]
 
     leaves = jax.tree.leaves(jax.eval_shape(tail))
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
 
 
 def _caches(context: TrainingContext, rows: int, lengths: Lengths, mesh: Mesh) -> int:
-    """Of the largest turn: keys, values and states of its prompt and its latent steps."""
+    """Bytes of the largest turn's keys, values and states: of its prompt and its latent steps."""
     incoming, m = context.topology.incoming, context.latent_steps
     rows = -(-rows // parts(mesh, "batch"))
 
@@ -277,7 +249,7 @@ def _caches(context: TrainingContext, rows: int, lengths: Lengths, mesh: Mesh) -
         positions = lengths.prompt + m * len(incoming(agent)) + m
         share = parts(mesh, "kv_heads")
         split = share if spec.n_kv_heads and spec.n_kv_heads % share == 0 else 1
-        return _tail(spec, rows, positions + 1, jnp.float32) // split
+        return tail_bytes(spec, rows, positions, jnp.float32) // split
 
     return max(one(agent, spec) for agent, spec in context.spec.models)
 

@@ -1,8 +1,8 @@
 """Metrics of a run: JSON lines and TensorBoard files.
 
-`metrics.jsonl` holds one object per logged step, with "step" and numbers, and nothing that
-depends on the clock: the file of a killed and resumed run equals that of an unbroken one. For
-that, write a step's metrics before its checkpoint. What steps took goes to `timings.jsonl`.
+`metrics.jsonl` holds one object per step, with "step" and numbers, and nothing that depends on the
+clock: the file of a killed and resumed run equals that of an uninterrupted one. For that, write a
+step's metrics before its checkpoint. Times of steps go to `timings.jsonl`.
 """
 
 import contextlib
@@ -12,38 +12,40 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import IO, Any, SupportsFloat
 
 from rmas.errors import InputError
 from rmas.files import append_lines, atomic_write_bytes, atomic_write_text
 from rmas.parallel import is_first
 
-FILE, TIMES = "metrics.jsonl", "timings.jsonl"
-_FLUSH = 10.0  # seconds after which TensorBoard sees what is new
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
+_FLUSH = 10.0  # seconds between flushes of TensorBoard's file
 
 
 class MetricsWriter:
     """Writes `metrics.jsonl` and TensorBoard event files into one folder.
 
     `last_step` is the step of the checkpoint that the run resumes from: lines of later steps,
-    written before the kill, are dropped. Without a checkpoint (None) all lines are. Of the
-    processes of a run the first one writes; the others only keep the order of steps.
+    written before the kill, are dropped. Without a checkpoint (None) all lines are. Only the first
+    process of a run writes; the others only check the order of steps.
 
     Raises InputError where the folder cannot be written, or a kept line is broken.
     """
 
     def __init__(self, folder: str | os.PathLike, last_step: int | None = None) -> None:
         self.folder, self._last = Path(folder), last_step
-        self._file = self._times = self._board = None
+        self._file: IO[str] | None = None
+        self._times: IO[str] | None = None
+        self._board: _Board | None = None
         if not is_first():
             return
-        path = self.folder / FILE
+        path = self.folder / METRICS
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._last = _drop_later(path, last_step)
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-            _drop_half_line(self.folder / TIMES)
-            self._times = open(self.folder / TIMES, "a", encoding="utf-8")  # noqa: SIM115
+            _drop_half_line(self.folder / TIMINGS)
+            self._times = open(self.folder / TIMINGS, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
         # TensorBoard hides the dropped steps of older event files, too.
@@ -59,21 +61,21 @@ class MetricsWriter:
         if self._last is not None and step <= self._last:
             raise ValueError(f"metrics of step {step} come after those of step {self._last}")
         self._last = step
-        if self._file is None:
+        if self._file is None or self._board is None:
             return
         line = _finite(values)
         with self._writing():
             append_lines(self._file, [json.dumps({"step": int(step), **line}, allow_nan=False)])
-            self._board.draw(step, line)
+            self._board.add(step, line)
 
-    def took(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
-        """One line of what a step took; a resumed run adds its own behind, and none are dropped."""
-        if self._times is None:
+    def write_times(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
+        """One line of a step's times; a resumed run appends its own, and none are dropped."""
+        if self._times is None or self._board is None:
             return
         line = _finite(values)
         with self._writing():
             self._times.write(json.dumps({"step": int(step), **line}, allow_nan=False) + "\n")
-            self._board.draw(step, {f"time/{name}": value for name, value in line.items()})
+            self._board.add(step, {f"time/{name}": value for name, value in line.items()})
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -97,15 +99,15 @@ class MetricsWriter:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        # An error that is on its way says more than that its file cannot be closed.
+        # An error of the block says more than that a file cannot be closed after it.
         with contextlib.suppress(InputError) if kind else contextlib.nullcontext():
             self.close()
 
 
 class _Board:
-    """TensorBoard's event file, written by the thread that asks: a full disk is told, not hung on.
+    """TensorBoard's event file, written in the caller's thread, so that a full disk is an error.
 
-    (tensorboardX's own writer has a thread that dies of it, and then blocks whoever writes.)
+    (tensorboardX's own writer has a thread that dies of a full disk, and then blocks its callers.)
     """
 
     def __init__(self, folder: Path, purge: int) -> None:
@@ -117,7 +119,7 @@ class _Board:
         self._write(step=purge, session_log=start)
         self._flushed = time.monotonic()
 
-    def draw(self, step: int, line: Mapping[str, float | None]) -> None:
+    def add(self, step: int, line: Mapping[str, float | None]) -> None:
         """One event with all numbers of a step."""
         Summary = self._proto.summary_pb2.Summary
         values = [
@@ -131,7 +133,7 @@ class _Board:
             self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """On disk, and closed."""
+        """Writes what is left, and closes the file."""
         self._file.close()
 
     def _write(self, **fields: Any) -> None:
@@ -145,7 +147,7 @@ def _finite(values: Mapping[str, SupportsFloat]) -> dict[str, float | None]:
 
 
 def _drop_half_line(path: Path) -> None:
-    """What a kill left at the end would swallow the line that is written behind it."""
+    """A line that a kill cut short would make one line with the next; it is dropped."""
     data = path.read_bytes() if path.is_file() else b""
     if data and not data.endswith(b"\n"):
         atomic_write_bytes(path, data[: data.rfind(b"\n") + 1])

@@ -8,15 +8,25 @@ import jax
 
 from rmas.links import init_links
 from rmas.parallel import put_whole, replicated
-from rmas.shapes import Params
+from rmas.shapes import Array, Params
 from rmas.tasks.rows import Row
 from rmas.training.examples import Examples
 from rmas.training.loop import Schedule, TrainingTask, fit
-from rmas.training.objectives import OBJECTIVES, TrainingContext, system_loss, taps_of
+from rmas.training.objectives import (
+    OBJECTIVES,
+    LossAndMetrics,
+    Probes,
+    TrainingContext,
+    WeightedObjectives,
+    batch_axes,
+    make_probes,
+    system_loss,
+)
+from rmas.training.validation import ValidationData
 
 
 def train_outer(
-    objective: tuple[tuple[str, float], ...],
+    objective: WeightedObjectives,
     *,
     folder: Path,
     context: TrainingContext,
@@ -36,20 +46,27 @@ def train_outer(
       objective: names and weights, see `parse_objective`.
       fixed: the other parts of the tree (inner links, in the release's recipe), which are
         differentiated through but not trained.
-      validation, facts: see `loop.TrainingTask`.
+      links: makes the links that training starts from; not called where it resumes.
+      validation: rows whose loss is measured.
+      facts: see `loop.TrainingTask`.
 
     Returns:
-      The whole links tree.
+      The whole links tree. Raises what `loop.fit` raises.
     """
 
     mesh = examples.renderer.system.mesh
 
-    def loss(trained, frozen, batches, key, taps):
+    def loss(
+        trained: Params, frozen: Any, batches: Mapping[str, Any], key: Array, probes: Probes
+    ) -> LossAndMetrics:
         agents, fixed = frozen
-        return system_loss(context, objective, agents, fixed | trained, batches, key, taps)
+        return system_loss(context, objective, agents, fixed | trained, batches, key, probes)
 
-    def prepare(rows: list[Row], _: int):
+    def prepare(rows: Sequence[Row]) -> dict[str, Any]:
         return {name: OBJECTIVES[name].prepare(examples, rows) for name, _ in objective}
+
+    def count_tokens(batches: Mapping[str, Any]) -> int:
+        return sum(OBJECTIVES[name].count_tokens(batch) for name, batch in batches.items())
 
     every = jax.eval_shape(lambda: init_links(context.spec.links, jax.random.key(0)))
     fixed = put_whole(fixed, replicated(mesh))
@@ -60,12 +77,13 @@ def train_outer(
         template={part: tree for part, tree in every.items() if part not in fixed},
         frozen=(params, fixed),
         source=source,
-        prepare=prepare,
+        prepare=lambda rows, step: prepare(rows),
+        count_tokens=count_tokens,
         seed=seed,
-        axes={name: OBJECTIVES[name].axes for name, _ in objective},
+        axes=batch_axes(objective),
         mesh=mesh,
-        taps=taps_of(context, examples.rounds),
-        validation=validation,
+        probes=make_probes(context, examples.rounds),
+        validation=ValidationData(validation, prepare),
         facts=facts or {},
     )
     trained = fit(task, schedule, folder)

@@ -1,4 +1,4 @@
-"""A trace of some steps, to be looked at in TensorBoard or Perfetto."""
+"""A trace of some steps, for TensorBoard or Perfetto."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from rmas.parallel import is_first
 
 
 class Profile:
-    """Traces the steps from `steps[0]` up to, but not with, `steps[1]`, counted from 0.
+    """Traces the steps from `steps[0]` to before `steps[1]`, counted from 0.
 
-    Process 0 writes `plugins/profile/...` (TensorBoard's trace viewer) and, in there,
+    The first process writes `plugins/profile/...` (TensorBoard's trace viewer) and, in there,
     `perfetto_trace.json.gz` (https://ui.perfetto.dev). Without steps it does nothing.
 
     Raises:
@@ -21,20 +21,20 @@ class Profile:
     def __init__(self, folder: Path, steps: tuple[int, ...]) -> None:
         if steps and (len(steps) != 2 or not 0 <= steps[0] < steps[1]):
             raise InputError(
-                f"profile_steps is {steps}; name the first step and the one behind the last, as "
+                f"profile_steps is {steps}; name the first step and the one after the last, as "
                 "(10, 13)"
             )
         self._folder, self._steps, self._running = folder, steps, False
 
-    def at(self, step: int) -> None:
-        """Says that this step comes next."""
+    def before_step(self, step: int) -> None:
+        """Starts or stops the trace where this step is the first to, or not to, be traced."""
         if not (self._steps and is_first()):
             return
-        first, behind = self._steps
-        if first <= step < behind and not self._running:
+        first, stop = self._steps
+        if first <= step < stop and not self._running:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
             self._running = True
-        elif step >= behind:
+        elif step >= stop:
             self._stop()
 
     def __enter__(self) -> "Profile":

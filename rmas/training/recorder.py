@@ -1,9 +1,10 @@
-"""What a run writes down step by step: what was learnt, and what it took."""
+"""What a run records of its steps: metrics, and times."""
 
 import contextlib
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,39 +16,49 @@ from rmas.shapes import Array
 from rmas.training.metrics import MetricsWriter
 
 
-class Recorder:
-    """Metrics of one step are read while the next one runs.
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """A step whose metrics may still be computing."""
 
-    `rate` gives the learning rate of a step, from 0. Times go into a file of their own
-    (`MetricsWriter.took`): per step its seconds, those that it waited for its input, tokens of
-    prompts and texts per second, and the peak of memory. `losses` are those since the last regular
-    flush.
+    number: int
+    metrics: Mapping[str, Array]
+    input_seconds: float
+    tokens: int
+
+
+class Recorder:
+    """Writes the metrics of one step while the next one runs.
+
+    Times go into another file than metrics (`MetricsWriter.write_times`): per step its seconds,
+    those that it waited for its input, tokens per second, and the peak of device memory.
+
+    Args:
+      rate: the learning rate of a step, counted from 0.
+      losses: those since the last regular flush, from the checkpoint that the run resumes from.
     """
 
     def __init__(
-        self, writer: MetricsWriter, rate: Callable[[int], float], losses: Sequence[float] = ()
+        self, writer: MetricsWriter, rate: Callable[[int], Any], losses: Sequence[float] = ()
     ) -> None:
-        self._writer, self._rate, self.losses = writer, rate, list(losses)
-        self._pending: tuple[int, dict[str, Array], float, int] | None = None
-        self._input, self._tokens, self._ended = 0.0, 0, time.perf_counter()
+        self.losses = list(losses)
+        self._writer, self._rate = writer, rate
+        self._pending: _Step | None = None
+        self._input_seconds, self._ended = 0.0, time.perf_counter()
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Times what a step's input takes."""
+    def time_input(self) -> Iterator[None]:
+        """Measures the time in which a step waits for its input."""
         began = time.perf_counter()
         yield
-        self._input = time.perf_counter() - began
+        self._input_seconds = time.perf_counter() - began
 
-    def counts(self, arrays: Any, processes: int) -> None:
-        """Counts the tokens of a process's share of a batch, for all `processes` that have one."""
-        leaves = jax.tree_util.tree_leaves_with_path(arrays)
-        valid = [x for path, x in leaves if path and getattr(path[-1], "name", "") == "valid_BT"]
-        self._tokens = processes * int(sum(np.count_nonzero(x) for x in valid))
+    def step_done(self, step: int, metrics: Mapping[str, Array], tokens: int) -> None:
+        """Keeps the metrics of step number `step` (from 1), and writes those of the step before.
 
-    def ran(self, step: int, metrics: dict[str, Array]) -> None:
-        """Takes over the metrics of `step` steps, which need not be there yet."""
+        The metrics may still be computing. `tokens` are those of the whole batch.
+        """
         before = self._pending
-        self._pending = (step, metrics, self._input, self._tokens)
+        self._pending = _Step(step, metrics, self._input_seconds, tokens)
         if before is not None:
             self._record(before, {})
 
@@ -61,31 +72,31 @@ class Recorder:
             self.losses = []
         return mean
 
-    def _record(self, pending: tuple[int, dict[str, Array], float, int], more: dict) -> None:
-        step, metrics, waited, tokens = pending
-        values = dict(_numbers(metrics))
+    def _record(self, step: _Step, more: dict[str, float]) -> None:
+        values = dict(_numbers(step.metrics))
         now = time.perf_counter()
         seconds, self._ended = now - self._ended, now
-        self._writer.write(step, values | {"learning_rate": self._rate(step - 1)} | more)
-        self._writer.took(
-            step,
+        rate = self._rate(step.number - 1)
+        self._writer.write(step.number, values | {"learning_rate": rate} | more)
+        self._writer.write_times(
+            step.number,
             {
                 "seconds": seconds,
-                "input_seconds": waited,
-                "tokens_per_second": tokens / seconds,
+                "input_seconds": step.input_seconds,
+                "tokens_per_second": step.tokens / seconds,
                 "peak_bytes": peak_bytes(),
             },
         )
         self.losses.append(values["loss"])
         if not math.isfinite(values["loss"]):
             raise InputError(
-                f"the loss of step {step} is {values['loss']}; lower the learning rate, or look "
-                "for the row that causes it"
+                f"the loss of step {step.number} is {values['loss']}; lower the learning rate, or "
+                "look for the row that causes it"
             )
 
 
-def _numbers(metrics: dict[str, Array]) -> Iterator[tuple[str, float]]:
-    """Names and numbers; those of rounds, `a/round`, become `a/round_1`, `a/round_2`, ..."""
+def _numbers(metrics: Mapping[str, Array]) -> Iterator[tuple[str, float]]:
+    """Names and numbers; those by round, `a/round`, become `a/round_1`, `a/round_2`, ..."""
     for name, value in jax.device_get(metrics).items():
         if np.ndim(value) == 0:
             yield name, float(value)

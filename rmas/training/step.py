@@ -1,4 +1,4 @@
-"""One update of the links as one compiled program: gradients, in parts if need be, and AdamW."""
+"""One update of the links as one compiled program: gradients, accumulated if asked, and AdamW."""
 
 import functools
 from collections.abc import Callable
@@ -15,13 +15,19 @@ from rmas.parallel import constrain, replicated
 from rmas.shapes import Array, Params
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
-"""`loss(links, frozen, batch, key) -> (loss, parts)`: links alone are differentiated. With taps
-(see `tap`) they are its last argument."""
+"""`loss(links, frozen, batch, key) -> (loss, metrics)`: only links are differentiated. A task with
+probes (see `gradient_probe`) passes them as a last argument."""
 
 
 @struct.dataclass
 class TrainState:
-    """All that training changes; the checkpoint adds the place in the data."""
+    """All that training changes; the checkpoint adds the position in the data.
+
+    Attributes:
+      links: the trained links, float32.
+      opt_state: the optimizer's moments and counts.
+      step: updates done, int32.
+    """
 
     links: Params
     opt_state: optax.OptState
@@ -29,24 +35,25 @@ class TrainState:
 
 
 @jax.custom_vjp
-def tap(tree: Params, squares: Array) -> Params:
-    """The tree as it is. The gradient of `squares`, a zero, is the sum of squares of the tree's.
+def gradient_probe(tree: Params, squares: Array) -> Params:
+    """Returns the tree unchanged, and measures its gradient at this place of a program.
 
-    So a program tells how large a gradient was where it passed: at one turn of one round.
+    `squares` is a scalar zero. Its own gradient is the sum of squares of the gradient that flows
+    back through this call: that of one use of the tree, such as one agent's turn in one round.
     """
     return tree
 
 
-def _tap_forward(tree: Params, squares: Array) -> tuple[Params, None]:
+def _probe_forward(tree: Params, squares: Array) -> tuple[Params, None]:
     return tree, None
 
 
-def _tap_backward(_: None, grads: Params) -> tuple[Params, Array]:
+def _probe_backward(_: None, grads: Params) -> tuple[Params, Array]:
     total = sum(jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads))
-    return grads, total
+    return grads, jnp.asarray(total)
 
 
-tap.defvjp(_tap_forward, _tap_backward)
+gradient_probe.defvjp(_probe_forward, _probe_backward)
 
 
 def init_train_state(links: Params, optimizer: optax.GradientTransformation) -> TrainState:
@@ -58,56 +65,59 @@ def make_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     seed: int,
-    place: Any,
+    shardings: Any,
     mesh: Mesh,
     axes: Any = 0,
     accumulate: int = 1,
-    taps: Params | None = None,
-) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Array]]]:
-    """The compiled update `(state, frozen, batch) -> (state, metrics)`.
+    probes: Params | None = None,
+) -> jax.stages.Wrapped:
+    """The jitted update `(state, frozen, batch) -> (state, metrics)`.
 
     Args:
-      place: the shardings of the state; it goes in and comes out there.
-      axes: where the rows are in the batch's arrays, as `jax.vmap` takes it.
-      accumulate: into how many parts of equal size a batch is cut; gradients are summed over
-        rows, and divided by their number at the end. A part keeps every device busy.
-      taps: zeros for the loss's last argument; see `tap`. With parts, norms by round are the root
-        mean square of those of the parts.
+      shardings: those of the state, before and after the update.
+      axes: the axis of the rows in the batch's arrays, as `jax.vmap` reads `in_axes`.
+      accumulate: gradient accumulation: the number of micro-batches of equal size that a batch is
+        cut into. Losses and gradients are averaged over them. Each has rows of every device.
+      probes: zeros for the loss's last argument; see `gradient_probe`. With accumulation, norms by
+        round are the root mean square of those of the micro-batches.
 
     `frozen` holds whatever is not trained; it is an argument, so that weights are neither copied
-    into the program nor donated. Links are gathered once a step, before the loss.
+    into the program nor donated. Links are gathered once a step, before the loss. Metrics are
+    `loss`, `grad_norm`, those of the loss, and gradient norms by link.
     """
     whole = replicated(mesh)
 
-    def of_part(links: Params, taps: Params | None, frozen, batch, key: Array):
+    def replicated_loss(
+        links: Params, probes: Params | None, frozen: Any, batch: Any, key: Array
+    ) -> tuple[Array, dict[str, Array]]:
         if mesh.size > 1:
             links = lax.with_sharding_constraint(links, whole)
-        return loss(links, frozen, batch, key, *([] if taps is None else [taps]))
+        return loss(links, frozen, batch, key, *([] if probes is None else [probes]))
 
-    def gradients(links: Params, frozen, batch, key: Array):
-        grad_fn = jax.value_and_grad(of_part, argnums=(0, 1), has_aux=True)
+    def gradients(links: Params, frozen: Any, batch: Any, key: Array) -> Any:
+        grad_fn = jax.value_and_grad(replicated_loss, argnums=(0, 1), has_aux=True)
         if accumulate == 1:
-            return grad_fn(links, taps, frozen, batch, key)
+            return grad_fn(links, probes, frozen, batch, key)
 
-        def add(total, part):
-            n, rows = part
-            found = grad_fn(links, taps, frozen, rows, jax.random.fold_in(key, n))
+        def add(total: Any, micro_batch: tuple[Array, Any]) -> tuple[Any, None]:
+            n, rows = micro_batch
+            found = grad_fn(links, probes, frozen, rows, jax.random.fold_in(key, n))
             return jax.tree.map(jnp.add, total, found), None
 
-        parts = (jnp.arange(accumulate), _cut(batch, axes, accumulate))
-        first = jax.tree.map(lambda x: x[0], parts[1])
-        shapes = jax.eval_shape(grad_fn, links, taps, frozen, first, key)
+        micro_batches = _cut(batch, axes, accumulate)
+        first = jax.tree.map(lambda x: x[0], micro_batches)
+        shapes = jax.eval_shape(grad_fn, links, probes, frozen, first, key)
         zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        total, _ = lax.scan(add, zero, parts)
+        total, _ = lax.scan(add, zero, (jnp.arange(accumulate), micro_batches))
         return jax.tree.map(lambda x: x / accumulate, total)
 
-    @functools.partial(jax.jit, out_shardings=(place, whole))
-    def step(state: TrainState, frozen, batch):
+    @functools.partial(jax.jit, out_shardings=(shardings, whole))
+    def step(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (value, parts), (grads, squares) = gradients(state.links, frozen, batch, key)
+        (value, more), (grads, squares) = gradients(state.links, frozen, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.links)
         links = optax.apply_updates(state.links, updates)
-        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **parts}
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **more}
         metrics |= _norms(grads, squares)
         return TrainState(links, opt_state, state.step + 1), metrics
 
@@ -115,7 +125,10 @@ def make_step(
 
 
 def _cut(batch: Any, axes: Any, n: int) -> Any:
-    """A batch as `n` parts in front: part i has the rows i, n + i, 2n + i, ..., of all devices."""
+    """A batch as `n` micro-batches on a new first axis; number i has the rows i, n + i, 2n + i, ...
+
+    So each has as many rows of every device.
+    """
 
     def one(axis: int, x: Array) -> Array:
         shape = (*x.shape[:axis], x.shape[axis] // n, n, *x.shape[axis + 1 :])
@@ -126,7 +139,7 @@ def _cut(batch: Any, axes: Any, n: int) -> Any:
 
 
 def _norms(grads: Params, squares: Params | None) -> dict[str, Array]:
-    """Gradient norms by link (`grad_norm/outer/a->b`), and of its rounds apart (`.../round`)."""
+    """Gradient norms by link (`grad_norm/outer/a->b`), and by link and round (`.../round`)."""
     found = {}
     for part, links in grads.items() if isinstance(grads, dict) else ():
         if part in ("inner", "outer"):

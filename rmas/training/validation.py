@@ -1,5 +1,6 @@
 """The loss of rows that are not trained on."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,16 +10,33 @@ import numpy as np
 from rmas.errors import InputError
 from rmas.parallel import Share
 from rmas.shapes import Array, Params
-from rmas.tasks.rows import Row
 from rmas.training.step import Loss
 
 
+@dataclasses.dataclass(frozen=True)
+class ValidationData:
+    """What is measured, and how it becomes batches.
+
+    Attributes:
+      items: one for each row, with all that its arrays depend on, so that they are the same
+        whatever the size of a batch; the first `Schedule.validation_rows` are measured.
+      prepare: `prepare(items)` -> a batch that the task's loss reads; must depend on its argument
+        alone.
+    """
+
+    items: Sequence[Any]
+    prepare: Callable[[Sequence[Any]], Any]
+
+
 class Validation:
-    """The mean loss of the first `count` of `rows`, always with the same random numbers.
+    """The mean loss of the first `count` rows, always with the same random numbers.
+
+    Rows that do not fill a last batch are left out.
 
     Args:
-      batch_size: rows that are measured at once: what a step computes at once.
-      on_devices: `on_devices(rows, n)` puts this process's share of batch `n` on the mesh.
+      batch_size: rows that are measured at once: as many as a step computes at once.
+      share: which rows of a batch this process prepares.
+      on_devices: puts this process's share of a prepared batch on the mesh.
 
     Raises `InputError` where a batch needs more rows than there are.
     """
@@ -26,23 +44,26 @@ class Validation:
     def __init__(
         self,
         loss: Loss,
-        rows: Sequence[Row],
+        data: ValidationData | None,
+        *,
         count: int,
         batch_size: int,
         share: Share,
-        on_devices: Callable[[list[Row], int], Any],
-        taps: Params | None,
+        on_devices: Callable[[Any], Any],
+        probes: Params | None,
     ) -> None:
-        count = min(count, len(rows)) if count and rows else count
-        if count and (count < batch_size or not rows):
+        items = data.items if data else ()
+        available = min(count, len(items))
+        if count and available < batch_size:
             raise InputError(
-                f"there are {min(count, len(rows))} validation rows, but a batch takes "
-                f"{batch_size}; raise validation_rows, or set it to 0"
+                f"there are {available} validation rows, but a batch needs {batch_size}; raise "
+                "validation_rows, or set it to 0"
             )
-        starts = range(0, count // batch_size * batch_size, batch_size)
-        self._groups = [rows[at : at + batch_size][share.of(batch_size)] for at in starts]
-        self._on_devices = on_devices
-        more = [] if taps is None else [taps]
+        starts = range(0, available // batch_size * batch_size, batch_size)
+        own = share.of(batch_size)
+        self._groups = [items[at : at + batch_size][own] for at in starts]
+        self._data, self._on_devices = data, on_devices
+        more = [] if probes is None else [probes]
 
         @jax.jit
         def measure(links: Params, frozen: Any, batch: Any) -> Array:
@@ -51,9 +72,9 @@ class Validation:
         self._measure = measure
 
     def __call__(self, links: Params, frozen: Any) -> dict[str, float]:
-        """The loss as the metric `validation`; nothing without rows."""
-        losses = [
-            float(self._measure(links, frozen, self._on_devices(group, n)))
-            for n, group in enumerate(self._groups)
-        ]
-        return {"validation": float(np.mean(losses))} if losses else {}
+        """The loss as the metric `validation`; empty without rows. All processes call it."""
+        if self._data is None or not self._groups:
+            return {}
+        batches = (self._on_devices(self._data.prepare(group)) for group in self._groups)
+        losses = [float(self._measure(links, frozen, batch)) for batch in batches]
+        return {"validation": float(np.mean(losses))}

@@ -1,4 +1,4 @@
-"""A run's folder, which remembers what made it, so that no run resumes another's work."""
+"""A run's folder, which records what made it, so that no run resumes another's work."""
 
 import atexit
 import fcntl
@@ -25,8 +25,8 @@ def open_workdir(
     count as lists). It is written to `name` in the folder, at once or not at all; of the processes
     of a run the first one does it, and the others check.
 
-    The folder is this run's until the process ends, however that comes. One in which nothing was
-    written yet, as after a refused command, is taken over.
+    The folder is locked until the process ends. One in which nothing else was written yet, as after
+    a command that was refused, may be opened with another identity.
 
     Raises InputError where the folder cannot be made or written, where another identity made it,
     naming the keys that differ with both values; BusyError where another run is using it.
@@ -86,19 +86,19 @@ def _open(path: Path, identity: Mapping[str, Any], name: str) -> None:
 
 
 def _is_bare(path: Path, name: str) -> bool:
-    """Whether a folder holds nothing but what made it: that run was refused, or never began."""
+    """Whether a folder holds only `name`: that run was refused, or never began."""
     files = (file for file in path.rglob("*") if file != path / name)
     return not any(file.is_file() and file.stat().st_size for file in files)
 
 
 def _hold(folder: Path) -> None:
-    """Locks a folder; a file system without such locks is trusted."""
+    """Locks a folder, where its file system has such locks."""
     if folder in _held:
         return
     try:
         opened = os.open(folder, os.O_RDONLY)
     except OSError:
-        return  # whoever cannot read it cannot write, and is told so
+        return  # a folder that cannot be read cannot be written, which `_open` reports
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -121,7 +121,7 @@ def _write(path: Path, file: Path, identity: dict) -> None:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to values; an empty dict is a value."""
+    """Values by dotted keys; an empty dict is a value."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:

@@ -13,8 +13,9 @@ from rmas.system.batch import line, stack, with_text
 from rmas.system.prompts import Slot
 from rmas.system.topology import Edge, Topology
 from rmas.system.turn import SystemSpec
-from rmas.training.examples import EdgeTargets, Targets, Text
+from rmas.training.examples import Text
 from rmas.training.objectives import OBJECTIVES, TrainingContext
+from rmas.training.objectives.align import EdgeTargets, Targets
 from rmas.weights.placement import heads_of
 from support.fake_devices import mesh_of
 from support.rollouts import jit

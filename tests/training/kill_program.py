@@ -39,6 +39,7 @@ def main(folder: Path) -> None:
         frozen=jnp.float32(0.7),
         source=ROWS,
         prepare=lambda rows, step: np.float32([int(row.id) for row in rows]),
+        count_tokens=len,
         seed=5,
     )
     schedule = Schedule(Optim(steps=STEPS, lr=0.01), batch_size=8, save_every=7)

@@ -315,7 +315,7 @@ try:
     with MetricsWriter(folder / "run") as writer:
         while True:
             step += 1
-            writer.took(step, {f"n{i}": i for i in range(30)})
+            writer.write_times(step, {f"n{i}": i for i in range(30)})
             writer.write(step, {f"n{i}": i for i in range(30)})
             if step == 20:
                 try:

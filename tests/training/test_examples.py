@@ -6,7 +6,8 @@ import pytest
 
 from rmas.system.styles import SEQUENTIAL
 from rmas.tasks.rows import Row
-from rmas.training.alignment import align
+from rmas.training import alignment
+from rmas.training.objectives import align, rollout, teacher_forced
 from support.tiny_training import PAIR, make_examples, make_rows, make_system
 
 ROWS = make_rows(4)
@@ -57,7 +58,7 @@ def lines(prompt, row):
 def test_inner_rows(agent, message_tokens):
     examples = make_examples(message_tokens=message_tokens)
     rounds = np.random.default_rng(5)
-    batch = examples.inner(agent, ROWS, examples.draw(np.random.default_rng(5), len(ROWS)))
+    batch = examples.inner(agent, ROWS, examples.draw_rounds(np.random.default_rng(5), len(ROWS)))
     seen = set()
     for b, row in enumerate(ROWS):
         k = int(rounds.integers(3))
@@ -78,7 +79,7 @@ def test_inner_rows(agent, message_tokens):
 
 
 def test_inner_rows_are_cut_from_the_left():
-    rounds = make_examples().draw(np.random.default_rng(5), len(ROWS))
+    rounds = make_examples().draw_rounds(np.random.default_rng(5), len(ROWS))
     whole = make_examples().inner("solver", ROWS, rounds)
     cut = make_examples(max_length=5).inner("solver", ROWS, rounds)
     lengths = whole.text_BT.sum(axis=1)
@@ -92,13 +93,13 @@ def test_inner_rows_are_cut_from_the_left():
 def test_the_same_rows_give_the_same_arrays():
     def arrays():
         ex = make_examples()
-        rounds = ex.draw(np.random.default_rng([3, 1]), len(ROWS))
+        rounds = ex.draw_rounds(np.random.default_rng([3, 1]), len(ROWS))
         return jax.tree.leaves(
             (
                 [ex.inner(a, ROWS, rounds) for a in SEQUENTIAL.agents],
-                ex.teacher_forced(ROWS),
-                ex.rollout(ROWS),
-                ex.targets(ROWS),
+                teacher_forced.prepare(ex, ROWS),
+                rollout.prepare(ex, ROWS),
+                align.targets(ex, ROWS),
             )
         )
 
@@ -109,7 +110,7 @@ def test_the_same_rows_give_the_same_arrays():
 @pytest.mark.parametrize("shift", [0, 1])
 def test_teacher_forced(shift):
     take = 4
-    batch = make_examples(shift=shift).teacher_forced(ROWS)
+    batch = teacher_forced.prepare(make_examples(shift=shift), ROWS)
     assert set(batch) == set(SEQUENTIAL.agents)
     counts = set()
     for agent, whole in batch.items():
@@ -141,7 +142,7 @@ def test_teacher_forced(shift):
 
 def test_messages_have_each_their_place():
     """Two messages into each agent: round edges first, in the prompt the other way round."""
-    batch = make_examples(PAIR).teacher_forced(ROWS)
+    batch = teacher_forced.prepare(make_examples(PAIR), ROWS)
     for b, row in enumerate(ROWS):
         _, slots = lines(jax.tree.map(lambda x: x[2], batch["solver"].prompt), b)
         critic = min(len(text_ids("critic", row.text("critic", 2))), 4)
@@ -154,8 +155,8 @@ def test_messages_have_each_their_place():
 
 def test_teacher_forced_rows_are_cut_from_the_left():
     limit = 12
-    whole = make_examples().teacher_forced(ROWS)
-    cut = make_examples(max_length=limit).teacher_forced(ROWS)
+    whole = teacher_forced.prepare(make_examples(), ROWS)
+    cut = teacher_forced.prepare(make_examples(max_length=limit), ROWS)
     through_a_slot = 0
     for agent in SEQUENTIAL.agents:
         for k in range(3):
@@ -171,8 +172,8 @@ def test_teacher_forced_rows_are_cut_from_the_left():
 def test_a_text_longer_than_a_row_hands_on_what_is_left_of_it():
     """The sender's row holds 16 positions of its text: so many states there are, not 18."""
     long = {"planner": ("c",), "critic": (" ".join(["hi"] * 18),), "solver": ("c",)}
-    batch = make_examples(max_length=16, max_latent_tokens=20).teacher_forced(
-        [Row("long", "c", "c", long)]
+    batch = teacher_forced.prepare(
+        make_examples(max_length=16, max_latent_tokens=20), [Row("long", "c", "c", long)]
     )
     _, slots = lines(jax.tree.map(lambda x: x[0], batch["solver"].prompt), 0)
     assert len(slots) == 16
@@ -184,7 +185,7 @@ def test_a_text_longer_than_a_row_hands_on_what_is_left_of_it():
 
 
 def test_rollout():
-    prompts, last = make_examples().rollout(ROWS)
+    prompts, last = rollout.prepare(make_examples(), ROWS)
     for agent in SEQUENTIAL.agents:
         for k in range(3):
             prompt = jax.tree.map(lambda x, k=k: x[k], prompts[agent])
@@ -205,8 +206,8 @@ def test_rollout():
 
 
 def test_the_scored_row_of_rollouts_is_cut_from_the_left():
-    _, whole = make_examples().rollout(ROWS)
-    _, cut = make_examples(max_length=12).rollout(ROWS)
+    _, whole = rollout.prepare(make_examples(), ROWS)
+    _, cut = rollout.prepare(make_examples(max_length=12), ROWS)
     for b in range(len(ROWS)):
         ids, slots = lines(whole.prompt, b)
         assert lines(cut.prompt, b) == (ids[-12:], slots[-12:])
@@ -215,7 +216,7 @@ def test_the_scored_row_of_rollouts_is_cut_from_the_left():
 
 @pytest.mark.parametrize("steps", [3, 7])
 def test_targets(steps):
-    targets = make_examples(latent_steps=steps).targets(ROWS)
+    targets = align.targets(make_examples(latent_steps=steps), ROWS)
     lengths = set()
     for agent, reader in (("planner", "critic"), ("critic", "solver"), ("solver", "planner")):
         target = targets[agent]
@@ -227,7 +228,9 @@ def test_targets(steps):
                 lengths.add(len(ids))
                 assert target.ids_BM[k, b][target.valid_BM[k, b]].tolist() == ids
                 assert target.valid_BM[k, b].tolist() == [t < len(ids) for t in range(steps)]
-                wanted, weights_MN = align(chat(agent), chat(reader), row.text(agent, k), steps)
+                wanted, weights_MN = alignment.align(
+                    chat(agent), chat(reader), row.text(agent, k), steps
+                )
                 n = len(wanted)
                 assert edge.ids_BN[k, b, :n].tolist() == list(wanted)
                 np.testing.assert_array_equal(edge.weights_BMN[k, b, :, :n], weights_MN)

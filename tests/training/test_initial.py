@@ -47,7 +47,7 @@ def pairs(case, agent, reader, rows, rounds):
     z, y = [], []
     system = case.system
     drawn = np.random.default_rng([9, SEQUENTIAL.index(agent)])
-    batch = case.examples.inner(agent, rows, case.examples.draw(drawn, len(rows)))
+    batch = case.examples.inner(agent, rows, case.examples.draw_rounds(drawn, len(rows)))
     table_VD = np.asarray(system.agents[reader].params["embed"]["weight"])
     for b, row in enumerate(rows):
         ids = batch.prompt.ids_BT[b][batch.prompt.valid_BT[b]]

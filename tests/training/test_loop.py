@@ -80,6 +80,7 @@ def train(
         frozen=jnp.float32(0.7),
         source=ROWS,
         prepare=prepare,
+        count_tokens=len,
         seed=5,
         **more or {},
     )
@@ -266,10 +267,10 @@ def test_without_warm_up_the_first_update_counts():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "optim.steps is 0"),
-        ({"lr": 0.0}, "optim.lr is 0.0"),
-        ({"lr": float("nan")}, "optim.lr is nan"),
-        ({"warmup_steps": -1}, "optim.warmup_steps is -1"),
+        ({"steps": 0}, "steps is 0"),
+        ({"lr": 0.0}, "lr is 0.0"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"warmup_steps": -1}, "warmup_steps is -1"),
     ],
 )
 def test_settings_out_of_range(change, message):

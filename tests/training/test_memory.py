@@ -1,6 +1,7 @@
 """What a step of outer training needs grows as `rmas.training.memory` says."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,8 @@ from rmas.parallel import param_shardings
 from rmas.system.topology import Edge, Topology
 from rmas.system.turn import SystemSpec
 from rmas.training.loop import Schedule
-from rmas.training.memory import Lengths, growth, outer_step, turns_held
-from rmas.training.objectives import TrainingContext
+from rmas.training.memory import outer_step, tail_bytes
+from rmas.training.objectives import Lengths, TrainingContext
 from rmas.training.optim import Optim
 from rmas.weights.placement import heads_of
 from support.fake_devices import mesh_of
@@ -30,17 +31,34 @@ PAIR = Topology(
 ROWS, LENGTHS = 8, Lengths(prompt=30, text=2)
 
 
-def game_of(spec: ModelSpec, steps: int, remat: bool = False) -> TrainingContext:
+def context_of(spec: ModelSpec, steps: int, remat: bool = False) -> TrainingContext:
     specs = (("one", spec), ("two", spec))
     widths = tuple((agent, own.d_model) for agent, own in specs)
     links = LinkSpec("ln_res", widths, PAIR.link_edges)
     return TrainingContext(PAIR, SystemSpec(specs, links, remat), steps, 0.0, 0.0)
 
 
+def growth(context: TrainingContext, rounds: int) -> tuple[int, int]:
+    """Bytes of `(n + s) tail(M)` of the largest turn, and of all messages that are stored."""
+    m = context.latent_steps
+    size = math.isqrt(m - 1) if m > 4 else max(m - 1, 1)
+    blocks = -(-(m - 1) // size)
+    tails = max(tail_bytes(spec, ROWS, m - 1, jnp.float32) for _, spec in context.spec.models)
+    widths = dict(context.spec.links.widths)
+    messages = sum(4 * ROWS * m * widths[e.dst] for e in context.topology.edges)
+    return (blocks + size) * tails, (rounds - 1) * messages
+
+
+def turns_held(context: TrainingContext, rounds: int) -> int:
+    """How many turns' activations XLA's CPU compiler holds at once (see the module)."""
+    before, every = len(context.topology.before), len(context.topology.agents)
+    return max(before, 1) if rounds == 1 else before + every if rounds == 2 else every
+
+
 @functools.cache
 def need(family: str, rounds: int, steps: int, remat: bool = False):
     spec = family_spec(family, num_hidden_layers=4, hidden_size=64)
-    context, params = game_of(spec, steps, remat), abstract_params(spec)
+    context, params = context_of(spec, steps, remat), abstract_params(spec)
     schedule = Schedule(Optim(steps=10), batch_size=ROWS, save_every=10)
     trained, objective = ("inner", "outer"), (("rollout", 1.0),)
     agents = {"one": params, "two": params}
@@ -57,18 +75,18 @@ def test_a_step_needs_what_the_formula_says(family):
     The loss of the text, as long as a prompt, needs no more than a turn.
     """
     context, least = need(family, 1, 4)
-    tails, _ = growth(context, 1, ROWS, jnp.float32)
+    tails, _ = growth(context, 1)
     prompt = (least.caches + least.activations) / turns_held(context, 1) - tails
     for rounds, steps in ((2, 4), (2, 16), (3, 16)):
         context, found = need(family, rounds, steps)
-        tails, messages = growth(context, rounds, ROWS, jnp.float32)
+        tails, messages = growth(context, rounds)
         wanted = turns_held(context, rounds) * (prompt + tails) + messages
         ratio = (found.caches + found.activations) / wanted
         assert 1 / 1.3 < ratio < 1.3, (rounds, steps, ratio)
 
 
 @pytest.mark.slow
-def test_layers_computed_again_need_less():
+def test_checkpointed_layers_need_less():
     whole, again = need("llama", 3, 16)[1], need("llama", 3, 16, True)[1]
     assert again.activations < whole.activations
     assert (again.weights, again.links) == (whole.weights, whole.links)
@@ -77,7 +95,7 @@ def test_layers_computed_again_need_less():
 def test_parts_of_one_device():
     """Weights and moments are split as they would be placed, and rows over the mesh."""
     spec = family_spec("qwen3", num_hidden_layers=1)
-    context, mesh = game_of(spec, 2), mesh_of(2, 2, 2)
+    context, mesh = context_of(spec, 2), mesh_of(2, 2, 2)
     params = abstract_params(spec)
     at = param_shardings(mesh, params, heads_of(spec))
     params = jax.tree.map(

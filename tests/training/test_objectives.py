@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from rmas.errors import InputError
-from rmas.training import objectives
 from rmas.training.objectives import (
     OBJECTIVES,
-    Objective,
     TrainingContext,
+    align,
     inner_loss,
     parse_objective,
     system_loss,
@@ -77,7 +76,7 @@ def naive(method, case, row, *more):
 def test_inner(max_length):
     case = make_case(PAIR, 3, max_length=max_length)
     batch = case.examples.inner(
-        "solver", ROWS, case.examples.draw(np.random.default_rng(5), len(ROWS))
+        "solver", ROWS, case.examples.draw_rounds(np.random.default_rng(5), len(ROWS))
     )
     counts = batch.text_BT.sum(axis=1)
     assert len(set(counts.tolist())) > 1
@@ -197,12 +196,12 @@ def test_align_without_a_counterpart_is_finite():
     z_BMD = jnp.ones((2, 3, 4))
     valid_BM = jnp.array([[True, False, True], [False] * 3])
     loss, gradient = jax.value_and_grad(
-        lambda z: objectives._normalised_error(z, 2.0 * jnp.ones((2, 3, 4)), valid_BM)
+        lambda z: align._normalised_error(z, 2.0 * jnp.ones((2, 3, 4)), valid_BM)
     )(z_BMD)
     assert loss == (4 / 16) / 2
     assert np.isfinite(gradient).all()
     assert not gradient[1].any()
-    zero = objectives._normalised_error(z_BMD, jnp.zeros((2, 3, 4)), jnp.zeros((2, 3), bool))
+    zero = align._normalised_error(z_BMD, jnp.zeros((2, 3, 4)), jnp.zeros((2, 3), bool))
     assert zero == 0
 
 
@@ -213,11 +212,11 @@ def test_system_loss_adds_weighted_parts(monkeypatch):
     seen = {}
 
     def fake(name, value):
-        def loss(context, params, links, batch, key, taps):
+        def loss(context, params, links, batch, key, probes):
             seen[name] = (context, params, batch, jax.random.key_data(key).tolist())
             return value * links["inner"]["a"], {f"{name}/round": jnp.ones(2)}
 
-        return Objective(None, loss)
+        return dataclasses.replace(OBJECTIVES[name], loss=loss)
 
     for name, value in (("align", 3.0), ("rollout", 5.0), ("teacher_forced", 7.0)):
         monkeypatch.setitem(OBJECTIVES, name, fake(name, value))

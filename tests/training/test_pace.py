@@ -1,4 +1,4 @@
-"""When a run saves, stops and measures, and in what parts it computes."""
+"""When a run saves, stops and measures, and gradient accumulation."""
 
 import os
 import signal
@@ -10,11 +10,12 @@ import pytest
 from test_loop import ROWS, loss, metrics, same_bits, train
 
 from rmas.errors import InputError, Stopped
-from rmas.training import loop, step
+from rmas.training import loop
 from rmas.training import optim as optimizers
 from rmas.training.checkpoints import Checkpoints
 from rmas.training.optim import Optim
-from rmas.training.step import init_train_state
+from rmas.training.step import gradient_probe, init_train_state
+from rmas.training.validation import ValidationData
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_checkpoints_by_time(tmp_path, monkeypatch):
     assert kept <= {"2", "4", "6", "7"}  # one of them is the best
 
 
-def test_parts_of_a_batch_are_the_batch(tmp_path):
+def test_micro_batches_are_the_batch(tmp_path):
     def no_noise(links, frozen, batch, key):
         w, b = links["inner"]["a"]["w"], links["outer"]["b"]
         return jnp.mean((frozen * (batch * w[0] - batch**2 * w[1] + b) - 1) ** 2), {"off": w[0]}
@@ -62,23 +63,25 @@ def test_parts_of_a_batch_are_the_batch(tmp_path):
         np.testing.assert_allclose(x, y, rtol=2e-6)
     for line, other in zip(metrics(tmp_path / "a"), metrics(tmp_path / "b"), strict=True):
         np.testing.assert_allclose(list(line.values()), list(other.values()), rtol=1e-5)
-    with pytest.raises(InputError, match=r"multiple of 5 \(data times fsdp, times 5 parts\)"):
+    with pytest.raises(InputError, match="must be a multiple of accumulate, 5"):
         train(tmp_path / "c", batch_size=12, accumulate=5)
+
+
+def validation_data(rows):
+    return ValidationData(rows, lambda items: np.float32([int(row.id) for row in items]))
 
 
 def test_validation_and_the_best_links(tmp_path, caplog):
     """Its rows are measured at each checkpoint; the best one's links are given on demand."""
     settings = {"validation_rows": 7, "save_every": 2, "optim": Optim(steps=7, lr=0.9, clip=9.0)}
-    more = {"validation": ROWS[:7]}
+    more = {"validation": validation_data(ROWS[:7])}
     last, _ = train(tmp_path / "a", more=more, **settings)
-    best, _ = train(tmp_path / "a", more=more, take="best", **settings)
+    best, _ = train(tmp_path / "a", more=more, select="best", **settings)
     lines = {line["step"]: line for line in metrics(tmp_path / "a")}
     found = {step: line["validation"] for step, line in lines.items() if "validation" in line}
     assert list(found) == [2, 4, 6, 7]
     rows = np.float32([int(row.id) for row in ROWS[:6]]).reshape(2, 3)  # whole batches of three
-    wanted = np.mean(
-        [loss(last, jnp.float32(0.7), rows[n] + n, jax.random.key(0))[0] for n in (0, 1)]
-    )
+    wanted = np.mean([loss(last, jnp.float32(0.7), rows[n], jax.random.key(0))[0] for n in (0, 1)])
     np.testing.assert_allclose(found[7], wanted, rtol=1e-5)
     checkpoints = Checkpoints(tmp_path / "a" / "checkpoints")
     assert checkpoints.best_step() == min(found, key=found.get)
@@ -94,18 +97,20 @@ def test_validation_and_the_best_links(tmp_path, caplog):
     for file in (tmp_path / "a" / "checkpoints" / str(at)).rglob("*"):
         if file.is_file() and "state" in file.parts:
             file.write_bytes(b"")
-    again, _ = train(tmp_path / "a", more=more, take="best", **settings)
+    again, _ = train(tmp_path / "a", more=more, select="best", **settings)
     same_bits(again, last)
     assert f"the best checkpoint, of step {at}, cannot be read" in caplog.text
-    with pytest.raises(InputError, match="there are 2 validation rows, but a batch takes 3"):
-        train(tmp_path / "b", more={"validation": ROWS[:2]}, validation_rows=7)
+    with pytest.raises(InputError, match="there are 2 validation rows, but a batch needs 3"):
+        train(tmp_path / "b", more={"validation": validation_data(ROWS[:2])}, validation_rows=7)
 
 
 def test_gradient_norms_by_round():
-    """A tap tells how large the gradient was where it stands, and changes nothing."""
+    """A probe measures how large the gradient was where it stands, and changes nothing."""
 
     def twice(w, squares):
-        return jnp.sum(step.tap(w, squares[0]) * 3.0) + jnp.sum(step.tap(w, squares[1]) ** 2)
+        return jnp.sum(gradient_probe(w, squares[0]) * 3.0) + jnp.sum(
+            gradient_probe(w, squares[1]) ** 2
+        )
 
     w = jnp.float32([1.0, -2.0])
     grad, squares = jax.grad(twice, argnums=(0, 1))(w, jnp.zeros(2))

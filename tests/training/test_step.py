@@ -42,9 +42,9 @@ def steps(mesh, accumulate, dtype=np.float64, traced=None):
 
     optimizer = optim.make(Optim(steps=5, lr=0.1, warmup_steps=0))
     state = init_train_state(links(dtype), optimizer)
-    place = state_shardings(mesh, jax.eval_shape(lambda: state))
-    state = put_whole(state, place)
-    step = make_step(loss, optimizer, 0, place, mesh, AXES, accumulate)
+    shardings = state_shardings(mesh, jax.eval_shape(lambda: state))
+    state = put_whole(state, shardings)
+    step = make_step(loss, optimizer, 0, shardings, mesh, AXES, accumulate)
     found = []
     with use(mesh):
         for _ in range(3):

@@ -93,7 +93,8 @@ def test_every_objective_trains_every_pattern(topology):
                 assert all(np.isfinite(leaf).all() for leaf in leaves), (name, where)
                 assert any(np.any(leaf) for leaf in leaves), (name, where)
     for agent in topology.agents:
-        batch = examples.inner(agent, rows, examples.draw(np.random.default_rng(0), len(rows)))
+        at = examples.draw_rounds(np.random.default_rng(0), len(rows))
+        batch = examples.inner(agent, rows, at)
         loss, gradient = jit(
             jax.value_and_grad(lambda x, a=agent, b=batch: inner_loss(context, a, params[a], x, b))
         )(links)

@@ -1,4 +1,4 @@
-"""Stored states: the same links as without them, nothing computed again, kills and damage."""
+"""Cached hidden states: the same links as without them, kills and damage."""
 
 import json
 
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rmas.errors import InputError
-from rmas.training import features
-from rmas.training.features import extract, visits
+from rmas.training import hidden_state_cache
+from rmas.training.hidden_state_cache import cache_hidden_states, scheduled
 from rmas.training.inner import train_inner
 from rmas.training.loop import Schedule
 from rmas.training.optim import Optim
@@ -32,8 +32,8 @@ def case():
     return Case(make_examples(PAIR, np.float32))
 
 
-def stored(case, folder, dtype="float32", schedule=SCHEDULE, rows=ROWS, agent="solver", seed=SEED):
-    return extract(
+def cached(case, folder, dtype="float32", schedule=SCHEDULE, rows=ROWS, agent="solver", seed=SEED):
+    return cache_hidden_states(
         agent,
         folder=folder,
         model=case.spec.model(agent),
@@ -59,13 +59,13 @@ def trained(case, folder, reader=None):
         schedule=SCHEDULE,
         seed=SEED,
         validation=ROWS,
-        stored=reader,
+        cached=reader,
     )
     return jax.tree.map(np.asarray, links)
 
 
 def test_links_are_the_same_as_without(tmp_path, case):
-    reader = stored(case, tmp_path / "features")
+    reader = cached(case, tmp_path / "hidden_states")
     with_states, without = trained(case, tmp_path / "a", reader), trained(case, tmp_path / "b")
     for x, y in zip(*map(jax.tree.leaves, (with_states, without)), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=2e-5)
@@ -81,9 +81,9 @@ def test_links_are_the_same_as_without(tmp_path, case):
 
 
 def test_bfloat16_is_near(tmp_path, case):
-    exact, near = stored(case, tmp_path), stored(case, tmp_path, "bfloat16")
-    pairs = visits(SCHEDULE, case.examples, SEED, len(ROWS))[:5]
-    x, y = exact.features(pairs), near.features(pairs)
+    exact, near = cached(case, tmp_path), cached(case, tmp_path, "bfloat16")
+    pairs = scheduled(case.examples, SCHEDULE, SEED, len(ROWS))[:5]
+    x, y = exact.read(pairs), near.read(pairs)
     assert (x.ids_BN == y.ids_BN).all()
     assert (y.h_BND.dtype.name, x.h_BND.dtype.name) == ("bfloat16", "float32")
     np.testing.assert_allclose(y.h_BND.astype(np.float32), x.h_BND, rtol=2**-8, atol=1e-6)
@@ -91,11 +91,11 @@ def test_bfloat16_is_near(tmp_path, case):
 
 def test_states_are_those_of_the_agent(tmp_path, case):
     """Each pair's, one row at a time, from the model itself."""
-    reader = stored(case, tmp_path)
-    for row, k in visits(SCHEDULE, case.examples, SEED, len(ROWS))[::7]:
-        found = reader.features([(row, k)])
+    reader = cached(case, tmp_path)
+    for row, k in scheduled(case.examples, SCHEDULE, SEED, len(ROWS))[::7]:
+        found = reader.read([(row, k)])
         text = case.examples.inner("solver", [ROWS[row]], [k])
-        h_TD = features._states(case.spec.model("solver"), case.params["solver"], text)[0]
+        h_TD = hidden_state_cache._states(case.spec.model("solver"), case.params["solver"], text)[0]
         n = int(text.text_BT.sum())
         assert found.valid_BN.sum() == n
         np.testing.assert_allclose(found.h_BND[0, :n], h_TD[-n - 1 : -1], rtol=0, atol=2e-5)
@@ -103,8 +103,8 @@ def test_states_are_those_of_the_agent(tmp_path, case):
 
 
 def test_what_is_there_is_not_computed_again(tmp_path, case, monkeypatch):
-    monkeypatch.setattr(features, "CHUNK_BATCHES", 2)
-    calls, states = [], features._states
+    monkeypatch.setattr(hidden_state_cache, "CHUNK_BATCHES", 2)
+    calls, states = [], hidden_state_cache._states
 
     def counted(*args):
         calls.append(1)
@@ -112,42 +112,42 @@ def test_what_is_there_is_not_computed_again(tmp_path, case, monkeypatch):
             raise KeyboardInterrupt
         return states(*args)
 
-    monkeypatch.setattr(features, "_states", counted)
+    monkeypatch.setattr(hidden_state_cache, "_states", counted)
     with pytest.raises(KeyboardInterrupt):  # in the second chunk, of which nothing is left
-        stored(case, tmp_path)
+        cached(case, tmp_path)
     (folder,) = tmp_path.iterdir()
     assert [p.name for p in folder.iterdir()] == ["00000-0000-of-0001.array_record"]
-    batches = -(-len(visits(SCHEDULE, case.examples, SEED, len(ROWS))) // 4)
-    again = stored(case, tmp_path)
+    batches = -(-len(scheduled(case.examples, SCHEDULE, SEED, len(ROWS))) // 4)
+    again = cached(case, tmp_path)
     assert len(calls) == 4 + batches - 2  # the first chunk's two are not run again
     before = len(calls)
-    stored(case, tmp_path)
+    cached(case, tmp_path)
     assert len(calls) == before
-    whole = stored(case, tmp_path / "whole")
-    pairs = visits(SCHEDULE, case.examples, SEED, len(ROWS))
-    found = (jax.tree.leaves(reader.features(pairs)) for reader in (again, whole))
+    whole = cached(case, tmp_path / "whole")
+    pairs = scheduled(case.examples, SCHEDULE, SEED, len(ROWS))
+    found = (jax.tree.leaves(reader.read(pairs)) for reader in (again, whole))
     for x, y in zip(*found, strict=True):
         assert x.tobytes() == y.tobytes()
 
 
 def test_other_facts_are_other_folders(tmp_path, case):
-    stored(case, tmp_path)
-    stored(case, tmp_path, agent="critic")
-    stored(case, tmp_path, schedule=Schedule(Optim(steps=2), 4, 100), seed=2)
+    cached(case, tmp_path)
+    cached(case, tmp_path, agent="critic")
+    cached(case, tmp_path, schedule=Schedule(Optim(steps=2), 4, 100), seed=2)
     assert len(list(tmp_path.iterdir())) == 3
     # Files are cut by batches: other batches that read the same rows need files of their own.
     long = [Schedule(Optim(steps=60), batch, 100) for batch in (4, 8)]
-    pairs = [visits(schedule, case.examples, SEED, len(ROWS)) for schedule in long]
+    pairs = [scheduled(case.examples, schedule, SEED, len(ROWS)) for schedule in long]
     assert pairs[0] == pairs[1]
-    found = [stored(case, tmp_path, schedule=s).features(pairs[0]) for s in long]
+    found = [cached(case, tmp_path, schedule=s).read(pairs[0]) for s in long]
     for x, y in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=2e-5)
 
 
 def test_damage_is_told(tmp_path, case):
-    reader = stored(case, tmp_path)
-    with pytest.raises(InputError, match="are damaged; delete the folder"):
-        reader._store.decode(b"\x05\x00\x00\x00short")
+    reader = cached(case, tmp_path)
+    with pytest.raises(InputError, match="are damaged; delete it"):
+        reader._layout.decode(b"\x05\x00\x00\x00short")
 
 
 def test_on_a_mesh(tmp_path, case):
@@ -170,8 +170,8 @@ def test_on_a_mesh(tmp_path, case):
     }
     renderer = Renderer(dataclasses.replace(system, agents=agents))
     examples = dataclasses.replace(case.examples, renderer=renderer)
-    plain = stored(case, tmp_path / "plain")
-    spread = extract(
+    plain = cached(case, tmp_path / "plain")
+    spread = cache_hidden_states(
         "solver",
         folder=tmp_path / "mesh",
         model=case.spec.model("solver"),
@@ -183,7 +183,7 @@ def test_on_a_mesh(tmp_path, case):
         dtype="float32",
         key={},
     )
-    pairs = visits(SCHEDULE, case.examples, SEED, len(ROWS))
-    x, y = plain.features(pairs), spread.features(pairs)
+    pairs = scheduled(case.examples, SCHEDULE, SEED, len(ROWS))
+    x, y = plain.read(pairs), spread.read(pairs)
     assert (x.ids_BN == y.ids_BN).all()
     np.testing.assert_allclose(x.h_BND, y.h_BND, rtol=0, atol=2e-5)

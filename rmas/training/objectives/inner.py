@@ -1,0 +1,37 @@
+"""The loss of inner training, which has one agent; it is not in the table of objectives."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rmas import models
+from rmas.shapes import Array, Params
+from rmas.training.examples import Text
+from rmas.training.objectives.base import TrainingContext, row_mean
+
+
+def inner_loss(
+    context: TrainingContext, agent: str, params: Params, links: Params, batch: Text
+) -> Array:
+    """Cosine distance of `inner(h_{t-1})` to the embedding of token t, over the role's text.
+
+    The paper's first stage (reference: inner loop). The agent runs without gradient. `params` are
+    its weights; a scalar.
+    """
+    prompt = batch.prompt
+    model = context.spec.model(agent)
+    x_BTD = models.embed(model, params, prompt.ids_BT)
+    pos_BT = models.positions(prompt.valid_BT)
+    h_BTD, _ = models.run(model, params, x_BTD, prompt.valid_BT, pos_BT)
+    mask_BT = batch.text_BT[:, 1:] & prompt.valid_BT[:, :-1]
+    return inner_distance(context, agent, links, h_BTD[:, :-1], x_BTD[:, 1:], mask_BT)
+
+
+def inner_distance(
+    context: TrainingContext, agent: str, links: Params, h_BTD: Array, y_BTD: Array, mask_BT: Array
+) -> Array:
+    """The mean over rows of the masked mean cosine distance of `inner(h)` to `y`; a scalar."""
+    z_BTD = context.spec.links.inner(links, agent, jax.lax.stop_gradient(h_BTD))
+    y_BTD = y_BTD.astype(z_BTD.dtype)
+    distance_BT = 1.0 - optax.losses.cosine_similarity(z_BTD, y_BTD, epsilon=1e-8)
+    return jnp.mean(row_mean(distance_BT, mask_BT))

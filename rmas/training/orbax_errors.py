@@ -1,0 +1,48 @@
+"""Errors that Orbax prints although it also raises them, kept off the terminal.
+
+Nothing here changes global state for longer than a `with` block.
+"""
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+
+_LATE_READS = 0.2
+"""Seconds in which reads of a step end after one of them has failed; they take milliseconds."""
+
+
+def should_print(record: logging.LogRecord) -> bool:
+    """A filter for a log handler of a command: drops the errors that Orbax raises, too.
+
+    The thread that writes a checkpoint logs its error with a stack trace. `Checkpoints` raises the
+    same error at its next call, and the command reports that in one line.
+    """
+    return not (record.levelno == logging.ERROR and "orbax" in record.pathname)
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Around reads by Orbax: a read that fails does not print the traces of the others.
+
+    Orbax closes its event loop after the first read that fails. Each other read that ends later
+    finds the loop closed, in a thread where nobody can catch that error, so Python passes it to
+    `sys.unraisablehook`. Inside the block that hook ignores this one error, and a block that fails
+    ends only when such reads have ended.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    except Exception:
+        time.sleep(_LATE_READS)
+        raise
+    finally:
+        sys.unraisablehook = before
