@@ -32,6 +32,7 @@ from rmas.experiment.identity import (
     write_links,
 )
 from rmas.experiment.methods import methods
+from rmas.experiment.outline import outline_of, published_outline
 from rmas.experiment.settings import Settings
 from rmas.experiment.toolboxes import toolboxes
 from rmas.files import atomic_write_json, read_json
@@ -43,9 +44,10 @@ from rmas.system.outline import Outline
 from rmas.system.rendered import Renderer
 from rmas.tasks.questions import question_of
 from rmas.training.examples import Examples
-from rmas.training.hidden_state_cache import HiddenStateCache, cache_hidden_states, scheduled
+from rmas.training.hidden_state_cache import HiddenStateCache, cache_dtype, cache_hidden_states
 from rmas.training.initial import align_outer_links
 from rmas.training.inner import train_inner
+from rmas.training.loop import check_batch
 from rmas.training.objectives import TrainingContext, parse_objective
 from rmas.training.outer import train_outer
 from rmas.training.stopping import end_on_sigterm
@@ -54,8 +56,6 @@ from rmas.training.workdir import open_workdir
 _log = logging.getLogger(__name__)
 
 LINKS, SETTINGS = "links", "settings.json"
-_OFTEN = 2
-"""Hidden states that are read so often, on average, are cached."""
 
 
 class Experiment:
@@ -83,13 +83,8 @@ class Experiment:
 
     @functools.cached_property
     def _published(self) -> Outline:
-        """The outline for plans: of a released system without a folder, as published."""
-        s = self.settings.system
-        if s.released and not s.root:
-            return Outline.of_release(
-                s.released, prompts=s.prompts, task_family=s.task_family, date=s.date
-            )
-        return self.outline
+        """The outline for plans, for which nothing is downloaded."""
+        return published_outline(self.settings) or self.outline
 
     @functools.cached_property
     def system(self) -> System:
@@ -171,6 +166,7 @@ class Experiment:
         source = self.data.split("train")
         validation = self.data.split("validation") if s.inner.validation_rows else ()
         check_texts(source, topology, agents)
+        check_batch("inner", s.inner, self.system.mesh)
         initial = self.initial_links()
         for agent in agents:
             folder = self.workdir / "inner" / agent
@@ -212,6 +208,7 @@ class Experiment:
             inner |= read_links(folder, own, self.manifest())["inner"]
         source = self.data.split("train")
         validation = self.data.split("validation") if s.outer.validation_rows else ()
+        check_batch("outer", s.outer, self.system.mesh)
         folder = self.workdir / "outer"
         steps = {"latent_steps": s.limits.latent_steps}
         open_workdir(folder, self._identity("objective", "links", "inner", "outer") | steps)
@@ -374,13 +371,10 @@ class Experiment:
     def _cached_states(self, agent: str, examples: Examples) -> HiddenStateCache | None:
         """The agent's hidden states, where they are to be computed once and kept on disk."""
         s, own, source = self.settings, self.system.agents[agent], self.data.split("train")
-        dtype = s.inner.cache_states
-        if dtype == "auto":
-            pairs = scheduled(examples, s.inner, s.seed, len(source))
-            often = s.inner.optim.steps * s.inner.batch_size >= _OFTEN * len(pairs)
-            weights = jax.tree.leaves(own.params["embed"])[0].dtype.name
-            dtype = ("bfloat16" if weights == "bfloat16" else "float32") if often else "none"
-        if dtype == "none":
+        dtype = cache_dtype(
+            s.inner.cache_states, examples, s.inner, s.seed, len(source), own.params
+        )
+        if dtype is None:
             return None
         lengths = {"message_tokens": s.inner.message_tokens, "max_length": examples.max_length}
         return cache_hidden_states(
@@ -405,20 +399,3 @@ class Experiment:
         """The data of the outer training in the workdir; None where there was none."""
         path = self.workdir / "outer" / "config.json"
         return read_json(path).get("data") if path.is_file() else None
-
-
-def outline_of(settings: Settings) -> Outline:
-    """The outline of the system that settings (as `derive.names` gives them) describe.
-
-    Raises `InputError` for whatever is wrong with its folders, prompts and configurations.
-    """
-    s = settings.system
-    given = {"prompts": s.prompts, "task_family": s.task_family, "date": s.date}
-    if s.released:
-        return Outline.of_style(s.released, s.root or None, **given)
-    if not s.agents:
-        raise InputError(
-            "system.agents is empty; name the folder or Hub id of every agent "
-            f"({', '.join(s.graph().agents)}), or a released system in system.style"
-        )
-    return Outline.of_agents(s.agents, s.graph(), form=settings.links.parsed_form, **given)

@@ -45,6 +45,7 @@ from rmas.training.examples import Examples, Text, on_host
 from rmas.training.loop import Schedule
 
 CHUNK_BATCHES = 16
+_OFTEN = 2  # reads of a state, on average, from which on it is cached
 _FACTS = "hidden_states.json"
 _TYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -80,6 +81,23 @@ def scheduled(examples: Examples, schedule: Schedule, seed: int, n_rows: int) ->
     for step, rows in zip(range(schedule.optim.steps), order, strict=False):
         found |= set(zip(rows, draw_rounds(examples, schedule, seed, step), strict=True))
     return sorted(found)
+
+
+def cache_dtype(
+    asked: str, examples: Examples, schedule: Schedule, seed: int, n_rows: int, params: Params
+) -> str | None:
+    """In which type an agent's hidden states are cached; None where they are not.
+
+    `auto` caches them where the schedule reads each twice or more on average, in bfloat16 where
+    that is the type of the weights, else in float32; `none` never.
+    """
+    if asked != "auto":
+        return None if asked == "none" else asked
+    read = schedule.optim.steps * schedule.batch_size
+    if read < _OFTEN * len(scheduled(examples, schedule, seed, n_rows)):
+        return None
+    weights = jax.tree.leaves(params["embed"])[0].dtype.name
+    return "bfloat16" if weights == "bfloat16" else "float32"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -131,16 +131,21 @@ def fit(task: TrainingTask, schedule: Schedule, folder: Path) -> Params:
         loss is no longer finite.
       Stopped: the process was asked to end; the steps that were done are saved.
     """
-    multiple = batch_multiple(task.mesh) * schedule.accumulate
+    check_batch(task.label, schedule, task.mesh)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        return _fit(task, schedule, folder, checkpoints)
+
+
+def check_batch(label: str, schedule: Schedule, mesh: Mesh) -> None:
+    """Raises `InputError` where the rows of a batch do not divide over the mesh."""
+    multiple = batch_multiple(mesh) * schedule.accumulate
     if schedule.batch_size % multiple:
         times = f" times accumulate {schedule.accumulate}" if schedule.accumulate > 1 else ""
         raise InputError(
-            f"{task.label}: a batch of {schedule.batch_size} rows does not divide over the "
-            f"mesh; batch_size must be a multiple of {multiple} (data times fsdp{times}), or "
-            "choose another mesh"
+            f"{label}: a batch of {schedule.batch_size} rows does not divide over the mesh; "
+            f"batch_size must be a multiple of {multiple} (data times fsdp{times}), or choose "
+            "another mesh"
         )
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        return _fit(task, schedule, folder, checkpoints)
 
 
 def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Checkpoints) -> Params:
