@@ -32,7 +32,7 @@ from rmas.experiment.identity import (
     write_links,
 )
 from rmas.experiment.methods import methods
-from rmas.experiment.outline import outline_of, published_outline
+from rmas.experiment.outline import outline_of, published_outline, training_context
 from rmas.experiment.settings import Settings
 from rmas.experiment.toolboxes import toolboxes
 from rmas.files import atomic_write_json, read_json
@@ -103,15 +103,8 @@ class Experiment:
 
     @property
     def context(self) -> TrainingContext:
-        """Static facts of outer training."""
-        outer = self.settings.outer
-        return TrainingContext(
-            topology=self.outline.topology,
-            spec=self.outline.spec(remat=outer.remat == "layers"),
-            latent_steps=self.settings.limits.latent_steps,
-            on_policy=outer.on_policy,
-            earlier_rounds=outer.earlier_rounds,
-        )
+        """Static facts that the losses of training need."""
+        return training_context(self.settings, self.outline)
 
     def examples(self, stage: str, agent: str = "") -> Examples:
         """What makes the training arrays of `inner` training of an agent, or of `outer`."""

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from rmas import parallel
 from rmas.console import aligned
 from rmas.errors import InputError
+from rmas.experiment.outline import training_context
 from rmas.experiment.settings import Settings
 from rmas.parallel import MeshSpec
 from rmas.system.outline import Outline
 from rmas.training.memory import Memory, inner_step, outer_step, weight_bytes
-from rmas.training.objectives import Lengths, TrainingContext, parse_objective
+from rmas.training.objectives import Lengths, parse_objective
 
 _GIB = 1 << 30
 _MOST = 4096  # devices of a plan
@@ -37,13 +38,7 @@ def describe(
     asked = _sizes(s.mesh)
     mesh = parallel.make_mesh(asked, jax.devices()[: math.prod(asked.sizes)])
     dtype, int8 = jnp.dtype(s.system.dtype), s.quantize == "int8"
-    context = TrainingContext(
-        topology=outline.topology,
-        spec=outline.spec(remat=s.outer.remat == "layers"),
-        latent_steps=s.limits.latent_steps,
-        on_policy=s.outer.on_policy,
-        earlier_rounds=s.outer.earlier_rounds,
-    )
+    context = training_context(s, outline)
     weights = weight_bytes(outline.abstract_params(mesh, dtype, int8))
     params = outline.abstract_params(mesh, jnp.float32, int8)
     lengths = Lengths(prompt_tokens, text_tokens)
