@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 from jax import tree_util
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rmas.parallel.axes import AXES_OF, parts
@@ -89,7 +89,9 @@ def meanings_of(path: str) -> tuple[str | None, ...]:
     raise KeyError(f"no sharding rule for the parameter {path}")
 
 
-def sharder(mesh: Mesh, heads: Heads) -> Callable[[str, Sequence[int]], NamedSharding]:
+def sharder(
+    mesh: Mesh | AbstractMesh, heads: Heads
+) -> Callable[[str, Sequence[int]], NamedSharding]:
     """Makes the function `sharding(path, shape)` for the parameters of one agent.
 
     An axis that cannot be split into equal parts of whole heads is replicated. That is logged
@@ -128,7 +130,7 @@ def sharder(mesh: Mesh, heads: Heads) -> Callable[[str, Sequence[int]], NamedSha
     return sharding
 
 
-def param_shardings(mesh: Mesh, shapes: Any, heads: Heads) -> Any:
+def param_shardings(mesh: Mesh | AbstractMesh, shapes: Any, heads: Heads) -> Any:
     """The sharding of every parameter, as a tree like `shapes` (of arrays or their shapes).
 
     Raises:

@@ -1,23 +1,19 @@
-"""Every collaboration pattern is data for one engine: the scan against a plain loop over rounds."""
+"""Every topology is data for one engine: the scan against a plain loop over rounds."""
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.configs import tiny_chain, tiny_debate
-from experiments.freeze import freeze
-from experiments.settings import Settings
 from rmas import models
 from rmas.links import edge_name
 from rmas.system.styles import DELIBERATION, DISTILLATION, MIXTURE, SEQUENTIAL
 from rmas.system.topology import Edge, single
 from rmas.system.turn import inputs, rollout, send
-from support import tiny_systems
-from support.tiny_systems import Case, jit, mixture
+from support.experiments import settings
+from support.tiny_systems import FAMILIES, Case, jit, mixture
 
-DEBATE = freeze(tiny_debate.get_config(), Settings).system.pattern()
-CHAIN = freeze(tiny_chain.get_config(), Settings).system.pattern()
-PATTERNS = {t.name: t for t in (SEQUENTIAL, MIXTURE, DISTILLATION, DELIBERATION, DEBATE)}
+DEBATE, CHAIN = (settings(name).system.graph() for name in ("debate", "chain"))
+TOPOLOGIES = {t.name: t for t in (SEQUENTIAL, MIXTURE, DISTILLATION, DELIBERATION, DEBATE)}
 
 
 @pytest.fixture(autouse=True)
@@ -51,10 +47,10 @@ def unrolled(case: Case, params, links, prompts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_the_scan_is_a_loop_over_rounds(pattern):
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_the_scan_is_a_loop_over_rounds(name):
     """Values and gradients, of three rounds."""
-    case = Case(PATTERNS[pattern], rounds=3, steps=2)
+    case = Case(TOPOLOGIES[name], rounds=3, steps=2)
 
     def of(logits):
         def loss(links, params, prompts):
@@ -67,18 +63,17 @@ def test_the_scan_is_a_loop_over_rounds(pattern):
     wanted, expected = of(lambda *a: unrolled(case, *a))
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-9)
     assert jax.tree.structure(gradient) == jax.tree.structure(wanted)
-    for name, edge in gradient["outer"].items():
-        assert all(np.any(leaf) for leaf in jax.tree.leaves(edge)), name
+    for edge, params in gradient["outer"].items():
+        assert all(np.any(leaf) for leaf in jax.tree.leaves(params)), edge
     for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-9)
 
 
 @pytest.mark.slow
-def test_a_long_chain(monkeypatch):
+def test_a_long_chain():
     """Five agents of one model, by the definition: no cache, no scan."""
-    families = (*tiny_systems.FAMILIES, ("llama", 16))
-    monkeypatch.setattr(tiny_systems, "FAMILIES", families)
-    case = Case(CHAIN, rounds=2, steps=2, rows=1)
+    families = (*FAMILIES, ("llama", 16))
+    case = Case(CHAIN, rounds=2, steps=2, rows=1, families=families)
     logits = jit(case.logits)(case.params, case.links, case.prompts())
     np.testing.assert_allclose(logits[0], case.naive_logits(case.links, 0), rtol=0, atol=1e-9)
 
@@ -90,7 +85,7 @@ def test_an_agent_alone():
     np.testing.assert_allclose(logits, np.stack(expected), rtol=0, atol=1e-9)
 
 
-def test_example_patterns_are_what_their_configs_say():
+def test_example_topologies_are_what_their_configs_say():
     assert DEBATE.incoming("pro") == (
         Edge("con", "pro", "feedback"),
         Edge("judge", "pro", "feedback"),
