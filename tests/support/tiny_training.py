@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rmas import models as agent_models
 from rmas.links import edge_name, init_links
+from rmas.parallel import param_shardings
 from rmas.system.encode import ChatTokenizer
 from rmas.system.load import Agent, System
 from rmas.system.prompts import Slot, from_json
@@ -26,6 +27,7 @@ from rmas.tasks.rows import Row
 from rmas.training.alignment import align
 from rmas.training.examples import Examples
 from rmas.training.objectives import TrainingContext
+from rmas.weights.placement import heads_of
 from support.tiny_systems import model_spec, random_params
 
 LENGTH = 64  # of the naive sequences, which are padded behind
@@ -142,6 +144,20 @@ def make_examples(topology: Topology = SEQUENTIAL, dtype=None, **changes) -> Exa
         "shift": 0,
     }
     return Examples(renderer=Renderer(make_system(topology, dtype)), **(settings | changes))
+
+
+def on_mesh(examples: Examples, mesh: jax.sharding.Mesh) -> Examples:
+    """The same examples of a system whose weights lie on a mesh."""
+    system = examples.renderer.system
+
+    def placed(agent: Agent) -> Agent:
+        shardings = param_shardings(mesh, agent.params, heads_of(agent.model))
+        params = jax.device_put(agent.params, shardings)
+        return dataclasses.replace(agent, params=params, mesh=mesh)
+
+    agents = {name: placed(agent) for name, agent in system.agents.items()}
+    renderer = Renderer(dataclasses.replace(system, agents=agents))
+    return dataclasses.replace(examples, renderer=renderer)
 
 
 def random_links(spec, dtype) -> dict:

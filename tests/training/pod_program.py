@@ -26,6 +26,7 @@ from rmas.system.run import Runner
 from rmas.tasks.grader_pool import GraderPool
 from rmas.training import outer as outer_module
 from rmas.training.examples import Examples
+from rmas.training.hidden_state_cache import cache_hidden_states
 from rmas.training.initial import align_outer_links
 from rmas.training.inner import train_inner
 from rmas.training.loop import Schedule
@@ -87,19 +88,43 @@ def main() -> None:
     context = TrainingContext(PAIR, spec, examples.latent_steps, 0.5, 0.0)
     links = random_links(spec.links, np.float32)
 
-    # Inner training, on batches in two parts.
-    inner = dict(links["inner"])
-    inner["solver"] = train_inner(
-        "solver",
-        folder=folder / "inner",
-        context=context,
-        params=system.agents["solver"].params,
-        links=links,
-        examples=examples,
-        source=rows,
-        schedule=Schedule(Optim(steps=3, lr=1e-2, warmup_steps=0), BATCH, 3, accumulate=2),
-        seed=1,
+    # Inner training with gradient accumulation and validation; one agent's states are cached.
+    schedule = Schedule(
+        Optim(steps=3, lr=1e-2, warmup_steps=0),
+        batch_size=BATCH,
+        save_every=3,
+        accumulate=2,
+        validation_rows=BATCH,
     )
+    inner = dict(links["inner"])
+    for agent in PAIR.agents:
+        states = None
+        if agent == "critic":
+            states = cache_hidden_states(
+                agent,
+                folder=folder / "hidden_states",
+                model=spec.model(agent),
+                params=system.agents[agent].params,
+                examples=examples,
+                source=rows,
+                schedule=schedule,
+                seed=1,
+                dtype="float32",
+                key={},
+            )
+        inner[agent] = train_inner(
+            agent,
+            folder=folder / "inner" / agent,
+            context=context,
+            params=system.agents[agent].params,
+            links=links,
+            examples=examples,
+            source=rows,
+            schedule=schedule,
+            seed=1,
+            validation=rows,
+            cached=states,
+        )
     inner = to_host(inner)
 
     # Outer training, from aligned links; stopped in its course where that is asked for.
@@ -109,8 +134,8 @@ def main() -> None:
 
     if asked.stop_at and asked.process == asked.processes - 1:
         objective = outer_module.OBJECTIVES["align"]
-        told = dataclasses.replace(objective, prepare=stopping(objective.prepare, asked.stop_at))
-        outer_module.OBJECTIVES["align"] = told
+        prepare = stopping(objective.prepare, asked.stop_at)
+        outer_module.OBJECTIVES["align"] = dataclasses.replace(objective, prepare=prepare)
     schedule = Schedule(Optim(steps=STEPS, lr=1e-2), BATCH, save_every=10)
     try:
         links = train_outer(

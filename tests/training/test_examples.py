@@ -7,8 +7,8 @@ import pytest
 from rmas.system.styles import SEQUENTIAL
 from rmas.tasks.rows import Row
 from rmas.training import alignment
-from rmas.training.objectives import align, rollout, teacher_forced
-from support.tiny_training import PAIR, make_examples, make_rows, make_system
+from rmas.training.objectives import OBJECTIVES, Lengths, align, rollout, teacher_forced
+from support.tiny_training import PAIR, Case, make_examples, make_rows, make_system
 
 ROWS = make_rows(4)
 PROMPT = {
@@ -236,3 +236,44 @@ def test_targets(steps):
                 np.testing.assert_array_equal(edge.weights_BMN[k, b, :, :n], weights_MN)
                 assert not edge.weights_BMN[k, b, :, n:].any()
     assert len(lengths) > 1
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_planner_gets_the_batch_that_training_reads(name):
+    """The same tree, dtypes and axes; only padded lengths depend on the rows."""
+    case = Case(make_examples(PAIR, np.float32, max_latent_tokens=4))
+    objective = OBJECTIVES[name]
+    batch = objective.prepare(case.examples, ROWS)
+    lengths = Lengths(prompt=10, text=4)
+    planned = objective.abstract_batch(case.context, case.examples.rounds, len(ROWS), lengths)
+    assert jax.tree.structure(planned) == jax.tree.structure(batch)
+    for x, y in zip(*map(jax.tree.leaves, (planned, batch)), strict=True):
+        assert isinstance(x, jax.ShapeDtypeStruct)
+        assert (x.dtype, x.shape[:-1]) == (y.dtype, y.shape[:-1])
+    rows = jax.tree.map(
+        lambda axis, part: jax.tree.map(lambda x: x.shape[axis], part), objective.axes, planned
+    )
+    assert set(jax.tree.leaves(rows)) == {len(ROWS)}
+
+    def loss(links, params, batch, key):
+        return objective.loss(case.context, params, links, batch, key)[0]
+
+    found = jax.eval_shape(loss, case.links, case.params, planned, jax.random.key(0))
+    assert found.shape == ()
+
+
+def test_tokens_of_batches_are_counted():
+    """All of prompts and texts, whatever the padding; messages in slots, too."""
+    examples = make_examples()
+    prompts, last = rollout.prepare(examples, ROWS)
+    slots = [
+        prompt_ids(a, r, k, lambda _: [0] * 3) for a in prompts for r in ROWS for k in range(3)
+    ]
+    texts = [text_ids("solver", row.text("solver", 2)) for row in ROWS]
+    last_prompts = [prompt_ids("solver", row, 2, lambda _: [0] * 3) for row in ROWS]
+    total = sum(map(len, slots))
+    assert align.count_tokens((prompts, {})) == total
+    assert rollout.count_tokens((prompts, last)) == total + sum(map(len, texts + last_prompts))
+    batch = teacher_forced.prepare(examples, ROWS)
+    valid = sum(int(text.prompt.valid_BT.sum()) for text in batch.values())
+    assert teacher_forced.count_tokens(batch) == valid > 0

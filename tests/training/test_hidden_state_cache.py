@@ -13,7 +13,7 @@ from rmas.training.inner import train_inner
 from rmas.training.loop import Schedule
 from rmas.training.optim import Optim
 from support.fake_devices import mesh_of
-from support.tiny_training import PAIR, Case, make_examples, make_rows
+from support.tiny_training import PAIR, Case, make_examples, make_rows, on_mesh
 
 ROWS = make_rows(10)
 SCHEDULE = Schedule(Optim(steps=30, lr=1e-2, warmup_steps=0), batch_size=4, save_every=100)
@@ -151,31 +151,13 @@ def test_damage_is_told(tmp_path, case):
 
 
 def test_on_a_mesh(tmp_path, case):
-    import dataclasses
-
-    from rmas.parallel import param_shardings
-    from rmas.system.rendered import Renderer
-    from rmas.weights.placement import heads_of
-
-    mesh, system = mesh_of(2, 2, 1), case.system
-    agents = {
-        name: dataclasses.replace(
-            own,
-            params=jax.device_put(
-                own.params, param_shardings(mesh, own.params, heads_of(own.model))
-            ),
-            mesh=mesh,
-        )
-        for name, own in system.agents.items()
-    }
-    renderer = Renderer(dataclasses.replace(system, agents=agents))
-    examples = dataclasses.replace(case.examples, renderer=renderer)
+    examples = on_mesh(case.examples, mesh_of(2, 2, 1))
     plain = cached(case, tmp_path / "plain")
     spread = cache_hidden_states(
         "solver",
         folder=tmp_path / "mesh",
         model=case.spec.model("solver"),
-        params=agents["solver"].params,
+        params=examples.renderer.system.agents["solver"].params,
         examples=examples,
         source=ROWS,
         schedule=SCHEDULE,

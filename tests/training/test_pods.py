@@ -50,7 +50,7 @@ def alone(tmp_path_factory):
 
 def same(folder: Path, alone: Path) -> None:
     """Equal but for the order of sums."""
-    for stage, steps in (("inner", 3), ("outer", STEPS)):
+    for stage, steps in (("inner/critic", 3), ("inner/solver", 3), ("outer", STEPS)):
         found, wanted = metrics(folder / stage), metrics(alone / stage)
         assert [line["step"] for line in found] == list(range(1, steps + 1))
         for line, other in zip(found, wanted, strict=True):
