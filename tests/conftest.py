@@ -1,13 +1,26 @@
-"""All tests run on eight fake devices of the CPU backend, whatever the machine has."""
+"""All tests run on eight fake devices of the CPU backend, whatever the machine has.
 
+They share one compile cache, with the processes that they start: a folder of this run, or the
+one that JAX_COMPILATION_CACHE_DIR names, which a second run finds filled.
+"""
+
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # tests read the compiler's warnings
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers of pytest-xdist inherit it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="rmas-tests-xla-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 import dataclasses
 import functools
+import types
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +44,43 @@ class Tiny:
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Programs are forgotten with their module.
+    """Programs are forgotten after a module that leaves very many.
 
     Each one that XLA compiles for the CPU takes memory maps, of which Linux gives a process 65,530;
     a worker that keeps them all comes close, and the compiler crashes beyond.
     """
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.is_file() or maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """`tiny(case)` for the cases of `tiny_hf.py`; skips where torch is not installed."""
-    pytest.importorskip("torch")
+def torch() -> types.ModuleType:
+    """PyTorch; skips where it is not installed."""
+    return pytest.importorskip("torch")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests that need PyTorch are marked `torch`: by a fixture, or as their module imports it."""
+    for item in items:
+        if "torch" in item.fixturenames or hasattr(item.module, "torch"):
+            item.add_marker("torch")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.skipped and "'torch'" in str(report.longrepr) and "torch" not in item.keywords:
+        report.outcome = "failed"
+        report.longrepr = "needs torch without the fixture `torch`, by which the gate selects it"
+    return report
+
+
+@pytest.fixture(scope="session")
+def tiny(torch, tmp_path_factory):
+    """`tiny(case)` for the cases of `tiny_hf.py`."""
     from rmas.models import read_spec
     from rmas.weights import load_params
     from support import tiny_hf

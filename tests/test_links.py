@@ -46,8 +46,7 @@ def close(a, b, tolerance=1e-5):
 
 @pytest.mark.parametrize("kind", ["inner", "outer"])
 @pytest.mark.parametrize("form", FORMS)
-def test_torch_modules(kind, form):
-    torch = pytest.importorskip("torch")
+def test_torch_modules(torch, kind, form):
     from support import torch_links
 
     released = torch_links.make(kind, form, 20, 12)

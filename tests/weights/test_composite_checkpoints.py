@@ -14,7 +14,7 @@ from rmas.models import read_spec
 from rmas.weights import load_params
 from support import rollouts
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 from support import tiny_hf
 
 # The composite class of gemma3 leaves out the soft cap of logits; files of that kind have none.

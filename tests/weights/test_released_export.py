@@ -192,8 +192,7 @@ def test_links_that_do_not_fit_the_layout(tmp_path):
 
 
 @pytest.mark.parametrize("layout", [SEQUENTIAL, FLAT])
-def test_pytorch_loads_an_exported_system(tmp_path, layout):
-    torch = pytest.importorskip("torch")
+def test_pytorch_loads_an_exported_system(torch, tmp_path, layout):
     from support import torch_links
 
     links = links_of(layout)

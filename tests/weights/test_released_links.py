@@ -81,8 +81,7 @@ def test_a_released_link_computes_what_pytorch_does(kind, form):
 @KINDS
 @EVERY_FORM
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-14)])
-def test_pytorch_loads_an_exported_link(tmp_path, kind, form, dtype, tolerance):
-    torch = pytest.importorskip("torch")
+def test_pytorch_loads_an_exported_link(torch, tmp_path, kind, form, dtype, tolerance):
     from support import torch_links
 
     with jax.enable_x64(dtype == "float64"):

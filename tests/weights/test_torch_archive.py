@@ -11,11 +11,6 @@ from support import torch_files, torch_samples
 from support.torch_samples import FOLDER
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
 def same(found, expected):
     assert list(found) == list(expected)
     for name, array in expected.items():
