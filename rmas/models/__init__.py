@@ -1,5 +1,4 @@
-"""Flax ports of the frozen decoder families: llama, mistral, qwen2, qwen3,
-gemma3 and qwen3_5 (text)."""
+"""Decoder models in JAX and Flax: llama, mistral, qwen2, qwen3, gemma3 and qwen3_5 (text)."""
 
 from rmas.models.cache import Entries, Segment, open_tail, pick_rows, widen, write
 from rmas.models.config import parse_spec, read_spec

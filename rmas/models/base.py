@@ -1,8 +1,8 @@
-"""The base models that the released systems are built on, known without a download.
+"""The base models that the released systems are built on, described without a download.
 
 `base_models.json` holds, by Hub id, the keys of each published `config.json` that describe the
-text model, as they stand there, and the number of its parameters (of a composite model those of
-its text part alone).
+text model, unchanged, and the number of its parameters (of a multimodal model, those of its text
+part).
 """
 
 import functools
@@ -17,26 +17,20 @@ from rmas.models.spec import ModelSpec
 
 @functools.cache
 def base_models() -> dict[str, dict[str, Any]]:
-    """`{Hub id: {"parameters": ..., "config": {...}}}`; shared, not to be changed."""
+    """`{Hub id: {"parameters": ..., "config": {...}}}`; do not modify it, it is shared.
+
+    A tied head is counted once.
+    """
     return json.loads((resources.files("rmas.models") / "base_models.json").read_text("utf-8"))
 
 
 def base_spec(name: str) -> ModelSpec:
-    """The architecture of a base model.
+    """The architecture of a base model, by its Hub id.
 
     Raises:
       InputError: not one of `base_models`.
     """
-    return parse_spec(_facts(name)["config"], where=name)
-
-
-def parameters(name: str) -> int:
-    """How many parameters its text model has, a tied head counted once; InputError as above."""
-    return _facts(name)["parameters"]
-
-
-def _facts(name: str) -> dict[str, Any]:
     if name not in base_models():
         known = ", ".join(base_models())
-        raise InputError(f"{name!r} is no base model of the released systems; known: {known}")
-    return base_models()[name]
+        raise InputError(f"{name!r} is not a base model of a released system; known: {known}")
+    return parse_spec(base_models()[name]["config"], where=name)

@@ -1,9 +1,9 @@
-"""What a model remembers of past positions, in segments.
+"""The KV cache, in segments, and the states of recurrent layers.
 
-A cache is a tuple of segments. Attention reads their keys and values one after the other without
-joining them: a *prefix* written once by prefill (a constant of any loop over it) and a *tail*
-that later positions are written into, each row at its own length. A recurrent layer has a state
-instead, of which only the last segment's counts.
+A cache is a tuple of segments, which attention reads without concatenating them: a *prefix*,
+written once by prefill and constant afterwards, and a *tail* of free slots that later positions
+are written into, each row at its own length. A recurrent layer has a state instead of keys and
+values; the one in the last segment is current.
 """
 
 import dataclasses
@@ -13,25 +13,25 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from rmas.models.spec import AttentionLayer, LayerSpec, ModelSpec
+from rmas.models.spec import DeltaLayer, ModelSpec
 from rmas.parallel import constrain
 from rmas.shapes import Array
 
 
 @struct.dataclass
 class KV:
-    """Keys (already rotated) and values of one attention layer, `[..., B, S, H, K]`."""
+    """Keys (rotated by RoPE) and values of one attention layer, `[..., B, S, H, K]`."""
 
     k_BSHK: Array
     v_BSHK: Array
 
     def written(self, new: "KV", slot_BT: Array) -> "KV":
-        """With new entries at the given slots; those beyond the last one are dropped."""
-        put = functools.partial(_put, slot_BT=slot_BT, behind=2)
+        """A copy with `new` written at the given slots; slots beyond the last are dropped."""
+        put = functools.partial(_put, slot_BT=slot_BT, trailing=2)
         return KV(put(self.k_BSHK, new.k_BSHK), put(self.v_BSHK, new.v_BSHK)).constrained()
 
     def constrained(self) -> "KV":
-        """Rows over the batch axes of the mesh, heads over its tensor axis."""
+        """The same, sharded: rows over the batch axes of the mesh, heads over its tensor axis."""
         names = (*(None,) * (self.k_BSHK.ndim - 4), "batch", None, "kv_heads", None)
         return KV(constrain(self.k_BSHK, *names), constrain(self.v_BSHK, *names))
 
@@ -40,8 +40,8 @@ class KV:
 class State:
     """Recurrent state of one gated delta-net layer, float32 at least.
 
-    `s_BHGKU` maps keys to values; `q_BWC`, `k_BWC`, `v_BWC` are the last valid inputs of the
-    short convolutions, one position fewer than their width.
+    `s_BHGKU` maps keys to values; `q_BWC`, `k_BWC`, `v_BWC` are the last W valid inputs of the
+    short convolutions, where W is one less than their width.
     """
 
     s_BHGKU: Array
@@ -49,12 +49,8 @@ class State:
     k_BWC: Array
     v_BWC: Array
 
-    def written(self, new: "State", slot_BT: Array) -> "State":
-        """The new state: positions that are not valid left it as it was, bit by bit."""
-        return new
-
     def constrained(self) -> "State":
-        """Rows over the batch axes of the mesh, heads over its tensor axis (one layer's entry)."""
+        """The same, sharded as `KV.constrained`; of one layer, without an axis in front."""
         H, G = self.s_BHGKU.shape[1:3]
         return State(
             constrain(self.s_BHGKU, "batch", "delta_heads", None, None, None),
@@ -65,19 +61,24 @@ class State:
 
 
 def by_heads(x_BTC: Array, meaning: str, heads: int) -> Array:
-    """Constrains channels that hold so many heads: split by whole ones, or not at all."""
+    """Constrains the sharding of channels that hold `heads` heads, so that no head is cut."""
     x_BTHK = x_BTC.reshape(*x_BTC.shape[:2], heads, -1)
     return constrain(x_BTHK, "batch", None, meaning, None).reshape(x_BTC.shape)
 
 
 Entry = KV | State
+"""What one segment holds of one layer."""
 
 
 @struct.dataclass
 class Entries:
-    """One entry per layer: `period[j]` is stacked over periods `[L, ...]`, `rest[j]` is not.
+    """The entries of all layers of a model.
 
-    None stands for a recurrent state that a later segment goes on from.
+    Attributes:
+      period: of each layer of the period, stacked over its repetitions: `[L, ...]`.
+      rest: of the layers after the last whole period.
+
+    An entry is None for a recurrent layer whose state is in a later segment.
     """
 
     period: tuple[Entry | None, ...]
@@ -86,23 +87,26 @@ class Entries:
 
 @struct.dataclass
 class Segment:
-    """Entries with the facts that attention needs: which slots hold a position, and which one."""
+    """A part of the cache: entries, which slots hold a position, and the positions (int32)."""
 
     entries: Entries
     valid_BS: Array
     pos_BS: Array
 
     def constrained(self) -> "Segment":
-        """With its facts split by rows, as its entries are."""
+        """The same with `valid_BS` and `pos_BS` split by rows, as entries are."""
         valid_BS, pos_BS = (constrain(x, "batch", None) for x in (self.valid_BS, self.pos_BS))
         return Segment(self.entries, valid_BS, pos_BS)
 
 
-def empty_entry(spec: ModelSpec, layer: LayerSpec, batch: int, size: int, dtype) -> Entry:
-    """One layer's entry before any position: `size` free slots, or a state of zeros."""
-    if isinstance(layer, AttentionLayer):
-        shape = (batch, size, spec.n_kv_heads, spec.head_dim)
-        return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)).constrained()
+def empty_kv(spec: ModelSpec, batch: int, size: int, dtype) -> KV:
+    """`size` free slots of one attention layer."""
+    shape = (batch, size, spec.n_kv_heads, spec.head_dim)
+    return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)).constrained()
+
+
+def empty_state(layer: DeltaLayer, batch: int, dtype) -> State:
+    """The state of one recurrent layer before any position; windows are in `dtype`."""
     group = layer.value_heads // layer.key_heads
     wide = jnp.promote_types(dtype, jnp.float32)
     windows = (jnp.zeros((batch, layer.conv_width - 1, size), dtype) for size in layer.sizes)
@@ -111,24 +115,22 @@ def empty_entry(spec: ModelSpec, layer: LayerSpec, batch: int, size: int, dtype)
 
 
 def open_tail(spec: ModelSpec, prefix: Segment, size: int, dtype) -> tuple[Segment, Segment]:
-    """The prefix, and a tail of `size` free slots behind it, into which recurrent states move."""
+    """Splits a cache after prefill into its prefix and a tail of `size` free slots.
+
+    Recurrent states move from the prefix to the tail.
+    """
     batch = len(prefix.valid_BS)
 
-    def free(layer: LayerSpec, lead: tuple[int, ...]) -> Entry:
-        entry = empty_entry(spec, layer, batch, size, dtype)
-        return KV(*(jnp.broadcast_to(x, (*lead, *x.shape)) for x in (entry.k_BSHK, entry.v_BSHK)))
+    def free(*lead: int) -> KV:
+        kv = empty_kv(spec, batch, size, dtype)
+        return KV(*(jnp.broadcast_to(x, (*lead, *x.shape)) for x in (kv.k_BSHK, kv.v_BSHK)))
 
-    def split(entries, layers, lead):
+    def split(entries: tuple[Entry | None, ...], *lead: int):
         kept = tuple(e if isinstance(e, KV) else None for e in entries)
-        moved = (
-            free(layer, lead) if isinstance(e, KV) else e
-            for e, layer in zip(entries, layers, strict=True)
-        )
-        return kept, tuple(moved)
+        return kept, tuple(free(*lead) if isinstance(e, KV) else e for e in entries)
 
-    period, rest = prefix.entries.period, prefix.entries.rest
-    kept_period, new_period = split(period, spec.period, (spec.n_periods,))
-    kept_rest, new_rest = split(rest, spec.rest, ())
+    kept_period, new_period = split(prefix.entries.period, spec.n_periods)
+    kept_rest, new_rest = split(prefix.entries.rest)
     tail = Segment(
         Entries(new_period, new_rest),
         jnp.zeros((batch, size), bool),
@@ -138,28 +140,36 @@ def open_tail(spec: ModelSpec, prefix: Segment, size: int, dtype) -> tuple[Segme
 
 
 def write(tail: Segment, new: Entries, valid_BT: Array, pos_BT: Array) -> Segment:
-    """Appends the valid ones of T new positions to each row, after what the row already holds.
+    """Appends the valid ones of T new positions to each row of the tail.
 
-    Invalid positions, and positions beyond the last slot, are not written: a parked row keeps
-    its tail bit by bit. Rows may hold different numbers of positions.
+    Rows may hold different numbers of positions. Invalid positions and those beyond the last slot
+    are not written, so the tail of a row without valid positions does not change.
     """
     size, T = tail.valid_BS.shape[1], valid_BT.shape[1]
     start_B1 = jnp.sum(tail.valid_BS, axis=1, keepdims=True)
     slot_BT = start_B1 + jnp.cumsum(valid_BT, axis=1) - 1
     slot_BT = jnp.where(valid_BT, slot_BT, size + T + jnp.arange(T))
 
-    def put(old: tuple[Entry, ...], new: tuple[Entry, ...]) -> tuple[Entry, ...]:
-        return tuple(o.written(n, slot_BT) for o, n in zip(old, new, strict=True))
+    def written(old: Entry | None, new: Entry | None) -> Entry | None:
+        if isinstance(old, KV) and isinstance(new, KV):
+            return old.written(new, slot_BT)
+        return new  # a recurrent state replaces the one before
 
     return Segment(
-        Entries(put(tail.entries.period, new.period), put(tail.entries.rest, new.rest)),
+        Entries(
+            tuple(map(written, tail.entries.period, new.period)),
+            tuple(map(written, tail.entries.rest, new.rest)),
+        ),
         valid_BS=_put(tail.valid_BS, jnp.ones_like(valid_BT), slot_BT),
         pos_BS=_put(tail.pos_BS, pos_BT, slot_BT),
     ).constrained()
 
 
 def pick_rows(rows_B: Array, one: Segment, other: Segment) -> Segment:
-    """The rows `rows_B` of one segment, the others of another one of the same shapes."""
+    """A segment with the rows of `one` where `rows_B` is true, else the rows of `other`.
+
+    Both have the same shapes.
+    """
 
     def pick(axis: int):
         def at(x: Array, y: Array) -> Array:
@@ -183,11 +193,11 @@ def _others(ndim: int, axis: int) -> tuple[int, ...]:
 
 
 def widen(tail: Segment, size: int) -> Segment:
-    """The tail with `size` slots, the new ones free."""
+    """The tail enlarged to `size` slots; the new ones are free."""
     more = size - tail.valid_BS.shape[1]
 
-    def wide(entry: Entry) -> Entry:
-        if isinstance(entry, State):
+    def wide(entry: Entry | None) -> Entry | None:
+        if not isinstance(entry, KV):
             return entry
         return KV(*(_padded(x, -3, more) for x in (entry.k_BSHK, entry.v_BSHK))).constrained()
 
@@ -202,13 +212,13 @@ def _padded(x: Array, axis: int, more: int) -> Array:
     return jnp.pad(x, [(0, more if i == axis % x.ndim else 0) for i in range(x.ndim)])
 
 
-def _put(old: Array, new: Array, slot_BT: Array, behind: int = 0) -> Array:
-    """`old [..., B, S, *]` with `new [..., B, T, *]` at the slots, `behind` axes in `*`.
+def _put(old: Array, new: Array, slot_BT: Array, trailing: int = 0) -> Array:
+    """`old [..., B, S, *]` with `new [..., B, T, *]` at the slots; `*` are `trailing` axes.
 
-    Slots beyond the last are dropped; no two of a row are equal. Mapped over rows, so that those
-    of a mesh stay where they are: one scatter over all of them would gather the batch.
+    Slots beyond the last are dropped; those of a row must be different. It is mapped over rows
+    because one scatter over all rows would gather the batch on a mesh.
     """
-    axis, rest = -2 - behind, (slice(None),) * behind
+    axis, rest = -2 - trailing, (slice(None),) * trailing
 
     def row(old: Array, new: Array, slot_T: Array) -> Array:
         at = old.at[(..., slot_T, *rest)]

@@ -1,13 +1,12 @@
-"""From a checkpoint's `config.json` to a `ModelSpec`.
+"""Reads a `ModelSpec` from a checkpoint's `config.json`.
 
-Numbers that a checkpoint decides have no default here. The keys that real checkpoints leave out
-take the value of the transformers configuration class; those values stand in `CLASS_DEFAULTS`,
-which a test holds against `AutoConfig`.
+A key that checkpoints may leave out has the default of its transformers configuration class; those
+defaults are in `CLASS_DEFAULTS`, which a test compares with `AutoConfig`. Other keys are required.
 """
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rmas.errors import InputError
 from rmas.files import read_json
@@ -40,9 +39,9 @@ CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen3_5_text": {"attention_bias": False, "tie_word_embeddings": False},
 }
 FAMILIES = {"gemma3_text": "gemma3", "qwen3_5_text": "qwen3_5"}
-"""Our names of families, where they are not the checkpoints' `model_type`."""
+"""Names of families that differ from the checkpoints' `model_type`."""
 COMPOSITES = {"gemma3": "gemma3_text", "qwen3_5": "qwen3_5_text"}
-"""Checkpoints that hold a text model beside others: their `text_config` is read."""
+"""`model_type` of multimodal checkpoints, and that of their text model, in `text_config`."""
 GEMMA3_PATTERN = 6
 GEMMA3_THETAS = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}
 QWEN3_5_INTERVAL = 4
@@ -50,18 +49,21 @@ QWEN3_5_ROTARY = 0.25
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 ROPE_TYPES = ("default", "linear", "llama3")
 _FULL, _SLIDING, _LINEAR = "full_attention", "sliding_attention", "linear_attention"
+_T = TypeVar("_T")
 
 
 def read_spec(directory: str | Path) -> ModelSpec:
-    """Reads `directory/config.json`, in the flat or the nested layout of rope settings.
+    """Reads the architecture of a model folder from its `config.json`.
+
+    Rope settings may be flat or nested in `rope_parameters`.
 
     Raises:
-      InputError: the file is missing or broken, a key is missing, or the architecture,
-        the rope type or the activation is not supported.
+      InputError: the file is missing or damaged, a key is missing, or the architecture, the rope
+        type or the activation is not supported.
     """
     path = Path(directory) / "config.json"
     if not path.exists():
-        raise InputError(f"cannot read {path}: No such file or directory; expected a model folder")
+        raise InputError(f"cannot read {path}: no such file; expected a model folder")
     config = read_json(path)
     if not isinstance(config, dict):
         raise InputError(f"{path} must hold a JSON object")
@@ -69,12 +71,12 @@ def read_spec(directory: str | Path) -> ModelSpec:
 
 
 def parse_spec(config: dict[str, Any], where: str) -> ModelSpec:
-    """The same from a parsed configuration; `where` names its source in errors."""
+    """The same from the content of a `config.json`; `where` names its source in errors."""
     kind = config.get("model_type")
     if isinstance(kind, str) and kind in COMPOSITES:
         text = config.get("text_config")
         if not isinstance(text, dict):
-            raise InputError(f"{where}: a {kind} model needs an object 'text_config'")
+            raise InputError(f"{where}: 'text_config' of a {kind} model must be an object")
         # Old composite files leave the inner type out, or tie the head at the top level only.
         above = {k: config[k] for k in ("tie_word_embeddings",) if k in config}
         config = above | {"model_type": COMPOSITES[kind]} | text
@@ -137,25 +139,28 @@ def parse_spec(config: dict[str, Any], where: str) -> ModelSpec:
 
 
 class _Reader:
-    """Reads one key with its type; a missing or mistyped key is an `InputError`.
+    """Reads one key with its type; raises `InputError` if it is missing or of another type.
 
-    Numbers are sizes, bases and factors: all are positive, but for those with `least=0`.
+    Integers must be at least `least`; floats must be positive and finite.
     """
 
     def __init__(self, config: dict[str, Any], where: str):
         self.config, self.where = config, where
 
-    def __call__(self, key: str, kind: type, inside: dict[str, Any] | None = None, least: int = 1):
+    def __call__(
+        self, key: str, kind: type[_T], inside: dict[str, Any] | None = None, least: int = 1
+    ) -> _T:
         source = self.config if inside is None else inside
         if source.get(key) is None:
             raise InputError(f"{self.where}: key {key!r} is missing; the model cannot be built")
-        value = source[key]
+        value: Any = source[key]
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        wrong = not isinstance(value, kind) or (kind is int and isinstance(value, bool))
+        if wrong:
             raise InputError(f"{self.where}: {key!r} must be {kind.__name__}, not {value!r}")
-        too_small = value < least if kind is int else kind is float and not 0 < value < math.inf
-        if too_small:
+        too_small = kind is int and value < least
+        if too_small or (kind is float and not 0 < value < math.inf):
             raise InputError(f"{self.where}: {key!r} is {value!r}, which is out of range")
         return value
 
@@ -165,7 +170,7 @@ def _optional(read: _Reader, key: str) -> float | None:
 
 
 def _layers(read: _Reader, family: str, head_dim: int) -> tuple[LayerSpec, ...]:
-    """The kind of every layer, with the settings of its kind."""
+    """All layers in order."""
     config, n = read.config, read("num_hidden_layers", int)
     kinds = _kinds(read, family, n)
     if family == "gemma3":
@@ -176,16 +181,19 @@ def _layers(read: _Reader, family: str, head_dim: int) -> tuple[LayerSpec, ...]:
         settings = nested if nested is not None else (config.get("rope_scaling") or {})
         base = nested if nested is not None else config
         ropes = dict.fromkeys(kinds, _rope(read, settings, base, rotary))
-    window = read("sliding_window", int) if _SLIDING in kinds else None
-    delta = _delta(read) if _LINEAR in kinds else None
-    made = {_FULL: lambda k: AttentionLayer(None, ropes[k])}
-    made[_SLIDING] = lambda k: AttentionLayer(window, ropes[k])
-    made[_LINEAR] = lambda k: delta
-    return tuple(made[kind](kind) for kind in kinds)
+
+    def layer(kind: str) -> LayerSpec:
+        if kind == _LINEAR:
+            return _delta(read)
+        window = read("sliding_window", int) if kind == _SLIDING else None
+        return AttentionLayer(window, ropes[kind])
+
+    layers = {kind: layer(kind) for kind in dict.fromkeys(kinds)}
+    return tuple(layers[kind] for kind in kinds)
 
 
 def _kinds(read: _Reader, family: str, n: int) -> list[str]:
-    """Which kind of layer stands where, by the rules of the family's class."""
+    """The kind of each layer, by the rules of the family's transformers class."""
     config = read.config
     if family == "llama":
         return [_FULL] * n
@@ -215,7 +223,7 @@ def _kinds(read: _Reader, family: str, n: int) -> list[str]:
 
 
 def _rope(read: _Reader, scaling: dict[str, Any], base: dict[str, Any], dim: int) -> RopeSpec:
-    """Rope settings from the object that holds the scaling and the one that holds the base."""
+    """Rope settings; `scaling` and `base` are the objects that hold the scaling and the base."""
     if not isinstance(scaling, dict) or not isinstance(base, dict):
         raise InputError(f"{read.where}: rope settings must be an object, not {scaling!r}")
     theta = read("rope_theta", float, inside=base)
@@ -230,10 +238,10 @@ def _rope(read: _Reader, scaling: dict[str, Any], base: dict[str, Any], dim: int
     if kind == "linear":
         return RopeSpec(theta, dim, kind, factor)
     return RopeSpec(
-        theta,
-        dim,
-        kind,
-        factor,
+        theta=theta,
+        dim=dim,
+        kind=kind,
+        factor=factor,
         low_freq_factor=read("low_freq_factor", float, inside=scaling),
         high_freq_factor=read("high_freq_factor", float, inside=scaling),
         original_max_positions=read("original_max_position_embeddings", int, inside=scaling),
@@ -241,7 +249,7 @@ def _rope(read: _Reader, scaling: dict[str, Any], base: dict[str, Any], dim: int
 
 
 def _gemma3_rope(read: _Reader, kind: str, dim: int) -> RopeSpec:
-    """Local layers have a base of their own; `rope_scaling` is for the global ones alone."""
+    """Rope settings of one kind of layer: `rope_scaling` holds for global layers only."""
     config = read.config
     key = "rope_theta" if kind == _FULL else "rope_local_base_freq"
     base = {"rope_theta": GEMMA3_THETAS[kind]}
@@ -257,14 +265,17 @@ def _gemma3_rope(read: _Reader, kind: str, dim: int) -> RopeSpec:
 
 
 def _qwen3_5_rotary(read: _Reader, head_dim: int) -> int:
-    """How much of a head is rotated; the sections of mrope have no effect on text."""
+    """How many numbers of a head are rotated; the sections of mrope have no effect on text."""
     key, config = "partial_rotary_factor", read.config
     nested = config.get("rope_parameters")
     inside = nested if isinstance(nested, dict) and nested.get(key) is not None else config
     factor = read(key, float, inside=inside) if inside.get(key) is not None else QWEN3_5_ROTARY
     dim = int(head_dim * factor)
     if factor > 1 or dim < 2 or dim % 2:
-        raise InputError(f"{read.where}: {key} {factor} of a head of {head_dim} is no even size")
+        raise InputError(
+            f"{read.where}: {key} {factor} of a head of {head_dim} is {dim} numbers; it must be an "
+            f"even number from 2 to {head_dim}"
+        )
     return dim
 
 

@@ -1,12 +1,14 @@
-"""The gated delta rule: a linear-attention state with decay, and its short convolution.
+"""The gated delta rule: linear attention whose state decays, and the short convolution before it.
 
 For each value head, with key k, value v, query q, write strength b and log decay g <= 0:
 
     S <- exp(g) S;  S <- S + k (b (v - S^T k))^T;  o = S^T q
 
-(Gated DeltaNet, arXiv 2412.06464; transformers' qwen3_5.) Everything runs in float32 at least.
-Positions with b = 0, g = 0 leave the state as it is, so padding costs nothing but time.
+(Gated DeltaNet, arXiv 2412.06464; transformers' qwen3_5.) All is computed in float32 at least.
+Positions with b = 0 and g = 0 leave the state unchanged: that is how padding is masked.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,30 +18,39 @@ from rmas.models.ops import PRECISION, at_least_float32
 from rmas.shapes import Array
 
 CHUNK = 64
+"""Positions that `chunked` processes at once."""
 _EPS = 1e-6
 
 
 def unit(x_BTHK: Array) -> Array:
-    """Each vector divided by its length, `eps` inside the root, so that zeros stay zeros."""
+    """Vectors divided by their length; the epsilon under the root keeps zeros zero."""
     return x_BTHK * lax.rsqrt(jnp.sum(x_BTHK * x_BTHK, axis=-1, keepdims=True) + _EPS)
 
 
 def convolve(x_BTC: Array, window_BWC: Array, kernel_WC: Array) -> Array:
-    """Causal depthwise convolution of T inputs after the W - 1 before them; `[B, T, C]`.
+    """Causal depthwise convolution of T inputs.
 
-    In the type of `x_BTC`, its sums in float32 at least.
+    Args:
+      window_BWC: the inputs before them, one position fewer than the kernel's width.
+
+    Returns:
+      `[B, T, C]` in the dtype of `x_BTC`, summed in float32 at least.
     """
     width, T = len(kernel_WC), x_BTC.shape[1]
     joined = jnp.concatenate([window_BWC.astype(x_BTC.dtype), x_BTC], axis=1)
     joined, kernel_WC = at_least_float32(joined), at_least_float32(kernel_WC)
-    y_BTC = sum(joined[:, w : w + T] * kernel_WC[w] for w in range(width))
+    terms = (joined[:, w : w + T] * kernel_WC[w] for w in range(width))
+    y_BTC = functools.reduce(jnp.add, terms)
     return y_BTC.astype(x_BTC.dtype)
 
 
 def step(
     q_BHK: Array, k_BHK: Array, v_BHGU: Array, b_BHG: Array, g_BHG: Array, s_BHGKU: Array
 ) -> tuple[Array, Array]:
-    """One position; returns `o_BHGU` and the new state. Queries are scaled by the caller."""
+    """One position of the recurrence; the caller scales queries.
+
+    Returns `o_BHGU` and the new state.
+    """
     s_BHGKU = s_BHGKU * jnp.exp(g_BHG)[..., None, None]
     known_BHGU = jnp.einsum("BHGKU,BHK->BHGU", s_BHGKU, k_BHK, precision=PRECISION)
     write_BHGU = (v_BHGU - known_BHGU) * b_BHG[..., None]
@@ -50,29 +61,31 @@ def step(
 def chunked(
     q_BTHK: Array, k_BTHK: Array, v_BTHGU: Array, b_BTHG: Array, g_BTHG: Array, s_BHGKU: Array
 ) -> tuple[Array, Array]:
-    """T positions, `CHUNK` at a time; returns `o_BTHGU` and the new state.
+    """T positions of the recurrence, `CHUNK` at a time.
 
-    Inside a chunk the writes depend on each other linearly; solving that triangular system
-    gives them all at once, for any state that the chunk starts from.
+    Within a chunk the writes depend on each other linearly: solving one triangular system gives
+    all of them, for any state at the start of the chunk.
+
+    Returns `o_BTHGU` and the new state.
     """
     T = q_BTHK.shape[1]
     size = min(CHUNK, T)
 
     def split(x: Array) -> Array:
-        """`[B, T, ...]` to `[chunks, B, size, ...]`, zeros behind."""
+        """`[B, T, ...]` to `[chunks, B, size, ...]`, padded with zeros at the end."""
         pad = [(0, 0), (0, -T % size)] + [(0, 0)] * (x.ndim - 2)
         x = jnp.pad(x, pad).reshape(len(x), -1, size, *x.shape[2:])
         return jnp.moveaxis(x, 1, 0)
 
-    later = jnp.tril(jnp.ones((size, size), bool), -1)  # [I, J]: J is before I
+    later = jnp.tril(jnp.ones((size, size), bool), -1)  # [I, J]: whether I is after J
     upto = jnp.tril(jnp.ones((size, size), bool))
 
     def body(s_BHGKU, xs):
         q_BIHK, k_BIHK, v_BIHGU, b_BIHG, g_BIHG = xs
         g_BHGI, b_BHGI = (jnp.moveaxis(z, 1, -1) for z in (g_BIHG, b_BIHG))
         v_BHGIU = jnp.moveaxis(v_BIHGU, 1, 3)
-        # The log decay from J to I, each summed on its own: differences of running sums would
-        # lose a weak decay behind a steep one.
+        # The log decay from J to I. Each is summed separately: in the difference of two cumulative
+        # sums a weak decay after a strong one would be lost to rounding.
         between_BHGIJ = jnp.where(later, g_BHGI[..., None], 0.0)
         fall_BHGIJ = jnp.matmul(upto.astype(g_BHGI.dtype), between_BHGIJ, precision=PRECISION)
         fall_BHGIJ = jnp.where(upto, jnp.exp(fall_BHGIJ), 0.0)
@@ -104,6 +117,6 @@ def chunked(
 
 
 def log_decay(a_BTH: Array, a_log_H: Array, dt_bias_H: Array) -> Array:
-    """The log of each head's decay, `-exp(A) softplus(a + bias)`; zero or less."""
+    """The log of each head's decay, `-exp(a_log) * softplus(a + dt_bias)`, which is at most 0."""
     a_BTH, dt_bias_H = at_least_float32(a_BTH), at_least_float32(dt_bias_H)
     return -jnp.exp(at_least_float32(a_log_H)) * jax.nn.softplus(a_BTH + dt_bias_H)

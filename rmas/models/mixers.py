@@ -1,7 +1,7 @@
-"""Layer modules: how positions mix (attention, gated delta rule) and how each is transformed.
+"""Flax modules of a decoder layer: the mixer (attention or gated delta rule), the MLP, norms.
 
-Every mixer has one signature, `mixer(x_BTD, context, past) -> (y_BTD, entry)`: `past` holds
-this layer's entry of each cache segment, `entry` is what the new positions add.
+Mixers are called alike: `mixer(x_BTD, context, past) -> (y_BTD, entry)`, where `past` holds this
+layer's entries in the cache's segments and `entry` is the new positions' one.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rmas.models import delta, ops
-from rmas.models.cache import KV, Entry, State, by_heads, empty_entry
+from rmas.models.cache import KV, Entry, Segment, State, by_heads, empty_state
 from rmas.models.spec import AttentionLayer, DeltaLayer, LayerSpec, ModelSpec
 from rmas.parallel import constrain
 from rmas.shapes import Array
@@ -19,9 +19,11 @@ from rmas.shapes import Array
 
 @dataclasses.dataclass(frozen=True)
 class AttentionContext:
-    """What all attention layers with one `LayerSpec` share for a call: rotary angles and masks.
+    """What all attention layers with the same `LayerSpec` share in a call.
 
-    `masks` has one `[B, T, S]` entry per cache segment and a last one for the new positions.
+    Attributes:
+      cos, sin: rotary angles (`ops.rope_angles`).
+      masks: `[B, T, S]` for each cache segment, and last for the new positions.
     """
 
     cos: Array
@@ -31,11 +33,14 @@ class AttentionContext:
 
 @dataclasses.dataclass(frozen=True)
 class DeltaContext:
-    """What recurrent layers share for a call.
+    """What all recurrent layers share in a call.
 
-    Their new positions are brought to the left of each row, in order, so that the recurrence
-    meets no gaps: `order_BT` says where each comes from, `place_BT` where each went. None stands
-    for a single position, which is where it is.
+    The recurrence runs over the valid positions of each row, which are moved to its left, in order.
+
+    Attributes:
+      valid_BT: which new positions are valid.
+      order_BT: the index that each moved position comes from; None if T is 1.
+      place_BT: the index that each position was moved to; None if T is 1.
     """
 
     valid_BT: Array
@@ -47,9 +52,20 @@ Context = AttentionContext | DeltaContext
 
 
 def make_context(
-    spec: ModelSpec, layer: LayerSpec, pos_BT: Array, valid_BT: Array, past: tuple, dtype
+    spec: ModelSpec,
+    layer: LayerSpec,
+    pos_BT: Array,
+    valid_BT: Array,
+    past: tuple[Segment, ...],
+    dtype,
 ) -> Context:
-    """Builds the context of one kind of layer; `past` is a tuple of `Segment`."""
+    """Makes the context of one kind of layer.
+
+    Args:
+      pos_BT, valid_BT: of the new positions.
+      past: the segments of the cache.
+      dtype: of the activations.
+    """
     if isinstance(layer, DeltaLayer):
         if valid_BT.shape[1] == 1:
             return DeltaContext(valid_BT, None, None)
@@ -68,9 +84,9 @@ def make_context(
 
 
 class Dense(nn.Module):
-    """A linear map whose type follows its argument and weights.
+    """A linear map with parameters `kernel [in, out]` and, if `bias`, `bias [out]`.
 
-    Its `kernel [in, out]` may be int8, with a `scale [out]` beside it.
+    The kernel may be int8, with a `scale [out]` beside it.
     """
 
     features: int
@@ -78,6 +94,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x_TD: Array) -> Array:
+        """Maps `[..., in]` to `[..., out]` (see `ops.matmul`)."""
         shape = (x_TD.shape[-1], self.features)
         weights = {"kernel": self.param("kernel", nn.initializers.lecun_normal(), shape)}
         if self.has_variable("params", "scale"):
@@ -89,13 +106,14 @@ class Dense(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """`ops.rms_norm` with its weight."""
+    """`ops.rms_norm` as a module, with the parameter `weight [D]`."""
 
     eps: float
     offset: bool = False
 
     @nn.compact
     def __call__(self, x_TD: Array) -> Array:
+        """Normalizes the last axis."""
         start = nn.initializers.zeros if self.offset else nn.initializers.ones
         weight_D = self.param("weight", start, (x_TD.shape[-1],))
         return ops.rms_norm(x_TD, weight_D, self.eps, self.offset)
@@ -104,7 +122,7 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions.
 
-    The spec decides about q/k norm, biases, the scale of scores, and a sigmoid gate on the output.
+    The spec gives q/k norm, biases, the scale of scores, and a sigmoid gate on the output.
     """
 
     spec: ModelSpec
@@ -114,6 +132,7 @@ class Attention(nn.Module):
     def __call__(
         self, x_BTD: Array, context: AttentionContext, past: tuple[KV, ...]
     ) -> tuple[Array, KV]:
+        """Attends from T new positions to the past ones and to themselves; see the module."""
         s = self.spec
         B, T, _ = x_BTD.shape
 
@@ -144,8 +163,8 @@ class Attention(nn.Module):
 class GatedDelta(nn.Module):
     """Gated delta-net mixer (qwen3_5): short convolutions, delta rule, gated norm.
 
-    One position steps the recurrence; several go through its chunked form. Of `past` only the
-    last entry counts.
+    A single position takes one step of the recurrence; several use its chunked form. Of `past`
+    only the last entry is read.
     """
 
     spec: ModelSpec
@@ -155,6 +174,7 @@ class GatedDelta(nn.Module):
     def __call__(
         self, x_BTD: Array, context: DeltaContext, past: tuple[State, ...]
     ) -> tuple[Array, State]:
+        """Runs the recurrence over T new positions; see the module."""
         s, d = self.spec, self.layer
         B, T, _ = x_BTD.shape
         H, G, valid_BT = d.key_heads, d.value_heads // d.key_heads, context.valid_BT
@@ -162,14 +182,14 @@ class GatedDelta(nn.Module):
             x_BTD = _reordered(x_BTD, context.order_BT)
             valid_BT = jnp.take_along_axis(valid_BT, context.order_BT, axis=1)
         x_BTD = jnp.where(valid_BT[..., None], x_BTD, 0)
-        old = past[-1].constrained() if past else empty_entry(s, d, B, 0, x_BTD.dtype)
+        old = past[-1].constrained() if past else empty_state(d, B, x_BTD.dtype)
         n_valid_B = jnp.sum(valid_BT, axis=1, dtype=jnp.int32)
 
         def dense(name: str, features: int) -> Array:
             return Dense(features, False, name=f"{name}_proj")(x_BTD)
 
         def convolved(name: str, window_BWC: Array, size: int) -> tuple[Array, Array]:
-            """Through projection and convolution, with the window of the next positions."""
+            """The projected and convolved input, and the window for the next positions."""
             meaning, heads = ("delta_value_heads", H * G) if name == "v" else ("delta_heads", H)
             y_BTC = by_heads(dense(name, size), meaning, heads)
             kernel_WC = Conv(d.conv_width, name=f"{name}_conv")(size)
@@ -194,12 +214,29 @@ class GatedDelta(nn.Module):
         b_BTHG, g_BTHG = (
             jnp.where(valid_BT[..., None], z, 0.0).reshape(B, T, H, G) for z in (b_BTH, g_BTH)
         )
-        arrays = (q_BTHK * d.key_dim**-0.5, k_BTHK, v_BTHGU, b_BTHG, g_BTHG)
+        q_BTHK = q_BTHK * d.key_dim**-0.5
         if T == 1:
-            o_BHGU, s_BHGKU = delta.step(*(z[:, 0] for z in arrays), old.s_BHGKU)
+            q_BHK, k_BHK, v_BHGU, b_BHG, g_BHG = (
+                z[:, 0] for z in (q_BTHK, k_BTHK, v_BTHGU, b_BTHG, g_BTHG)
+            )
+            o_BHGU, s_BHGKU = delta.step(
+                q_BHK=q_BHK,
+                k_BHK=k_BHK,
+                v_BHGU=v_BHGU,
+                b_BHG=b_BHG,
+                g_BHG=g_BHG,
+                s_BHGKU=old.s_BHGKU,
+            )
             o_BTHGU = o_BHGU[:, None]
         else:
-            o_BTHGU, s_BHGKU = delta.chunked(*arrays, old.s_BHGKU)
+            o_BTHGU, s_BHGKU = delta.chunked(
+                q_BTHK=q_BTHK,
+                k_BTHK=k_BTHK,
+                v_BTHGU=v_BTHGU,
+                b_BTHG=b_BTHG,
+                g_BTHG=g_BTHG,
+                s_BHGKU=old.s_BHGKU,
+            )
         o_BTHU = o_BTHGU.reshape(B, T, d.value_heads, d.value_dim).astype(x_BTD.dtype)
         z_BTHU = ops.at_least_float32(dense("z", d.sizes[2])).reshape(o_BTHU.shape)
         gated = RMSNorm(s.norm_eps, name="norm")(o_BTHU) * ops.ACTIVATIONS["silu"](z_BTHU)
@@ -210,33 +247,36 @@ class GatedDelta(nn.Module):
 
 
 def _reordered(x_BTD: Array, index_BT: Array) -> Array:
-    """Positions in another order, row by row: unconstrained, a mesh might split D instead."""
+    """The positions of each row in the order of `index_BT`."""
+    # Without the constraint a mesh might split D.
     x_BTD = constrain(x_BTD, "batch", None, None)
     return jnp.take_along_axis(x_BTD, index_BT[..., None], axis=1)
 
 
 class Conv(nn.Module):
-    """The kernel `[W, C]` of a depthwise convolution."""
+    """The parameter `kernel [W, C]` of a depthwise convolution of width W."""
 
     width: int
 
     @nn.compact
     def __call__(self, channels: int) -> Array:
+        """The kernel for so many channels."""
         return self.param("kernel", nn.initializers.lecun_normal(), (self.width, channels))
 
 
 def _init_a_log(key: Array, shape: tuple[int, ...]) -> Array:
-    # Decay rates between 0.01 and 16, as the class draws them.
+    # Decay rates between 0.01 and 16, as in transformers.
     return jnp.log(jax.random.uniform(key, shape, minval=0.01, maxval=16.0))
 
 
 class GatedMLP(nn.Module):
-    """`down(act(gate(x)) * up(x))`."""
+    """The MLP of a decoder layer: `down(activation(gate(x)) * up(x))`."""
 
     spec: ModelSpec
 
     @nn.compact
     def __call__(self, x_BTD: Array) -> Array:
+        """Maps `[B, T, D]` to `[B, T, D]`."""
         s = self.spec
         gate_BTF = Dense(s.d_ff, s.mlp_bias, name="gate_proj")(x_BTD)
         up_BTF = Dense(s.d_ff, s.mlp_bias, name="up_proj")(x_BTD)
@@ -245,25 +285,31 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One decoder layer: mixer and MLP, each behind its norm, each added to the stream."""
+    """One decoder layer: a mixer and an MLP, each with a norm before it, on a residual stream."""
 
     spec: ModelSpec
     layer: LayerSpec
 
     @nn.compact
     def __call__(
-        self, x_BTD: Array, context: Context, past: tuple[Entry, ...]
+        self, x_BTD: Array, context: Context, past: tuple[Entry | None, ...]
     ) -> tuple[Array, Entry]:
+        """The layer's output and its cache entry of the T new positions; see the module."""
         s = self.spec
 
         def norm(name: str, x_BTD: Array) -> Array:
             return RMSNorm(s.norm_eps, s.norm_offset, name=name)(x_BTD)
 
+        entry: Entry
+        h_BTD = norm("input_norm", x_BTD)
         if isinstance(self.layer, AttentionLayer):
-            mixer = Attention(s, self.layer, name="attention")
+            assert isinstance(context, AttentionContext)
+            kvs = tuple(e for e in past if isinstance(e, KV))
+            y_BTD, entry = Attention(s, self.layer, name="attention")(h_BTD, context, kvs)
         else:
-            mixer = GatedDelta(s, self.layer, name="delta")
-        y_BTD, entry = mixer(norm("input_norm", x_BTD), context, past)
+            assert isinstance(context, DeltaContext)
+            states = tuple(e for e in past if isinstance(e, State))
+            y_BTD, entry = GatedDelta(s, self.layer, name="delta")(h_BTD, context, states)
         x_BTD = x_BTD + (norm("post_mixer_norm", y_BTD) if s.post_norms else y_BTD)
         y_BTD = GatedMLP(s, name="mlp")(norm("mlp_norm", x_BTD))
         return x_BTD + (norm("post_mlp_norm", y_BTD) if s.post_norms else y_BTD), entry

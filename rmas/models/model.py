@@ -1,7 +1,7 @@
 """A frozen decoder as three pure functions: `embed`, `run` on embeddings, `unembed`.
 
-Latent recursion enters between token embeddings, so `run` takes vectors, not ids. Parameters
-are a plain nested dict: `embed/weight [V, D]`, `layers/period/<j>/... [L, ...]`,
+Latent recursion inserts vectors between token embeddings, so `run` reads vectors, not ids.
+Parameters are a nested dict: `embed/weight [V, D]`, `layers/period/<j>/... [L, ...]`,
 `layers/rest/<j>/...`, `norm/weight [D]` and, where the head is not tied, `head/kernel [D, V]`.
 A matrix may be int8, with a `scale` beside its `kernel` (`rmas.weights.quantize`).
 """
@@ -23,13 +23,16 @@ from rmas.shapes import Array, Params
 
 
 def positions(valid_BT: Array, start_B: Array | int = 0) -> Array:
-    """Position of each valid slot, counting valid slots only; invalid ones repeat or are zero."""
+    """The positions `[B, T]`, int32, that count valid slots from `start_B`.
+
+    An invalid slot has the position of the valid one before it, or zero.
+    """
     start = jnp.asarray(start_B, jnp.int32).reshape(-1, 1)
     return jnp.maximum(jnp.cumsum(valid_BT, axis=1, dtype=jnp.int32) - 1 + start, 0)
 
 
 def embed(spec: ModelSpec, params: Params, ids_BT: Array) -> Array:
-    """Input embeddings `[B, T, D]` in the weights' type, scaled where the family scales them."""
+    """Input embeddings `[B, T, D]` in the weights' dtype, with the family's scale if it has one."""
     x_BTD = jnp.take(_table(params), ids_BT, axis=0)
     if spec.embed_scale is None:
         return x_BTD
@@ -38,7 +41,7 @@ def embed(spec: ModelSpec, params: Params, ids_BT: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def embedding_rms(spec: ModelSpec, params: Params) -> Array:
-    """Root mean square of all token embeddings as `embed` gives them, float32."""
+    """The root mean square of all token embeddings, scaled as in `embed`; float32."""
     weight_VD = params["embed"]["weight"].astype(jnp.float32)
     return jnp.sqrt(jnp.mean(jnp.square(weight_VD))) * (spec.embed_scale or 1.0)
 
@@ -52,11 +55,19 @@ def run(
     past: tuple[Segment, ...] = (),
     remat: bool = False,
 ) -> tuple[Array, Entries]:
-    """Runs T new positions after `past`; with `remat`, reverse mode keeps inputs of periods only.
+    """Runs the decoder over T new positions.
 
-    Returns the hidden states after the final norm (what the head reads, and what links read)
-    and the new cache entries. States at invalid positions are meaningless but finite; valid
-    ones do not depend on them.
+    Args:
+      x_BTD: input embeddings, or vectors in their place.
+      valid_BT: which positions are real, not padding.
+      pos_BT: positions, int32 (see `positions`).
+      past: the cache's segments of earlier positions.
+      remat: activation checkpointing: reverse mode recomputes each period of layers.
+
+    Returns:
+      The hidden states `[B, T, D]` after the final norm, which the head and links read, and the
+      cache entries of the new positions. States at invalid positions are finite but meaningless;
+      those at valid positions do not depend on them.
     """
     x_BTD = x_BTD.astype(params["embed"]["weight"].dtype)
     h_BTD, entries = run_layers(spec, params["layers"], x_BTD, valid_BT, pos_BT, past, remat)
@@ -65,7 +76,7 @@ def run(
 
 
 def unembed(spec: ModelSpec, params: Params, h_BTD: Array) -> Array:
-    """Logits `[B, T, V]`, float32 at least."""
+    """Logits `[..., V]` of hidden states after the final norm, float32 at least."""
     if spec.tied:
         logits_BTV = jnp.einsum("...D,VD->...V", h_BTD, _table(params), precision=ops.PRECISION)
     else:
@@ -77,14 +88,17 @@ def unembed(spec: ModelSpec, params: Params, h_BTD: Array) -> Array:
 
 
 def _table(params: Params) -> Array:
-    """The embeddings `[V, D]`, whole rows on each device: lookups and tied heads share a gather."""
+    """The embeddings `[V, D]`, gathered over `fsdp` once for lookups and a tied head."""
     return constrain(params["embed"]["weight"], "vocab", None)
 
 
 def prefill(
     spec: ModelSpec, params: Params, x_BTD: Array, valid_BT: Array, remat: bool = False
 ) -> tuple[Array, Segment]:
-    """Runs a left-padded prompt; returns its last state `[B, D]` and the prefix segment."""
+    """Runs a left-padded prompt of embeddings `[B, T, D]`; for `remat` see `run`.
+
+    Returns the hidden state `[B, D]` at the last position, and the cache as a prefix segment.
+    """
     pos_BT = positions(valid_BT)
     h_BTD, entries = run(spec, params, x_BTD, valid_BT, pos_BT, remat=remat)
     return h_BTD[:, -1], Segment(entries, valid_BT, pos_BT).constrained()
@@ -92,7 +106,7 @@ def prefill(
 
 @functools.partial(jax.jit, static_argnums=0)
 def init_params(spec: ModelSpec, key: Array) -> Params:
-    """Random parameters, float32 (normal, over the root of the fan-in; norms do nothing)."""
+    """Random parameters, float32: normal with scale `fan_in ** -0.5`; norms have no effect."""
     k_embed, k_layers, k_head = jax.random.split(key, 3)
     scale = spec.d_model**-0.5
     params = {
@@ -107,36 +121,38 @@ def init_params(spec: ModelSpec, key: Array) -> Params:
 
 
 def abstract_params(spec: ModelSpec) -> Params:
-    """The tree of shapes, without memory."""
+    """The tree of parameter shapes, float32, without allocating them."""
     return jax.eval_shape(lambda k: init_params(spec, k), jax.random.key(0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """One architecture with its functions bound, each compiled once per shape.
+    """A model with compiled functions; parameters are an argument of each.
 
-    Parameters stay an argument: `model, params = rmas.load_model(path)`. Arrays lie
-    on its mesh as `rmas.parallel` says; inside a function that you trace yourself, enter
-    `rmas.parallel.use(model.mesh)` around the outermost call.
+    `model, params = rmas.load_model(path)` loads one. Arrays are sharded over `mesh` by the rules
+    of `rmas.parallel`. To call the functions inside your own jitted function, call that one
+    within `with rmas.parallel.use(model.mesh)`.
     """
 
     spec: ModelSpec
     mesh: Mesh = dataclasses.field(default_factory=single_device_mesh)
 
     def embed(self, params: Params, ids_BT: Array) -> Array:
-        """Input embeddings `[B, T, D]` in the weights' type (scaled where the family does)."""
+        """Input embeddings `[B, T, D]` of token ids, in the weights' dtype."""
         return self._call(_embed, params, ids_BT)
 
     def run(self, params: Params, x_BTD: Array, valid_BT: Array) -> Array:
-        """Hidden states `[B, T, D]` after the final norm, of vectors from anywhere.
+        """Hidden states `[B, T, D]` after the final norm.
 
-        `valid_BT` is true at real positions; padding (on the left as a rule) changes nothing,
-        and states there are meaningless but finite.
+        Args:
+          x_BTD: input embeddings, or vectors in their place.
+          valid_BT: true at real positions. Padding, usually on the left, does not change the
+            states at real positions; those at padding are finite but meaningless.
         """
         return self._call(_run, params, x_BTD, valid_BT)
 
     def unembed(self, params: Params, h_BTD: Array) -> Array:
-        """Logits `[..., V]`, float32 at least, of states after the final norm."""
+        """Logits `[..., V]`, float32 at least, of hidden states after the final norm."""
         return self._call(_unembed, params, h_BTD)
 
     def _call(self, function, params: Params, *arrays: Array) -> Array:

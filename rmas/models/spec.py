@@ -1,7 +1,7 @@
 """`ModelSpec`: the static facts of one architecture; `config.py` reads them from a checkpoint.
 
-Specs are frozen and hashable: they are jit statics. No field has a default that a checkpoint
-could decide.
+Specs are frozen and hashable, so that they can be static arguments of jitted functions. Fields
+that a checkpoint decides have no defaults.
 """
 
 import dataclasses
@@ -9,9 +9,13 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class RopeSpec:
-    """Rotary embedding of the first `dim` numbers of a head: base, and how angles are rescaled.
+    """Rotary position embedding of the first `dim` numbers of a head.
 
-    `linear` divides all frequencies by `factor`, `llama3` those of long wavelengths.
+    Attributes:
+      theta: base of the frequencies.
+      kind: how frequencies are scaled: `default` not at all, `linear` divides all of them by
+        `factor`, `llama3` those of long wavelengths (see `ops.inverse_frequencies`).
+      factor: for `linear` and `llama3`; the fields after it are for `llama3`.
     """
 
     theta: float
@@ -25,7 +29,7 @@ class RopeSpec:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionLayer:
-    """A layer that mixes positions by attention; `window` None means attention to all."""
+    """An attention layer. A position attends to the last `window` ones; None means to all."""
 
     window: int | None
     rope: RopeSpec
@@ -33,7 +37,7 @@ class AttentionLayer:
 
 @dataclasses.dataclass(frozen=True)
 class DeltaLayer:
-    """A layer that mixes positions by a gated delta rule behind short convolutions.
+    """A gated delta-net layer: short convolutions, then a recurrence by the gated delta rule.
 
     `value_heads` is a multiple of `key_heads`; consecutive value heads share a key head.
     """
@@ -52,7 +56,7 @@ class DeltaLayer:
 
 
 LayerSpec = AttentionLayer | DeltaLayer
-"""What distinguishes one layer from the next."""
+"""The facts that can differ between the layers of a model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +65,15 @@ class ModelSpec:
 
     Attributes:
       query_scale: factor on attention scores.
-      norm_offset: norms multiply by `1 + weight`, before rounding, not by `weight` after it.
-      post_norms: mixer and MLP are normed behind, too.
-      gated_attention: queries come with a gate of their size (interleaved by head), whose
-        sigmoid multiplies what a head reads.
-      embed_scale: factor on token embeddings, rounded to the weights' type; None for none.
-      logit_softcap: logits become `cap * tanh(logits / cap)`; None for none.
+      norm_offset: norms multiply by `1 + weight` before rounding to the activations' dtype,
+        instead of by `weight` after it.
+      post_norms: the outputs of mixer and MLP are normalized, too.
+      gated_attention: the query projection also gives a gate for each head (interleaved with the
+        queries by head), whose sigmoid multiplies the head's output.
+      embed_scale: factor on token embeddings, rounded to the weights' dtype; None means no factor.
+      logit_softcap: logits become `cap * tanh(logits / cap)`; None leaves them as they are.
+      tied: the head is the transposed embedding.
+      max_positions: the longest context.
     """
 
     family: str
@@ -94,7 +101,7 @@ class ModelSpec:
 
     @property
     def period(self) -> tuple[LayerSpec, ...]:
-        """The shortest prefix of `layers` whose repetition gives them all."""
+        """The shortest prefix of `layers` that `layers` repeats, the last time perhaps in part."""
         n = len(self.layers)
         for p in range(1, n + 1):
             if all(self.layers[i] == self.layers[i % p] for i in range(n)):
@@ -103,15 +110,15 @@ class ModelSpec:
 
     @property
     def n_periods(self) -> int:
-        """Whole repetitions of the period; the remaining layers are unrolled after them."""
+        """The number of whole repetitions of the period."""
         return len(self.layers) // len(self.period)
 
     @property
     def rest(self) -> tuple[LayerSpec, ...]:
-        """Layers after the last whole period."""
+        """The layers after the last whole period."""
         return self.layers[self.n_periods * len(self.period) :]
 
     @property
     def delta(self) -> DeltaLayer | None:
-        """The sizes of the gated delta-net layers, if the model has any; all are alike."""
+        """The model's gated delta-net layer (all of them are equal); None if it has none."""
         return next((layer for layer in self.layers if isinstance(layer, DeltaLayer)), None)

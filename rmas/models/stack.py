@@ -1,8 +1,8 @@
-"""The layer loop: one `lax.scan` over the repetitions of the layer pattern's period.
+"""The loop over layers: one `lax.scan` over the repetitions of the layer pattern's period.
 
-Layers of the period are unrolled inside the body, so that patterns (sliding and global
-attention, recurrent and attention layers) scan as well as uniform stacks do; layers after
-the last whole period follow unrolled.
+The layers of one period are unrolled inside the scan's body, so that mixed patterns (sliding and
+global attention, recurrent and attention layers) are scanned like uniform ones; layers after the
+last whole period are unrolled after the scan.
 """
 
 import jax
@@ -24,9 +24,18 @@ def run_layers(
     past: tuple[Segment, ...],
     remat: bool = False,
 ) -> tuple[Array, Entries]:
-    """All decoder layers over T new positions; returns their output and the new cache entries.
+    """Runs all decoder layers over T new positions.
 
-    With `remat`, reverse mode computes each repetition of the period again from its input.
+    Args:
+      params: as `init_layers` makes them.
+      x_BTD: the layers' input.
+      valid_BT: which positions are real, not padding.
+      pos_BT: positions, int32.
+      past: cache segments of earlier positions.
+      remat: activation checkpointing: reverse mode recomputes each period from its input.
+
+    Returns:
+      The output `[B, T, D]` and the cache entries of the new positions.
     """
     contexts: dict[LayerSpec, Context] = {
         layer: make_context(spec, layer, pos_BT, valid_BT, past, x_BTD.dtype)
@@ -37,7 +46,7 @@ def run_layers(
         new = []
         for j, layer in enumerate(layers):
             x_BTD = constrain(x_BTD, "batch", None, None)
-            seen = tuple(segment[j] for segment in entries)
+            seen = tuple(segment[j] for segment in entries)  # this layer's in each segment
             own = {"params": params[str(j)]}
             x_BTD, entry = Block(spec, layer).apply(own, x_BTD, contexts[layer], seen)
             new.append(entry)

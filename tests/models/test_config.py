@@ -207,7 +207,7 @@ def test_an_absent_head_dim_is_the_quotient_or_the_class_number():
 
 
 def test_a_folder_and_its_faults(tmp_path):
-    with pytest.raises(InputError, match=r"cannot read .*config\.json: No such file"):
+    with pytest.raises(InputError, match=r"cannot read .*config\.json: no such file"):
         read_spec(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(LLAMA))

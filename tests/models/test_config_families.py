@@ -202,9 +202,9 @@ def test_the_tables_name_every_field_of_a_layer():
         ({"linear_key_head_dim": 1.5}, "must be int"),
         (
             {"partial_rotary_factor": 0.2},
-            "factor 0.2 of a head of 16 is no even size",
+            "factor 0.2 of a head of 16 is 3 numbers",
         ),
-        ({"partial_rotary_factor": 1.5}, "no even size"),
+        ({"partial_rotary_factor": 1.5}, "an even number from 2 to 16"),
         ({"partial_rotary_factor": "half"}, "must be float"),
         ({"rope_parameters": {"rope_type": "default"}}, "rope_theta"),
         ({"rope_parameters": [1]}, "must be an object"),
@@ -236,7 +236,7 @@ def test_composites_are_read_for_their_text(kind, text):
     old = {k: v for k, v in text.items() if k != "model_type"}
     assert read(whole, text_config=old) == read(text)
     for missing in (..., None, [text], "text"):
-        with pytest.raises(InputError, match=f"a {kind} model needs an object 'text_config'"):
+        with pytest.raises(InputError, match=f"'text_config' of a {kind} model must be an object"):
             read(whole, text_config=missing)
     with pytest.raises(InputError, match=r"^config.json \(text_config\): key 'hidden_size' is"):
         read(whole, text_config={k: v for k, v in text.items() if k != "hidden_size"})

@@ -94,7 +94,7 @@ def test_a_missing_folder(root, name):
         ("outer/Critic-Solver-Outerlink(math).pt", "no such file"),
         ("outer/outerlink_config.json", "no such file"),
         ("planner/model.safetensors", "holds no weights; expected model.safetensors or"),
-        ("solver/config.json", "No such file or directory"),
+        ("solver/config.json", "no such file"),
         ("planner/tokenizer.json", "holds no tokenizer; expected tokenizer.json"),
         ("planner/chat_template.jinja", "the tokenizer has no chat template"),
     ],
