@@ -15,7 +15,7 @@ from rmas.weights import load_params
 from support import rollouts
 
 torch = pytest.importorskip("torch")
-from support import tiny_hf
+from support import tiny_hf  # noqa: E402 - it needs torch
 
 # The composite class of gemma3 leaves out the soft cap of logits; files of that kind have none.
 UNCAPPED = {"final_logit_softcapping": None}
