@@ -8,7 +8,7 @@
 
 Wrong input (an InputError, or flags and config files that do not parse) ends in one line on
 stderr and exit status 2; `--debug` shows the stack trace before it. Ctrl-C exits with 130, and a
-run that was told to end (SIGTERM) and has saved its state with 143.
+run that was asked to end (SIGTERM) and has saved its state with 143.
 """
 
 import atexit

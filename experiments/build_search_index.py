@@ -103,7 +103,7 @@ def tfds_rows(folder: Path, split: str) -> tuple[int, Rows]:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"--source={folder} is no TFDS dataset that can be read ({error}); it needs "
+            f"--source={folder} is not a TFDS dataset that can be read ({error}); it needs "
             f"features.json, dataset_info.json and array_record files"
         ) from error
     rows = ((f"{folder}, {split} row {n}", row) for n, row in enumerate(source))
@@ -128,7 +128,7 @@ def _text(value: Any, place: str, field: str) -> str:
         with contextlib.suppress(UnicodeDecodeError):
             value = value.decode("utf-8")
     if not isinstance(value, str):
-        raise InputError(f"{place}: field {field!r} is no text")
+        raise InputError(f"{place}: field {field!r} is not a text")
     if _SURROGATE.search(value):
         raise InputError(f"{place}: field {field!r} holds half of a surrogate pair")
     return value

@@ -1,4 +1,4 @@
-"""A conversation with a system: answers shown as they are written, and what they took."""
+"""A conversation with a system: answers shown as they are written, and what they cost."""
 
 import contextlib
 import dataclasses
@@ -75,7 +75,7 @@ class Session:
         """Answers one question on the screen."""
         self.asked += 1
         question = [Question(str(self.asked), text)]
-        jax.effects_barrier()  # what a stopped answer has still to tell is told to nobody
+        jax.effects_barrier()  # late calls of an answer that was stopped are dropped
         self.screen.begin()
         began = time.perf_counter()
         try:

@@ -4,7 +4,7 @@
       python -m experiments.train_outer --config.mesh=auto --workdir=runs/pod
 
 Every process gets the command with `--coordinator`, `--processes` and `--process`; its lines are
-shown behind its number. When one fails, the others are ended, as a cluster would do. SIGTERM goes
+shown after its number. When one fails, the others are ended, as a cluster would do. SIGTERM goes
 to all. The exit status is that of the first process that failed.
 """
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--processes", type=int, default=2, help="how many (default: 2)")
     parser.add_argument("--devices", type=int, default=2, help="CPU devices of each (default: 2)")
-    parser.add_argument("command", nargs="+", help="behind --, without flags about processes")
+    parser.add_argument("command", nargs="+", help="after --, without flags about processes")
     asked = parser.parse_args(argv)
     if asked.processes < 1 or asked.devices < 1:
         parser.error("--processes and --devices must be at least 1")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Deletes a TPU and its request, without asking; nothing to delete is no error.
+# Deletes a TPU and its request, without asking; nothing to delete is not an error.
 #
 #   delete.sh --name=NAME --zone=ZONE --project=PROJECT [--dry-run]
 set -euo pipefail

@@ -18,7 +18,7 @@ esac
 [[ $mount != gs://*/* ]] || fail "--mount=$mount: only a whole bucket can be mounted"
 root=$(cd "$here/../.." && pwd)
 commit=$(git -C "$root" rev-parse --verify --quiet "$revision^{commit}") ||
-  fail "--revision=$revision is no commit of $root"
+  fail "--revision=$revision is not a commit of $root"
 
 archive=rmas-${commit:0:12}.tar.gz
 folder=.

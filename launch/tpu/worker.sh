@@ -3,7 +3,7 @@
 #
 #   worker.sh RUN LOGS COMMAND...
 #
-# gcloud repeats what it was told to run when a connection breaks. So the command runs apart from
+# gcloud repeats its command when a connection breaks. So the command runs detached from
 # the connection, and a second call with the same RUN only follows it. Another RUN ends the one
 # before, since a TPU serves one process at a time.
 set -euo pipefail

@@ -67,8 +67,8 @@ def test_wrong_input_is_one_line_and_leaves_no_file(tmp_path):
         (b'{"text": "a"}\n{"text" "b"}', r"d\.jsonl, line 2: not valid JSON \(Expecting ':'"),
         (b'{"text": "a"}\n\xff', r"line 2: not UTF-8 \(byte 0\)"),
         (b"[1]", "line 1: not an object"),
-        (b'{"text": 3}', "line 1: field 'text' is no text"),
-        (b'{"text": "a", "title": ["b"]}', "line 1: field 'title' is no text"),
+        (b'{"text": 3}', "line 1: field 'text' is not a text"),
+        (b'{"text": "a", "title": ["b"]}', "line 1: field 'title' is not a text"),
         (b'{"text": "\\ud800"}', "line 1: field 'text' holds half of a surrogate pair"),
         (b"[" * 100_000, "line 1: not valid JSON"),
     ],
@@ -108,7 +108,7 @@ def test_an_index_of_a_tfds_dataset(dataset, tmp_path):
 def test_faults_of_a_dataset_are_told(dataset, tmp_path):
     with pytest.raises(InputError, match=r"--split=test: .* has no such split; it has: train"):
         tfds_rows(dataset, "test")
-    with pytest.raises(InputError, match=r"is no TFDS dataset that can be read .*features\.json"):
+    with pytest.raises(InputError, match=r"is not a TFDS dataset that can be read .*features\.json"):
         tfds_rows(tmp_path, "train")
     _, rows = tfds_rows(dataset, "train")
     with pytest.raises(InputError, match="train row 0: field 'text' is missing; the fields are: "):

@@ -148,7 +148,7 @@ def test_help_is_the_head_of_the_script(cloud, script):
         ("create", [*AT, TYPE, "--spot=no"], "--spot takes no value"),
         ("delete", ["--name", "pod"], "--flag=value"),
         ("delete", ["--name=", *AT[1:]], "--name is empty"),
-        ("setup", [*AT, "--revision=nowhere"], "is no commit of"),
+        ("setup", [*AT, "--revision=nowhere"], "is not a commit of"),
         ("setup", [*AT, "--mount=gs://b/folder"], "only a whole bucket"),
         ("setup", [*AT, "--mount=/dev/sdb"], "neither gs://BUCKET nor HOST:/PATH"),
         ("run", AT, "no command after --"),
