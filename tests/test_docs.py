@@ -1,8 +1,9 @@
 """README and docs: their Python runs, their commands parse, what they name and quote is there.
 
-Python blocks run in order, one namespace per page, in a folder with the files that pages show. The
-front door is made small for it: few steps, few rows, short texts; the Hub is a folder of tiny
-agents. A comment before a block says `slow`, or `not run: REASON`; all must parse.
+The blocks of a page run in order, with one namespace, in a folder with the files that pages show
+and a trained workdir. The front door is made small for it: few steps, few rows, short texts; the
+Hub is a folder of tiny agents. A comment before a block says `slow`, or `not run: REASON`. The fast
+suite runs Python that is not slow and quick commands; every command is parsed.
 """
 
 import ast
@@ -14,9 +15,11 @@ import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import pytest
 import setuptools
 from absl import flags
@@ -26,6 +29,7 @@ from experiments import app
 from experiments import config as configs
 from launch import local_pod
 from rmas.experiment import Experiment, Settings, answering
+from rmas.experiment.identity import write_links
 from rmas.options import described
 from rmas.weights import hub
 from support.pages import PAGES, ROOT, Block, blocks, commands, shown_files
@@ -40,9 +44,14 @@ OTHERS = {
 }
 """Programs that pages name and that are not ours."""
 QUICK = ("build_search_index", "inspect", "prepare_data", "report", "show_run")
-"""Commands that run in the fast suite as well."""
-PYTHON = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
-BASH = [page for page in PAGES if any(b.language == "bash" for b in blocks(page))]
+"""Commands that the fast suite runs."""
+SLOW = (
+    *("ask", "convert_links", "dump_latents", "evaluate", "make_rows", "read_latents"),
+    *("train_inner", "train_outer"),
+)
+"""Commands that the slow suite runs as well."""
+ELSEWHERE = ("released.py", "math500", "mesh=data", "plan", "coordinator", "benchmarks", "debate")
+"""Words of commands that are only parsed: they need the Hub's data, more devices or more time."""
 
 
 def small(settings: Settings) -> Settings:
@@ -52,12 +61,12 @@ def small(settings: Settings) -> Settings:
     return r(
         s,
         mesh="single",
-        data=r(s.data, train=16, validation=4, test=4),
+        data=r(s.data, train=8, validation=2, test=2),
         links=r(s.links, aligned_rows=4),
-        inner=r(s.inner, optim=r(s.inner.optim, steps=1), batch_size=4),
-        outer=r(s.outer, optim=r(s.outer.optim, steps=1), batch_size=4, rounds=2),
+        inner=r(s.inner, optim=r(s.inner.optim, steps=1), batch_size=2, cache_states="none"),
+        outer=r(s.outer, optim=r(s.outer.optim, steps=1), batch_size=2, rounds=2),
         limits=r(s.limits, latent_steps=2, max_new_tokens=32, message_tokens=8),
-        evaluate=r(s.evaluate, batch_size=4, rounds=(2,), methods=methods),
+        evaluate=r(s.evaluate, batch_size=1, rounds=(2,), methods=methods),
     )
 
 
@@ -68,77 +77,104 @@ class Small(Experiment):
         super().__init__(small(settings), workdir)
 
 
-def stand_in(resolve: Callable) -> Callable:
-    """`hub.resolve` with a folder of tiny agents in the place of the Hub."""
+def stand_in(resolve: Callable, root: Path) -> Callable:
+    """`hub.resolve` with the folder of a tiny released system in the place of the Hub."""
 
-    def found(source: str, *args: object, **options: object) -> hub.Located:
+    def found(source: str, *args: Any, **options: Any) -> hub.Located:
         if Path(source).expanduser().is_dir() or "/" not in source:
             return resolve(source, *args, **options)
-        names = ("outer", "planner", "critic")
-        name = next((name for name in names if name in source.lower()), "solver")
-        return hub.Located(RELEASE / "root" / name, source, "0" * 40)
+        released = ("outer", "planner", "solver") if source.startswith("RecursiveMAS/") else ()
+        name = next((name for name in released if name in source.lower()), "critic")
+        return hub.Located(root / name, source, "0" * 40)
 
     return found
 
 
+@pytest.fixture(scope="module")
+def release(tmp_path_factory) -> Path:
+    """A released system of tiny agents, with longer contexts."""
+    root = tmp_path_factory.mktemp("release") / "root"
+    shutil.copytree(RELEASE / "root", root)
+    for path in root.glob("*/config.json"):
+        text = re.sub(
+            r'"max_position_embeddings": \d+', '"max_position_embeddings": 4096', path.read_text()
+        )
+        path.write_text(text)
+    return root
+
+
 @pytest.fixture(scope="module", autouse=True)
-def front_door() -> Iterator[None]:
+def front_door(release) -> Iterator[None]:
     """The front door made small, for this file."""
+    fast = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rmas.experiment, "Experiment", Small)
         patch.setattr(answering, "Experiment", Small)
-        patch.setattr(hub, "resolve", stand_in(hub.resolve))
+        patch.setattr(hub, "resolve", stand_in(hub.resolve, release))
         yield
+    jax.config.update("jax_disable_most_optimizations", fast)
 
 
 @pytest.fixture(scope="module")
 def trained(front_door, tmp_path_factory) -> Path:
-    """The workdir of the embedded system, with all stages done."""
+    """The workdir of the embedded system, as if all stages were done."""
     run = Small(rmas.embedded(), tmp_path_factory.mktemp("docs") / "tiny")
-    run.train_inner()
-    run.train_outer()
+    write_links(run.workdir / "outer" / "links", run.initial_links(), run.manifest())
     run.evaluate()
     return run.workdir
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
-    """The current folder: the clone's commands, and the files that pages show."""
+def folder(tmp_path, monkeypatch, trained, release) -> Path:
+    """The current folder: the clone's commands, the files that pages show, trained workdirs."""
     monkeypatch.chdir(tmp_path)
     for name in ("experiments", "launch"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name, content in shown_files().items():
         (tmp_path / name).write_text(content)
     shutil.copy(RELEASE / "prompts.json", tmp_path / "release.json")
-    (tmp_path / "DIR").symlink_to(RELEASE / "root")
+    (tmp_path / "DIR").symlink_to(release)
+    for name in ("tiny", "quickstart"):
+        shutil.copytree(trained, tmp_path / "runs" / name)
     return tmp_path
 
 
-@pytest.fixture
-def workdirs(folder, trained) -> Path:
-    """The same, with the trained workdirs that pages go on with."""
-    for name in ("tiny", "quickstart"):
-        shutil.copytree(trained, folder / "runs" / name)
-    return folder
+def is_slow(block: Block) -> bool:
+    """Whether the fast suite leaves out something of a block that can run here."""
+    if block.language != "bash":
+        return block.mark == "slow"
+    return not block.mark and any(runs(words, SLOW) for words in commands(block))
 
 
-def sized(pages: list[str], slow: Callable[[Block], bool]) -> list:
-    """Every page, and again in the slow suite if it has slow blocks."""
-    more = [page for page in pages if any(slow(block) for block in blocks(page))]
-    return [pytest.param(page, False, id=page) for page in pages] + [
-        pytest.param(page, True, id=f"{page} whole", marks=pytest.mark.slow) for page in more
+def suites() -> list:
+    """Every page for the fast suite, and for the slow one if that runs more of it."""
+    slow = [page for page in PAGES if any(map(is_slow, blocks(page)))]
+    return [pytest.param(page, False, id=page) for page in PAGES] + [
+        pytest.param(page, True, id=f"{page} whole", marks=pytest.mark.slow) for page in slow
     ]
 
 
-@pytest.mark.parametrize(("page", "whole"), sized(PYTHON, lambda b: b.mark == "slow"))
-def test_python_runs(page, whole, workdirs):
+def runs(words: list[str], names: Sequence[str]) -> bool:
+    """Whether a command is one of those named, and can run here."""
+    if words[:2] != ["python", "-m"] or any(part in " ".join(words) for part in ELSEWHERE):
+        return False
+    return words[2].removeprefix("experiments.") in names
+
+
+@pytest.mark.parametrize(("page", "whole"), suites())
+def test_page(page, whole, folder, monkeypatch, own_flags):
     names: dict[str, object] = {"__name__": page}
     for block in blocks(page):
-        if block.language != "python" or block.title:
-            continue
-        code = compile("\n" * (block.line - 1) + block.code, str(ROOT / page), "exec")
-        if not block.mark or (whole and block.mark == "slow"):
-            exec(code, names)
+        if block.language == "python":
+            code = compile("\n" * (block.line - 1) + block.code, str(ROOT / page), "exec")
+            if not block.title and (not block.mark or (whole and block.mark == "slow")):
+                exec(code, names)
+        elif block.language == "bash":
+            for words in commands(block):
+                quick = (*QUICK, *SLOW) if whole else QUICK
+                run = not block.mark.startswith("not run") and runs(words, quick)
+                check(words, block, run, monkeypatch, own_flags)
 
 
 @dataclasses.dataclass
@@ -246,27 +282,6 @@ def extras() -> set[str]:
         patch.setattr(setuptools, "setup", lambda **options: found.update(options))
         runpy.run_path(str(ROOT / "setup.py"))
     return set(found["extras_require"])
-
-
-def runs(words: list[str], whole: bool) -> bool:
-    """Whether a command can run here: not on the Hub's data, on several machines, or in devices."""
-    if words[1:2] != ["-m"] or not words[2].startswith("experiments."):
-        return False
-    name, text = words[2].removeprefix("experiments."), " ".join(words)
-    if any(part in text for part in ("released.py", "=math500", "math500", "mesh=", "plan", "DIR")):
-        return name == "inspect"
-    return name in QUICK or (whole and not name.startswith(("benchmarks", "pretrain")))
-
-
-@pytest.mark.parametrize(
-    ("page", "whole"), sized(BASH, lambda b: b.language == "bash" and "experiments." in b.code)
-)
-def test_commands(page, whole, workdirs, monkeypatch, own_flags):
-    for block in blocks(page):
-        if block.language == "bash":
-            for words in commands(block):
-                run = not block.mark.startswith("not run") and runs(words, whole)
-                check(words, block, run, monkeypatch, own_flags)
 
 
 def test_every_command_is_listed():
