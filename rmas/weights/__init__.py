@@ -1,4 +1,4 @@
-"""Weights in and out, from and to ordinary Hugging Face folders."""
+"""Reading and writing weights of Hugging Face folders, of links, and of released systems."""
 
 from rmas.weights.load import load_model, load_params
 from rmas.weights.save import config_dict, save_params

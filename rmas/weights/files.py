@@ -1,11 +1,11 @@
-"""The safetensors files of one model folder as a single table of named tensors."""
+"""The safetensors files of a model folder, read as one table of named tensors."""
 
 import contextlib
+import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
 
 import ml_dtypes
 import numpy as np
@@ -15,31 +15,32 @@ from rmas.errors import InputError
 from rmas.files import read_json
 
 BLOCK = 4 << 20
-"""Bytes that are read at a time where only parts of rows are wanted."""
+"""Bytes that are read at a time where only parts of rows are needed."""
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-DTYPES = {
+DTYPES: Mapping[str, np.dtype] = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+"""The dtypes that can be read, by their name in the files."""
 
 
-def listed(names, most: int = 8) -> str:
-    """Names in one line, the rest counted."""
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """Sorted names in one line; of more than `most`, the number of the others."""
     names = sorted(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def inside(directory: Path, name: str, where: str | Path) -> Path:
-    """The path of a file that a manifest names, which must lie in the folder itself.
+    """The path of a file that a manifest names, which must be in the folder itself.
 
-    Only the name is judged: the snapshot folders of the hub's cache hold links to elsewhere.
+    Only the name is checked: snapshot folders of the Hub's cache hold symbolic links to blobs.
 
     Raises:
-      InputError: the name is empty or leads out of the folder; the line starts with `where`.
+      InputError: the name is empty or leads out of the folder; the message starts with `where`.
     """
     if name in ("", ".", "..") or any(c in name for c in "/\\\0"):
         raise InputError(f"{where}: file names must not leave the folder: {name[:80]!r}")
@@ -47,9 +48,9 @@ def inside(directory: Path, name: str, where: str | Path) -> Path:
 
 
 class TensorFiles:
-    """Named tensors spread over the open files of one folder; nothing is read before it is asked.
+    """The named tensors in the open files of one folder; each is read on demand.
 
-    Use `open_files`, which closes them.
+    `open_files` makes it and closes the files.
     """
 
     def __init__(self, directory: Path, handles: dict[str, safe_open]):
@@ -69,18 +70,18 @@ class TensorFiles:
 
     @property
     def names(self) -> set[str]:
-        """All stored names."""
+        """The names of all tensors."""
         return set(self._at)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The stored shape."""
+        """The shape of a tensor."""
         return tuple(self._at[name].get_slice(name).get_shape())
 
     def dtype(self, name: str) -> np.dtype:
-        """The stored type.
+        """The dtype of a tensor.
 
         Raises:
-          InputError: not a floating-point type that can be read.
+          InputError: not one of `DTYPES`.
         """
         code = self._at[name].get_slice(name).get_dtype()
         if code not in DTYPES:
@@ -90,13 +91,13 @@ class TensorFiles:
         return DTYPES[code]
 
     def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        """One slice of a tensor, in its stored type and layout, in memory of its own.
+        """One slice of a tensor as a new array, in its stored dtype and layout.
 
-        The file is read, not mapped: pages of a mapped file count as this process's memory for
-        as long as it is open.
+        The file is not memory-mapped, because pages of a mapped file count as memory of this
+        process while it is open.
 
         Raises:
-          InputError: the file cannot be read, or has become shorter.
+          InputError: the file cannot be read or is too short.
         """
         shape, dtype = self.shape(name) or (1,), self.dtype(name)
         index = tuple(
@@ -122,9 +123,9 @@ class TensorFiles:
         return out if self.shape(name) else out[0]
 
 
-def _fill(file: IO[bytes], array: np.ndarray) -> None:
-    """Reads a contiguous array from where the file stands."""
-    rest = memoryview(array.view(np.uint8).reshape(-1))
+def _fill(file: io.FileIO, array: np.ndarray) -> None:
+    """Fills a contiguous array from the file's current position."""
+    rest = array.view(np.uint8).reshape(-1).data
     while rest:
         n = file.readinto(rest)
         if not n:
@@ -133,7 +134,7 @@ def _fill(file: IO[bytes], array: np.ndarray) -> None:
 
 
 def _data_starts(path: Path) -> dict[str, int]:
-    """Where each tensor's bytes begin in a file that `_open` found to be sound."""
+    """The offset of each tensor's bytes in a file whose header `_open` has checked."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
@@ -152,7 +153,7 @@ def _open(path: Path) -> safe_open:
 
 
 def _shards(directory: Path) -> dict[str, str]:
-    """The index: tensor name -> file name, each checked to lie in the folder itself."""
+    """The index, tensor name -> file name; all files are checked to be in the folder itself."""
     path = directory / INDEX
     index = read_json(path)
     files = index.get("weight_map") if isinstance(index, dict) else None
@@ -168,12 +169,13 @@ def open_files(directory: str | Path) -> Iterator[TensorFiles]:
     """Opens `model.safetensors`, or the files that `model.safetensors.index.json` names.
 
     Raises:
-      InputError: no weights, a damaged file, or an index that does not fit its files.
+      InputError: there are no weights, a file is damaged, or the index does not fit its files.
     """
     directory = Path(directory)
     with contextlib.ExitStack() as stack:
         if (directory / WEIGHTS).exists():
-            expected, names = None, [WEIGHTS]
+            expected: dict[str, str] = {}
+            names = [WEIGHTS]
         elif (directory / INDEX).exists():
             expected = _shards(directory)
             names = sorted(set(expected.values()))
@@ -181,7 +183,7 @@ def open_files(directory: str | Path) -> Iterator[TensorFiles]:
             raise InputError(f"{directory} holds no weights; expected {WEIGHTS} or {INDEX}")
         handles = {n: stack.enter_context(_open(directory / n)) for n in names}
         files = TensorFiles(directory, handles)
-        for name, file in (expected or {}).items():
+        for name, file in expected.items():
             if name not in handles[file].keys():  # noqa: SIM118 (not a dict)
                 raise InputError(f"{directory / INDEX}: {name} is not in {file}")
         yield files

@@ -1,8 +1,7 @@
-"""Model folders by name: a local folder, or a pinned snapshot from the Hugging Face Hub.
+"""Finds model folders by name: a local folder, or a snapshot from the Hugging Face Hub.
 
-Only files that are read are downloaded, from the top of a repository alone, and never code. A
-snapshot lies in the client's cache (`$HF_HUB_CACHE`) as links to blobs, so a check that files
-stay in their folder must look at names, not at where links lead.
+Only files that are needed are downloaded, only from the top level of a repository, and never code.
+The files of a snapshot in the client's cache (`$HF_HUB_CACHE`) are symbolic links to blobs.
 """
 
 import dataclasses
@@ -20,11 +19,11 @@ AGENT_FILES = (
     *("special_tokens_map.json", "chat_template*"),
     *("adapter*.pt", "adapter_config.json", "innerlink_config.json"),
 )
-"""A model, its tokenizer, and inner links."""
+"""Patterns of the files of an agent: its model, tokenizer and inner link."""
 LINK_FILES = ("*.pt", "outerlink_config.json")
-"""Outer links."""
+"""Patterns of the files of outer links."""
 NEVER = ("*/*", "*.py", "*.bin", "consolidated*")
-"""Not even where a pattern matches; `consolidated*` repeats the weights in another layout."""
+"""Files that are never downloaded; `consolidated*` repeats the weights in another layout."""
 
 _REPO = re.compile(r"(?!.*(?:--|\.\.))\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _REVISION = re.compile(r"(?!.*\.\.)[\w.+-][\w.+/-]*", re.ASCII)
@@ -32,10 +31,12 @@ _REVISION = re.compile(r"(?!.*\.\.)[\w.+-][\w.+/-]*", re.ASCII)
 
 @dataclasses.dataclass(frozen=True)
 class Located:
-    """A folder of files and where it came from.
+    """A folder that `resolve` found.
 
-    `source` is the name that was asked for; `revision` is the commit hash of the snapshot, or
-    None for a local folder.
+    Attributes:
+      path: the folder.
+      source: the name that it was found by.
+      revision: the commit hash of a snapshot; None for a local folder.
     """
 
     path: Path
@@ -46,37 +47,38 @@ class Located:
 def resolve(
     source: str, revision: str | None = None, patterns: Sequence[str] = AGENT_FILES
 ) -> Located:
-    """Finds the folder of `source`, downloading it if need be.
-
-    A local folder always wins, whatever the revision. Else `source` is a Hub id, `owner/name` or
-    `owner/name@revision`. A branch or tag (by default the main branch) is resolved to a commit
-    first, and all files are of that commit; where the Hub cannot be reached, the commit that it
-    last named and the files in the cache are used. A repeated call fetches only missing files.
+    """Finds a folder, and downloads it if needed.
 
     Args:
-      revision: a branch, tag or commit hash, instead of `@revision`.
-      patterns: which file names to fetch (`*` as in a shell).
+      source: a local folder, else a Hub id, `owner/name` or `owner/name@revision`. A local folder
+        takes precedence, whatever the revision.
+      revision: a branch, tag or commit hash, instead of `@revision`; the default is the main
+        branch. It is resolved to a commit before files are downloaded. If the Hub cannot be
+        reached, the commit that it was last resolved to and the files in the cache are used.
+      patterns: which files to download (`*` as in a shell); those in the cache are not downloaded
+        again.
 
     Raises:
-      InputError: the name is no folder and no Hub id; no such repository or revision; access is
-        refused; or the Hub cannot be reached and the cache lacks files. It says what to do.
+      InputError: `source` is neither a folder nor a Hub id; there is no such repository or
+        revision; access is denied; or the Hub cannot be reached and the cache lacks files. The
+        message says what to do.
     """
     folder = Path(os.path.expanduser(source))
     if source and folder.is_dir():
         return Located(folder, source, None)
     repo, at, named = source.partition("@")
     if folder.is_file() or not _REPO.fullmatch(repo):
-        fact = "is a file" if folder.is_file() else "is no folder"
-        raise InputError(f"{source!r} {fact}; wanted a folder or a Hub id owner/name[@revision]")
+        fact = "is a file" if folder.is_file() else "is not a folder"
+        raise InputError(f"{source!r} {fact}; expected a folder or a Hub id owner/name[@revision]")
     if at and revision and named != revision:
-        raise InputError(f"{source}: the name asks for {named!r}, but revision is {revision!r}")
+        raise InputError(f"{source}: the name has revision {named!r}, but revision={revision!r}")
     revision = named if at else revision
     if revision is not None and not _REVISION.fullmatch(revision):
-        raise InputError(f"{source}: {revision!r} is no branch, tag or commit hash")
+        raise InputError(f"{source}: {revision!r} is not a branch, tag or commit hash")
 
     try:
         path = _download(repo, revision, patterns)
-    # The client's errors, its HTTP library's and its transfer library's have no base in common.
+    # The errors of the client, its HTTP library and its transfer library have no common base.
     except Exception as error:
         why = _why(error, repo, revision, folder.absolute())
         raise InputError(f"{source}: no folder {folder.absolute()}, and {why}") from error
@@ -90,10 +92,10 @@ def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
     from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):
-        """Progress on a terminal alone; the client shows one of its bars everywhere."""
+        """Progress on a terminal only; one of the client's bars is shown everywhere."""
 
         def __init__(self, *args, **options):
-            options.setdefault("disable", None)  # for tqdm: where there is no terminal
+            options.setdefault("disable", None)  # None means for tqdm: unless on a terminal
             super().__init__(*args, **options)
 
     return Path(
@@ -108,10 +110,10 @@ def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
 
 
 def _why(error: Exception, repo: str, revision: str | None, folder: Path) -> str:
-    """Why the Hub did not give the files, and what would help."""
+    """Why the files could not be downloaded, and what to do."""
     from huggingface_hub import constants, errors
 
-    # The client's way of saying that neither the Hub nor its cache has them.
+    # The client raises it where it finds the files neither on the Hub nor in its cache.
     nowhere = isinstance(error, errors.LocalEntryNotFoundError)
     cause = (error.__cause__ or error) if nowhere else error
     status = getattr(getattr(cause, "response", None), "status_code", None)
@@ -119,11 +121,11 @@ def _why(error: Exception, repo: str, revision: str | None, folder: Path) -> str
     if isinstance(error, errors.GatedRepoError):
         return f"{repo} is gated: accept its terms at {constants.ENDPOINT}/{repo} and {login}"
     if isinstance(error, errors.RepositoryNotFoundError):
-        return f"the Hub shows no model {repo}: check the name, or {login} if it is private"
+        return f"the Hub has no model {repo}: check the name, or {login} if it is private"
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"the model {repo} of the Hub has no revision {revision!r}"
+        return f"the model {repo} on the Hub has no revision {revision!r}"
     if status in (401, 403):
-        return f"the Hub refuses access to {repo} ({status}): {login}"
+        return f"the Hub denies access to {repo} (status {status}): {login}"
 
     reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}".rstrip(": ")
     if isinstance(cause, errors.OfflineModeIsEnabled):
@@ -136,4 +138,4 @@ def _why(error: Exception, repo: str, revision: str | None, folder: Path) -> str
         fact = f"the download failed ({reason})"
     pinned = ("--revision", revision) if revision else ()
     command = shlex.join(["hf", "download", repo, *pinned, "--local-dir", str(folder)])
-    return f"{fact}; fill that folder where there is a network: {command}"
+    return f"{fact}; download the folder on a machine with network access: {command}"

@@ -1,8 +1,8 @@
-"""One table per checkpoint family: which stored tensor is which parameter.
+"""One table per model family that maps stored tensors to parameters.
 
-A table knows names, not sizes: shapes come from `abstract_params`, and a row whose parameter
-the architecture lacks (a bias, the head of a tied model) is simply not asked for. The loader
-and the writer read the same rows.
+Tables hold names, not shapes, which come from `abstract_params`. A row whose parameter a model
+does not have (a bias, the head of a tied model) is not used. The loader and the writer use the
+same tables.
 """
 
 import dataclasses
@@ -12,15 +12,20 @@ from rmas.errors import InputError
 from rmas.models import ModelSpec
 
 COPY, TRANSPOSE, CONV = "copy", "transpose", "conv"
-"""Stored as our parameter is; `[out, in]` where our kernels are `[in, out]`; `[C, 1, W]` where
-our depthwise convolutions are `[W, C]`."""
+"""Layouts of stored tensors: as the parameter; `[out, in]` for a kernel `[in, out]`; `[C, 1, W]`
+for a depthwise convolution `[W, C]`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One tensor name (under the layer prefix, for tensors of a layer), its path and layout.
+    """One tensor of a layer.
 
-    `part` says which part of a tensor that fuses queries, keys and values (along its first axis).
+    Attributes:
+      tensor: its name after the layer's prefix.
+      path: of the parameter within the layer.
+      layout: `COPY`, `TRANSPOSE` or `CONV`.
+      part: which part of a tensor that fuses queries (0), keys (1) and values (2) along its first
+        axis; None for a tensor that is one parameter.
     """
 
     tensor: str
@@ -31,7 +36,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where a checkpoint keeps its text model: prefixes of the body's names and of the head's."""
+    """The prefixes of the names of a checkpoint's text model: of its body and of its head."""
 
     body: str
     head: str
@@ -41,8 +46,11 @@ class Layout:
 class KeyTable:
     """The tensors of one family.
 
-    `layouts` are tried in order. `ignored` are endings of names, `others` their beginnings, that
-    carry no parameter of ours.
+    Attributes:
+      layer: the tensors of a layer.
+      layouts: possible prefixes, the most common first.
+      ignored: endings of the names of tensors that are not parameters.
+      others: beginnings of the names of tensors that belong to other models (vision, ...).
     """
 
     layer: tuple[Row, ...]
@@ -55,7 +63,10 @@ EMBEDDING, NORM, HEAD = "embed_tokens.weight", "norm.weight", "lm_head.weight"
 
 
 def _rows(*lines: str) -> tuple[Row, ...]:
-    return tuple(Row(*words[:3], *map(int, words[3:])) for words in map(str.split, lines))
+    def row(tensor: str, path: str, layout: str, part: str = "") -> Row:
+        return Row(tensor, path, layout, int(part) if part else None)
+
+    return tuple(row(*line.split()) for line in lines)
 
 
 _ATTENTION_AND_MLP = _rows(
@@ -77,8 +88,8 @@ _ATTENTION_AND_MLP = _rows(
     "mlp.up_proj.bias mlp/up_proj/bias copy",
     "mlp.down_proj.bias mlp/down_proj/bias copy",
 )
-_ONE_NORM_AHEAD = _rows("post_attention_layernorm.weight mlp_norm/weight copy")
-_NORMS_BEHIND = _rows(
+_PRE_NORM = _rows("post_attention_layernorm.weight mlp_norm/weight copy")
+_PRE_AND_POST_NORMS = _rows(
     "post_attention_layernorm.weight post_mixer_norm/weight copy",
     "pre_feedforward_layernorm.weight mlp_norm/weight copy",
     "post_feedforward_layernorm.weight post_mlp_norm/weight copy",
@@ -100,11 +111,11 @@ _DELTA = _rows(
 )
 _FLAT = Layout("model.", "")
 
-DENSE = KeyTable(_ATTENTION_AND_MLP + _ONE_NORM_AHEAD)
+_DENSE = KeyTable(_ATTENTION_AND_MLP + _PRE_NORM)
 TABLES: dict[str, KeyTable] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), DENSE),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _DENSE),
     "gemma3": KeyTable(
-        _ATTENTION_AND_MLP + _NORMS_BEHIND,
+        _ATTENTION_AND_MLP + _PRE_AND_POST_NORMS,
         layouts=(
             _FLAT,
             Layout("language_model.model.", "language_model."),
@@ -118,18 +129,25 @@ TABLES: dict[str, KeyTable] = {
         ),
     ),
     "qwen3_5": KeyTable(
-        _ATTENTION_AND_MLP + _ONE_NORM_AHEAD + _DELTA,
+        _ATTENTION_AND_MLP + _PRE_NORM + _DELTA,
         layouts=(_FLAT, Layout("model.language_model.", "")),
         others=("visual.", "model.visual.", "mtp."),
     ),
 }
+"""The table of each family."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where one parameter is stored: one tensor, or one per repetition where it is stacked.
+    """Where one parameter is stored.
 
-    `start` is where it begins on the first axis of a fused tensor, `whole` how long that axis is.
+    Attributes:
+      path, shape: of the parameter.
+      tensors: one name, or one for each repetition of the period if the parameter is stacked.
+      stacked: whether its first axis counts repetitions of the period.
+      layout: of the tensors.
+      start: where the parameter begins on the first axis of a fused tensor.
+      whole: the size of that axis.
     """
 
     path: str
@@ -142,7 +160,7 @@ class Source:
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
-        """The shape of each tensor as the checkpoint stores it, fused parts and all."""
+        """The shape of each stored tensor, with all its fused parts."""
         shape = self.shape[1:] if self.stacked else self.shape
         if self.layout == CONV:
             return (self.whole, 1, shape[0])
@@ -151,7 +169,7 @@ class Source:
 
     @property
     def part(self) -> range:
-        """The rows of the first axis that are this parameter."""
+        """The indices on the first axis of a stored tensor that hold this parameter."""
         n = self.shape[self.stacked] if self.layout == COPY else self.shape[-1]
         return range(self.start, self.start + n)
 
@@ -160,15 +178,15 @@ def table_of(spec: ModelSpec) -> KeyTable:
     """The table of an architecture.
 
     Raises:
-      InputError: weights of this family cannot be read.
+      InputError: there is no table for its family.
     """
     if spec.family not in TABLES:
-        raise InputError(f"no weights known for {spec.family!r}; known: {', '.join(TABLES)}")
+        raise InputError(f"weights of {spec.family!r} cannot be read; known: {', '.join(TABLES)}")
     return TABLES[spec.family]
 
 
 def layout_of(spec: ModelSpec, names: Collection[str]) -> Layout:
-    """The layout of a checkpoint with these tensors, told by its embeddings; else the flat one."""
+    """The layout of a checkpoint, by the name of its embeddings; the first one if none fits."""
     table = table_of(spec)
     found = [layout for layout in table.layouts if layout.body + EMBEDDING in names]
     return found[0] if found else table.layouts[0]
@@ -177,10 +195,15 @@ def layout_of(spec: ModelSpec, names: Collection[str]) -> Layout:
 def source_of(
     spec: ModelSpec, path: str, shape: tuple[int, ...], layout: Layout | None = None
 ) -> Source:
-    """Finds where the parameter at `path` (as in `layers/period/0/mlp/up_proj/kernel`) is stored.
+    """Finds where a parameter is stored.
+
+    Args:
+      path: as in `layers/period/0/mlp/up_proj/kernel`.
+      shape: of the parameter.
+      layout: of the checkpoint; None means the family's first.
 
     Raises:
-      KeyError: the table does not know the parameter: the table is wrong, not the input.
+      KeyError: the family's table lacks the parameter.
     """
     table = table_of(spec)
     layout = layout or table.layouts[0]
@@ -191,7 +214,15 @@ def source_of(
             "head/kernel": (layout.head + HEAD, TRANSPOSE),
         }[path]
         whole = shape[-1] if how == TRANSPOSE else shape[0]
-        return Source(path, shape, (tensor,), False, how, 0, whole)
+        return Source(
+            path=path,
+            shape=shape,
+            tensors=(tensor,),
+            stacked=False,
+            layout=how,
+            start=0,
+            whole=whole,
+        )
     _, part, j, inner = path.split("/", 3)
     row = {r.path: r for r in table.layer}[inner]
     period = len(spec.period)
@@ -202,6 +233,16 @@ def source_of(
     if row.part is None:
         start, whole = 0, shape[stacked] if row.layout == COPY else shape[-1]
     else:
+        if spec.delta is None:
+            raise KeyError(f"{path}: the model has no gated delta-net layers")
         sizes = spec.delta.sizes
         start, whole = sum(sizes[: row.part]), sum(sizes)
-    return Source(path, shape, tensors, stacked, row.layout, start, whole)
+    return Source(
+        path=path,
+        shape=shape,
+        tensors=tensors,
+        stacked=stacked,
+        layout=row.layout,
+        start=start,
+        whole=whole,
+    )

@@ -1,4 +1,4 @@
-"""Trained links on disk: `links.safetensors` and a manifest that says what they belong to."""
+"""Trained links on disk: `links.safetensors`, and a manifest of the system that they belong to."""
 
 import hashlib
 import json
@@ -19,9 +19,13 @@ WEIGHTS, MANIFEST, DIGEST = "links.safetensors", "manifest.json", "sha256"
 
 
 def save_links(folder: str | Path, links: Params, manifest: dict[str, Any]) -> None:
-    """Writes links (any subset of the tree) and their manifest, each whole or not at all.
+    """Writes links (any subset of the tree) and their manifest, each file atomically.
 
-    The manifest, written last, holds the digest of the links: it never speaks of others.
+    The manifest is written last and holds a digest of the links, so that a manifest of other
+    links is detected.
+
+    Args:
+      manifest: a JSON object.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,14 +40,15 @@ def load_links(
     template: Params | None = None,
     accept: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[Params, dict[str, Any]]:
-    """Reads links with the structure, shapes and types of `template`, and their manifest.
+    """Reads links and their manifest.
 
-    Without a template links come as they are stored. `accept` may refuse the manifest, in words
-    of its own, before names and shapes are compared.
+    Args:
+      template: the expected structure, shapes and dtypes; None accepts any.
+      accept: called with the manifest before names and shapes are compared; may raise.
 
     Raises:
-      InputError: a file is missing or damaged, or names, shapes or types differ from the
-        template's (another topology, form or base model), naming them.
+      InputError: a file is missing or damaged, or names, shapes or dtypes differ from the
+        template's (another topology, form or base model); the message names them.
     """
     folder = Path(folder)
     try:
@@ -57,7 +62,8 @@ def load_links(
         raise InputError(f"links in {folder} cannot be read: {MANIFEST} is not a JSON object")
     if manifest.pop(DIGEST, None) not in (None, _digest(folder / WEIGHTS)):
         raise InputError(
-            f"links in {folder}: {WEIGHTS} is not what {MANIFEST} was written for; write them again"
+            f"links in {folder}: {WEIGHTS} does not match the digest in {MANIFEST}; "
+            "write both again"
         )
     if accept is not None:
         accept(manifest)
@@ -73,7 +79,7 @@ def load_links(
     for name, leaf in wanted.items():
         if flat[name].shape != leaf.shape or flat[name].dtype != leaf.dtype:
             raise InputError(
-                f"links in {folder}: {name} is {flat[name].dtype}{flat[name].shape}, "
+                f"links in {folder}: {name} is {flat[name].dtype}{flat[name].shape}; "
                 f"this system needs {leaf.dtype}{tuple(leaf.shape)}"
             )
     structure = jax.tree.structure(template)
@@ -98,6 +104,6 @@ def _nested(flat: dict[str, Any]) -> Params:
         for key in above:
             owner = owner.setdefault(key, {})
             if not isinstance(owner, dict):
-                raise InputError(f"links: {name!r} lies in another tensor")
+                raise InputError(f"links: a part of the name {name!r} is itself a tensor")
         owner[last] = jax.numpy.asarray(leaf)
     return links

@@ -1,7 +1,7 @@
-"""Parameters from a Hugging Face folder, tensor by tensor.
+"""Reads parameters from a Hugging Face folder, one tensor at a time.
 
-A parameter is described before it is read: `place` receives its path, shape and type and a
-function that reads any slice of it, and returns the array (see `parallel.placer`).
+Each parameter is handed to a function `place` with its path, shape and dtype and a function that
+reads any slice of it (see `parallel.placer`).
 """
 
 import functools
@@ -39,17 +39,17 @@ Index = tuple[slice, ...]
 def load_model(
     path: str | Path, dtype=None, mesh: Mesh | str | None = None, quantize: bool = False
 ) -> tuple[Model, Params]:
-    """A frozen model by its folder or Hub id: `model, params = load_model(path)`.
+    """Loads a frozen model: `model, params = load_model(path)`.
 
     Args:
       path: a local folder, or `owner/name[@revision]` (see `hub.resolve`).
-      dtype: what weights are cast to; None means bfloat16 on accelerators, float32 on CPU.
-      mesh: where parameters lie: a mesh with the axes data, fsdp and tensor, or text such as
+      dtype: of the weights; None means bfloat16 on accelerators, float32 on CPU.
+      mesh: where parameters are put: a mesh with the axes data, fsdp and tensor, or text such as
         `data=2,tensor=4` or `auto`; None means one device.
       quantize: hold matrices as int8 (`rmas.weights.quantize`).
 
     Returns:
-      A `Model` (static, hashable), and its parameters, an argument of all its functions.
+      The `Model`, which is static and hashable, and its parameters.
 
     Raises:
       InputError: no such folder or repository, an unsupported architecture, or weights that
@@ -70,21 +70,21 @@ def load_params(
     place: Place | None = None,
     quantize: bool = False,
 ) -> Params:
-    """Reads the parameters of `spec` from a folder.
+    """Reads the parameters of a model from a folder.
 
     Args:
-      dtype: what all parameters are cast to; None keeps each tensor's stored type, and gives
-        a stacked parameter the widest of its layers'. float64 needs x64 mode, as everywhere.
-      place: `place(path, shape, dtype, read) -> array`, where `read(index)` gives one slice as
-        numpy; None means the mesh of one device.
-      quantize: matrices become int8 with a scale as they are read, one at a time.
+      dtype: of all parameters; None keeps each tensor's stored dtype, and gives a stacked
+        parameter the widest dtype of its layers. float64 needs JAX's x64 mode.
+      place: puts one parameter on devices (see `parallel.Place`); None puts it on the mesh of one
+        device.
+      quantize: convert matrices to int8 as they are read, one at a time.
 
     Returns:
-      The tree of `rmas.models.model`.
+      The tree that `rmas.models.model` describes.
 
     Raises:
-      InputError: no weights or a damaged file; a tensor that is missing, unexpected, of the
-        wrong shape, or (the stored head of a tied model) not what it repeats.
+      InputError: there are no weights or a file is damaged; a tensor is missing, unexpected or of
+        the wrong shape; or a tied model stores a head that differs from its embedding.
     """
     place = place or placer(single_device_mesh(), heads_of(spec))
     leaves = tree_util.tree_leaves_with_path(abstract_params(spec))
@@ -110,11 +110,11 @@ def load_params(
 
 
 def _read(files: TensorFiles, source: Source, dtype: np.dtype, index: Index) -> np.ndarray:
-    """One slice of a parameter in our layout, gathered from its tensors."""
+    """One slice of a parameter, assembled from its stored tensors."""
     index = tuple(slice(*s.indices(n)) for s, n in zip(index, source.shape, strict=True))
 
     def one(tensor: str, part: Index) -> np.ndarray:
-        """A slice of one tensor; its first axis is our last one, unless it is stored as it is."""
+        """A slice of one tensor; its axes are in reverse order unless the layout is `COPY`."""
         first, *others = part if source.layout == COPY else part[::-1]
         at = slice(first.start + source.start, first.stop + source.start)
         if source.layout == CONV:
@@ -132,7 +132,7 @@ def _read(files: TensorFiles, source: Source, dtype: np.dtype, index: Index) -> 
 
 
 def _check(spec: ModelSpec, files: TensorFiles, sources: list[Source], layout: Layout) -> None:
-    """Every tensor is a parameter or ignored, every number is set once, sizes agree."""
+    """Checks that tensors are known, complete and of the right shapes."""
     table, where = table_of(spec), files.directory
     owners: dict[str, list[Source]] = {}
     for source in sources:
@@ -142,7 +142,7 @@ def _check(spec: ModelSpec, files: TensorFiles, sources: list[Source], layout: L
         spans = sorted((source.part.start, source.part.stop) for source in parts)
         edges = [0, *(stop for _, stop in spans)]
         if [start for start, _ in spans] != edges[:-1] or edges[-1] != parts[0].whole:
-            raise AssertionError(f"the key table does not set each row of {tensor} once")
+            raise AssertionError(f"the key table does not use each row of {tensor} once")
     missing = owners.keys() - files.names
     if missing:
         raise InputError(f"{where}: missing {len(missing)} tensors: {listed(missing)}")
@@ -169,7 +169,7 @@ def _check(spec: ModelSpec, files: TensorFiles, sources: list[Source], layout: L
 
 
 def _check_repeat(files: TensorFiles, name: str, of: str, rows: int = 4096) -> None:
-    """A tied head that is stored all the same must be the embedding, or the model is not tied."""
+    """Checks that the stored head of a tied model equals its embedding."""
     shape = files.shape(of)
     same = files.shape(name) == shape
     for start in range(0, shape[0] if same else 0, rows):
@@ -178,5 +178,5 @@ def _check_repeat(files: TensorFiles, name: str, of: str, rows: int = 4096) -> N
     if not same:
         raise InputError(
             f"{files.directory}: tie_word_embeddings is true, but {name} differs from {of}; "
-            "set it to false to use both"
+            "set tie_word_embeddings to false to use both"
         )

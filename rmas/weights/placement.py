@@ -1,4 +1,4 @@
-"""In which type and on which mesh the weights of frozen agents are held."""
+"""The dtype and the mesh of the weights of frozen agents."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +16,14 @@ from rmas.shapes import Params
 from rmas.weights.quantize import quantize as to_int8
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
+"""The dtypes that weights can have."""
 
 
 def weight_dtype(dtype: Any = None) -> np.dtype:
-    """A type that weights can compute in; None is bfloat16 on accelerators and float32 on CPU.
+    """The dtype of weights; None means bfloat16 on accelerators and float32 on CPU.
 
-    Raises `InputError` for any other type, and for float64 without x64 mode.
+    Raises:
+      InputError: not one of `DTYPES`, or float64 without JAX's x64 mode.
     """
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
@@ -30,15 +32,15 @@ def weight_dtype(dtype: Any = None) -> np.dtype:
     except TypeError as e:
         raise InputError(f"dtype {dtype!r} is unknown; use {', '.join(DTYPES)}") from e
     if found.name not in DTYPES:
-        eight = "; for 8 bits use quantize" if found.name == "int8" else ""
+        eight = "; for int8 use quantize" if found.name == "int8" else ""
         raise InputError(f"dtype {found.name}: weights can be {', '.join(DTYPES)}{eight}")
-    if found.name == "float64" and not jax.config.jax_enable_x64:
+    if jax.dtypes.canonicalize_dtype(found) != found:
         raise InputError("dtype float64 needs jax_enable_x64 (JAX_ENABLE_X64=1)")
     return found
 
 
 def heads_of(spec: ModelSpec) -> Heads:
-    """How many heads the axes of a model hold, for its sharding."""
+    """The numbers of heads of a model, for its sharding."""
     delta = spec.delta
     return Heads(
         query=spec.n_heads,
@@ -49,7 +51,7 @@ def heads_of(spec: ModelSpec) -> Heads:
 
 
 def abstract_weights(spec: ModelSpec, dtype: Any, quantize: bool) -> Params:
-    """Shapes and types of a model's parameters as they would be held."""
+    """The shapes and dtypes of a model's parameters in memory, int8 ones if `quantize`."""
 
     def held(params: Params) -> Params:
         params = jax.tree.map(lambda x: x.astype(dtype), params)
@@ -67,11 +69,13 @@ def planned(
     per_host: int,
     memory: int | None,
 ) -> MeshSpec:
-    """The sizes that `auto` chooses for weights of these models; others as they were asked for.
+    """The sizes of the mesh: if `asked` is `auto`, those chosen for these weights.
 
     Args:
-      specs: one for each set of weights that is held.
-      memory: bytes of one device, half of which weights may take; None means enough.
+      specs: one for each set of weights in memory.
+      dtype, quantize: of the weights.
+      n_devices, per_host: devices of the mesh, and of one host.
+      memory: bytes of one device, of which weights may use half; None means enough.
     """
     if not asked.auto:
         return asked
@@ -87,7 +91,7 @@ def planned(
 
 
 def device_memory() -> int | None:
-    """Bytes of a device of this process, where it tells."""
+    """The memory of a device of this process in bytes; None where the device does not report it."""
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
@@ -98,14 +102,18 @@ def choose_mesh(
     quantize: bool = False,
     local: bool = False,
 ) -> Mesh:
-    """The mesh that a user asked for: one that she made, or a text (see `parallel.parse_mesh`).
+    """Makes the mesh that a user asked for.
 
-    None asks for one device.
+    Args:
+      asked: a mesh, or text (see `parallel.parse_mesh`); None means one device. `auto` splits
+        rows over all devices, and weights only as far as needed for them to fit.
+      specs: one for each set of weights in memory.
+      dtype, quantize: of the weights.
+      local: use the devices of this process only.
 
-    `auto` splits rows over all devices, and weights only as far as they must be to fit. `local` is
-    for this process's devices alone.
-
-    Raises `InputError` for a broken text, sizes that the devices do not have, or other axes.
+    Raises:
+      InputError: invalid text, sizes that do not fit the number of devices, or a mesh with other
+        axes.
     """
     if asked is None:
         return parallel.single_device_mesh()
@@ -113,7 +121,7 @@ def choose_mesh(
         if set(asked.axis_names) != set(parallel.AXES):
             there, wanted = ", ".join(map(str, asked.axis_names)), ", ".join(parallel.AXES)
             raise InputError(f"the mesh has axes ({there}); it needs {wanted}")
-        # The compiler places what we do not: axes that JAX makes are explicit by default.
+        # The compiler shards what the rules do not name; the axes of `jax.make_mesh` are explicit.
         return Mesh(asked.devices, asked.axis_names, axis_types=(AxisType.Auto,) * 3)
     spec = parallel.parse_mesh(asked)
     alone = local and jax.process_count() > 1
@@ -121,10 +129,10 @@ def choose_mesh(
     sizes = planned(
         spec.share(jax.process_count()) if alone else spec,
         specs,
-        weight_dtype(dtype),
-        quantize,
-        len(devices),
-        jax.local_device_count(),
-        device_memory(),
+        dtype=weight_dtype(dtype),
+        quantize=quantize,
+        n_devices=len(devices),
+        per_host=jax.local_device_count(),
+        memory=device_memory(),
     )
     return parallel.make_mesh(sizes, devices if alone else None)

@@ -1,8 +1,8 @@
 """Int8 weights for frozen agents: symmetric, one scale per output channel.
 
-What is quantised is every matrix that inputs are multiplied by (`*_proj/kernel`, `head/kernel`).
-Embeddings, norms, biases, convolutions and the decay of delta layers stay as they are. Such a
-tree runs wherever the full one does: `ops.matmul` reads both.
+The kernels of linear maps are quantized (`*_proj/kernel`, `head/kernel`); embeddings, norms,
+biases, convolutions and the decay of delta-net layers are not. All functions of `rmas.models`
+accept quantized parameters: `ops.matmul` handles both kinds.
 """
 
 import jax
@@ -14,16 +14,18 @@ _LARGEST = 127
 
 
 def is_quantized(path: str) -> bool:
-    """Whether a parameter becomes int8, by its path (as in `head/kernel`)."""
+    """Whether the parameter at this path (as in `head/kernel`) is converted to int8."""
     *_, owner, name = path.split("/")
     return name == "kernel" and (owner == "head" or owner.endswith("_proj"))
 
 
 @jax.jit
 def quantize_kernel(kernel_DF: Array) -> Params:
-    """`{"kernel": int8 [..., D, F], "scale": float32 [..., F]}` with `kernel ~ int8 * scale`.
+    """Quantizes a kernel `[..., D, F]`.
 
-    Each output channel is scaled so that its largest weight is 127; one of zeros has scale 1.
+    Returns `{"kernel": int8 [..., D, F], "scale": float32 [..., F]}`, whose product approximates
+    the kernel. In each output channel the largest absolute int8 value is 127; a channel of zeros
+    has scale 1.
     """
     wide_DF = kernel_DF.astype(jnp.float32)
     largest_F = jnp.max(jnp.abs(wide_DF), axis=-2)
@@ -33,7 +35,7 @@ def quantize_kernel(kernel_DF: Array) -> Params:
 
 
 def quantize(params: Params, path: str = "") -> Params:
-    """A tree of parameters with its matrices in int8."""
+    """A copy of a tree of parameters with its kernels in int8; `path` is the tree's own path."""
     out: Params = {}
     for name, value in params.items():
         here = f"{path}/{name}" if path else name

@@ -1,4 +1,4 @@
-"""A links tree written as the release lays out its systems; `released_links.py` reads it back."""
+"""Writes links in the layout of released systems; `released_links.py` reads them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +28,7 @@ from rmas.weights.released_manifests import (
 )
 
 OUTER_FOLDER = "outer"
+"""The folder of the outer links."""
 States = dict[Path, dict[str, np.ndarray]]
 Manifests = dict[Path, Manifest]
 INNER_TYPES: Mapping[Form, str] = {
@@ -38,24 +39,27 @@ INNER_TYPES: Mapping[Form, str] = {
     "ln_res": INNER_TYPE,
 }
 OUTER_TYPES: Mapping[Form, str] = {**INNER_TYPES, "ln_res": OUTER_TYPE}
+"""The `adapter_type` of each form, for inner and for outer links."""
 
 
 def write_released(
     root: str | Path, layout: Layout, links: Params, form: Form, task: str = "math"
 ) -> None:
-    """Writes all links of a system, of its layout's agents and edges, with their manifests.
+    """Writes all links of a system with their manifests.
 
-    Each agent's link goes to `root/<agent>/`, outer links go to `root/outer/`. Links of another
-    task that are there already are kept and stay listed; no file of links is ever overwritten.
-    Each file appears whole or not at all, the manifests last.
+    Inner links go to `root/<agent>/`, outer links to `root/outer/`. Existing links of other tasks
+    are kept, and files of links are never overwritten. Each file is written atomically, the
+    manifests last.
 
     Args:
+      layout: names the system's agents and edges.
       links: `{"inner": {agent: ...}, "outer": {"src->dst": ...}}`.
-      task: what the links are for; without meaning where the layout does not tell tasks apart.
+      form: of all links.
+      task: that the links are for; not used where the layout has one entry for all tasks.
 
     Raises:
-      InputError: the links are not the layout's or not of this form; links of this task exist;
-        the folders belong to another system, naming the file.
+      InputError: the links are not those of the layout or not of this form; links for this task
+        exist; or the folders belong to another system.
       OSError: as `open`.
     """
     root = Path(root)
@@ -155,7 +159,7 @@ def _check_form(params: Params, module: InnerLink | OuterLink, name: str) -> Non
 def _merged(
     path: Path, header: Manifest, layout: Layout, task: str, entry: dict[str, Any]
 ) -> Manifest:
-    """The manifest with this task's entry beside those that it has."""
+    """The manifest at `path` with an entry for this task added."""
     old = read_manifest(path) if path.exists() else {}
     for key, value in header.items():
         if old.get(key, value) != value:
@@ -166,7 +170,7 @@ def _merged(
             raise InputError(f"{path} exists; write the links to another folder")
         return header | entry
     if old and tasks is None:
-        raise InputError(f"{path} does not tell tasks apart, as {layout.style} does")
+        raise InputError(f"{path} has one entry for all tasks; {layout.style} has one for each")
     if task in (tasks or {}):
         raise InputError(f"{path} has links for task {task!r}; write to another folder")
     return header | old | {"tasks": (tasks or {}) | {task: {"task": task} | entry}}

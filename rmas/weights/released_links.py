@@ -1,8 +1,8 @@
-"""Links of released systems: state dicts to and from our trees, and whole systems from disk.
+"""Reads the links of released systems, and converts between their state dicts and parameters.
 
-The release's names are ours but for the leaves: `proj1.weight` `[out, in]` is `proj1/kernel`
-turned, `pre_ln.weight` is `pre_ln/scale`. Which file holds which link is the matter of
-`released_manifests.py`; `released_export.py` writes what is read here.
+Layers have the same names in both; `proj1.weight [out, in]` is the transposed `proj1/kernel`, and
+`pre_ln.weight` is `pre_ln/scale`. `released_manifests.py` finds the file of each link;
+`released_export.py` writes links in the same layout.
 """
 
 from collections.abc import Mapping
@@ -32,19 +32,19 @@ from rmas.weights.released_manifests import (
 
 
 def to_state_dict(params: Params) -> dict[str, np.ndarray]:
-    """One link's state dict in the release's names and layout, types kept, sorted by name."""
+    """The state dict of one link, sorted by name; dtypes are kept."""
     return {
-        _released_name(layer, leaf): np.ascontiguousarray(_turned(leaf, np.asarray(value)))
+        _released_name(layer, leaf): np.ascontiguousarray(_transposed(leaf, np.asarray(value)))
         for layer, leaves in sorted(params.items())
         for leaf, value in sorted(leaves.items())
     }
 
 
 def from_state_dict(state: Mapping[str, np.ndarray], template: Params, where: str | Path) -> Params:
-    """One link's parameters, with the structure and types (float32, as a rule) of `template`.
+    """The parameters of one link, with the structure and dtypes of `template`.
 
     Raises:
-      InputError: a tensor is missing, unexpected, or of another shape, naming it; the line
+      InputError: a tensor is missing, unexpected, or of another shape; the message names it and
         starts with `where`.
     """
     wanted = {
@@ -67,12 +67,12 @@ def from_state_dict(state: Mapping[str, np.ndarray], template: Params, where: st
         raise InputError(f"{where}: wrong dimensions for this system: {listed(wrong)}")
     params: Params = {layer: {} for layer in template}
     for name, (layer, leaf, like) in wanted.items():
-        params[layer][leaf] = jnp.asarray(_turned(leaf, state[name]), like.dtype)
+        params[layer][leaf] = jnp.asarray(_transposed(leaf, state[name]), like.dtype)
     return params
 
 
 def link_template(module: InnerLink | OuterLink) -> Params:
-    """The shapes and types of a link's parameters."""
+    """The shapes and dtypes of a link's parameters."""
     width = module.width if isinstance(module, InnerLink) else module.d_src
     h = jax.ShapeDtypeStruct((1, width), jnp.float32)
     return jax.eval_shape(module.init, jax.random.key(0), h)["params"]
@@ -87,11 +87,12 @@ def read_inner(directory: str | Path, task: str, d_model: int) -> tuple[Form, Pa
 
     Args:
       directory: the agent's folder.
-      task: `math` or `code`; without meaning where the manifest does not tell tasks apart.
-      d_model: the agent's width.
+      task: `math` or `code`; not used where the manifest has one entry for all tasks.
+      d_model: the agent's hidden width.
 
     Raises:
-      InputError: no link, an unknown task, a damaged file, other dimensions, naming the file.
+      InputError: there is no link, the task is unknown, or a file is damaged or of other
+        dimensions; the message names the file.
     """
     file, config = inner_files(Path(directory), task)
     form = form_of(read_manifest(config) if config else {}, INNER_TYPE, config)
@@ -107,15 +108,16 @@ def read_outer(
     Args:
       directory: the folder of the outer links.
       task: as in `read_inner`.
-      edges: legacy key -> widths of the sender and the receiver, one at least; links under
-        other keys are left alone.
+      edges: legacy key -> widths of the sender and the receiver, at least one; links under other
+        keys are not read.
 
     Returns:
-      The one form of all of them, and legacy key -> parameters.
+      The form of all of them, and legacy key -> parameters.
 
     Raises:
-      InputError: no manifest, an unknown task, no entry for a key, other dimensions, links of
-        two forms, a missing or damaged file, naming the file.
+      InputError: the manifest is missing, the task is unknown, a key has no entry, dimensions are
+        different, links have several forms, or a file is missing or damaged; the message names
+        the file.
     """
     directory = Path(directory)
     path, entries = directory / OUTER, outer_entries(directory, task)
@@ -125,7 +127,7 @@ def read_outer(
         stated = tuple(entries[key].get(name, d) for name, d in zip(_DIMS, dims, strict=True))
         if stated != tuple(dims):
             raise InputError(
-                f"{path}: {key} leads from {stated[0]!r} to {stated[1]!r} dimensions, "
+                f"{path}: {key} is from {stated[0]!r} to {stated[1]!r} dimensions; "
                 f"this system needs {dims[0]} to {dims[1]}"
             )
     form = one_form({key: form_of(entries[key], OUTER_TYPE, path) for key in edges}, path)
@@ -156,7 +158,7 @@ def read_released(
       The form, and the tree `{"inner": {agent: ...}, "outer": {"src->dst": ...}}`, float32.
 
     Raises:
-      InputError: as `read_inner` and `read_outer`; links of two forms.
+      InputError: as `read_inner` and `read_outer`, or links of several forms.
     """
     read = {agent: read_inner(folders[agent], task, widths[agent]) for agent in layout.labels}
     edges = {key: (widths[src], widths[dst]) for (src, dst), key in layout.keys.items()}
@@ -169,7 +171,7 @@ def read_released(
 
 
 def one_form(forms: Mapping[str, Form], where: str | Path) -> Form:
-    """The form that all the named links share; raises `InputError` naming theirs if they differ."""
+    """The form of all these links; raises `InputError` if they have several."""
     if len(set(forms.values())) != 1:
         found = ", ".join(f"{name}: {form}" for name, form in forms.items())
         raise InputError(f"{where}: the links of a system must have one form; found {found}")
@@ -183,6 +185,6 @@ def _released_name(layer: str, leaf: str) -> str:
     return f"{layer}.{'bias' if leaf == 'bias' else 'weight'}"
 
 
-def _turned(leaf: str, array: np.ndarray) -> np.ndarray:
-    """Between torch's `[out, in]` and our `[in, out]`, either way."""
+def _transposed(leaf: str, array: np.ndarray) -> np.ndarray:
+    """Transposes kernels, which torch stores as `[out, in]`."""
     return array.T if leaf == "kernel" else array

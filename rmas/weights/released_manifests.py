@@ -1,7 +1,7 @@
-"""The manifests of released links: which file holds which link, and of what form it is.
+"""The manifests of released links: which file holds which link, and the link's form.
 
-`innerlink_config.json` stands in an agent's folder, `outerlink_config.json` in the folder of the
-outer links. Each has one entry per task (under `tasks`), or one for all. An agent's
+`innerlink_config.json` is in an agent's folder, `outerlink_config.json` in the folder of the outer
+links. Each has one entry per task (under `tasks`), or one for all tasks. An agent's
 `adapter_config.json` names the form of its inner link (it is not a PEFT config).
 """
 
@@ -17,19 +17,20 @@ from rmas.weights.files import inside, listed
 
 INNER, OUTER, ADAPTER = "innerlink_config.json", "outerlink_config.json", "adapter_config.json"
 INNER_TYPE, OUTER_TYPE = "ln_res_adapter", "outer_ln_res_adapter"
-"""The released `adapter_type`s: what a link is where nothing says it."""
+"""The default `adapter_type` of inner and of outer links."""
 MAX_MANIFEST = 1 << 20
+"""Bytes of the largest manifest that is read."""
 Edge = tuple[str, str]
 Manifest = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How the release names the links of one system; agents are named as their folders.
+    """The names of one released system's links in its manifests; agents are named as their folders.
 
     Attributes:
-      style: the system's name in inner manifests (`sequential_light`).
-      paradigm: its name in the outer manifest (`sequential`).
+      style: the system in inner manifests (`sequential_light`).
+      paradigm: the system in the outer manifest (`sequential`).
       labels: agent -> its label in outer file names (`planner` -> `Planner`).
       keys: edge (src, dst) -> `legacy_key` (`outer_12`).
       by_task: whether manifests have one entry per task.
@@ -43,7 +44,12 @@ class Layout:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """A JSON object from a file of at most 1 MiB; raises `InputError` naming the file."""
+    """Reads a manifest.
+
+    Raises:
+      InputError: the file cannot be read, is larger than `MAX_MANIFEST`, or does not hold a JSON
+        object.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_MANIFEST + 1)
@@ -56,14 +62,17 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = json.loads(data)
     except (ValueError, RecursionError) as e:
-        raise InputError(f"{path} is not JSON: {str(e)[:200]}") from e
+        raise InputError(f"{path} is not valid JSON: {str(e)[:200]}") from e
     if not isinstance(manifest, dict):
         raise InputError(f"{path} must hold a JSON object")
     return manifest
 
 
 def tasks_of(manifest: Manifest, path: Path) -> dict[str, Manifest] | None:
-    """The entries of a manifest by task, or None where it does not tell tasks apart."""
+    """The entries of a manifest by task; None if it has one entry for all tasks.
+
+    `path` names the manifest in errors.
+    """
     tasks = manifest.get("tasks")
     if tasks is None:
         return None
@@ -73,10 +82,11 @@ def tasks_of(manifest: Manifest, path: Path) -> dict[str, Manifest] | None:
 
 
 def inner_files(directory: Path, task: str) -> tuple[Path, Path | None]:
-    """The file of an agent's inner link, and the one that names its form, if there is one.
+    """The file of an agent's inner link, and the file that names its form, if there is one.
 
     Raises:
-      InputError: no link, an unknown task, a broken manifest, a name that leaves the folder.
+      InputError: there is no link, the task is unknown, the manifest is invalid, or a file name
+        leads out of the folder.
     """
     path, config = directory / INNER, directory / ADAPTER
     manifest = read_manifest(path) if path.exists() else {}
@@ -103,7 +113,7 @@ def outer_entries(directory: Path, task: str) -> dict[str, Manifest]:
     """The entries of the outer manifest for a task, by legacy key.
 
     Raises:
-      InputError: no manifest, a broken one, an unknown task.
+      InputError: the manifest is missing or invalid, or the task is unknown.
     """
     path = directory / OUTER
     manifest = read_manifest(path)
@@ -113,12 +123,20 @@ def outer_entries(directory: Path, task: str) -> dict[str, Manifest]:
         raise InputError(f"{path}: adapters must be a list of objects")
     entries = {text(entry, "legacy_key", path): entry for entry in adapters}
     if len(entries) != len(adapters):
-        raise InputError(f"{path}: a legacy_key stands twice: {quoted(entries)}")
+        raise InputError(f"{path}: a legacy_key is used twice: {quoted(entries)}")
     return entries
 
 
 def form_of(entry: Manifest, default: str, path: Path | None) -> Form:
-    """The form that `adapter_type` names; raises `InputError` if it is no known one."""
+    """The form that the entry's `adapter_type` names.
+
+    Args:
+      default: the `adapter_type` of an entry without one.
+      path: names the file in errors.
+
+    Raises:
+      InputError: the `adapter_type` is unknown.
+    """
     name = text({"adapter_type": default} | entry, "adapter_type", path)
     try:
         return parse_form(name)
@@ -127,14 +145,14 @@ def form_of(entry: Manifest, default: str, path: Path | None) -> Form:
 
 
 def text(entry: Manifest, key: str, path: Path | None) -> str:
-    """A string of an entry; raises `InputError` where it is missing or none."""
+    """A string of an entry; raises `InputError` if it is missing or not a string."""
     if not isinstance(entry.get(key), str):
         raise InputError(f"{path}: {key} must be a string")
     return entry[key]
 
 
 def quoted(names: Iterable[str]) -> str:
-    """Names that come from a file, fit for one line."""
+    """Names that come from a file, quoted and shortened for a message of one line."""
     return listed(repr(name[:80]) for name in names)
 
 

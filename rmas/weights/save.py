@@ -1,4 +1,4 @@
-"""Parameters to an ordinary Hugging Face folder: `model.safetensors` and `config.json`."""
+"""Writes parameters as a Hugging Face folder: `model.safetensors` and `config.json`."""
 
 import math
 from pathlib import Path
@@ -23,18 +23,18 @@ CLASSES = {
     "gemma3": ("gemma3_text", "Gemma3ForCausalLM"),
     "qwen3_5": ("qwen3_5_text", "Qwen3_5ForCausalLM"),
 }
-"""`model_type` and class of each family; of composite ones those of the text model alone."""
+"""`model_type` and class of each family; of multimodal ones, those of the text model."""
 
 
 def config_dict(spec: ModelSpec, extra: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The `config.json` of an architecture in the layout of transformers 5.
+    """The content of `config.json` for an architecture, in the layout of transformers 5.
 
     Args:
       extra: further keys, such as `dtype`, `eos_token_id`, `pad_token_id`.
 
     Raises:
-      ValueError: reading the result would not give `spec` back: `extra` contradicts it, or
-        the family's configuration cannot express it.
+      ValueError: reading the result does not give `spec`: `extra` contradicts it, or the family's
+        configuration cannot express it.
     """
     family, model_type = spec.family, CLASSES[spec.family][0]
     attention = [layer for layer in spec.layers if isinstance(layer, AttentionLayer)]
@@ -92,14 +92,14 @@ def _kind(layer: AttentionLayer | DeltaLayer) -> str:
 
 
 def _rope(spec: ModelSpec, attention: list[AttentionLayer]) -> dict[str, Any]:
-    """The rotary settings: of each kind of layer for gemma3, of all layers else."""
+    """The rope settings: by kind of layer for gemma3, else one for all layers."""
     if spec.family == "gemma3":
         return {_kind(layer): _rope_of(layer.rope) for layer in dict.fromkeys(attention)}
     rope = attention[0].rope if attention else RopeSpec(1e4, spec.head_dim)
     if spec.family != "qwen3_5":
         return _rope_of(rope)
     factor = rope.dim / spec.head_dim
-    if int(spec.head_dim * factor) < rope.dim:  # readers cut the product
+    if int(spec.head_dim * factor) < rope.dim:  # readers round the product down
         factor = math.nextafter(factor, 1)
     return _rope_of(rope) | {"partial_rotary_factor": factor}
 
@@ -121,19 +121,19 @@ def save_params(
     directory: str | Path,
     extra: dict[str, Any] | None = None,
 ) -> None:
-    """Writes parameters, in their own types, and the configuration under the names of transformers.
+    """Writes parameters in their own dtypes, and the configuration, as transformers reads them.
 
-    Each file appears whole or not at all. All weights pass through host memory at once: this
-    is for models that we train ourselves, which are small.
+    Each file is written atomically. All weights are in host memory at once, so this is for small
+    models.
 
     Args:
       extra: further keys of `config.json`, as in `config_dict`.
 
     Raises:
-      ValueError: int8 parameters, which checkpoints have no place for; save the full ones.
+      ValueError: the parameters are int8.
     """
     if any(keys[-1].key == "scale" for keys, _ in tree_util.tree_leaves_with_path(params)):
-        raise ValueError("int8 parameters cannot be saved as a checkpoint; save the full ones")
+        raise ValueError("int8 parameters cannot be saved as a checkpoint; save unquantized ones")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     parts: dict[str, list[tuple[int, np.ndarray]]] = {}
@@ -146,7 +146,7 @@ def save_params(
     tensors = {}
     for name, fused in parts.items():
         whole = np.concatenate([part for _, part in sorted(fused, key=lambda p: p[0])])
-        # The writer copies memory as it lies: a transposed view would be stored wrong.
+        # The writer ignores strides: it would store a transposed view wrongly.
         tensors[name] = np.ascontiguousarray(whole)
     dtype = str(np.asarray(params["embed"]["weight"]).dtype)
     config = config_dict(spec, {"dtype": dtype} | (extra or {}))
@@ -156,7 +156,7 @@ def save_params(
 
 
 def _stored(array: np.ndarray, layout: str) -> np.ndarray:
-    """One layer's parameter as checkpoints lay it out."""
+    """One layer's parameter in the layout of checkpoints."""
     if layout == CONV:
         return array.T[:, None]
     return array.T if layout == TRANSPOSE else array

@@ -2,8 +2,8 @@
 
 The format is a zip archive of uncompressed members under one folder: `data.pkl` (see
 `torch_pickle.py`), `byteorder`, `version`, and one member `data/<key>` of plain numbers for each
-storage. Files come from outside: nothing in them is executed, and memory stays within a small
-multiple of the file's size, whatever its headers say.
+storage. Files are untrusted: nothing in them is executed, and memory is limited to a small multiple
+of the file's size, whatever its headers say.
 """
 
 import contextlib
@@ -21,11 +21,12 @@ from numpy.lib.stride_tricks import as_strided
 from rmas.errors import InputError
 from rmas.files import replacing
 from rmas.weights import torch_pickle
-from rmas.weights.torch_pickle import View
+from rmas.weights.torch_pickle import Storage, View
 
 MAX_FILE, MAX_PICKLE = 8 << 30, 1 << 20
+"""Bytes of the largest file, and of the largest `data.pkl`, that are read."""
 MAX_GROWTH = 8
-"""Tensors may share storages: together they may take this many times the file's size."""
+"""Tensors may share storages: their copies may be this many times as large as the file."""
 _CHUNK = 1 << 19
 _MAGIC = b"PK\x03\x04"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -36,12 +37,13 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     """Reads a dict of float tensors (or parameters), such as a module's state dict.
 
     Returns:
-      Contiguous arrays by name, in the file's order, of the stored types (float32, float64,
-      float16, bfloat16), each a copy of its own.
+      Contiguous arrays by name, in the file's order and in their stored dtypes (float32, float64,
+      float16, bfloat16); none share memory.
 
     Raises:
-      InputError: no such file; not a zip archive; damaged; anything but float tensors by name;
-        a tensor outside of its storage; sizes that the file does not back.
+      InputError: the file is missing, damaged or not a zip archive; it holds anything but float
+        tensors by name; a tensor reaches outside of its storage; or sizes are larger than the
+        file allows.
     """
     path = Path(path)
     with _opened(path) as archive:
@@ -51,8 +53,9 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
             raise InputError(f"{path}: its tensors claim more numbers than the file can hold")
         order = _byte_order(archive)
         tensors: dict[str, np.ndarray] = {}
-        storage = raw = None
-        # By storage, so that each is read once and one is held at a time.
+        storage: Storage | None = None
+        raw = np.empty(0, np.uint8)
+        # Sorted by storage, so that each is read once and only one is in memory at a time.
         for name, view in sorted(state.items(), key=lambda item: item[1].storage.key):
             if view.storage != storage:
                 storage = view.storage
@@ -67,9 +70,9 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes tensors by name so that `torch.load(path, weights_only=True)` gives them back.
+    """Writes tensors by name, for `torch.load(path, weights_only=True)` to read.
 
-    The file appears whole or not at all, and the same tensors give the same bytes.
+    The file is written atomically; the same tensors give the same bytes.
 
     Raises:
       ValueError: a tensor is not float32, float64, float16 or bfloat16.
@@ -88,7 +91,7 @@ def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 class _Archive:
-    """The members of an open archive, below its one folder."""
+    """The members of an open archive, by their path below its one folder."""
 
     def __init__(self, path: Path, file: zipfile.ZipFile, size: int):
         self.path, self.size, self._file = path, size, file
@@ -136,7 +139,7 @@ class _Archive:
 
 
 class _Chunks(io.FileIO):
-    """A file that gives at most a chunk at a time: this bounds the directory that zipfile reads."""
+    """A file whose reads return at most one chunk, to limit the directory that zipfile reads."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         return super().read(_CHUNK if size is None or size < 0 else min(size, _CHUNK))
@@ -168,7 +171,7 @@ def _opened(path: Path) -> Iterator[_Archive]:
 
 
 def _byte_order(archive: _Archive) -> str:
-    # Files of torch before 2.0 do not say; all of them were written on little-endian machines.
+    # torch before 2.0 does not store it, and ran on little-endian machines.
     name = archive.read("byteorder", 16).tobytes() if "byteorder" in archive else b"little"
     if name not in _ORDERS:
         raise InputError(f"{archive.path}: byteorder must be little or big, not {name!r}")
@@ -180,9 +183,9 @@ def _copy(view: View, raw: np.ndarray, order: str) -> np.ndarray:
     dtype = view.storage.dtype
     if 0 in view.shape:
         return np.zeros(view.shape, dtype)
-    # As plain integers: bfloat16 knows no byte order.
+    # As integers, because bfloat16 has no byte order.
     numbers = raw.view(f"{order}u{dtype.itemsize}")[view.offset :]
-    # The stride of an axis of one entry means nothing, and may be any number.
+    # The stride of an axis of size one has no effect, and may be any number.
     steps = [
         s * dtype.itemsize if n > 1 else 0 for n, s in zip(view.shape, view.strides, strict=True)
     ]

@@ -1,10 +1,11 @@
-"""The pickle of a `torch.save` archive: which tensors a state dict holds, as data.
+"""Reads and writes the pickle of a `torch.save` archive, which describes the tensors of a dict.
 
-A pickle is a program for a stack machine. The reader runs the few instructions that a dict of
-tensors needs, on inert values of its own: it imports no name, calls no function, and refuses
-everything else by name. The writer emits the same instructions. Neither needs torch.
+A pickle is a program for a stack machine. The reader interprets the few instructions that a dict
+of tensors needs. It imports nothing and calls no function of the pickle; any other instruction or
+name is an error. The writer emits the same instructions. Neither needs torch.
 
-Format: the `pickletools` of the standard library; names and arguments as `torch.save` writes them.
+Instructions are those of `pickletools` in the standard library; names and arguments are as
+`torch.save` writes them.
 """
 
 import dataclasses
@@ -27,16 +28,19 @@ STORAGES: Mapping[str, np.dtype] = {
     "torch HalfStorage": np.dtype(np.float16),
     "torch BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
 }
+"""The dtypes that can be read, by the name of their storage class."""
 ORDERED_DICT = "collections OrderedDict"
 REBUILD_TENSOR = "torch._utils _rebuild_tensor_v2"
 REBUILD_PARAMETER = "torch._utils _rebuild_parameter"
 KNOWN = (ORDERED_DICT, REBUILD_TENSOR, REBUILD_PARAMETER, *STORAGES)
+"""All names that a pickle may mention."""
 MAX_TENSORS, MAX_DIMS, MAX_NAME = 1000, 8, 256
+"""Limits: tensors of a dict, axes of a tensor, characters of a name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """A run of `size` numbers, kept under `key` in the archive."""
+    """An array of `size` numbers, stored under `key` in the archive."""
 
     key: str
     dtype: np.dtype
@@ -54,7 +58,7 @@ class View:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of a copy (of an empty tensor: as if each empty axis had one entry)."""
+        """Bytes of a copy; an empty axis counts as one entry."""
         return math.prod(max(n, 1) for n in self.shape) * self.storage.dtype.itemsize
 
     @property
@@ -73,7 +77,7 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class _Name:
-    """A global that the pickle mentions: one of `KNOWN`, and never more than its name."""
+    """One of `KNOWN`, which the pickle mentions; it is never imported."""
 
     name: str
 
@@ -82,8 +86,8 @@ def loads(data: bytes, where: str) -> dict[str, View]:
     """Reads a pickled dict (or `OrderedDict`) from names to tensors (or parameters), in its order.
 
     Raises:
-      InputError: anything else, naming what the pickle asks for; a tensor that reaches outside
-        of its storage; more than `MAX_TENSORS` of them. The line starts with `where`.
+      InputError: the pickle holds anything else, a tensor reaches outside of its storage, or
+        there are more than `MAX_TENSORS`. The message starts with `where`.
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # pickletools, on odd escapes in names
@@ -98,19 +102,19 @@ def loads(data: bytes, where: str) -> dict[str, View]:
         raise InputError(f"{where} holds {len(state)} tensors; at most {MAX_TENSORS} are read")
     for name, view in state.items():
         if len(name) > MAX_NAME or not name.isprintable():
-            raise InputError(f"{where}: {name[:MAX_NAME]!r} is no name of a tensor")
+            raise InputError(f"{where}: {name[:MAX_NAME]!r} is not a valid name of a tensor")
         if not isinstance(view, View):
             raise InputError(f"{where}: {name!r} is not a tensor")
         if not view.inside:
             raise InputError(
                 f"{where}: tensor {name!r} reaches outside of its storage, or its offset, "
-                "sizes and strides are no proper numbers"
+                "sizes and strides are not valid numbers"
             )
     return state
 
 
 def _run(data: bytes, where: str) -> Any:
-    """The machine: the one value that is left on the stack at the end."""
+    """Interprets the pickle and returns the value that is left on the stack."""
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
@@ -125,7 +129,8 @@ def _run(data: bytes, where: str) -> Any:
     def pop_to_mark() -> tuple[Any, ...]:
         return pop(len(stack) - marks.pop())
 
-    for opcode, arg, _ in pickletools.genops(data):
+    for opcode, argument, _ in pickletools.genops(data):
+        arg: Any = argument
         match opcode.name:
             case "PROTO" | "FRAME" | "STOP":
                 pass
@@ -158,11 +163,13 @@ def _run(data: bytes, where: str) -> Any:
             case "STACK_GLOBAL":
                 stack.append(_known(" ".join(pop(2)), where))
             case "BINPERSID":
-                stack.append(_storage(*pop(1), where))
+                (pid,) = pop(1)
+                stack.append(_storage(pid, where))
             case "REDUCE":
-                stack.append(_rebuild(*pop(2)))
+                function, args = pop(2)
+                stack.append(_rebuild(function, args))
             case "BUILD":
-                # The version numbers that `Module.state_dict` hangs on its OrderedDict.
+                # The version numbers that `Module.state_dict` attaches to its OrderedDict.
                 pop(1)
                 _dict_on(stack)
             case "SETITEM":
@@ -171,8 +178,8 @@ def _run(data: bytes, where: str) -> Any:
                 _set(stack, pop_to_mark(), where)
             case other:
                 raise InputError(
-                    f"{where}: its pickle holds the instruction {other}, which no dict of "
-                    "tensors needs"
+                    f"{where}: its pickle holds the instruction {other}, which a dict of tensors "
+                    "does not need"
                 )
     (value,) = stack
     return value
@@ -222,16 +229,16 @@ def _set(stack: list[Any], flat: tuple[Any, ...], where: str) -> None:
 
 
 def dumps(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """The pickle of an `OrderedDict` of contiguous tensors; tensor i lies in the storage `str(i)`.
+    """The pickle of an `OrderedDict` of contiguous tensors; tensor i is in the storage `str(i)`.
 
     Raises:
-      ValueError: a tensor is not of a type in `STORAGES`.
+      ValueError: the dtype of a tensor is not in `STORAGES`.
     """
     kinds = {dtype: name for name, dtype in STORAGES.items()}
     items = b""
     for i, (name, array) in enumerate(tensors.items()):
         if array.dtype not in kinds:
-            raise ValueError(f"{name} is {array.dtype}; torch files take float types only")
+            raise ValueError(f"{name} is {array.dtype}; only float types can be written")
         strides = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
         kind = _global(kinds[array.dtype])
         storage = _tuple(_str("storage"), kind, _str(str(i)), _str("cpu"), _int(array.size)) + b"Q"

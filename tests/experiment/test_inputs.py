@@ -72,7 +72,7 @@ def edit_tensors(folder: str, change) -> None:
         ),
         (lambda f: edit_config(f, model_type="mamba"), ["critic", "mamba", "llama"]),
         (lambda f: (Path(f) / "tokenizer.json").write_text("{"), ["critic", "tokenizer"]),
-        (lambda f: shutil.rmtree(f), ["critic", "folder"]),
+        (lambda f: shutil.rmtree(f), ["critic", "is not a folder"]),
     ],
     ids=["truncated", "missing", "shape", "architecture", "tokenizer", "folder"],
 )

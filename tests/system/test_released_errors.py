@@ -115,7 +115,7 @@ def test_no_inner_link_at_all(root):
 def test_a_link_of_other_dimensions(root):
     manifest = root / "outer" / "outerlink_config.json"
     edit_json(manifest, lambda m: outer_math(m)[0].update(in_dim=17))
-    refused(str(manifest), "outer_12 leads from 17 to 12", "needs 16 to 12", root=root)
+    refused(str(manifest), "outer_12 is from 17 to 12", "needs 16 to 12", root=root)
     other = outer_math(json.loads(manifest.read_text()))[1]["filename"]
     edit_json(manifest, lambda m: outer_math(m)[0].update(in_dim=16, filename=other))
     refused(other, "wrong dimensions", "ln_source.weight is (12,), not (16,)", root=root)

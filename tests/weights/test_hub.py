@@ -221,10 +221,10 @@ def test_a_failed_download_goes_on_where_it_stopped(downloaded):
 
 def test_refusals_of_the_hub(downloaded, hub):
     folder, *_, (_, _, revision, gated, forbidden, unknown, broken, empty) = downloaded
-    line_with(revision, "the model lab/planner of the Hub has no revision 'nightly'")
+    line_with(revision, "the model lab/planner on the Hub has no revision 'nightly'")
     line_with(gated, f"accept its terms at {hub.url}/lab/gated", "hf auth login", str(folder))
-    line_with(forbidden, "refuses access to lab/forbidden (403)", "hf auth login")
-    line_with(unknown, "the Hub shows no model lab/unknown", "private")
+    line_with(forbidden, "denies access to lab/forbidden (status 403)", "hf auth login")
+    line_with(unknown, "the Hub has no model lab/unknown", "private")
     line_with(broken, f"{hub.url} cannot be reached (it answered 500)", "hf download lab/broken")
     line_with(empty, "lab/empty: the repository has none of config.json, ")
 
@@ -295,23 +295,23 @@ def test_a_local_folder_always_wins(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("source", "revision", "told"),
     [
-        ("", None, "'' is no folder; wanted a folder or a Hub id owner/name[@revision]"),
-        ("planner", None, "'planner' is no folder"),
-        ("./lab/planner", None, "is no folder"),
-        ("../lab", None, "is no folder"),
-        ("/lab/planner", None, "is no folder"),
-        ("~nobody-at-all/planner", None, "is no folder"),
-        ("lab/a/b", None, "is no folder"),
-        ("lab/a..b", None, "is no folder"),
-        ("lab/a--b", None, "is no folder"),
-        ("lab/ä", None, "is no folder"),
-        ("hf://lab/planner", None, "is no folder"),
-        ("file", None, "'file' is a file; wanted a folder"),
+        ("", None, "'' is not a folder; expected a folder or a Hub id owner/name[@revision]"),
+        ("planner", None, "'planner' is not a folder"),
+        ("./lab/planner", None, "is not a folder"),
+        ("../lab", None, "is not a folder"),
+        ("/lab/planner", None, "is not a folder"),
+        ("~nobody-at-all/planner", None, "is not a folder"),
+        ("lab/a/b", None, "is not a folder"),
+        ("lab/a..b", None, "is not a folder"),
+        ("lab/a--b", None, "is not a folder"),
+        ("lab/ä", None, "is not a folder"),
+        ("hf://lab/planner", None, "is not a folder"),
+        ("file", None, "'file' is a file; expected a folder"),
         ("lab/file", None, "'lab/file' is a file"),
-        ("lab/planner@", None, "'' is no branch, tag or commit hash"),
-        ("lab/planner", "../../x", "'../../x' is no branch"),
-        ("lab/planner@/x", None, "'/x' is no branch"),
-        ("lab/planner@v1", "v2", "asks for 'v1', but revision is 'v2'"),
+        ("lab/planner@", None, "'' is not a branch, tag or commit hash"),
+        ("lab/planner", "../../x", "'../../x' is not a branch"),
+        ("lab/planner@/x", None, "'/x' is not a branch"),
+        ("lab/planner@v1", "v2", "the name has revision 'v1', but revision='v2'"),
     ],
 )
 def test_names_that_can_be_neither(tmp_path, monkeypatch, source, revision, told):

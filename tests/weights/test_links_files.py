@@ -71,7 +71,7 @@ def test_links_under_the_manifest_of_others_are_refused(tmp_path, links):
     save_links(tmp_path / "a", links, MANIFEST)
     save_links(tmp_path / "b", jax.tree.map(lambda x: x + 1, links), MANIFEST)
     (tmp_path / "a" / "links.safetensors").replace(tmp_path / "b" / "links.safetensors")
-    with pytest.raises(InputError, match="is not what manifest"):
+    with pytest.raises(InputError, match="does not match the digest in manifest"):
         load_links(tmp_path / "b", links)
 
 

@@ -109,7 +109,7 @@ def test_a_mesh_with_other_axes_is_told():
 
 
 def test_a_name_that_is_nothing_is_told():
-    with pytest.raises(InputError, match="is no folder; wanted a folder or a Hub id"):
+    with pytest.raises(InputError, match="is not a folder; expected a folder or a Hub id"):
         rmas.load_model("no such thing")
 
 

@@ -171,7 +171,7 @@ def test_folders_of_another_system_are_refused(tmp_path):
     refused("holds links of form ln_res, not linear", tmp_path, SEQUENTIAL, short, "linear", "code")
     write_released(tmp_path / "flat", FLAT, links_of(FLAT), "ln_res")
     by_task = Layout(FLAT.style, FLAT.paradigm, FLAT.labels, FLAT.keys, by_task=True)
-    refused("does not tell tasks apart, as duo does", tmp_path / "flat", by_task, links_of(FLAT),
+    refused("has one entry for all tasks; duo has", tmp_path / "flat", by_task, links_of(FLAT),
             "ln_res")  # fmt: skip
 
 

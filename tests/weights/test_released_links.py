@@ -302,14 +302,14 @@ def test_outer_links_for_all_tasks_or_by_task(tmp_path, outer):
     ("edges", "change", "told"),
     [
         ({"outer_ac": (4, 6)}, {}, "no entry for outer_ac; known: 'outer_ab', 'outer_ba'"),
-        ({"outer_ab": (5, 6)}, {}, "leads from 4 to 6 dimensions, this system needs 5 to 6"),
+        ({"outer_ab": (5, 6)}, {}, "is from 4 to 6 dimensions; this system needs 5 to 6"),
         ({"outer_ab": (4, 6)}, {"out_dim": "6"}, "from 4 to '6' dimensions.*needs 4 to 6"),
         (EDGES, {"adapter_type": "1layer"}, "one form; found outer_ab: linear, outer_ba: ln_res"),
         (EDGES, {"adapter_type": "magic"}, "unknown link form 'magic'"),
         (EDGES, {"adapter_type": None}, "adapter_type must be a string"),
         (EDGES, {"filename": None}, "filename must be a string"),
         (EDGES, {"legacy_key": 12}, "legacy_key must be a string"),
-        (EDGES, {"legacy_key": "outer_ba"}, "a legacy_key stands twice: 'outer_ba'"),
+        (EDGES, {"legacy_key": "outer_ba"}, "a legacy_key is used twice: 'outer_ba'"),
     ],
 )  # fmt: skip
 def test_faults_of_outer_entries(tmp_path, outer, edges, change, told):
@@ -333,9 +333,9 @@ def test_faults_of_outer_files(tmp_path, outer):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"{", "is not JSON"),
-        (b"\xff", "is not JSON"),
-        (b"[" * 100_000, "is not JSON"),
+        (b"{", "is not valid JSON"),
+        (b"\xff", "is not valid JSON"),
+        (b"[" * 100_000, "is not valid JSON"),
         (b"[]", "must hold a JSON object"),
         (b" " * (1 << 20) + b"{}", "is larger than 1048576 bytes"),
         (b'{"tasks": []}', "tasks must map each task to an object"),

@@ -145,7 +145,7 @@ def test_files_are_reproducible_and_uncompressed(tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int8, np.bool_, np.complex64, ">f4"])
 def test_only_float_tensors_are_written(tmp_path, dtype):
-    with pytest.raises(ValueError, match=r"step is .*; torch files take float types only"):
+    with pytest.raises(ValueError, match=r"step is .*; only float types can be written"):
         torch_archive.write(tmp_path / "x.pt", {"step": np.zeros(1, dtype)})
     assert list(tmp_path.iterdir()) == []
 

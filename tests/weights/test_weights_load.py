@@ -15,7 +15,7 @@ from rmas.errors import InputError
 from rmas.models import ModelSpec, abstract_params
 from rmas.models.spec import AttentionLayer, RopeSpec
 from rmas.weights import load_params, save_params
-from rmas.weights.keys import DENSE, TABLES, source_of
+from rmas.weights.keys import TABLES, source_of
 
 KINDS = (AttentionLayer(None, RopeSpec(100.0, 6)), AttentionLayer(3, RopeSpec(100.0, 6)))
 SPEC = ModelSpec(
@@ -149,7 +149,7 @@ def test_a_square_matrix_is_transposed_too(tmp_path):
 
 
 def test_ignored_tensors_are_ignored(tmp_path):
-    assert DENSE.ignored == ("rotary_emb.inv_freq",)
+    assert TABLES["llama"].ignored == ("rotary_emb.inv_freq",)
     extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(3, np.float32)}
     load_params(SPEC, write(tmp_path, tensors() | extra))
 
@@ -320,4 +320,4 @@ def test_sources_of_stacked_and_single_parameters():
 
 def test_unknown_family(tmp_path):
     other = dataclasses.replace(SPEC, family="gpt2")
-    fails(write(tmp_path, tensors()), "no weights known for 'gpt2'; known: llama, ", other)
+    fails(write(tmp_path, tensors()), "weights of 'gpt2' cannot be read; known: llama, ", other)
