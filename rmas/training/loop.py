@@ -1,6 +1,7 @@
 """The training loop: one file, top to bottom; inner and outer training both run it."""
 
 import dataclasses
+import functools
 import logging
 import math
 import sys
@@ -238,7 +239,7 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
             tokens = task.count_tokens(arrays) * share.count
             state, metrics = step_fn(state, task.frozen, batch)
             recorder.step_done(n + 1, metrics, tokens)
-            progress.update(n + 1, loss=lambda m=metrics: m["loss"])
+            progress.update(n + 1, loss=functools.partial(metrics.__getitem__, "loss"))
             stopping = stop.reached()
             regular = (n + 1) % schedule.save_every == 0 or n + 1 == total
             if regular or stopping or _late(schedule, n + 1, saved_at):
