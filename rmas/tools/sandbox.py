@@ -181,7 +181,7 @@ class Sandbox:
                 stack.callback(pipe.close)
                 os.fchmod(pipe.fileno(), 0o666)  # so that another user can open /dev/stdout
             try:
-                outcome = watch(process, outputs, started, bounds, kill)
+                outcome = watch(process, pipes=outputs, started=started, bounds=bounds, kill=kill)
             finally:
                 kill()
                 process.wait()
