@@ -70,7 +70,15 @@ def run(
       those at valid positions do not depend on them.
     """
     x_BTD = x_BTD.astype(params["embed"]["weight"].dtype)
-    h_BTD, entries = run_layers(spec, params["layers"], x_BTD, valid_BT, pos_BT, past, remat)
+    h_BTD, entries = run_layers(
+        spec,
+        params["layers"],
+        x_BTD,
+        valid_BT=valid_BT,
+        pos_BT=pos_BT,
+        past=past,
+        remat=remat,
+    )
     norm = params["norm"]["weight"]
     return ops.rms_norm(h_BTD, norm, spec.norm_eps, spec.norm_offset), entries
 
@@ -100,7 +108,7 @@ def prefill(
     Returns the hidden state `[B, D]` at the last position, and the cache as a prefix segment.
     """
     pos_BT = positions(valid_BT)
-    h_BTD, entries = run(spec, params, x_BTD, valid_BT, pos_BT, remat=remat)
+    h_BTD, entries = run(spec, params, x_BTD, valid_BT=valid_BT, pos_BT=pos_BT, remat=remat)
     return h_BTD[:, -1], Segment(entries, valid_BT, pos_BT).constrained()
 
 
@@ -168,4 +176,4 @@ _unembed = jax.jit(unembed, static_argnums=0)
 @functools.partial(jax.jit, static_argnums=0)
 def _run(spec: ModelSpec, params: Params, x_BTD: Array, valid_BT: Array) -> Array:
     valid_BT = jnp.asarray(valid_BT, bool)
-    return run(spec, params, x_BTD, valid_BT, positions(valid_BT))[0]
+    return run(spec, params, x_BTD, valid_BT=valid_BT, pos_BT=positions(valid_BT))[0]

@@ -38,7 +38,9 @@ def run_layers(
       The output `[B, T, D]` and the cache entries of the new positions.
     """
     contexts: dict[LayerSpec, Context] = {
-        layer: make_context(spec, layer, pos_BT, valid_BT, past, x_BTD.dtype)
+        layer: make_context(
+            spec, layer, pos_BT=pos_BT, valid_BT=valid_BT, past=past, dtype=x_BTD.dtype
+        )
         for layer in dict.fromkeys(spec.layers)
     }
 
@@ -70,7 +72,9 @@ def init_layers(spec: ModelSpec, key: Array) -> Params:
     pos_BT = jax.numpy.zeros((1, 1), jax.numpy.int32)
 
     def init(layer: LayerSpec, key: Array) -> Params:
-        context = make_context(spec, layer, pos_BT, valid_BT, (), x_BTD.dtype)
+        context = make_context(
+            spec, layer, pos_BT=pos_BT, valid_BT=valid_BT, past=(), dtype=x_BTD.dtype
+        )
         return Block(spec, layer).init(key, x_BTD, context, ())["params"]
 
     def stacked(j: int, layer: LayerSpec) -> Params:

@@ -46,7 +46,7 @@ def placer(mesh: Mesh, heads: Heads) -> Place:
         if mesh.size == 1:
             axis = int(np.argmax(shape))
             step = PIECE * shape[axis] // (math.prod(shape) * dtype.itemsize)
-            return _by_piece(shape, sharding, read, axis, max(step, 1))
+            return _by_piece(shape, sharding, read, axis=axis, step=max(step, 1))
         return _by_shard(shape, sharding, read)
 
     return place

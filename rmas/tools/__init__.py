@@ -1,4 +1,4 @@
-"""What an agent may call: tags in its text, tools by name, and results it can be shown.
+"""Tools that an agent may call: calls found in its text, tools by name, and their results.
 
 tools = Toolbox([PythonTool(Sandbox.detect()), SearchTool(open_search("wiki.index"))])
 call = find_call(text, tools.names)

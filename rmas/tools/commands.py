@@ -1,4 +1,4 @@
-"""The commands that build a sandbox around a Python, one for each way to contain it."""
+"""The commands that start a Python in a sandbox, one for each kind of sandbox."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from rmas.tools.interpreter import Interpreter
 from rmas.tools.limits import Limits
 
 Kind = Literal["bubblewrap", "namespaces", "none"]
+"""What contains a program: bubblewrap, `namespaces.py`, or only resource limits."""
 
 _HERE = Path(__file__).parent
 _LAUNCHER, _BUILDER = str(_HERE / "inside.py"), str(_HERE / "namespaces.py")
@@ -18,9 +19,13 @@ _INSIDE = "/sandbox/inside.py"
 
 
 def launcher(kind: Kind, python: Interpreter, limits: Limits, user: int | None) -> list[str]:
-    """The command that starts `inside.py` in a new sandbox; its two arguments are to follow.
+    """The command that starts `inside.py` in a new sandbox, without its two arguments.
 
-    `user` is whom it will become: None keeps who runs it. Raises FileNotFoundError without bwrap.
+    Args:
+      user: the user id that `inside.py` will change to; None for no change.
+
+    Raises:
+      FileNotFoundError: bubblewrap is not installed.
     """
     start = [python.path, "-I", "-S", "-X", "utf8", "-u"]
     if kind == "none":
@@ -33,7 +38,7 @@ def launcher(kind: Kind, python: Interpreter, limits: Limits, user: int | None) 
         "links": python.links,
         "programs": [(_LAUNCHER, _INSIDE)],
         "size": limits.disk,
-        "inodes": limits.files + 1,  # and the folder itself
+        "inodes": limits.files + 1,  # one for the folder itself
     }
     return [*start, _BUILDER, json.dumps(spec), *start, _INSIDE]
 
@@ -43,15 +48,15 @@ def _bubblewrap(python: Interpreter, limits: Limits, user: int | None) -> list[s
     if path is None:
         raise FileNotFoundError("bwrap is not installed")
     if user is None:
-        # As process 1 bubblewrap would have our rights but no limits, open to any program.
+        # Else bubblewrap stays as process 1, with this process's rights and without limits.
         rights = ["--unshare-all", "--cap-drop", "ALL", "--as-pid-1"]
-    else:  # in a user namespace there would be no other user to become
+    else:  # no user namespace, which would have no other user id to change to
         rights = [f"--unshare-{name}" for name in ("ipc", "pid", "net", "uts", "cgroup-try")]
         rights += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     tmpfs = ["--size", str(limits.disk), "--perms", "1777", "--tmpfs"]
     command = [path, *rights, "--die-with-parent", "--new-session", "--hostname", "sandbox"]
-    command += [*tmpfs, "/tmp"]  # before what is bound: the interpreter may lie below it
-    # Folders on the way, which may be a private home, get the rights that all may pass.
+    command += [*tmpfs, "/tmp"]  # before the binds: the interpreter may be below it
+    # Parent folders, which may be a private home, must be accessible to the other user.
     for folder in sorted({str(p) for place in python.binds for p in Path(place).parents[:-1]}):
         command += ["--perms", "0755", "--dir", folder]
     for place in python.binds:
@@ -65,9 +70,10 @@ def _bubblewrap(python: Interpreter, limits: Limits, user: int | None) -> list[s
 
 
 def environment(kind: Kind, python: Interpreter, home: str) -> dict[str, str]:
-    """All of a sandbox's environment.
+    """The environment of a sandbox.
 
-    The builder gets it too, so that /proc/1/environ shows nothing of this process's own.
+    The program that builds the sandbox gets it too, so that /proc/1/environ does not show this
+    process's environment.
     """
     return {
         "HOME": home,
@@ -77,14 +83,16 @@ def environment(kind: Kind, python: Interpreter, home: str) -> dict[str, str]:
         "TZ": "UTC",
         "PYTHONPATH": os.pathsep.join(python.packages),
         "MPLBACKEND": "Agg",
-        # A thread for each core of this machine would not fit into the limits.
+        # One thread for each core of this machine could exceed the limits.
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     }
 
 
 def spare_user() -> int | None:
-    """For root a user id that nobody has, another one each time, so that limits on processes hold
-    and do not add up. None for others, and where there is no other id."""
+    """An unused user id, random so that the processes of sandboxes are counted separately.
+
+    None if this process is not root, or if there is no other user id.
+    """
     if os.geteuid() != 0:
         return None
     tops = []

@@ -1,8 +1,8 @@
 """A full-text index of documents in one SQLite file (FTS5): search without a network.
 
-An index is a table `passages` with the columns `title` and `text`. Index files may come from
-anywhere: they are opened read-only, as unchanging, without trust in what a schema can make SQLite
-do, and only if the schema is the one that `build` writes.
+An index is a table `passages` with the columns `title` and `text`. Index files are untrusted: they
+are opened read-only and immutable, with SQLite's protections against malicious schemas, and only
+if the schema is the one that `build` writes.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from rmas.files import replacing
 from rmas.tools.toolbox import ToolError
 
 PASSAGE = 1200
-"""Characters that a passage has at most."""
+"""Characters of the longest passage."""
 
 _APPLICATION_ID, _VERSION = 0x726D6173, 1
 _CREATE = (
@@ -40,19 +40,20 @@ _BUILD = "python -m experiments.build_search_index --source=FILE.jsonl --index=I
 
 @dataclass(frozen=True)
 class Passage:
-    """A document, or a piece of one, with the document's title, which may be empty."""
+    """A document or a part of one, with the title of the document (may be empty)."""
 
     title: str
     text: str
 
 
 def build(path: str | Path, documents: Iterable[Passage]) -> int:
-    """Writes an index of documents, cut into passages, and returns how many passages it has.
+    """Writes an index of documents, split into passages, and returns the number of passages.
 
-    The index takes the place of `path` in one step when all is written.
+    The file is written atomically.
 
-    Raises InputError where there are no documents or `path` cannot be written, and whatever
-    iterating over `documents` raises.
+    Raises:
+      InputError: there are no documents, or `path` cannot be written; and whatever iterating over
+        `documents` raises.
     """
     try:
         with replacing(path) as temporary:
@@ -64,7 +65,7 @@ def build(path: str | Path, documents: Iterable[Passage]) -> int:
 
 def _write(path: Path, documents: Iterable[Passage], name: str) -> int:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        # A file that is half-written is thrown away: it needs no journal.
+        # No journal: an incomplete file is deleted.
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
@@ -72,21 +73,24 @@ def _write(path: Path, documents: Iterable[Passage], name: str) -> int:
         try:
             connection.execute(_CREATE)
         except sqlite3.OperationalError as error:
-            raise InputError(f"SQLite of this Python cannot make the index: {error}") from error
+            raise InputError(f"this Python's SQLite cannot make the index: {error}") from error
         connection.execute("BEGIN")
         rows = ((d.title, piece) for d in documents for piece in pieces(d.text))
         connection.executemany("INSERT INTO passages (title, text) VALUES (?, ?)", rows)
         (count,) = connection.execute("SELECT count(*) FROM passages").fetchone()
         if count == 0:
-            raise InputError(f"{name}: there are no documents to write an index of")
+            raise InputError(f"{name}: there are no documents to index")
         connection.execute("INSERT INTO passages (passages) VALUES ('optimize')")
         connection.execute("COMMIT")
         return count
 
 
 def pieces(text: str, limit: int = PASSAGE) -> Iterator[str]:
-    """Cuts a text into pieces of at most `limit` characters, between paragraphs if it can be done,
-    else between lines, sentences, or words. Nothing but blanks is lost."""
+    """Splits a text into pieces of at most `limit` characters.
+
+    It is split between paragraphs where possible, else between lines, sentences or words. Only
+    whitespace at the ends of pieces is lost.
+    """
     start, end = 0, len(text)
     while end - start > limit:
         cut = start + limit
@@ -103,16 +107,17 @@ def pieces(text: str, limit: int = PASSAGE) -> Iterator[str]:
 
 
 class Index:
-    """An index file, open for search; from several threads at a time.
+    """An index file open for search. It may be used from several threads.
 
-    Raises InputError where the file is missing or not an index that `build` has written.
+    Raises:
+      InputError: the file is missing, or not an index that `build` has written.
     """
 
     def __init__(self, path: str | Path):
         self._lock = threading.Lock()
         path = Path(path)
         if not path.is_file():
-            raise InputError(f"search index {path} is not there; make it by `{_BUILD}`")
+            raise InputError(f"search index {path} does not exist; make it with `{_BUILD}`")
         place = urllib.parse.quote(str(path.absolute()))
         try:
             self._connection = sqlite3.connect(
@@ -128,10 +133,12 @@ class Index:
             good = self._is_ours()
         except sqlite3.Error as error:
             raise InputError(
-                f"{path} cannot be read as a search index ({error}); make one by `{_BUILD}`"
+                f"{path} cannot be read as a search index ({error}); make one with `{_BUILD}`"
             ) from error
         if not good:
-            raise InputError(f"{path} is no search index of this version; make one by `{_BUILD}`")
+            raise InputError(
+                f"{path} is not a search index of this version; make one with `{_BUILD}`"
+            )
 
     def _is_ours(self) -> bool:
         execute = self._connection.execute
@@ -149,10 +156,11 @@ class Index:
         )
 
     def search(self, query: str, count: int, seconds: float) -> list[Passage]:
-        """The passages that match best, by BM25 over the query's words, any of which may match.
+        """The `count` best passages with any of the query's words, ranked by BM25.
 
-        Raises ToolError for a query without words, where `seconds` do not suffice, and where the
-        file turns out to be damaged.
+        Raises:
+          ToolError: the query has no words, the search takes longer than `seconds`, or the file
+            is damaged.
         """
         words = list(dict.fromkeys(re.findall(r"\w+", query.casefold())))[:_MAX_WORDS]
         if not words:

@@ -1,25 +1,26 @@
-"""The first program in a sandbox: gives up all rights, sets the limits, then runs what it is told.
+"""The first program in a sandbox: drops all privileges, sets limits, then runs the given program.
 
-A program of its own, standard library only: `python -I -S inside.py JOB STARTED`. JOB is a file
-descriptor with a JSON object:
+This is a separate program that uses only the standard library: `python -I -S inside.py JOB
+STARTED`. JOB is a file descriptor from which a JSON object is read:
 
     files      name -> text, written into the working folder
-    argv       the command to become, or
+    argv       the command to execute, or
     source     Python to run here; the value of a last expression is printed
     packages   folders appended to `sys.path` for `source`
-    user       the user id to become, or null
-    contained  false without namespaces: then limits that this system lacks are passed over
+    user       the user id to change to, or null
+    contained  false without namespaces: then limits that this system lacks are ignored
     limits     names of `resource.RLIMIT_*` without the prefix -> number
 
-STARTED is the write end of a pipe: one byte in it says that the program begins. Before that, what
-goes wrong is a fault of the sandbox, told on stderr.
+STARTED is the write end of a pipe, into which one byte is written when the program begins. Errors
+before that are errors of the sandbox, and printed to stderr.
 
-If this is process 1, the program becomes a child of it: nobody can look into process 1, and when
-the program ends it ends, and with it all that is left.
+If this is process 1, the program runs in a child process: process 1 cannot be inspected, and when
+it ends, after the program, all remaining processes end.
 """
 
 import ast
 import ctypes
+import io
 import json
 import linecache
 import os
@@ -37,9 +38,9 @@ _EPERM, _ENOSYS, _EAFNOSUPPORT = 1, 38, 97
 _NEW_NAMESPACES = 0x7E020000  # the CLONE_NEW* flags
 _FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6: those that a network namespace contains
 
-# What needs no rights but a program has no use for: kernel memory that no limit counts, ways into
-# other processes, new namespaces, and large parts of the kernel. Numbers from 424 on are the same
-# everywhere. Columns: x86_64, aarch64.
+# System calls that need no privileges and are of no use to programs here: kernel memory outside of
+# all limits, access to other processes, new namespaces, and large parts of the kernel. Columns:
+# x86_64, aarch64; numbers from 424 on are the same on all machines.
 _DENIED = {
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
@@ -69,6 +70,7 @@ _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 
 def main(job_fd: int, started_fd: int) -> None:
+    """Prepares this process and runs the job's program; see the module."""
     with os.fdopen(job_fd, "rb") as file:
         job = json.load(file)
     try:
@@ -78,7 +80,7 @@ def main(job_fd: int, started_fd: int) -> None:
             if os.getpid() == 1:
                 _end_with_child()
             elif os.getppid() != 1 or job["user"] is None:
-                sys.exit("process 1 is none that the program cannot reach")
+                sys.exit("the program could inspect or change process 1")
         for name, value in job["limits"].items():
             _limit(name, value, job["contained"])
         for name, text in job["files"].items():
@@ -99,9 +101,9 @@ def main(job_fd: int, started_fd: int) -> None:
 
 
 def _give_up_rights(user: int | None) -> None:
-    """Leaves this process without capabilities, under another user id if one is given."""
+    """Drops all capabilities of this process and changes to another user id if one is given."""
     with open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")  # if memory ends, it ends here
+        file.write("1000")  # the first to be killed when the machine is out of memory
     if user is not None:
         os.setgroups([])
         os.setresgid(user, user, user)
@@ -110,22 +112,22 @@ def _give_up_rights(user: int | None) -> None:
     if libc.capset(struct.pack("=Ii", _CAPABILITIES_V3, 0), bytes(24)) != 0:
         raise OSError(ctypes.get_errno(), "capset fails")
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # lost with the user id
-    _prctl(_PR_SET_DUMPABLE, 1)  # or its own /proc/self would be closed to it
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the change of the user id has cleared it
+    _prctl(_PR_SET_DUMPABLE, 1)  # else it cannot read its own /proc/self
     with open("/proc/self/status") as file:
         sets = [line.split()[1] for line in file if line.startswith(("CapPrm:", "CapEff:"))]
     if any(int(bits, 16) for bits in sets) or (user is not None and os.getuid() != user):
-        sys.exit("rights are left over")
+        sys.exit("privileges could not be dropped")
 
 
 def _end_with_child() -> None:
-    """Goes on in a child. This process reaps until the child ends, and exits as it did."""
-    _prctl(_PR_SET_DUMPABLE, 0)  # the child could change what runs here, where no limit holds
+    """Continues in a child process. This one reaps processes until it ends, and exits like it."""
+    _prctl(_PR_SET_DUMPABLE, 0)  # else the child could change this process, which has no limits
     child = os.fork()
     if child == 0:
         _prctl(_PR_SET_DUMPABLE, 1)
         return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which process 1 does not hear
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # process 1 ignores signals with this handler
     while True:
         pid, status = os.wait()
         if pid == child:
@@ -134,19 +136,19 @@ def _end_with_child() -> None:
 
 
 def _filter_calls() -> None:
-    """Refuses the system calls of `_DENIED`, new namespaces, and sockets of other families."""
+    """Blocks the system calls of `_DENIED`, new namespaces, and sockets of other families."""
     machine = os.uname().machine
     if machine not in _MACHINES:
-        sys.exit(f"system calls of {machine} are not known; known are {', '.join(_MACHINES)}")
+        sys.exit(f"machine {machine} is not supported; supported: {', '.join(_MACHINES)}")
     column, audit = _MACHINES[machine]
     load, equal, at_least, bits, stop = 0x20, 0x15, 0x35, 0x45, 0x06
     code = [(load, 0, 0, 4), (equal, 1, 0, audit), (stop, 0, 0, _KILL)]
     code += [(load, 0, 0, 0)]
-    if machine == "x86_64":  # the x32 numbers are other names of the same calls
+    if machine == "x86_64":  # the x32 numbers are aliases of the same calls
         code += [(at_least, 0, 1, 0x40000000), (stop, 0, 0, _KILL)]
     for numbers in _DENIED.values():
         code += [(equal, 0, 1, numbers[column]), (stop, 0, 0, _ERRNO | _EPERM)]
-    # glibc and Python turn to clone, whose flags can be seen.
+    # Without clone3 glibc and Python use clone, whose flags a filter can read.
     code += [(equal, 0, 1, _CLONE3[column]), (stop, 0, 0, _ERRNO | _ENOSYS)]
     code += [(equal, 0, 4, _CLONE[column]), (load, 0, 0, 16)]
     code += [(bits, 0, 1, _NEW_NAMESPACES), (stop, 0, 0, _ERRNO | _EPERM), (stop, 0, 0, _ALLOW)]
@@ -169,25 +171,30 @@ def _prctl(option: int, *values: int) -> None:
 
 
 def _limit(name: str, value: int, contained: bool) -> None:
-    kind = getattr(resource, f"RLIMIT_{name}", None)
+    kind: int | None = getattr(resource, f"RLIMIT_{name}", None)
+    if kind is None:
+        if contained:
+            raise OSError(f"this system has no limit {name}")
+        return
     try:
         _, hard = resource.getrlimit(kind)
-        # At the soft limit of CPU time a signal says which limit it was; the hard one kills.
+        # At the soft limit of CPU time the process gets a signal; at the hard one it is killed.
         soft, wanted = value, value + 1 if name == "CPU" else value
         if hard != resource.RLIM_INFINITY:
             soft, wanted = min(soft, hard), min(wanted, hard)
         resource.setrlimit(kind, (soft, wanted))
-    except (TypeError, ValueError, OSError):
+    except (ValueError, OSError):
         if contained:
             raise
 
 
 def _run(source: str, packages: list[str]) -> None:
-    """Runs Python as `__main__`, its working folder importable."""
+    """Runs Python as `__main__`; modules in the working folder can be imported."""
     name = "<python>"
     sys.path[:] = [os.getcwd(), *sys.path, *packages]
     sys.argv = [name]
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     module = sys.modules["__main__"] = types.ModuleType("__main__")
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     try:
@@ -204,10 +211,13 @@ def _run(source: str, packages: list[str]) -> None:
 
 def _execute(source: str, name: str, scope: dict) -> None:
     tree = ast.parse(source, name)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if tree.body else None
+    if not isinstance(last, ast.Expr):
+        exec(compile(tree, name, "exec"), scope)
+        return
+    del tree.body[-1]
     exec(compile(tree, name, "exec"), scope)
-    if last is not None:
-        sys.displayhook(eval(compile(ast.Expression(last.value), name, "eval"), scope))
+    sys.displayhook(eval(compile(ast.Expression(last.value), name, "eval"), scope))
 
 
 if __name__ == "__main__":

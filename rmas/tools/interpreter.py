@@ -1,4 +1,4 @@
-"""What of this machine a sandboxed Python must see to start, and nothing more."""
+"""The files of this machine that a sandboxed Python needs."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import sysconfig
 from dataclasses import dataclass
 
 _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/nix/store")
-"""Where shared libraries and their loader lie."""
+"""Folders of shared libraries and their loader."""
 _FILES = ("/etc/ld.so.cache", "/usr/share/zoneinfo")
 
 
@@ -15,10 +15,11 @@ class Interpreter:
     """A Python and its files.
 
     Attributes:
-      path: the executable, no link.
+      path: the executable, not a symbolic link.
       packages: folders of installed packages, for `sys.path`.
-      binds: folders and files that it reads, none within another; each keeps its place.
-      links: (target, place) of symbolic links beside them.
+      binds: folders and files that it reads, none within another; they have the same paths in the
+        sandbox.
+      links: (target, path) of symbolic links that it needs.
     """
 
     path: str
@@ -28,9 +29,10 @@ class Interpreter:
 
 
 def this_interpreter() -> Interpreter:
-    """The Python that runs now, with the packages that it sees.
+    """The running Python with its installed packages.
 
-    It may lie under a private home: only its `lib` folders and the executable itself are named.
+    Of its prefix, which may be in a private home, only the `lib` folders and the executable are
+    included.
     """
     path = os.path.realpath(sys.executable)
     packages = [p for p in sys.path if os.path.basename(p) in ("site-packages", "dist-packages")]
@@ -39,7 +41,7 @@ def this_interpreter() -> Interpreter:
     libraries = [os.path.join(p, name) for p in prefixes for name in ("lib", "lib64")]
     standard = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
     wanted = [path, *packages, *libraries, *standard, *_SYSTEM, *_FILES]
-    # An executable that is no link finds its library where it really lies.
+    # An executable finds its library by the real path.
     wanted += [os.path.realpath(p) for p in (*libraries, *standard)]
     links = {p: os.readlink(p) for p in _SYSTEM if os.path.islink(p)}
     found = {p for p in wanted if os.path.exists(p)} - links.keys()

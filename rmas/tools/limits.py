@@ -1,4 +1,4 @@
-"""What a sandboxed program may use up, and how it ended."""
+"""The limits of a sandboxed program, and its result."""
 
 import math
 import signal
@@ -12,18 +12,19 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use up; InputError for what is no positive number.
+    """The limits of a program; raises `InputError` for a value that is not a positive number.
 
     Attributes:
-      wall: seconds.
-      cpu: seconds of computing, of each process.
-      memory: bytes, of each process and of all together.
-      processes: how many, threads included. (Before Linux 5.14 all of an ordinary user's count.)
+      wall: seconds of elapsed time.
+      cpu: seconds of CPU time of each process.
+      memory: bytes of each process, and of all processes together.
+      processes: number of processes and threads. (Before Linux 5.14 all of an ordinary user's
+        processes count.)
       file_size: bytes of one file.
-      disk: bytes of all files in /tmp, and again in /dev/shm.
-      files: how many files there, each.
-      open_files: how many at a time, of each process.
-      output: bytes of both outputs together; the program is stopped at more.
+      disk: bytes of all files in /tmp; the same for /dev/shm.
+      files: number of files in /tmp; the same for /dev/shm.
+      open_files: number of open files of each process.
+      output: bytes of stdout and stderr together; a program that writes more is stopped.
     """
 
     wall: float = 10.0
@@ -47,13 +48,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Completed:
-    """How a program ended.
+    """The result of a program.
 
     Attributes:
-      stdout, stderr: what it wrote, up to `Limits.output`; other bytes than UTF-8 are replaced.
-      returncode: its exit status, negative for a signal as in `subprocess`.
+      stdout, stderr: what it wrote, up to `Limits.output`; bytes that are not UTF-8 are replaced.
+      returncode: its exit status, or the negative number of the signal that ended it.
       stopped: the limit at which it was stopped (time, output, memory, files), or empty.
-      seconds: how long it ran.
+      seconds: its elapsed time.
     """
 
     stdout: str
@@ -64,10 +65,5 @@ class Completed:
 
     @property
     def timed_out(self) -> bool:
-        """Whether time was up, on the clock or computing."""
+        """Whether it reached the limit of elapsed or of CPU time."""
         return self.stopped == "time" or self.returncode == -signal.SIGXCPU
-
-    @property
-    def truncated(self) -> bool:
-        """Whether it wrote more than is kept."""
-        return self.stopped == "output"

@@ -1,14 +1,15 @@
-"""What bubblewrap does, for machines without it: runs a command in namespaces of its own.
+"""Runs a command in new namespaces, like bubblewrap, on machines that do not have it.
 
-A program of its own, standard library only: `python -I -S namespaces.py SPEC COMMAND...`. SPEC is
-a JSON object: `parent` (the process id of the caller), `binds` (paths shown read-only at their own
-place), `links` ([target, place]), `programs` ([path, place], shown read-only), `size` (bytes) and
-`inodes` of /tmp and of /dev/shm, each.
+This is a separate program that uses only the standard library: `python -I -S namespaces.py SPEC
+COMMAND...`. SPEC is a JSON object: `parent` (the process id of the caller), `binds` (paths that are
+visible read-only under the same names), `links` ([target, path] of symbolic links), `programs`
+([path, path in the sandbox], read-only), and `size` (bytes) and `inodes` of each of /tmp and
+/dev/shm.
 
-The command sees only that, an empty /tmp, a bare /dev and a /proc of its own processes; its
-network is a loopback of its own. It is process 1 there, and keeps the rights that root has here, so
-that it can give them up itself. It ends with this program. Exit status: the command's, 128 + n
-after signal n.
+The command sees only these files, an empty /tmp, a minimal /dev, a /proc of its own processes, and
+a loopback network. It runs as process 1 of its namespace; if this program is root, it keeps root's
+capabilities and must drop them itself. It ends when this program ends. The exit status is that of
+the command, or 128 + n if signal n ended it.
 """
 
 import ctypes
@@ -35,12 +36,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(spec: dict, command: list[str]) -> None:
+    """Runs the command; see the module."""
     os.umask(0o022)
     _end_with_parent()
-    if os.getppid() != spec["parent"]:  # it ended before it could be said to end us too
-        sys.exit("the caller is gone")
+    if os.getppid() != spec["parent"]:  # it ended before the call above
+        sys.exit("the caller has ended")
     _unshare()
-    watch, held = os.pipe()  # nobody else holds the second end, so that it tells of our end
+    watch, held = os.pipe()  # the write end closes when this process ends
     init = os.fork()
     if init:
         _, status = os.waitpid(init, 0)
@@ -51,7 +53,7 @@ def main(spec: dict, command: list[str]) -> None:
     os.set_blocking(watch, False)
     try:
         os.read(watch, 1)
-        sys.exit("the caller is gone")
+        sys.exit("the caller has ended")
     except BlockingIOError:
         os.close(watch)
     os.setsid()
@@ -80,19 +82,19 @@ def _unshare() -> None:
 
 
 def _build(spec: dict) -> None:
-    """Makes the tree that the command sees, moves into it, and lets go of the machine's."""
+    """Makes the file tree of the command, makes it the root, and unmounts the machine's."""
     sources = {place: os.path.realpath(place) for place in spec["binds"]}
     sources |= {place: os.path.realpath(path) for path, place in spec["programs"]}
     sources |= {f"/dev/{name}": f"/dev/{name}" for name in _DEVICES}
     _mount(None, "/", None, _RECURSIVE | _PRIVATE)
-    # Sources may lie below any folder, so the machine's tree is first moved out of the way.
+    # Sources may be below any folder, so the machine's tree is first moved to another place.
     _mount("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, "size=1m,mode=0755")
     os.mkdir("/tmp/old")
     os.mkdir("/tmp/new")
     _pivot("/tmp", "/tmp/old")
     os.chdir("/")
     _mount("tmpfs", "/new", "tmpfs", _NOSUID | _NODEV, "size=4m,mode=0755")
-    # Before what is bound: the interpreter may lie below /tmp.
+    # Before the binds: the interpreter may be below /tmp.
     for place in ("/tmp", "/dev/shm"):
         os.makedirs(f"/new{place}", exist_ok=True)
         data = f"size={spec['size']},nr_inodes={spec['inodes']},mode=1777"

@@ -1,4 +1,4 @@
-"""The tool `python`: programs of agents, run in a sandbox."""
+"""The tool `python`: runs programs that agents write, in a sandbox."""
 
 import re
 import signal
@@ -14,10 +14,10 @@ _FENCE = re.compile(r"\A\s*```[\w+-]*[ \t]*\n(.*?)\n?[ \t]*```\s*\Z", re.DOTALL)
 
 @dataclass(frozen=True)
 class PythonTool:
-    """Runs a program and gives back what it prints, and the value of a last expression.
+    """Runs a program and returns what it prints and the value of its last expression.
 
-    Every call is a fresh process: nothing is left of earlier ones. Errors of the program are part
-    of its output, and so are limits that it runs into.
+    Every call is a new process without state of earlier ones. The output includes the program's
+    errors, and a note if it reached a limit.
     """
 
     sandbox: Sandbox
@@ -26,6 +26,7 @@ class PythonTool:
 
     @property
     def description(self) -> str:
+        """As `Tool.description`."""
         version = ".".join(map(str, sys.version_info[:2]))
         return (
             f"a Python {version} program; what it prints comes back, and the value of its last "
@@ -34,6 +35,7 @@ class PythonTool:
         )
 
     def __call__(self, body: str) -> str:
+        """Runs `body`, which may be a fenced code block."""
         fenced = _FENCE.match(body)
         source = textwrap.dedent(fenced[1] if fenced else body).strip("\n")
         done = self.sandbox.run(source, limits=self.limits)
@@ -42,7 +44,7 @@ class PythonTool:
 
 
 def _ending(done: Completed, limits: Limits) -> str:
-    """What a program's output does not say of its end."""
+    """A note on how a program ended, where its output does not show it; else empty."""
     if done.timed_out:
         return f"[stopped: it ran longer than {min(limits.wall, limits.cpu):g} seconds]"
     if done.stopped:

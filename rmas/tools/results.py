@@ -1,15 +1,14 @@
-"""The text in which a tool's output comes back to an agent, safe whatever the output holds.
+r"""The text that returns a tool's output to an agent, with the output escaped.
 
-The escapes, all readable and none that another text could be mistaken for:
+- `<` becomes `&lt;` where a tag could begin (unless a blank, a digit, or one of `=<-."'()`
+  follows), so that output can neither end its own result nor call a tool. Characters that Unicode
+  normalization maps to `<` always become `&lt;`. `&` becomes `&amp;` only before `lt;` and `amp;`,
+  so that escapes are unambiguous.
+- Control characters, direction overrides, other invisible characters (except the two joiners,
+  which some scripts need) and lone surrogates become escapes such as `\x1b` or `\u202e`. Newlines
+  and tabs are kept.
 
-- `<` is written `&lt;` where a tag could begin (before anything but a blank, a digit, or one of
-  `=<-."'()`), so that no output closes its own result or calls a tool. Characters that Unicode
-  normalisation turns into `<` are written so everywhere. `&` is written `&amp;` before `lt;` and
-  `amp;` only.
-- Control characters, direction overrides, other invisible characters (but for the two joiners,
-  which scripts need) and lone surrogates are written as `\x1b` or `\u202e`. Newlines and tabs stay.
-
-Control tokens of a tokenizer are not known here: encode results with `ChatTokenizer.data_ids`.
+Control tokens of tokenizers are not escaped: encode results with `ChatTokenizer.data_ids`.
 """
 
 import unicodedata
@@ -18,7 +17,7 @@ from rmas.errors import InputError
 from rmas.tools.tags import RESULT
 
 LIMIT = 6000
-"""Characters of a tool's output that an agent sees, unless told otherwise."""
+"""Characters of a tool's output that an agent sees, by default."""
 
 _LESS_THAN = "<\ufe64\uff1c"
 _NO_TAG = " \n\t0123456789=<-.\"'()"
@@ -27,15 +26,16 @@ _KEPT = "\n\t\u200c\u200d"
 
 
 def render(output: str, limit: int = LIMIT) -> str:
-    """`<result>`, the escaped output, `</result>`, each on lines of its own.
+    """`<result>`, the escaped output and `</result>`, on separate lines.
 
-    Of a longer output the first two thirds and the last third of `limit` escaped characters are
-    kept, and a note between them says how many characters are left out.
+    Of an output that is longer than `limit` escaped characters, the first two thirds and the last
+    third of the limit are kept, with a note between them of how many characters are left out.
 
-    Raises InputError where `limit` is below 100.
+    Raises:
+      InputError: `limit` is less than 100.
     """
     if limit < 100:
-        raise InputError(f"limit of a result is {limit} characters; it must be 100 or more")
+        raise InputError(f"limit of a result is {limit} characters; it must be at least 100")
     output = output.replace("\r\n", "\n").replace("\r", "\n").strip("\n")
     return f"<{RESULT}>\n{_cut(output, limit)}\n</{RESULT}>"
 
@@ -51,7 +51,7 @@ def _cut(output: str, limit: int) -> str:
 
 
 def _take(text: str, places: range, limit: int) -> list[str]:
-    """The escaped characters at the first of `places`, as many as fit."""
+    """As many of the escaped characters at `places`, in their order, as fit."""
     taken, length = [], 0
     for at in places:
         escaped = _escaped(text, at)

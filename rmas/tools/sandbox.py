@@ -1,13 +1,13 @@
-"""Programs run where they can do no harm.
+"""Runs untrusted programs in a sandbox.
 
     sandbox = Sandbox.detect()
     done = sandbox.run([sandbox.python, "main.py"], stdin="3 4\n", files={"main.py": source})
 
-A program sees an empty folder of its own and the files of the interpreter. It has no network, no
-rights, sees no other processes, and is limited in all that it can use up but one: `processes` of
-them may keep cores busy until the time is up. Kernel memory that no limit counts (shared memory
-segments, message queues), other address families and new namespaces are refused by a filter of
-system calls (`inside.py`).
+A program sees an empty working folder and the files of the interpreter. It has no network and no
+privileges, sees no other processes, and has limits on all resources (`Limits`), except that each of
+its processes may keep a core busy until the time limit. A filter of system calls (`inside.py`)
+blocks kernel memory outside of all limits (shared memory segments, message queues), other address
+families and new namespaces.
 """
 
 import contextlib
@@ -29,18 +29,18 @@ from rmas.tools.limits import Completed, Limits
 from rmas.tools.supervise import Bounds, Outcome, tree, watch
 
 _MACHINERY = 64 << 20
-"""Bytes that the processes around a program take, which its own limit does not pay for."""
+"""Bytes of the processes around a program, which do not count towards its limit."""
 
 
 class SandboxError(RuntimeError):
-    """A sandbox could not be built; nothing was run in it."""
+    """A sandbox could not be started; the program was not run."""
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A way to contain programs that works on this machine; get one from `detect`.
+    """A kind of sandbox that works on this machine; `detect` makes it.
 
-    `run` may be called from several threads at a time.
+    `run` may be called from several threads at the same time.
     """
 
     kind: Kind
@@ -50,14 +50,15 @@ class Sandbox:
     def detect(
         cls, unsafe: bool = False, kinds: Sequence[Kind] = ("bubblewrap", "namespaces")
     ) -> "Sandbox":
-        """The first of `kinds` that holds what it promises here, found by trying it.
+        """The first of `kinds` that works on this machine, found by running a probe in it.
 
         Args:
-          unsafe: if none does, run programs all the same, with limits on some of what they use up,
-            but with the network, the files and the rights of this process.
-          kinds: what to try.
+          unsafe: if none works, return one that only sets some limits: programs then have the
+            network, the files and the privileges of this process.
+          kinds: the kinds to try.
 
-        Raises InputError, with the reasons, where none works and `unsafe` is False.
+        Raises:
+          InputError: none works and `unsafe` is false; the message has the reasons.
         """
         reasons = []
         for kind in kinds:
@@ -71,13 +72,13 @@ class Sandbox:
             return cls("none")
         raise InputError(
             f"programs cannot be contained on this machine ({'; '.join(reasons)}); "
-            f"install bubblewrap 0.7 or later and allow user namespaces or run as root, or ask for "
+            f"install bubblewrap 0.7 or later and allow user namespaces or run as root, or allow "
             f"unsafe runs"
         )
 
     @property
     def python(self) -> str:
-        """The path of the interpreter, for commands."""
+        """The path of the Python interpreter in the sandbox, for commands."""
         return self.interpreter.path
 
     def run(
@@ -87,17 +88,17 @@ class Sandbox:
         limits: Limits | None = None,
         files: Mapping[str, str] | None = None,
     ) -> Completed:
-        """Runs a program to its end, or to a limit. Its children end with it.
+        """Runs a program until it ends or reaches a limit; its child processes end with it.
 
         Args:
-          program: a command, or Python source, of which the value of a last expression is printed.
-          stdin: what it can read.
-          limits: `Limits()` if None.
-          files: relative path -> text, written into its working folder before.
+          program: a command, or Python source, whose last expression is printed.
+          stdin: the program's input.
+          limits: None means `Limits()`.
+          files: relative path -> text; they are written into the working folder first.
 
         Raises:
-          SandboxError: the sandbox could not be built.
-          ValueError: a path of `files` leads out of the folder.
+          SandboxError: the sandbox could not be started.
+          ValueError: a path of `files` leads out of the working folder.
         """
         limits = limits or Limits()
         for name in files or {}:
@@ -115,10 +116,10 @@ class Sandbox:
             "limits": _rlimits(limits, self.kind),
         }
         bounds = Bounds(
-            limits.wall,
-            limits.output,
-            limits.memory + _MACHINERY,
-            sys.maxsize if self.kind == "none" else limits.files,
+            wall=limits.wall,
+            output=limits.output,
+            memory=limits.memory + _MACHINERY,
+            files=sys.maxsize if self.kind == "none" else limits.files,
         )
         try:
             command = launcher(self.kind, self.interpreter, limits, user)
@@ -129,9 +130,15 @@ class Sandbox:
         if not outcome.started:
             last = err.strip().splitlines()[-1:] or [f"it does not start (status {code})"]
             raise SandboxError(last[0])
-        if code > 128:  # how both builders tell of signals
+        if code > 128:  # ended by a signal
             code = 128 - code
-        return Completed(out, err, code, outcome.stopped, outcome.seconds)
+        return Completed(
+            stdout=out,
+            stderr=err,
+            returncode=code,
+            stopped=outcome.stopped,
+            seconds=outcome.seconds,
+        )
 
     def _start(
         self, job: dict[str, Any], stdin: str, bounds: Bounds, command: list[str]
@@ -164,27 +171,29 @@ class Sandbox:
                 for pid in [] if process.poll() is not None else list(tree(process.pid)):
                     with contextlib.suppress(OSError):
                         os.kill(pid, signal.SIGKILL)
-                if self.kind == "none":  # nothing else reaches children that it has left
+                if self.kind == "none":  # children that are no longer below it in the tree
                     with contextlib.suppress(OSError):
                         os.killpg(process.pid, signal.SIGKILL)
 
-            for pipe in (process.stdout, process.stderr):
+            assert process.stdout is not None and process.stderr is not None
+            outputs = process.stdout, process.stderr
+            for pipe in outputs:
                 stack.callback(pipe.close)
-                os.fchmod(pipe.fileno(), 0o666)  # /dev/stdout can be opened by another user, too
+                os.fchmod(pipe.fileno(), 0o666)  # so that another user can open /dev/stdout
             try:
-                outcome = watch(process, started, bounds, kill)
+                outcome = watch(process, pipes=outputs, started=started, bounds=bounds, kill=kill)
             finally:
                 kill()
                 process.wait()
             return outcome, process.returncode
 
     def _probe(self) -> None:
-        """Raises SandboxError unless a program starts and sees neither files nor a network."""
+        """Raises `SandboxError` unless a program starts and has no access to files and network."""
         with tempfile.NamedTemporaryFile() as secret:
             done = self.run(_PROBE.replace("SECRET", repr(secret.name)))
         if done.stdout != "contained\n":
-            told = done.stderr.strip().splitlines()[-1:] or [f"the probe ends with {done}"]
-            raise SandboxError(f"it does not hold: {told[0]}")
+            reason = done.stderr.strip().splitlines()[-1:] or [f"the probe ends with {done}"]
+            raise SandboxError(f"it does not contain programs: {reason[0]}")
 
 
 _PROBE = """
@@ -220,11 +229,11 @@ def _rlimits(limits: Limits, kind: Kind) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _nameless(data: bytes) -> Iterator[int]:
-    """A descriptor to read `data` from; no name leads to it, so that nobody can write there."""
+    """A descriptor to read `data` from; its file has no name, so that nobody can write to it."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
-        os.fchmod(file.fileno(), 0o444)  # /dev/stdin can be opened
+        os.fchmod(file.fileno(), 0o444)  # so that another user can open /dev/stdin
         descriptor = os.open(file.name, os.O_RDONLY)
     try:
         yield descriptor

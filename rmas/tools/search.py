@@ -1,4 +1,4 @@
-"""The tool `search`: passages from a local index, or from the web by Tavily."""
+"""The tool `search`: finds passages in a local index, or on the web with Tavily."""
 
 import math
 import os
@@ -12,24 +12,26 @@ from rmas.tools.index import Index, Passage
 from rmas.tools.toolbox import ToolError
 
 KEY = "TAVILY_API_KEY"
+"""The environment variable with the key for Tavily."""
 _URL = "https://api.tavily.com"
 
 
 class Engine(Protocol):
-    """What finds passages."""
+    """A search engine for passages."""
 
     def search(self, query: str, count: int, seconds: float) -> list[Passage]:
-        """At most `count` passages, best first; ToolError where the search fails."""
+        """At most `count` passages, best first; raises `ToolError` if the search fails."""
 
 
 @dataclass(frozen=True)
 class SearchTool:
-    """Looks a query up and gives back titles and passages.
+    """Searches for a query and returns titles and passages.
 
     Attributes:
-      engine: where it looks, an `Index` or `Tavily`.
-      count: how many passages come back.
-      seconds: how long a search may take.
+      engine: an `Index` or `Tavily`.
+      count: the largest number of passages, from 1 to 100.
+      seconds: the time limit of a search.
+      name: the tag of the tool.
     """
 
     engine: Engine
@@ -45,12 +47,14 @@ class SearchTool:
 
     @property
     def description(self) -> str:
+        """As `Tool.description`."""
         return (
             f"a query in a few words; titles and texts of up to {self.count} matching passages "
             f"come back."
         )
 
     def __call__(self, body: str) -> str:
+        """Numbered titles and passages for the query `body`."""
         found = self.engine.search(" ".join(body.split()), self.count, self.seconds)
         if not found:
             return "nothing found; try other words"
@@ -60,27 +64,31 @@ class SearchTool:
 
 
 def open_search(index: str | Path | None = None, tavily: bool = False) -> Engine:
-    """Where to search, made sure of when a run starts.
+    """Opens an index file, or checks that Tavily can be used.
 
-    Raises InputError where neither or both are given, and as `Index` and `Tavily` do.
+    Raises:
+      InputError: neither or both are given; and as `Index` and `Tavily`.
     """
-    if (index is None) != tavily:
-        raise InputError(
-            "the search tool needs either an index (made by `python -m "
-            f"experiments.build_search_index`) or Tavily (with {KEY} in the environment), "
-            f"{'not both' if tavily else 'and has neither'}"
-        )
-    return Tavily() if tavily else Index(index)
+    if index is not None and not tavily:
+        return Index(index)
+    if tavily and index is None:
+        return Tavily()
+    raise InputError(
+        "the search tool needs either an index (made with `python -m "
+        f"experiments.build_search_index`) or Tavily (with {KEY} in the environment), "
+        f"{'not both' if tavily else 'and has neither'}"
+    )
 
 
 class Tavily:
-    """Web search by Tavily (https://docs.tavily.com), with the user's key from the environment.
+    """Web search with Tavily (https://docs.tavily.com), with the key from the environment.
 
-    Needs `pip install 'rmas[tavily]'`. The client takes a missing key for a wish to go without
-    one, so the key is checked here, and by a question to the service that costs nothing.
+    It needs `pip install 'rmas[tavily]'`. Making it checks the key, with a free request to the
+    service, because the client would work without a key.
 
-    Raises InputError where the package or the key is missing, the key is refused, or the service
-    cannot be reached.
+    Raises:
+      InputError: the package or the key is missing, the key is refused, or the service cannot be
+        reached.
     """
 
     def __init__(self, url: str = _URL):
@@ -92,7 +100,7 @@ class Tavily:
             import tavily
         except ImportError:
             raise InputError(
-                "search by Tavily needs the package tavily-python; install it by "
+                "search with Tavily needs the package tavily-python; install it with "
                 "`pip install 'rmas[tavily]'`"
             ) from None
         try:
@@ -108,7 +116,7 @@ class Tavily:
         self._client = tavily.TavilyClient(api_key=key, api_base_url=url)
 
     def search(self, query: str, count: int, seconds: float) -> list[Passage]:
-        """As `Engine.search`; titles come with their address."""
+        """As `Engine.search`; titles include the address of the page."""
         try:
             answer = self._client.search(query, max_results=count, timeout=seconds)
             found = answer["results"]

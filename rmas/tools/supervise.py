@@ -1,4 +1,4 @@
-"""Watches a started program: gathers its output, and stops it at the limits that kernels lack."""
+"""Reads the output of a running program and stops it at limits that the kernel does not enforce."""
 
 import contextlib
 import os
@@ -7,13 +7,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import IO, Literal
 
 Stopped = Literal["", "time", "output", "memory", "files"]
-"""The limit at which a program was stopped; empty where it ended itself."""
+"""The limit at which a program was stopped; empty if it was not."""
 
 START = 30.0
-"""Seconds that a sandbox may take to be built, on a busy machine too."""
+"""The time limit for starting a sandbox in seconds; long enough for a busy machine."""
 
 _TICK = 0.05
 _GRACE = 2.0
@@ -23,7 +23,14 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Bounds:
-    """Seconds, bytes of output, bytes of memory of all processes, files in each tmpfs."""
+    """The limits of a sandbox as a whole.
+
+    Attributes:
+      wall: seconds.
+      output: bytes of stdout and stderr together.
+      memory: bytes of all processes together.
+      files: number of files in each tmpfs.
+    """
 
     wall: float
     output: int
@@ -33,7 +40,14 @@ class Bounds:
 
 @dataclass
 class Outcome:
-    """What was seen of a process. `started` is False where the sandbox did not get built."""
+    """The result of `watch`.
+
+    Attributes:
+      stdout, stderr: what the process wrote, up to the limit.
+      stopped: the limit at which it was stopped, or empty.
+      started: whether the program began; if not, the sandbox could not be started.
+      seconds: from the program's beginning to the end.
+    """
 
     stdout: bytes = b""
     stderr: bytes = b""
@@ -43,25 +57,30 @@ class Outcome:
 
 
 def watch(
-    process: subprocess.Popen, started: int, bounds: Bounds, kill: Callable[[], None]
+    process: subprocess.Popen,
+    pipes: tuple[IO[bytes], IO[bytes]],
+    started: int,
+    bounds: Bounds,
+    kill: Callable[[], None],
 ) -> Outcome:
-    """Returns when the process has ended and its pipes are closed.
+    """Waits until the process has ended and its pipes are closed.
 
     Args:
-      process: just started, with pipes for its outputs.
-      started: the read end of the pipe in which a byte says that the program begins.
-      bounds: the limits; time counts from that byte on.
-      kill: ends the process with all its children; also called where an ended process has left
-        children that hold the pipes.
+      process: has just been started.
+      pipes: its stdout and stderr.
+      started: the read end of a pipe into which a byte is written when the program begins.
+      bounds: the limits; time is measured from that byte on.
+      kill: ends the process with all its children; also called if the process has ended but
+        children of it keep the pipes open.
     """
-    outputs = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
+    outputs = {pipe.fileno(): bytearray() for pipe in pipes}
     outcome = Outcome()
-    room, killed = bounds.output, False
+    left, killed = bounds.output, False
     begin = time.monotonic()
     end, due = begin + START, begin
     with selectors.DefaultSelector() as selector:
-        for pipe in (started, *outputs):
-            selector.register(pipe, selectors.EVENT_READ)
+        for descriptor in (started, *outputs):
+            selector.register(descriptor, selectors.EVENT_READ)
         while selector.get_map() or process.poll() is None:
             if not selector.get_map():
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -76,15 +95,15 @@ def watch(
                 elif not chunk:
                     selector.unregister(key.fd)
                 else:
-                    outputs[key.fd] += chunk[: max(room, 0)]
-                    room -= len(chunk)
+                    outputs[key.fd] += chunk[: max(left, 0)]
+                    left -= len(chunk)
             now = time.monotonic()
             if killed:
                 if now > end:
                     break
                 continue
             ended = process.poll() is not None
-            if room < 0:
+            if left < 0:
                 outcome.stopped = "output"
             elif not ended and now > end:
                 outcome.stopped = "time"
@@ -102,7 +121,7 @@ def watch(
 
 
 def _overused(pid: int, bounds: Bounds) -> Stopped:
-    """Looks at the processes of a sandbox together, which limits of single ones do not see."""
+    """Which limit the processes of a sandbox exceed together, or empty."""
     pids = list(tree(pid))
     if sum(map(_resident, pids)) > bounds.memory and sum(map(_share, pids)) > bounds.memory:
         return "memory"
@@ -112,7 +131,7 @@ def _overused(pid: int, bounds: Bounds) -> Stopped:
 
 
 def tree(pid: int) -> Iterator[int]:
-    """A process and all below it; where it has a namespace of processes, orphans stay below."""
+    """The ids of a process and its descendants; in a PID namespace these include orphans."""
     yield pid
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -123,7 +142,7 @@ def tree(pid: int) -> Iterator[int]:
 
 
 def _resident(pid: int) -> int:
-    """Bytes in memory, those shared with other processes included."""
+    """Bytes of resident memory, including memory shared with other processes."""
     try:
         with open(f"/proc/{pid}/statm") as file:
             return int(file.read().split()[1]) * _PAGE
@@ -132,7 +151,7 @@ def _resident(pid: int) -> int:
 
 
 def _share(pid: int) -> int:
-    """The same with what is shared divided among those that share it; slow."""
+    """Bytes of resident memory, where shared memory is divided among its processes; slow."""
     try:
         with open(f"/proc/{pid}/smaps_rollup") as file:
             return sum(int(line.split()[1]) for line in file if line.startswith("Pss:")) * 1024
@@ -141,7 +160,7 @@ def _share(pid: int) -> int:
 
 
 def _files(pid: int, place: str) -> int:
-    """Files on a tmpfs that a process sees; no size limits their number."""
+    """The number of files on a tmpfs of the sandbox that a process is in."""
     try:
         facts = os.statvfs(f"/proc/{pid}/root/{place}")
     except OSError:

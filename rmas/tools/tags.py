@@ -1,14 +1,14 @@
-"""Tool calls in generated text: `<python>...</python>`, `<search>...</search>` and the like.
+"""Finds tool calls in generated text: `<python>...</python>`, `<search>...</search>` and so on.
 
-`find_call` is made to be asked after every chunk of tokens. What counts, where a text is odd:
+`find_call` is called after every chunk of tokens. The rules for unusual texts:
 
-- Names count in any case; an opening tag may have attributes, which are ignored. `<name/>` is
-  plain text, and so are names of no tool, but for those that clearly mean one (`<web_search>`,
-  `<tool_call>`): a pair of them is a call, so that its writer can be told.
-- Everything between a tag that opens a call and its closing tag is the body, other tags included.
-  A tag amid a line with a blank or punctuation behind it may be a mention ("I use <python> for
-  that"): it opens a call only if no other opening tag comes before the closing one.
-- What stands in `<result>...</result>` is an echo and calls nothing.
+- Names are case-insensitive; attributes of an opening tag are ignored. `<name/>` is plain text.
+  So are tags with other names, unless the name clearly means a tool (`<web_search>`,
+  `<tool_call>`): such a pair of tags is a call, so that the agent gets an error message.
+- Everything between a tag that opens a call and its closing tag is the body, including other tags.
+  A tag within a line that is followed by a blank or punctuation may be a mention ("I use <python>
+  for that"): it opens a call only if no other opening tag comes before the closing one.
+- Text in `<result>...</result>` repeats a result and contains no calls.
 """
 
 import re
@@ -16,10 +16,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 RESULT = "result"
-"""The tag of what comes back; no tool can have this name."""
+"""The tag of a tool's result; a tool cannot have this name."""
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-"""What a tool may be called."""
+"""The pattern of tool names."""
 
 _TAG = re.compile(r"<(/?)([a-z][a-z0-9_-]{0,31})(?:\s[^<>]{0,200})?(/?)>", re.IGNORECASE)
 _MEANS_A_TOOL = re.compile(
@@ -27,7 +27,7 @@ _MEANS_A_TOOL = re.compile(
     r"|bash|shell)([_-][a-z0-9]+)*"
 )
 _MENTION = re.compile(r"""[ \t]*[.,;:!?)\]}"'`]|[ \t]+\S""")
-"""What stands behind a tag that is only talked about."""
+"""The text after a tag that is only mentioned."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Call:
 
     Attributes:
       tool: the tag's name in lower case; there may be no tool of this name.
-      body: what stands between the tags.
-      end: where the text goes on after the closing tag.
+      body: the text between the tags.
+      end: the index after the closing tag.
     """
 
     tool: str
@@ -53,31 +53,33 @@ class _Opening:
 
 
 def find_call(text: str, names: Collection[str], start: int = 0) -> Call | None:
-    """The first call in `text` whose closing tag is there, at or after `start`.
+    """The first complete call in `text` at or after `start`.
 
     Args:
       text: the text generated so far.
       names: the tools' names, in lower case.
       start: where to begin: the end of the last result that was appended.
     """
-    if text.find("</", start) < 0:  # the usual case, told without a regular expression
+    if text.find("</", start) < 0:  # the common case, without a regular expression
         return None
     found = _scan(text, names, start)
     return found if isinstance(found, Call) else None
 
 
 def find_unclosed(text: str, names: Collection[str], start: int = 0) -> str | None:
-    """The tool whose tag is open where `text`, which has ended, ends. A mention is not open.
+    """The tool of a call that is not closed at the end of a finished text; None if there is none.
 
-    The arguments are those of `find_call`, which must have found nothing.
+    A mere mention does not count. The arguments are those of `find_call`, which must have found
+    nothing.
     """
     found = _scan(text, names, start)
-    is_open = isinstance(found, _Opening) and found.firm and found.name != RESULT
-    return found.name if is_open else None
+    if isinstance(found, _Opening) and found.firm and found.name != RESULT:
+        return found.name
+    return None
 
 
 def _scan(text: str, names: Collection[str], start: int) -> Call | _Opening | None:
-    """The first call that is closed, else the opening tag that a closing one would close."""
+    """The first complete call, else the opening tag that is not closed."""
     opening = None
     for tag in _TAG.finditer(text, start):
         closing, name, alone = tag[1], tag[2].lower(), tag[3]

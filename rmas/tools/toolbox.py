@@ -1,4 +1,4 @@
-"""Tools by name: what they are, what the system prompt says of them, and calls that never raise.
+"""Tools by name: their interface, their descriptions for prompts, and calls that never raise.
 
 tools = Toolbox([PythonTool(Sandbox.detect()), FunctionTool("double", "Doubles a number.", f)])
 call = find_call(text, tools.names)
@@ -16,35 +16,37 @@ from rmas.tools.results import LIMIT
 from rmas.tools.tags import NAME, RESULT, Call
 
 MAX_HANGING = 4
-"""Calls of one function that may be past their time until it is not called any more."""
+"""Calls of a function that may hang before further calls of it fail at once."""
 
 
 class ToolError(Exception):
-    """What went wrong in a call, in words for the agent that made it."""
+    """A call failed; the message is for the agent that made it."""
 
 
 class Tool(Protocol):
-    """What an agent may call. Calls come from worker threads, several at a time."""
+    """A tool that an agent may call. Calls come from worker threads, several at the same time."""
 
     @property
     def name(self) -> str:
-        """The tag, in lower case."""
+        """The tag in lower case."""
 
     @property
     def description(self) -> str:
-        """What stands between the tags and what comes back, in a sentence or two for prompts."""
+        """What to write between the tags and what is returned, in a sentence or two for prompts."""
 
     def __call__(self, body: str) -> str:
-        """The output for what stands between the tags; raises ToolError where there is none."""
+        """The output for the text between the tags; raises `ToolError` if the call fails."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FunctionTool:
-    """A plain Python function as a tool.
+    """A Python function as a tool.
 
-    A call that takes longer than `timeout` seconds fails. Its thread cannot be ended and goes on;
-    with `MAX_HANGING` of them further calls fail at once. What the function returns is made a
-    text by `str`, and its exceptions become `ToolError`s.
+    The function's result is converted by `str`; its exceptions become `ToolError`s. A call that
+    takes longer than `timeout` seconds fails. Its thread cannot be stopped and continues; while
+    `MAX_HANGING` threads do, further calls fail at once.
+
+    Raises `InputError` for a function that cannot be called or a timeout that is not positive.
     """
 
     name: str
@@ -65,6 +67,7 @@ class FunctionTool:
             raise InputError(f"tool {self.name}: timeout is {self.timeout}; it must be positive")
 
     def __call__(self, body: str) -> str:
+        """Calls the function in another thread."""
         with self._lock:
             self._hanging[:] = [thread for thread in self._hanging if thread.is_alive()]
             if len(self._hanging) >= MAX_HANGING:
@@ -74,7 +77,7 @@ class FunctionTool:
         def work() -> None:
             try:
                 outcome.append((True, str(self.function(body))))
-            except BaseException as error:  # SystemExit too: it must not end a thread in silence
+            except BaseException as error:  # also SystemExit, which would end the thread silently
                 outcome.append((False, f"{type(error).__name__}: {error}"))
 
         thread = threading.Thread(target=work, name=f"tool {self.name}", daemon=True)
@@ -92,12 +95,12 @@ class FunctionTool:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What came of a call.
+    """The answer to a call.
 
     Attributes:
       call: the call.
-      text: the tool's output as it is, or what went wrong; `results.render` makes a result of it.
-      failed: whether something went wrong.
+      text: the tool's output or an error message, not escaped; see `results.render`.
+      failed: whether the call failed.
     """
 
     call: Call
@@ -110,63 +113,64 @@ class Toolbox:
 
     Attributes:
       names: their tags.
-      calls: how many calls an agent may make in one text.
-      characters: how much of a result it sees.
+      calls: the number of calls that an agent may make in one text.
+      characters: the number of characters of a result that it sees.
 
-    Raises InputError for a name that is no tag, `result`, or taken, for an empty description, and
-    for limits that leave nothing.
+    Raises:
+      InputError: the name of a tool is not a valid tag, `result`, or used twice; a description is
+        empty; or a limit is too small.
     """
 
     def __init__(self, tools: Iterable[Tool], calls: int = 5, characters: int = LIMIT):
         if calls < 1:
-            raise InputError(f"tools.calls is {calls}; it must be 1 or more")
+            raise InputError(f"tools.calls is {calls}; it must be at least 1")
         if characters < 100:
-            raise InputError(f"tools.characters is {characters}; it must be 100 or more")
+            raise InputError(f"tools.characters is {characters}; it must be at least 100")
         self.calls, self.characters = calls, characters
         self._tools: dict[str, Tool] = {}
         for tool in tools:
             if not NAME.fullmatch(tool.name) or tool.name == RESULT:
                 raise InputError(
-                    f"tool name {tool.name!r} cannot be a tag; use up to 32 of a-z, 0-9, _ and -, "
-                    f"a letter first, and not {RESULT!r}"
+                    f"tool name {tool.name!r} cannot be a tag; use a letter and then up to 31 of "
+                    f"a-z, 0-9, _ and -, but not {RESULT!r}"
                 )
             if tool.name in self._tools:
                 raise InputError(f"two tools are named {tool.name!r}; names must differ")
             if not tool.description.strip():
-                raise InputError(f"tool {tool.name} has no description; prompts tell agents of it")
+                raise InputError(f"tool {tool.name} has no description, which prompts need")
             self._tools[tool.name] = tool
         self.names = frozenset(self._tools)
 
-    def describe(self, told: str = "") -> str:
-        """A line for each tool whose tag is not in the text `told`, for a system prompt."""
+    def describe(self, prompt: str = "") -> str:
+        """A line for a system prompt for each tool whose tag is not already in `prompt`."""
         return "\n".join(
             f"<{name}>...</{name}>: {' '.join(tool.description.split())}"
             for name, tool in self._tools.items()
-            if f"<{name}>" not in told
+            if f"<{name}>" not in prompt
         )
 
     def run(self, call: Call) -> Answer:
-        """Runs a call, which takes as long as its tool allows; whatever fails is an answer too."""
+        """Runs a call; a call that fails has an answer with the error message."""
         tool = self._tools.get(call.tool)
         if tool is None:
             known = ", ".join(self._tools) or "none"
             return _failure(call, f"there is no tool {call.tool}; the tools are: {known}")
         if not call.body.strip():
-            return _failure(call, f"nothing stands between the tags of {call.tool}")
+            return _failure(call, f"there is nothing between the tags of {call.tool}")
         try:
             text = tool(call.body)
         except ToolError as error:
             return _failure(call, str(error))
-        except Exception as error:  # a fault of the tool must not end a run of many questions
-            return _failure(call, f"{call.tool} broke: {type(error).__name__}: {error}")
+        except Exception as error:  # an error in a tool must not end a run of many questions
+            return _failure(call, f"{call.tool} failed: {type(error).__name__}: {error}")
         return Answer(call, text if text.strip() else "(no output)", failed=False)
 
     def spent(self, call: Call) -> Answer:
-        """The answer to a call beyond the last that is allowed."""
+        """The answer to a call after the last one that is allowed."""
         return _failure(call, f"all {self.calls} calls are used up; answer without tools")
 
     def unclosed(self, name: str, end: int) -> Answer:
-        """The answer to a text that ends, at `end`, within the tags of a tool."""
+        """The answer to a text that ends, at `end`, within a call of the tool `name`."""
         reason = f"the tag {name} was not closed, so nothing was run; write the whole call again"
         return _failure(Call(name, "", end), reason)
 

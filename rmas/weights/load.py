@@ -60,7 +60,8 @@ def load_model(
     dtype = weight_dtype(dtype)
     mesh = choose_mesh(mesh, [spec], dtype, quantize)
     place = placer(mesh, heads_of(spec))
-    return Model(spec, mesh), load_params(spec, directory, dtype, place, quantize)
+    params = load_params(spec, directory, dtype=dtype, place=place, quantize=quantize)
+    return Model(spec, mesh), params
 
 
 def load_params(

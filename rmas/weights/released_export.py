@@ -64,8 +64,8 @@ def write_released(
     """
     root = Path(root)
     _check_names(layout, links)
-    states, manifests = _inner_files(root, layout, links["inner"], form, task)
-    outer_states, outer_manifest = _outer_files(root, layout, links["outer"], form, task)
+    states, manifests = _inner_files(root, layout, links["inner"], form=form, task=task)
+    outer_states, outer_manifest = _outer_files(root, layout, links["outer"], form=form, task=task)
     states |= outer_states
     manifests |= outer_manifest
     for file in states:
@@ -98,7 +98,7 @@ def _inner_files(
         entry = {"adapter": file.name}
         if layout.by_task:
             entry = {"adapter.pt": file.name, ADAPTER: ADAPTER}
-        manifests[folder / INNER] = _merged(folder / INNER, header, layout, task, entry)
+        manifests[folder / INNER] = _merged(folder / INNER, header, layout, task=task, entry=entry)
     return states, manifests
 
 
@@ -131,7 +131,7 @@ def _outer_files(
         )
     header = {"format_version": 1, "paradigm": layout.paradigm}
     path = folder / OUTER
-    return states, {path: _merged(path, header, layout, task, {"adapters": adapters})}
+    return states, {path: _merged(path, header, layout, task=task, entry={"adapters": adapters})}
 
 
 def _suffix(layout: Layout, task: str) -> str:

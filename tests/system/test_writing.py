@@ -236,7 +236,7 @@ def test_what_fails_comes_back_as_a_result(output, told):
     assert first
     for use in first:
         assert use.failed
-        assert told in use.result or "nothing stands between" in use.result
+        assert told in use.result or "nothing between" in use.result
 
 
 @pytest.mark.slow

@@ -182,7 +182,6 @@ def test_a_flood_of_output_stops_the_program(sandbox):
         source = f"import sys\nwhile True: sys.{stream}.write('x' * 4096)"
         done = attack(sandbox, source, output=100_000)
         assert (done.stopped, done.returncode) == ("output", -signal.SIGKILL)
-        assert done.truncated
         assert getattr(done, stream) == "x" * 100_000
         assert done.seconds < 8
 

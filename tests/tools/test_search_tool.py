@@ -39,7 +39,7 @@ def test_a_run_without_an_index_does_not_start(tmp_path, index, monkeypatch):
         open_search()
     with pytest.raises(InputError, match=r"needs either an index .* not both"):
         open_search(index, tavily=True)
-    with pytest.raises(InputError, match="is not there; make it by"):
+    with pytest.raises(InputError, match="does not exist; make it with"):
         open_search(tmp_path / "missing")
     with pytest.raises(InputError, match="TAVILY_API_KEY is not set"):
         open_search(tavily=True)

@@ -46,10 +46,10 @@ BOX = Toolbox(
         ("double", " 21\n", False, "42"),
         ("quiet", "x", False, "(no output)"),
         ("double", "two", True, "error: ValueError: invalid literal for int() with base 10: 'two'"),
-        ("double", " \n", True, "error: nothing stands between the tags of double"),
+        ("double", " \n", True, "error: there is nothing between the tags of double"),
         ("leave", "now", True, "error: SystemExit: now"),
         ("refuse", "x", True, "error: ToolError: not today"),
-        ("broken", "x", True, "error: broken broke: KeyError: 'x'"),
+        ("broken", "x", True, "error: broken failed: KeyError: 'x'"),
         (
             "web_search",
             "x",
