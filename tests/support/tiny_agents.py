@@ -31,10 +31,12 @@ PROMPTS = {
 }
 
 
-def make_tokenizer(control: tuple[str, ...], seed: int) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    control: tuple[str, ...], seed: int, own: tuple[str, ...] = WORDS
+) -> PreTrainedTokenizerFast:
     """Whole words in an order of its own, and a chat template of its own control tokens."""
     pad, unknown, system, user, assistant, end = control
-    words = [*control, *WORDS]
+    words = [*control, *own]
     order = np.random.default_rng(seed).permutation(len(words))
     core = Tokenizer(models.WordLevel({words[i]: n for n, i in enumerate(order)}, unknown))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

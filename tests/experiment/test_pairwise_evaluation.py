@@ -1,0 +1,174 @@
+"""Settings that meet in evaluation: each combination starts, resumes, and gives its records.
+
+Combinations are all-pairs: any two values that may meet do so in one of them.
+"""
+
+import copy
+import functools
+import itertools
+import json
+
+import jax
+import pytest
+
+from rmas.errors import InputError
+from rmas.evaluation import runner
+from rmas.experiment import Experiment, Settings
+from rmas.experiment.identity import write_links
+from support import tiny_pair
+from support.experiments import changed
+from support.pairwise import combinations, pairs_of
+
+FACTORS = {
+    "methods": ("latent", "text", "single", "text_terse", "text_recursive", "untrained"),
+    "mesh": ("single", "data=2", "fsdp=2,tensor=2"),
+    "batch_size": (2, 1, 4),  # of 3 questions
+    "rounds": ((1,), (2,), (1, 2)),
+    "tools": ((), ("solver",), ("critic", "solver")),
+    "latent_lengths": ((), (1, 3)),
+    "temperature": (0.0, 2.0),
+    "rollouts": (1, 2),
+    "retry": (False, True),
+    "quantize": ("none", "int8"),
+}
+NEUTRAL = ("mesh", "batch_size")
+"""These change how answers are computed, not which: a run is compared to one with their defaults."""
+
+
+def allowed(chosen):
+    """Recursion needs two rounds; greedy answers would be alike."""
+    if chosen.get("methods") == "text_recursive" and chosen.get("rounds") == (1,):
+        return False
+    return not (chosen.get("rollouts") == 2 and chosen.get("temperature") == 0.0)
+
+
+CASES = combinations(FACTORS, allowed)
+FAST = CASES[1:3]
+"""The first ones with few values of the defaults: they run in the fast suite."""
+
+
+def settings_of(base, case):
+    values = copy.deepcopy(base)
+    of_evaluation = ("batch_size", "rounds", "latent_lengths", "rollouts", "retry")
+    tools = {"agents": case["tools"], "functions": (tiny_pair.TWICE,), "names": (), "calls": 1}
+    changes = {f"evaluate.{name}": case[name] for name in of_evaluation}
+    changes |= {
+        "mesh": case["mesh"],
+        "quantize": case["quantize"],
+        "num_questions": 3,
+        "evaluate.methods": (case["methods"],),
+        "sampling.temperature": case["temperature"],
+        "tools": tools if case["tools"] else {"names": ()},
+    }
+    return Settings.from_dict(changed(values, changes))
+
+
+def test_the_suite_has_all_pairs():
+    met = {
+        frozenset(pair) for case in CASES for pair in itertools.combinations(case.items(), 2)
+    }
+    missing = [dict(pair) for pair in pairs_of(FACTORS) if pair not in met]
+    assert missing == [
+        {"methods": "text_recursive", "rounds": (1,)},
+        {"temperature": 0.0, "rollouts": 2},
+    ]
+
+
+def test_what_the_suite_leaves_out_is_refused(base):
+    with pytest.raises(InputError, match="text_recursive needs two or more"):
+        settings_of(base, CASES[0] | {"methods": "text_recursive", "rounds": (1,)})
+    with pytest.raises(InputError, match=r"evaluate\.rollouts is 2; temperature 0 answers alike"):
+        settings_of(base, CASES[0] | {"rollouts": 2, "temperature": 0.0})
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny_pair.make(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="module")
+def links(base, tmp_path_factory):
+    """A folder of links as training leaves it."""
+    run = Experiment(settings_of(base, CASES[0]), tmp_path_factory.mktemp("links"))
+    write_links(run.workdir / "links", run.untrained_links(), run.manifest())
+    return run.workdir / "links"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_programs():
+    """Compiling takes nearly all of the time of these tests."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def reference(base, links, tmp_path_factory):
+    """Records of the same evaluation with the defaults of what is neutral; each runs once."""
+
+    @functools.cache
+    def run(*items):
+        experiment = Experiment(settings_of(base, dict(items)), tmp_path_factory.mktemp("plain"))
+        experiment.evaluate(links)
+        return records_of(experiment.workdir)
+
+    return run
+
+
+def records_of(workdir):
+    return (workdir / "evaluate" / "records.jsonl").read_bytes()
+
+
+class Killed(BaseException):
+    """What nothing in between handles."""
+
+
+def kill(run, links):
+    """Evaluates until the records of the first batch are written, and a part of the next one's."""
+
+    def killed(file, lines):
+        file.write("".join(f"{line}\n" for line in lines) + '{"schema": 2, "id": "')
+        file.flush()
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(runner, "append_lines", killed)
+        run.evaluate(links)
+
+
+def check(base, links, reference, case, tmp_path):
+    settings = settings_of(base, case)
+    whole = Experiment(settings, tmp_path / "whole")
+    rows = whole.evaluate(links)
+    records = records_of(whole.workdir)
+    lines = [json.loads(line) for line in records.splitlines()]
+    variants = {(r["method"], r["rounds"], r["latent_length"], r["rollout"]) for r in lines}
+    assert len(lines) == 3 * len(variants)
+    assert len(variants) == len(rows) * case["rollouts"]
+
+    kill(Experiment(settings, tmp_path / "parts"), links)
+    assert records_of(tmp_path / "parts") != records
+    Experiment(settings, tmp_path / "parts").evaluate(links)
+    assert records_of(tmp_path / "parts") == records
+
+    plain = case | {name: FACTORS[name][0] for name in NEUTRAL}
+    if plain != case:
+        assert reference(*plain.items()) == records
+    return lines
+
+
+def named(case):
+    return "-".join(str(value) for value in case.values())
+
+
+@pytest.mark.parametrize("case", FAST, ids=named)
+def test_some_combinations(base, links, reference, case, tmp_path):
+    check(base, links, reference, case, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if case not in FAST], ids=named)
+def test_combinations(base, links, reference, case, tmp_path):
+    check(base, links, reference, case, tmp_path)

@@ -1,0 +1,197 @@
+"""Settings that meet in training: each combination starts, resumes, and gives its links.
+
+Combinations are all-pairs: any two values that may meet do so in one of them.
+"""
+
+import contextlib
+import copy
+import functools
+import itertools
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rmas.errors import InputError, Stopped
+from rmas.experiment import Experiment, Settings
+from rmas.training.stopping import StopSignal
+from support import tiny_pair
+from support.experiments import changed
+from support.pairwise import combinations, pairs_of
+
+STEPS = 3
+STAGES = ("inner", "outer")
+FACTORS = {
+    "form": ("ln_res", "mlp_res", "linear", "linear_res", "mlp"),
+    "objective": ("align", "rollout", "teacher_forced", "align:1,rollout:.1"),
+    "cache_states": ("none", "float32", "bfloat16", "auto"),
+    "init": ("random", "gated", "aligned"),
+    "mesh": ("single", "data=2", "fsdp=2,tensor=2"),
+    "accumulate": (1, 2),
+    "validation_rows": (0, 5),
+    "select": ("last", "best"),
+    "remat": ("turns", "layers"),
+    "quantize": ("none", "int8"),
+    "rounds": (1, 2),
+    "train": (("inner", "outer"), ("outer",)),
+}
+NEUTRAL = ("mesh", "accumulate", "remat")
+"""These change how links are computed, not which: a run is compared to one with their defaults."""
+WHERE = {
+    **{name: (name,) for name in ("objective", "mesh", "quantize")},
+    **{name: (f"links.{name}",) for name in ("form", "init")},
+    **{name: (f"outer.{name}",) for name in ("remat", "rounds", "train")},
+    **{
+        name: tuple(f"{stage}.{name}" for stage in STAGES)
+        for name in ("accumulate", "validation_rows", "select")
+    },
+    "cache_states": ("inner.cache_states",),
+}
+
+
+def allowed(chosen):
+    """Only links with a residual path and an MLP can be aligned."""
+    aligned = chosen.get("init") == "aligned"
+    return not aligned or chosen.get("form", "ln_res") in ("mlp_res", "ln_res")
+
+
+CASES = combinations(FACTORS, allowed)
+FAST = CASES[1:3]
+"""The first ones with nothing but other values than the defaults: they run in the fast suite."""
+
+
+def settings_of(base, case, **more):
+    values = copy.deepcopy(base)
+    for stage in STAGES:
+        # The third step is a checkpoint that `save_every` does not ask for.
+        optim = {"steps": STEPS, "lr": 3e-3, "warmup_steps": 1}
+        values[stage] = {"optim": optim, "batch_size": 4, "save_every": 2}
+    values["outer"]["max_latent_tokens"] = 3
+    values["links"] = {"aligned_rows": 6}
+    changes = {path: value for name, value in case.items() for path in WHERE[name]}
+    # What the rows of `align` read is drawn for each micro-batch: so all read the same.
+    share = 0.0 if "," in case["objective"] else 1.0
+    return Settings.from_dict(changed(values, changes | {"outer.on_policy": share} | more))
+
+
+def test_the_suite_has_all_pairs():
+    met = {
+        frozenset(pair) for case in CASES for pair in itertools.combinations(case.items(), 2)
+    }
+    missing = [dict(pair) for pair in pairs_of(FACTORS) if pair not in met]
+    assert missing == [
+        {"form": form, "init": "aligned"} for form in ("linear", "linear_res", "mlp")
+    ]
+
+
+def test_what_the_suite_leaves_out_is_refused(base):
+    for form in ("linear", "linear_res", "mlp"):
+        with pytest.raises(InputError, match=r"links\.init is 'aligned'"):
+            settings_of(base, CASES[0] | {"form": form, "init": "aligned"})
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny_pair.make(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_programs():
+    """Compiling takes nearly all of the time of these tests."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def reference(base, tmp_path_factory):
+    """Workdir of the same training with the defaults of what is neutral; each runs once."""
+
+    @functools.cache
+    def run(*items):
+        folder = tmp_path_factory.mktemp("reference")
+        experiment = Experiment(settings_of(base, dict(items)), folder)
+        experiment.train_inner()
+        experiment.train_outer()
+        return folder
+
+    return run
+
+
+@contextlib.contextmanager
+def stopped_at(step):
+    """The first training in the block is asked to end in this step."""
+    calls = itertools.count(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StopSignal, "reached", lambda _: next(calls) == step)
+        yield
+
+
+def links_of(folder):
+    """Every number of a workdir's trained links, by file."""
+    from safetensors.numpy import load_file
+
+    found = {}
+    for path in sorted(folder.rglob("links.safetensors")):
+        where = path.parent.relative_to(folder)
+        found |= {f"{where}/{name}": array for name, array in load_file(path).items()}
+    return found
+
+
+def metrics_of(folder):
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in sorted(folder.rglob("metrics.jsonl"))
+    }
+
+
+def check(base, reference, case, tmp_path):
+    settings = settings_of(base, case)
+    whole = Experiment(settings, tmp_path / "whole")
+    whole.train_inner()
+    whole.train_outer()
+
+    step = 1 + CASES.index(case) % 2
+    parts = tmp_path / "parts"
+    for train in (Experiment.train_inner, Experiment.train_outer):
+        with stopped_at(step), pytest.raises(Stopped, match=f"stopped after step {step} of 3"):
+            train(Experiment(settings, parts))
+        train(Experiment(settings, parts))
+    links, resumed = links_of(whole.workdir), links_of(parts)
+    assert len(links) >= 6
+    assert links.keys() == resumed.keys()
+    for name, array in links.items():
+        assert np.array_equal(array, resumed[name]), name
+        assert np.isfinite(array).all(), name
+    assert metrics_of(whole.workdir) == metrics_of(parts)
+
+    validation = case["validation_rows"] and case["select"] == "best"
+    plain = case | {name: FACTORS[name][0] for name in NEUTRAL}
+    plain["validation_rows"] = 5 if validation else 0
+    if plain["cache_states"] != "bfloat16":
+        plain["cache_states"] = "none"
+    if plain == case:
+        return
+    wanted = links_of(reference(*plain.items()))
+    assert links.keys() == wanted.keys()
+    for name, array in links.items():
+        assert np.allclose(array, wanted[name], atol=2e-4), name
+
+
+def named(case):
+    return "-".join(str(value).replace("-", "") for value in case.values())
+
+
+@pytest.mark.parametrize("case", FAST, ids=named)
+def test_some_combinations(base, reference, case, tmp_path):
+    check(base, reference, case, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if case not in FAST], ids=named)
+def test_combinations(base, reference, case, tmp_path):
+    check(base, reference, case, tmp_path)
