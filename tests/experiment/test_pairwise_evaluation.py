@@ -64,9 +64,7 @@ def settings_of(base, case):
 
 
 def test_the_suite_has_all_pairs():
-    met = {
-        frozenset(pair) for case in CASES for pair in itertools.combinations(case.items(), 2)
-    }
+    met = {frozenset(pair) for case in CASES for pair in itertools.combinations(case.items(), 2)}
     missing = [dict(pair) for pair in pairs_of(FACTORS) if pair not in met]
     assert missing == [
         {"methods": "text_recursive", "rounds": (1,)},

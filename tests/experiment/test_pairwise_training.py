@@ -7,8 +7,6 @@ import contextlib
 import copy
 import functools
 import itertools
-import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -77,9 +75,7 @@ def settings_of(base, case, **more):
 
 
 def test_the_suite_has_all_pairs():
-    met = {
-        frozenset(pair) for case in CASES for pair in itertools.combinations(case.items(), 2)
-    }
+    met = {frozenset(pair) for case in CASES for pair in itertools.combinations(case.items(), 2)}
     missing = [dict(pair) for pair in pairs_of(FACTORS) if pair not in met]
     assert missing == [
         {"form": form, "init": "aligned"} for form in ("linear", "linear_res", "mlp")

@@ -108,9 +108,7 @@ def test_an_index_of_a_tfds_dataset(dataset, tmp_path):
 def test_faults_of_a_dataset_are_told(dataset, tmp_path):
     with pytest.raises(InputError, match=r"--split=test: .* has no such split; it has: train"):
         tfds_rows(dataset, "test")
-    with pytest.raises(
-        InputError, match=r"is not a TFDS dataset .*features\.json"
-    ):
+    with pytest.raises(InputError, match=r"is not a TFDS dataset .*features\.json"):
         tfds_rows(tmp_path, "train")
     _, rows = tfds_rows(dataset, "train")
     with pytest.raises(InputError, match="train row 0: field 'text' is missing; the fields are: "):

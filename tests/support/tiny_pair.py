@@ -62,7 +62,9 @@ def make(folder: Path) -> dict[str, Any]:
         "data": {
             "name": "relay",
             "folder": str(folder / "rows"),
-            **{"train": 6, "validation": 5, "test": 5},
+            "train": 6,
+            "validation": 5,
+            "test": 5,
         },
         "limits": {"latent_steps": 2, "max_new_tokens": 6, "message_tokens": 4},
         "evaluate": {"grader": "choice"},
