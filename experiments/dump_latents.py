@@ -26,7 +26,8 @@ from rmas.files import atomic_write_bytes, atomic_write_text, read_json
 from rmas.system.answers import Limits, Question
 from rmas.system.decode import Sampling
 from rmas.system.encode import Encoded, Slot
-from rmas.system.released import DATE, LoadedSystem, load_system
+from rmas.system.outline import LoadedSystem, load_system
+from rmas.system.released import DATE
 from rmas.system.rendered import Renderer
 from rmas.system.run import Runner
 from rmas.system.styles import STYLES

@@ -33,7 +33,7 @@ _HOME = {
     "embedded": "rmas.experiment",
     "load": "rmas.experiment",
     "load_model": "rmas.weights",
-    "load_system": "rmas.system.released",
+    "load_system": "rmas.system.outline",
     "start": "rmas.parallel",
     "table": "rmas.evaluation.tables",
 }

@@ -160,3 +160,36 @@ def test_planted_files_are_found(tmp_path):
         "tests/a/utils.py: a drawer; name the file after what it holds",
         "tests/long.py: 401 lines; at most 400",
     ]
+
+
+def undocumented(root: Path) -> list[str]:
+    """Public modules, classes, functions and methods below `rmas/` without a docstring."""
+
+    def visit(node: ast.Module | ast.ClassDef, place: str) -> Iterator[str]:
+        if not ast.get_docstring(node):
+            yield place
+        for child in node.body:
+            if not isinstance(child, ast.ClassDef | ast.FunctionDef) or child.name[0] == "_":
+                continue
+            if isinstance(child, ast.ClassDef):
+                yield from visit(child, f"{place}: {child.name}")
+            elif not ast.get_docstring(child) and not any(
+                ast.unparse(decorator) == "overload" for decorator in child.decorator_list
+            ):
+                yield f"{place}: {child.name}"
+
+    files = sorted((root / "rmas").rglob("*.py"))
+    return [
+        place
+        for path in files
+        for place in visit(ast.parse(path.read_text()), str(path.relative_to(root)))
+    ]
+
+
+def test_every_public_name_is_documented(tmp_path):
+    assert undocumented(ROOT) == []
+    (tmp_path / "rmas").mkdir()
+    (tmp_path / "rmas" / "a.py").write_text(
+        '"""A."""\nclass B:\n    """B."""\n    def c(self): ...\ndef _d(): ...\ndef e(): ...\n'
+    )
+    assert undocumented(tmp_path) == ["rmas/a.py: B: c", "rmas/a.py: e"]

@@ -5,12 +5,14 @@ Systems, training contexts, plans, dry runs, inspection and conversion start fro
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from rmas import parallel
 from rmas.errors import InputError
@@ -21,7 +23,14 @@ from rmas.system import prompts as prompt_sets
 from rmas.system.encode import ChatTokenizer
 from rmas.system.load import Agent, System, fingerprint, load_agents, load_chat, shared_weights
 from rmas.system.prompts import PromptSet
-from rmas.system.released import locate, pinned, read_links
+from rmas.system.released import (
+    DATE,
+    DEFAULT_PROMPTS,
+    find_style,
+    locate,
+    pinned,
+    read_links,
+)
 from rmas.system.sizes import SystemSize, measure
 from rmas.system.styles import Style
 from rmas.system.topology import Topology
@@ -29,6 +38,8 @@ from rmas.system.turn import SystemSpec
 from rmas.tools import Toolbox
 from rmas.weights import hub
 from rmas.weights.placement import abstract_weights, heads_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -204,6 +215,14 @@ class Outline:
         tools: Mapping[str, Toolbox] | None = None,
     ) -> System:
         """The system with its weights on the devices, as `load_agents` places them."""
+        if self.style and self.prompts.digest == prompt_sets.load(DEFAULT_PROMPTS).digest:
+            _log.warning(
+                "released links were trained with the release's prompts, not with the set %r: "
+                "expect poor answers; make the release's set from a clone of it by python -m "
+                "experiments.import_prompts --release=CLONE --out=FILE, and give the file as "
+                "prompts",
+                self.prompts.name,
+            )
         sources = {agent: pinned(at) for agent, at in self.located.items()}
         agents = load_agents(
             sources, self.date, dtype=dtype, mesh=mesh, quantize=quantize, local=local
@@ -240,3 +259,67 @@ class Outline:
     def owners(self) -> list[ModelSpec]:
         """One architecture for each set of weights that is held."""
         return [spec for agent, spec in self.specs.items() if agent not in self.shares]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedSystem:
+    """A system with its trained links.
+
+    Attributes:
+      system: agents, topology and prompts (`rmas.system.run.Runner` runs it).
+      links: `{"inner": {agent: ...}, "outer": {"src->dst": ...}}`, float32, whole on each device.
+      form: the form of all links.
+    """
+
+    system: System
+    links: Params
+    form: Form
+
+
+def load_system(
+    style: str,
+    root: str | Path | None = None,
+    *,
+    task_family: str = "math",
+    dtype: DTypeLike | None = None,
+    mesh: Mesh | str | None = None,
+    prompts: str | None = None,
+    quantize: bool = False,
+    date: str = DATE,
+    tools: Toolbox | None = None,
+    local: bool = False,
+) -> LoadedSystem:
+    """Loads a released system.
+
+    Args:
+      style: `sequential_light`, `sequential_scaled`, `mixture`, `distillation`, `deliberation`.
+      root: its folder; None uses the released repositories, from the cache or downloaded.
+      task_family: as the prompt set names it: `math`, `choice`, `code`, ... It selects prompts,
+        and links where there is one set per task (`code`, else `math`).
+      dtype: of frozen weights; None means bfloat16 on accelerators and float32 on CPU.
+      mesh: a mesh, or text as in `data=2,tensor=4` or `auto`; None means one device.
+      prompts: a packaged prompt set or a JSON file. The default is this project's own set, which
+        released links were not trained with: a warning says how to get theirs.
+      quantize: hold the agents' matrices as int8.
+      date: for chat templates that print one.
+      tools: what the agents of deliberation may call; the other styles have no tools.
+      local: in a run of many processes, use only the devices of this one.
+
+    Raises:
+      InputError: whatever is wrong with the folders, links, prompts or arguments, in one line.
+    """
+    found = find_style(style)
+    if tools and not found.topology.callers:
+        raise InputError(f"no agent of style {style!r} calls tools; leave tools out")
+    outline = Outline.of_style(
+        found, root, prompts=prompts or DEFAULT_PROMPTS, task_family=task_family, date=date
+    )
+    system = outline.load(
+        dtype=dtype,
+        mesh=mesh,
+        quantize=quantize,
+        local=local,
+        tools=dict.fromkeys(found.topology.callers, tools) if tools else {},
+    )
+    links = parallel.put_whole(outline.released_links, parallel.replicated(system.mesh))
+    return LoadedSystem(system, links, outline.form)

@@ -32,7 +32,7 @@ FACTORS = {
     "quantize": ("none", "int8"),
 }
 NEUTRAL = ("mesh", "batch_size")
-"""These change how answers are computed, not which: a run is compared to one with their defaults."""
+"""These change how answers are computed, not which: runs are compared to one with defaults."""
 
 
 def allowed(chosen):

@@ -7,7 +7,7 @@ import numpy as np
 
 from rmas.system.answers import Answer, Limits, Question
 from rmas.system.decode import Sampling
-from rmas.system.released import LoadedSystem
+from rmas.system.outline import LoadedSystem
 from rmas.system.run import Runner
 
 
