@@ -1,4 +1,4 @@
-"""The wrapper is about processes and exit statuses: every test starts a real one."""
+"""The wrapper is about processes and exit statuses: every test has one of its own."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from experiments.config import fields
 from rmas.experiment import Settings
-from support.commands import run
+from support.commands import python, run
 
 ROOT = Path(__file__).parents[2]
 MAIN = '''"""Trains the outer links.
@@ -77,15 +77,8 @@ def command(*args, main="main.py") -> list[str]:
 ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def start(folder, *args, main="main.py") -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(*args, main=main),
-        cwd=folder,
-        env=ENV,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def start(folder, *args, main="main.py", fresh=False) -> subprocess.CompletedProcess:
+    return python(main, *args, cwd=folder, env=ENV, strict=True, fresh=fresh)
 
 
 def error_of(done: subprocess.CompletedProcess) -> str:
@@ -97,8 +90,9 @@ def error_of(done: subprocess.CompletedProcess) -> str:
     return lines[0].removeprefix("error: ")
 
 
-def test_defaults_and_logging(folder):
-    done = start(folder)
+@pytest.mark.parametrize("fresh", [True, False])
+def test_defaults_and_logging(folder, fresh):
+    done = start(folder, fresh=fresh)
     assert done.returncode == 0
     assert done.stdout.strip() == DEFAULTS
     assert done.stderr == "warning: shown\n"

@@ -7,6 +7,7 @@ import pytest
 from rmas.system import prompts
 from rmas.system.prompts import Field, Slot
 from rmas.system.styles import TOPOLOGIES
+from rmas.system.topology import Topology
 
 FAMILIES = ("math", "choice", "code")
 ROLES = [(t.name, agent) for t in TOPOLOGIES.values() for agent in t.agents]
@@ -104,3 +105,25 @@ def test_only_deliberation_has_tools(default):
             for p in ("first", "later")
         )
         assert ("tool" in prompted) == (name == "deliberation")
+
+
+@pytest.mark.parametrize("role", ["planner", "critic", "solver", "single"])
+@pytest.mark.parametrize("family", ["math", "choice", "code"])
+def test_sequential_prompts(role, family):
+    """Every prompt asks the question once, code with its interface; answers have their form."""
+    s = prompts.load("default")
+    for phase in ("first", "later"):
+        parts = s.template(role, family, phase)
+        fields = [p.name for p in parts if isinstance(p, Field)]
+        assert fields == ["question"] + ["interface"] * (family == "code")
+        text = "".join(p for p in parts if isinstance(p, str))
+        answers = role in ("solver", "single")
+        assert ("\\boxed{}" in text) == (answers and family != "code")
+        assert ("```python" in text) == (answers and family == "code")
+        question, slot = parts.index(Field("question")), [isinstance(p, Slot) for p in parts]
+        if any(slot):
+            assert (slot.index(True) < question) == (role == "solver")
+    assert Field("name") in s.interface["function"]
+    assert s.interface.keys() == {"function", "unnamed_function", "program"}
+    style = Topology("deliberation", ("a",), (), "a")
+    assert all(f"<{tag}>" in s.system_text(style) for tag in ("search", "python", "result"))

@@ -388,25 +388,3 @@ def test_packaged_sets(name, families):
     for family in families:
         s.check(SEQUENTIAL, family)
         s.check(single("solver"), family)
-
-
-@pytest.mark.parametrize("role", ["planner", "critic", "solver", "single"])
-@pytest.mark.parametrize("family", ["math", "choice", "code"])
-def test_default_prompts(role, family):
-    """Every prompt asks the question once, code with its interface; answers have their form."""
-    s = prompts.load("default")
-    for phase in ("first", "later"):
-        parts = s.template(role, family, phase)
-        fields = [p.name for p in parts if isinstance(p, Field)]
-        assert fields == ["question"] + ["interface"] * (family == "code")
-        text = "".join(p for p in parts if isinstance(p, str))
-        answers = role in ("solver", "single")
-        assert ("\\boxed{}" in text) == (answers and family != "code")
-        assert ("```python" in text) == (answers and family == "code")
-        question, slot = parts.index(Field("question")), [isinstance(p, Slot) for p in parts]
-        if any(slot):
-            assert (slot.index(True) < question) == (role == "solver")
-    assert Field("name") in s.interface["function"]
-    assert s.interface.keys() == {"function", "unnamed_function", "program"}
-    style = Topology("deliberation", ("a",), (), "a")
-    assert all(f"<{tag}>" in s.system_text(style) for tag in ("search", "python", "result"))
