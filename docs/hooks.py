@@ -61,7 +61,7 @@ def settings_reference() -> str:
         lines += [f"## `{name}`" if name else "## Top level", "", summary_of(section), ""]
         lines += ["| field | type | default | meaning |", "| --- | --- | --- | --- |"]
         for field in tables[name]:
-            kind = ", ".join(filter(None, [field.type, field.unit, field.bounds]))
+            kind = ", ".join(filter(None, [field.kind, field.unit, field.bounds]))
             cells = (f"`{field.name}`", kind, f"`{field.default!r}`", field.help)
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         lines.append("")
