@@ -8,7 +8,6 @@ import functools
 import itertools
 import json
 
-import jax
 import pytest
 
 from rmas.errors import InputError
@@ -32,7 +31,7 @@ FACTORS = {
     "quantize": ("none", "int8"),
 }
 NEUTRAL = ("mesh", "batch_size")
-"""These change how answers are computed, not which: runs are compared to one with defaults."""
+"""These change how answers are computed, not which: a run is compared to one with the defaults."""
 
 
 def allowed(chosen):
@@ -94,12 +93,8 @@ def links(base, tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick_programs():
-    """Compiling takes nearly all of the time of these tests."""
-    before = jax.config.jax_disable_most_optimizations
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-    jax.clear_caches()
+    with tiny_pair.quick_programs():
+        yield
 
 
 @pytest.fixture(scope="module")

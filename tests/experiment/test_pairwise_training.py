@@ -8,7 +8,6 @@ import copy
 import functools
 import itertools
 
-import jax
 import numpy as np
 import pytest
 
@@ -36,7 +35,7 @@ FACTORS = {
     "train": (("inner", "outer"), ("outer",)),
 }
 NEUTRAL = ("mesh", "accumulate", "remat")
-"""These change how links are computed, not which: a run is compared to one with their defaults."""
+"""These change how links are computed, not which: a run is compared to one with the defaults."""
 WHERE = {
     **{name: (name,) for name in ("objective", "mesh", "quantize")},
     **{name: (f"links.{name}",) for name in ("form", "init")},
@@ -95,12 +94,8 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick_programs():
-    """Compiling takes nearly all of the time of these tests."""
-    before = jax.config.jax_disable_most_optimizations
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-    jax.clear_caches()
+    with tiny_pair.quick_programs():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,14 @@
 The critic is a dense agent of one layer, the solver a hybrid of two. Rows are those of `relay`.
 """
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from rmas.models.spec import DeltaLayer
@@ -74,7 +77,7 @@ def make(folder: Path) -> dict[str, Any]:
 def _make_agent(folder: Path, agent: str, width: int, seed: int) -> None:
     tokenizer = make_tokenizer(ROLES[agent][2], seed, WORDS)
     spec = model_spec(
-        "qwen3_5" if agent == "solver" else "llama",
+        "qwen3_5_text" if agent == "solver" else "llama",
         width,
         len(tokenizer),
         num_hidden_layers=1,
@@ -90,3 +93,17 @@ def _make_agent(folder: Path, agent: str, width: int, seed: int) -> None:
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     save_params(spec, random_params(spec, seed, np.float32), folder, extra=ids)
     tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def quick_programs() -> Iterator[None]:
+    """XLA optimizes little: compiling takes nearly all of the time of systems of this size."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.clear_caches()
+    jax.config.update(name, True)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+        jax.clear_caches()
