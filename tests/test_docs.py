@@ -56,7 +56,8 @@ ELSEWHERE = ("released.py", "math500", "mesh=data", "plan", "coordinator", "benc
 def small(settings: Settings) -> Settings:
     """The same settings as a run of seconds."""
     r, s = dataclasses.replace, settings
-    methods = tuple(m for m in s.evaluate.methods if m in ("latent", "text")) or ("text",)
+    some = ("latent", "text") if s.data.name in EMBEDDED else s.evaluate.methods[:1]
+    methods = tuple(m for m in s.evaluate.methods if m in some)
     return r(
         s,
         mesh="single",
