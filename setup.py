@@ -18,7 +18,7 @@ TORCH = ["torch==2.13.0"]  # parity tests only; without it they run on the commi
 TAVILY = ["tavily-python>=0.7.9"]  # web search with a key of your own
 NOTEBOOKS = ["nbmake>=1.5", "ipykernel>=6.29"]  # runs those of experiments/colab as tests
 TEST = ["pytest>=8.0", "pytest-xdist>=3.6", *PLOTS]
-DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"]
 LINT = ["ruff>=0.8", "mypy>=1.13"]
 
 setup(
