@@ -20,7 +20,7 @@ from support.pairwise import combinations, pairs_of
 
 FACTORS = {
     "methods": ("latent", "text", "single", "text_terse", "text_recursive", "untrained"),
-    "mesh": ("single", "data=2", "fsdp=2,tensor=2"),
+    "mesh": ("single", "data=2,tensor=2", "fsdp=2,tensor=2"),
     "batch_size": (2, 1, 4),  # of 3 questions
     "rounds": ((1,), (2,), (1, 2)),
     "tools": ((), ("solver",), ("critic", "solver")),

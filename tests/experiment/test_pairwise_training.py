@@ -25,7 +25,7 @@ FACTORS = {
     "objective": ("align", "rollout", "teacher_forced", "align:1,rollout:.1"),
     "cache_states": ("none", "float32", "bfloat16", "auto"),
     "init": ("random", "gated", "aligned"),
-    "mesh": ("single", "data=2", "fsdp=2,tensor=2"),
+    "mesh": ("single", "data=2,tensor=2", "fsdp=2,tensor=2"),
     "accumulate": (1, 2),
     "validation_rows": (0, 5),
     "select": ("last", "best"),
