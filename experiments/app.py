@@ -34,6 +34,8 @@ from rmas.console import printable
 from rmas.errors import BusyError, InputError, PeersLostError, Stopped
 from rmas.experiment import Settings
 from rmas.experiment.experiment import SETTINGS
+from rmas.training.orbax_errors import should_print
+from rmas.training.stopping import end_on_sigterm
 
 __all__ = ["run", "say", "settings_and_workdir", "start"]
 
@@ -152,6 +154,12 @@ def start() -> None:
         absl_logging.set_verbosity(absl_logging.ERROR)
 
 
+def after_training() -> None:
+    """SIGTERM ends this process at once: JAX's runtime, which has listened for it, did not."""
+    if parallel.is_joined():
+        end_on_sigterm()
+
+
 def say(text: str) -> None:
     """Prints a result, in the first process of the run."""
     if parallel.is_first():
@@ -229,6 +237,7 @@ def _parse(
         FLAGS.verbosity = absl_logging.WARNING  # absl's own default shows what libraries do
     if not FLAGS.debug:
         absl_logging.get_absl_handler().setFormatter(_OneLine())
+        absl_logging.get_absl_handler().addFilter(should_print)
     return rest
 
 

@@ -29,6 +29,7 @@ def main(_: list[str]) -> None:
     if app.asks_for("dry_run"):
         app.say(run.dry_run())
         return
+    app.after_training()
     app.say(table(run.evaluate(_LINKS.value)))
     app.say(f"summary: {workdir / 'evaluate' / 'summary.json'}")
 

@@ -48,6 +48,8 @@ def main(_: list[str]) -> None:
         ("evaluate", run.evaluate),
     ):
         app.say(f"== {name}")
+        if name == "evaluate":
+            app.after_training()
         began = time.perf_counter()
         rows = stage()
         seconds[name] = round(time.perf_counter() - began, 1)

@@ -62,8 +62,12 @@ def torch() -> types.ModuleType:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Tests that need PyTorch are marked `torch`: by a fixture, or as their module imports it."""
+def pytest_collection_modifyitems(config, items):
+    """Marks tests that need PyTorch; leaves out what is `extended` unless `-m` names that."""
+    if "extended" not in config.option.markexpr:
+        left_out = [item for item in items if "extended" in item.keywords]
+        items[:] = [item for item in items if "extended" not in item.keywords]
+        config.hook.pytest_deselected(items=left_out)
     for item in items:
         if "torch" in item.fixturenames or hasattr(item.module, "torch"):
             item.add_marker("torch")

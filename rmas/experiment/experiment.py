@@ -50,7 +50,6 @@ from rmas.training.inner import train_inner
 from rmas.training.loop import check_batch
 from rmas.training.objectives import TrainingContext, parse_objective
 from rmas.training.outer import train_outer
-from rmas.training.stopping import end_on_sigterm
 from rmas.training.workdir import open_workdir
 
 _log = logging.getLogger(__name__)
@@ -252,8 +251,6 @@ class Experiment:
           The rows of the table.
         """
         several = jax.process_count() > 1
-        if several:
-            end_on_sigterm()
         pool = evaluating.grader_pool(self.settings)
         rows, asked = self.data.questions, self.data.asked
         system = self._load(local=True) if several else self.system

@@ -42,8 +42,9 @@ def allowed(chosen):
 
 
 CASES = combinations(FACTORS, allowed)
-FAST = CASES[1:3]
-"""The first ones with few values of the defaults: they run in the fast suite."""
+GATE = CASES[1:2]
+"""The first one with nothing but other values than the defaults. The gate runs it, and
+`-m extended` all others."""
 
 
 def settings_of(base, case):
@@ -156,12 +157,13 @@ def named(case):
     return "-".join(str(value) for value in case.values())
 
 
-@pytest.mark.parametrize("case", FAST, ids=named)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", GATE, ids=named)
 def test_some_combinations(base, links, reference, case, tmp_path):
     check(base, links, reference, case, tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in CASES if case not in FAST], ids=named)
+@pytest.mark.extended
+@pytest.mark.parametrize("case", [case for case in CASES if case not in GATE], ids=named)
 def test_combinations(base, links, reference, case, tmp_path):
     check(base, links, reference, case, tmp_path)
