@@ -13,6 +13,7 @@ from rmas.errors import InputError
 from rmas.experiment import Experiment
 from rmas.experiment.data import check_texts
 from rmas.tasks.rows import Row
+from rmas.training.objectives import OBJECTIVES
 from support.commands import ROOT, run
 from support.experiments import experiment, settings
 
@@ -239,7 +240,7 @@ def test_a_training_row_longer_than_the_context(tmp_path, stage):
         if stage == "inner":
             examples.inner("planner", [row], [0])
         else:
-            getattr(examples, stage)([row])
+            OBJECTIVES[stage].prepare(examples, [row])
 
 
 def test_an_edited_file_of_rows_is_another_experiment(tmp_path):

@@ -132,7 +132,7 @@ def test_bytes_that_are_no_characters(sessions, capsys, monkeypatch):
 
 
 def test_missing_links_are_told(tmp_path):
-    with pytest.raises(InputError, match=r"links is missing; train the system .* train_outer"):
+    with pytest.raises(InputError, match=r"links is missing; train the system .*train_outer"):
         trained_system(experiment(tmp_path))
 
 

@@ -26,7 +26,7 @@ def command(cache: Path, **flags) -> subprocess.CompletedProcess:
     flags = {
         "style": STYLE,
         "root": GOLDENS / "root",
-        "task": "math",
+        "task_family": "math",
         "prompts": GOLDENS / "prompts.json",
         "rounds": ROUNDS,
         "latent_steps": STEPS,

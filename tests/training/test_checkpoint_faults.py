@@ -224,7 +224,7 @@ def test_a_full_disk_is_reported_and_leaves_the_checkpoint_before(tmp_path):
     """In one line: a command's handler drops the stack traces of the writing threads."""
     (error, restored), printed = on_a_small_disk(FULL_DISK, tmp_path)
     assert error.startswith("error: a checkpoint in ")
-    assert "cannot be written: the disk is full; make room, and give the same command" in error
+    assert "cannot be written: the disk is full; free some space and run the same command" in error
     assert printed == ""
     assert restored == "restored 1 {'step': 1} True"
 

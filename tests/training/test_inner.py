@@ -116,5 +116,5 @@ def test_tokens_are_counted(tmp_path, case, cached):
     for step in range(STEPS):
         rows, rounds = next(stream), draw_rounds(case.examples, SCHEDULE, SEED, step)
         lines = case.examples.inner_lines(AGENT, rows, rounds)
-        wanted.append(sum(line.text if cached else len(line) for line in lines))
+        wanted.append(sum(line.text_length if cached else len(line) for line in lines))
     assert counted == wanted

@@ -6,9 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.configs import tiny_debate
-from experiments.freeze import freeze
-from experiments.settings import Settings
+from rmas.experiment import embedded
 from rmas.links import init_links
 from rmas.system.load import Agent, System
 from rmas.system.prompts import from_json
@@ -25,7 +23,7 @@ COLUMNS = {
     MIXTURE: ("hie_math_expert", "hie_code_expert", "hie_science_expert", "hie_summarizer"),
     DELIBERATION: ("deliberation_reflector", "deliberation_toolcaller"),
 }
-DEBATE = freeze(tiny_debate.get_config(), Settings).system.pattern()
+DEBATE = embedded("debate").system.graph()
 TEXTS = ("ab c", "def g hi", "kk l", "m ab", "c def g")
 # None with a window, which would hide early slots from the answer.
 FAMILIES = (("qwen3", 16), ("llama", 24), ("qwen2", 32), ("qwen3", 32), ("llama", 16))
