@@ -30,7 +30,7 @@ TOPOLOGY = Topology(
 )
 
 
-def game_of(families: tuple[str, str]) -> TrainingContext:
+def context_of(families: tuple[str, str]) -> TrainingContext:
     """The agents differ in width; half of the rows of `align` hear the links' own messages."""
     small = functools.partial(family_spec, num_hidden_layers=2)
     specs = {"one": small(families[0]), "two": small(families[1], hidden_size=48)}
@@ -54,7 +54,7 @@ def lines(agent: str, text: int) -> list:
 
 
 def mask(rounds: list, prompt) -> np.ndarray:
-    counts = np.array([[row.text for row in rows] for rows in rounds])
+    counts = np.array([[row.text_length for row in rows] for rows in rounds])
     T = prompt.ids_BT.shape[-1]
     return np.arange(T) >= T - counts[..., None]
 
@@ -65,7 +65,7 @@ def prepared(name: str):
     out, random = TOPOLOGY.output, np.random.default_rng(9)
     if name == "teacher_forced":
         texts = {agent: lines(agent, 5) for agent in TOPOLOGY.agents}
-        arrays = {agent: with_text(rounds, STEPS, 0) for agent, rounds in texts.items()}
+        arrays = {agent: with_text(rounds, STEPS, shift=0) for agent, rounds in texts.items()}
         return {a: Text(p, mask(texts[a], p)) for a, p in arrays.items()}
     if name == "rollout":
         last = lines(out, 5)[-1:]
@@ -109,7 +109,7 @@ def value_and_grad(name: str, context: TrainingContext, params, links, batch):
     ],
 )
 def test_objective_on_a_mesh(name, families, capfd):
-    context, batch, mesh = game_of(families), prepared(name), mesh_of(2, 2, 2)
+    context, batch, mesh = context_of(families), prepared(name), mesh_of(2, 2, 2)
     shapes = jax.eval_shape(lambda: init_links(context.spec.links, jax.random.key(0)))
     random = np.random.default_rng(1)
     with jax.enable_x64(True):
