@@ -167,7 +167,7 @@ def suites() -> list:
     """Every page for the fast suite, and for the slow one if that runs more of it."""
     slow = [page for page in PAGES if any(map(is_slow, blocks(page)))]
     return [pytest.param(page, False, id=page) for page in PAGES] + [
-        pytest.param(page, True, id=f"{page} whole", marks=pytest.mark.slow) for page in slow
+        pytest.param(page, True, id=f"{page} whole", marks=pytest.mark.extended) for page in slow
     ]
 
 
