@@ -56,6 +56,12 @@ def load(spec: str) -> ConfigDict:
     values = read_json(path) if path.suffix == ".json" else _run(path, argument if colon else None)
     if not isinstance(values, dict):
         raise InputError(f"config file {path} is not a JSON object")
+    tools = values.get("tools")
+    if path.suffix == ".json" and isinstance(tools, dict) and tools.get("functions"):
+        raise InputError(
+            f"{path}: functions of tools cannot be stored; name the config file of this run, as "
+            "--config=FILE"
+        )
     whole = as_dict(Settings()) | {name: value for name, (value, _) in COMMAND.items()}
     try:
         _merge(whole, values)

@@ -61,7 +61,7 @@ class Data:
             )
         return splits[found]
 
-    @property
+    @functools.cached_property
     def asked(self) -> Sequence[Row]:
         """The questions of this evaluation: all, or the first `num_questions`."""
         rows, most, name = self.questions, self._settings.num_questions, self.name

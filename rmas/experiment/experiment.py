@@ -90,8 +90,13 @@ class Experiment:
         """The agents with their weights, on the devices of the mesh."""
         return self._load(local=False)
 
+    @functools.cached_property
+    def _unloaded(self) -> System:
+        """The system without weights: its facts, prompts and tools are known before these."""
+        return self.outline.unloaded(toolboxes(self.settings.tools, self.outline.topology))
+
     def _load(self, local: bool) -> System:
-        tools = toolboxes(self.settings.tools, self.outline.topology)  # before weights are read
+        tools = self._unloaded.tools  # checked before weights are read
         return self.outline.load(
             dtype=self.settings.system.dtype,
             mesh=self.settings.mesh,
@@ -121,7 +126,7 @@ class Experiment:
     def manifest(self) -> dict[str, Any]:
         """What links of this system belong to, for JSON."""
         steps = self.settings.limits.latent_steps
-        return manifest_of(self.system, self.outline.form, steps)
+        return manifest_of(self._unloaded, self.outline.form, steps)
 
     # Before a run: what it would do and need.
 
@@ -135,7 +140,7 @@ class Experiment:
         Raises `InputError` for what would stop the evaluation at its start.
         """
         outline = self._published
-        longest = self._longest_prompt(outline.unloaded()) if outline.located else None
+        longest = self._longest_prompt(self._unloaded) if outline.located else None
         return dry_run.describe(
             self.settings, self.derived, outline, self.data, longest, self.workdir / "outer" / LINKS
         )
@@ -143,7 +148,7 @@ class Experiment:
     def check(self) -> None:
         """Raises `InputError` for what would stop the evaluation, before anything is trained."""
         evaluating.grader_pool(self.settings)
-        self.data.questions  # noqa: B018 - reading them is the check
+        _ = self.data.questions  # reading them is the check
 
     # The stages.
 
@@ -253,18 +258,18 @@ class Experiment:
         several = jax.process_count() > 1
         pool = evaluating.grader_pool(self.settings)
         rows, asked = self.data.questions, self.data.asked
-        system = self._load(local=True) if several else self.system
-        settings = self._lengths(system)
+        settings = self._lengths()
         latent = "latent" in settings.evaluate.methods
         trained = self.trained_links(links) if latent else None
         folder = self.workdir / FOLDER
         parts = ("links", "limits", "sampling", "evaluate", "num_questions")
-        identity = identity_of(settings, system, rows, parts)
+        identity = identity_of(settings, self._unloaded, rows, parts)
         identity["trained_links"] = "none" if trained is None else digest_of(trained)
         open_workdir(folder, identity)
         self._remember(only_once=True)
         if self._trained_on() == json.loads(json.dumps(identity["data"])):
             _log.warning("the links were trained on these very questions")
+        system = self._load(local=True) if several else self.system
         ways = methods(settings, system, self.outline.form, trained, self.untrained_links())
         return evaluating.evaluate(settings, system, ways, rows, asked, pool, self.workdir)
 
@@ -278,10 +283,10 @@ class Experiment:
         Returns how many rows, of how many questions, and the file.
         """
         pool = evaluating.grader_pool(self.settings)
-        asked, settings = self.data.asked, self._lengths(self.system)
+        asked, settings = self.data.asked, self._lengths()
         folder = self.workdir / "rows"
         parts = ("limits", "sampling", "evaluate", "num_questions")
-        identity = identity_of(settings, self.system, self.data.questions, parts)
+        identity = identity_of(settings, self._unloaded, self.data.questions, parts)
         open_workdir(folder, identity | {"rounds": settings.outer.rounds})
         return evaluating.make_rows(settings, self.system, asked, pool, folder)
 
@@ -328,9 +333,10 @@ class Experiment:
 
     # Shared by the stages.
 
-    def _lengths(self, system: System) -> Settings:
+    def _lengths(self) -> Settings:
         """The settings with the lengths that follow from the evaluation's questions."""
-        return derive.lengths(self.settings, self.outline, self._longest_prompt(system))[0]
+        longest = self._longest_prompt(self._unloaded)
+        return derive.lengths(self.settings, self.outline, longest)[0]
 
     def _longest_prompt(self, system: System) -> int | None:
         """Positions of the longest prompt of the agent that answers, where lengths need it."""
@@ -347,7 +353,7 @@ class Experiment:
         )
 
     def _identity(self, *parts: str) -> dict[str, Any]:
-        return identity_of(self.settings, self.system, self.data.split("train"), parts)
+        return identity_of(self.settings, self._unloaded, self.data.split("train"), parts)
 
     def _checkpoint_facts(self, *parts: str) -> dict[str, Any]:
         return {**self.manifest(), "config": self._identity("links", *parts)}

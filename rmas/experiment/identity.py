@@ -26,6 +26,7 @@ from rmas.weights.links import load_links, save_links
 _log = logging.getLogger(__name__)
 _PACE = ("profile_steps", "save_minutes")
 """Fields of a training stage that do not change its results."""
+_QUESTIONS = ("data", "split", "source", "field")
 
 
 def identity_of(
@@ -42,6 +43,8 @@ def identity_of(
     for stage in ("inner", "outer"):
         if stage in picked:
             picked[stage] = {k: v for k, v in picked[stage].items() if k not in _PACE}
+    if "evaluate" in picked:  # which questions these are, `data` says
+        picked["evaluate"] = {k: v for k, v in picked["evaluate"].items() if k not in _QUESTIONS}
     if system.tools and "evaluate" in parts:
         picked["tools"] = settings.tools.facts()
     data = {"version": rows.version, "split": rows.split}

@@ -200,6 +200,8 @@ class Outline:
                 chat=self.chats[agent],
                 eos=(),
                 fingerprint=self.fingerprints[agent],
+                source=self.located[agent].source,
+                revision=self.located[agent].revision,
             )
             for agent, spec in self.specs.items()
         }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from experiments import config
 from rmas.errors import InputError
 from rmas.experiment import Experiment
 from rmas.experiment.data import check_texts
@@ -299,3 +300,31 @@ def test_questions_are_never_guessed_from_training_rows(tmp_path):
                   system__task_family="relay", system__prompts="relay")  # fmt: skip
     again.check()
     assert len(again.data.asked) == 1
+
+
+def test_facts_need_no_weights_and_paths_of_questions_do_not_count(tmp_path, monkeypatch):
+    """What an evaluation belongs to: known before weights are read, the same for a moved file."""
+
+    def load(*_, **__):
+        raise AssertionError("weights are read")
+
+    found = []
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        questions = tmp_path / place / "rows.jsonl"
+        questions.write_text('{"id": "1", "question": "start 4 ; stop one ?", "answer": "4"}\n')
+        run = small(tmp_path / "run", evaluate__data=str(questions), evaluate__methods=("text",))
+        monkeypatch.setattr(type(run), "_load", load)
+        with pytest.raises(AssertionError, match="weights are read"):
+            run.evaluate()
+        found.append((tmp_path / "run" / "evaluate" / "config.json").read_bytes())
+        run.manifest()
+    assert found[0] == found[1]
+    assert b"rows.jsonl" not in found[0]
+
+
+def test_stored_functions_of_tools_ask_for_the_config(tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"tools": {"functions": ["double"]}}))
+    with pytest.raises(InputError, match=r"functions of tools cannot be stored; name the config"):
+        config.load(str(path))
