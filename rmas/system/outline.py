@@ -91,13 +91,12 @@ class Outline:
         prompt_set = prompt_sets.load(prompts)
         prompt_set.check(topology, task_family)  # before anything is downloaded
         located = {agent: hub.resolve(sources[agent]) for agent in topology.agents}
-        paths = {agent: at.path for agent, at in located.items()}
-        specs = {agent: read_spec(path) for agent, path in paths.items()}
+        _, specs, shares = _read(located)
         return cls(
             topology=topology,
             specs=specs,
             form=form,
-            shares=shared_weights(paths, specs),
+            shares=shares,
             prompts=prompt_set,
             task_family=task_family,
             date=date,
@@ -121,14 +120,13 @@ class Outline:
         prompt_set = prompt_sets.load(prompts)
         prompt_set.check(style.topology, task_family)
         located, outer = locate(style, root)
-        paths = {agent: at.path for agent, at in located.items()}
-        specs = {agent: read_spec(path) for agent, path in paths.items()}
+        paths, specs, shares = _read(located)
         form, links = read_links(style, paths, outer.path, specs, task_family)
         return cls(
             topology=style.topology,
             specs=specs,
             form=form,
-            shares=shared_weights(paths, specs),
+            shares=shares,
             prompts=prompt_set,
             task_family=task_family,
             date=date,
@@ -261,6 +259,15 @@ class Outline:
     def owners(self) -> list[ModelSpec]:
         """One architecture for each set of weights that is held."""
         return [spec for agent, spec in self.specs.items() if agent not in self.shares]
+
+
+def _read(
+    located: Mapping[str, hub.Located],
+) -> tuple[dict[str, Path], dict[str, ModelSpec], dict[str, str]]:
+    """Agents' folders, their architectures, and which agents share the weights of which."""
+    paths = {agent: at.path for agent, at in located.items()}
+    specs = {agent: read_spec(path) for agent, path in paths.items()}
+    return paths, specs, shared_weights(paths, specs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
