@@ -11,7 +11,6 @@ minutes on two CPU cores; killed, it goes on where it was when the same command 
 import json
 import time
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -36,7 +35,7 @@ def main(_: list[str]) -> None:
     changes = {} if _SEED.value is None else {"seed": _SEED.value}
     settings, workdir = app.settings_and_workdir(**changes)
     app.start()
-    if find_spec("matplotlib") is None:
+    if not plots.can_draw():
         raise InputError("matplotlib is missing, the plots need it: pip install -e '.[plots]'")
     run = Experiment(settings, workdir)
     run.check()  # what is wrong with the last stage is reported before the first
