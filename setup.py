@@ -30,7 +30,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["rmas", "rmas.*"]),
-    package_data={"rmas": ["models/*.json", "system/prompt_sets/*.json", "tiny/**/*"]},
+    package_data={"rmas": ["py.typed", "models/*.json", "system/prompt_sets/*.json", "tiny/**/*"]},
     install_requires=REQUIREMENTS,
     extras_require={
         "cuda": [JAX.replace("jax", "jax[cuda12]", 1)],

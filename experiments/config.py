@@ -65,9 +65,9 @@ def load(spec: str) -> ConfigDict:
     whole = as_dict(Settings()) | {name: value for name, (value, _) in COMMAND.items()}
     try:
         _merge(whole, values)
-    except InputError as error:
+        return ConfigDict(whole)
+    except ValueError as error:  # an InputError, or a key that ConfigDict does not take
         raise InputError(f"config file {path}: {error}") from None
-    return ConfigDict(whole)
 
 
 def define_flag(config: ConfigDict, argv: list[str]) -> list[str]:
@@ -88,7 +88,7 @@ def define_flag(config: ConfigDict, argv: list[str]) -> list[str]:
         match = _FLAG.fullmatch(word)
         if value_of_dropped or (match and last.get(match[1], place) > place):
             spaced = not value_of_dropped and match is not None and match[2] is None
-            value_of_dropped = spaced and match[1] in known and known[match[1]].kind != "bool"
+            value_of_dropped = spaced and not _is_boolean(match[1], known)
             continue
         kept.append(word)
     try:
@@ -112,7 +112,9 @@ def explain(error: flags.Error) -> str:
     if not match:
         return str(error)
     name, value = match.groups()
-    field = fields().get(name) or fields().get(name.rpartition(".")[0])
+    field, owner = fields().get(name), fields().get(name.rpartition(".")[0])
+    if owner is not None:  # an entry of a dict
+        return f"--config.{name}={value}: wanted {owner.kind.removeprefix('dict of ')}"
     if field is None:
         return f"--config.{name}={value}: {error}"
     return f"--config.{name}={value}: wanted {field.kind}, as in {field.default!r}"
@@ -223,6 +225,11 @@ def _check_override(config: ConfigDict, name: str, known: Mapping[str, Described
     owner = next((field for field in known if name.startswith((f"{field}.", f"{field}["))), None)
     if owner is not None and isinstance(known[owner].default, dict) and name[len(owner)] == ".":
         group, key = _at(config, owner), name[len(owner) + 1 :]
+        if not key.isidentifier():
+            raise InputError(
+                f"--config.{name}: {key!r} is not a word that a flag can name; set the whole, as "
+                f'--config.{owner}="{{{key!r}: ...}}"'
+            )
         if key not in group:
             group[key] = 0 if known[owner].kind == "dict of int" else ""
         return
@@ -251,6 +258,13 @@ def _with_tuples(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
         ):
             made[name] = tuple(part.strip() for part in value[0].split(",") if part.strip())
     return made
+
+
+def _is_boolean(name: str, known: Mapping[str, Described]) -> bool:
+    """Whether a flag may stand without a value."""
+    if name in COMMAND:
+        return isinstance(COMMAND[name][0], bool)
+    return name in known and known[name].kind == "bool"
 
 
 def _at(config: ConfigDict, name: str) -> Any:

@@ -27,7 +27,7 @@ def main(_: list[str]) -> None:
     app.start()
     run = Experiment(settings, workdir)
     if app.asks_for("dry_run"):
-        app.say(run.dry_run())
+        app.say(run.dry_run(_LINKS.value))
         return
     app.after_training()
     app.say(table(run.evaluate(_LINKS.value)))

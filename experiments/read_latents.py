@@ -39,7 +39,7 @@ def main(_: list[str]) -> None:
     if _QUESTION.value is not None:
         asked = [Question("asked", _QUESTION.value)]
     else:
-        rows = run.data.questions[: _QUESTIONS.value]
+        rows = run.data.asked[: _QUESTIONS.value]
         asked = [Question(row.id, row.question) for row in rows]
     system = trained_system(run, _LINKS.value)
     answers, thoughts = system.think(asked, _ROUNDS.value or settings.outer.rounds)

@@ -117,6 +117,10 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "", base: T | No
         by its dotted path below `where`.
     """
     prefix = f"{where}." if where else ""
+    if not isinstance(values, Mapping):
+        raise InputError(
+            f"{where or cls.__name__} is {_shown(values)}; it must be a dict of fields"
+        )
     hints, known = typing.get_type_hints(cls), _fields(cls)
     given: dict[str, Any] = {}
     for name, value in values.items():
@@ -263,12 +267,15 @@ def _checked(value: Any, hint: Any, name: str, bounds: Bounds) -> Any:
 def _number(value: Any, kind: type, wrong: OptionError, bounds: Bounds, name: str) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
         raise wrong
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         limits = f" {bounds}" if str(bounds) else ""
         raise OptionError(name, f" is {value}; it must be a finite number{limits}")
     if not bounds.accept(value):
-        raise OptionError(name, f" is {value}; it must be {bounds}")
-    return kind(value)
+        raise OptionError(name, f" is {_shown(value)}; it must be {bounds}")
+    try:
+        return kind(value)
+    except OverflowError:
+        raise OptionError(name, f" is {_shown(value)}; it must be a finite number") from None
 
 
 def _shown(value: Any) -> str:

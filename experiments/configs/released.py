@@ -67,7 +67,7 @@ def get_config(which: str) -> ConfigDict:
     batch, temperature, rollouts = SAMPLING[benchmark]
     config = {
         "seed": 42,
-        "system": {"style": style},
+        "system": {"style": style, "dtype": "bfloat16"},
         "data": {"folder": "runs/data"},
         "limits": {"latent_steps": steps, "max_new_tokens": tokens, "message_tokens": tokens},
         "sampling": {"temperature": temperature, "top_p": 0.95},

@@ -173,10 +173,9 @@ def _check_data(
     """Refuses other data under the name of a benchmark that an earlier workdir has."""
     config = read_json(path) if path.is_file() else None
     own = config.get("data") if isinstance(config, dict) else None
-    version = own.get("name") if isinstance(own, dict) else None
-    for benchmark in benchmarks if version else ():
-        other, first = data.setdefault(benchmark, (version, workdir))
-        if other != version:
+    for benchmark in benchmarks if own else ():
+        other, first = data.setdefault(benchmark, (own, workdir))
+        if other != own:
             raise InputError(
                 f"{first} and {workdir} have answers to different data, both named "
                 f"{printable(benchmark)}; make a report of each"

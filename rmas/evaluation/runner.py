@@ -186,9 +186,11 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
     batches = list(plan.batches())
     if is_first():
         merge(folder, batches)
-        rounds = {method.rounds for method in plan.methods}
-        write_ceilings(folder / CEILINGS, plan.grader, plan.asked.source, rounds)
     barrier("earlier records are merged")
+    if is_first():
+        rounds = {method.rounds for method in plan.methods}
+        with report_full_disk(f"{folder / CEILINGS}"):
+            write_ceilings(folder / CEILINGS, plan.grader, plan.asked.source, rounds)
     done = whole_batches(_lines(folder / RECORDS), batches)
     index, count = jax.process_index(), jax.process_count()
     mine = [batch for n, batch in enumerate(batches) if n not in done][index::count]

@@ -3,17 +3,17 @@
 from rmas.experiment.answering import Reply, TrainedSystem, load
 from rmas.experiment.embedded import EMBEDDED, embedded
 from rmas.experiment.experiment import Experiment
-from rmas.experiment.settings import (
+from rmas.experiment.sections import (
     DataSettings,
     EvaluateSettings,
     InnerSettings,
     LinkSettings,
     OuterSettings,
-    Settings,
     SystemSettings,
     ToolSettings,
     TopologySettings,
 )
+from rmas.experiment.settings import Settings
 
 __all__ = [
     "EMBEDDED",

@@ -296,7 +296,9 @@ def _of_manifest(folder: Path, over: Mapping[str, Any]) -> Settings:
         sources = {a: origins[a]["source"] for a in topology["agents"] if origins[a]["revision"]}
         revisions = {a: origins[a]["revision"] for a in sources}
         values: dict[str, Any] = {
+            # Links of before 0.2 do not say rounds and date.
             "limits": {"latent_steps": manifest.get("latent_steps") or 32},
+            "outer": {"rounds": manifest["rounds"]} if "rounds" in manifest else {},
             "links": {"form": parse_form(str(manifest["form"])), "init": "random"},
             "system": {
                 "topology": {
@@ -307,8 +309,10 @@ def _of_manifest(folder: Path, over: Mapping[str, Any]) -> Settings:
                     "output": topology["output"],
                     "roles": dict(topology.get("roles") or ()),
                 },
-                "task_family": manifest.get("task_family", ""),
+                # Before 0.2 the key was `family`.
+                "task_family": manifest.get("task_family") or manifest.get("family", ""),
                 "prompts": manifest["prompts"]["name"],
+                **({"date": manifest["date"]} if "date" in manifest else {}),
             },
         }
         digest = manifest["prompts"]["digest"]

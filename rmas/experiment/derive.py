@@ -1,16 +1,21 @@
 """What settings leave open, and what follows for it from the agents, the data and the devices."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
 from rmas.errors import InputError
+from rmas.experiment.data import Data
 from rmas.experiment.settings import Settings
+from rmas.system.load import System
 from rmas.system.outline import Outline
+from rmas.system.rendered import Renderer
 from rmas.tasks.benchmarks import BENCHMARKS
 from rmas.tasks.generated import PUZZLES
 from rmas.tasks.grading import GRADERS
+from rmas.tasks.questions import question_of
+from rmas.weights.placement import weight_dtype
 
 LONGEST_ANSWER = 2000
 """Tokens of an answer, as the release allows on most benchmarks."""
@@ -50,11 +55,6 @@ def names(settings: Settings) -> tuple[Settings, list[Derived]]:
         why = "the generated task's own" if own else "the packaged prompt set"
         system = dataclasses.replace(system, prompts=own or "default")
         found.append(Derived("system.prompts", system.prompts, why))
-    if system.dtype == "auto":
-        platform = jax.default_backend()
-        dtype: Literal["float32", "bfloat16"] = "float32" if platform == "cpu" else "bfloat16"
-        system = dataclasses.replace(system, dtype=dtype)
-        found.append(Derived("system.dtype", dtype, f"the devices are of platform {platform}"))
     if asked and not evaluate.split and asked in {*PUZZLES, *BENCHMARKS}:
         split = BENCHMARKS[asked].split if asked in BENCHMARKS else "test"
         evaluate = dataclasses.replace(evaluate, split=split)
@@ -71,6 +71,15 @@ def names(settings: Settings) -> tuple[Settings, list[Derived]]:
     return dataclasses.replace(settings, system=system, evaluate=evaluate), found
 
 
+def dtype(settings: Settings) -> Derived:
+    """The type of the frozen weights on the devices of this process; starts JAX's backend."""
+    asked = settings.system.dtype
+    if asked != "auto":
+        return Derived("system.dtype", asked, "as set")
+    platform = jax.default_backend()
+    return Derived("system.dtype", weight_dtype(None).name, f"devices of platform {platform}")
+
+
 def lengths(
     settings: Settings, outline: Outline, longest: int | None = None
 ) -> tuple[Settings, list[Derived]]:
@@ -83,21 +92,30 @@ def lengths(
       InputError: its context leaves no position for an answer.
     """
     limits, found = settings.limits, []
-    output = outline.topology.output
-    context = outline.context(output)
+    output, methods = outline.topology.output, settings.evaluate.methods
     if not limits.max_new_tokens:
+        # An agent alone answers as long as the system does.
+        answering = outline.topology.agents if "single" in methods else (output,)
+        agent = min(answering, key=outline.context)
+        context = outline.context(agent)
         tokens, why = min(
             (LONGEST_ANSWER, "the release's"),
-            (context // 2, f"half of the {context} positions of {output}"),
+            (context // 2, f"half of the {context} positions of {agent}"),
         )
-        if longest is not None and context - longest < tokens:
-            tokens = context - longest
-            why = f"{output} has {context} positions, and its longest prompt takes {longest}"
-        if tokens < 1:
-            raise InputError(
-                f"{why}: nothing is left for an answer; shorten the questions, or lower "
-                "limits.latent_steps"
-            )
+        if longest is not None:
+            left = outline.context(output) - longest
+            part = left
+            if any(name.startswith("text") for name in methods):
+                part = left // 2  # the rest is for the messages of text exchange
+            if part < 1:
+                raise InputError(
+                    f"{output} has {outline.context(output)} positions, and its longest prompt "
+                    f"takes {longest}: nothing is left for an answer; shorten the questions, or "
+                    "lower limits.latent_steps"
+                )
+            if part < tokens:
+                half = "half of " if part < left else ""
+                tokens, why = part, f"{half}what the longest prompt leaves of {output}'s context"
         limits = dataclasses.replace(limits, max_new_tokens=tokens)
         found.append(Derived("limits.max_new_tokens", tokens, why))
     if not limits.message_tokens:
@@ -115,6 +133,25 @@ def lengths(
             why = "as limits.latent_steps"
             found.append(Derived("evaluate.terse_tokens", limits.latent_steps, why))
     return dataclasses.replace(settings, limits=limits, evaluate=evaluate), found
+
+
+def longest_prompt(settings: Settings, system: System, data: Data) -> int | None:
+    """Positions of the longest prompt of the agent that answers; None where no length needs it.
+
+    Args:
+      system: its prompts are rendered; weights are not needed.
+    """
+    if settings.limits.max_new_tokens:
+        return None
+    evaluate, output = settings.evaluate, system.topology.output
+    steps = max((settings.limits.latent_steps, *evaluate.latent_lengths))
+    phases = range(min(max(evaluate.rounds), 2))  # later rounds all have one prompt
+    renderer = Renderer(system)
+    return max(
+        len(renderer.latent_line(output, question_of(row), k, steps))
+        for row in data.asked
+        for k in phases
+    )
 
 
 def row_length(settings: Settings, outline: Outline, stage: str, agent: str = "") -> Derived:

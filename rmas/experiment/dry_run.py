@@ -81,7 +81,11 @@ def describe(
     buckets = Counter(bucket(max(lengths[i : i + e.batch_size])) for i in starts)
     shapes = ", ".join(f"{n} of up to {size} tokens" for size, n in sorted(buckets.items()))
     how = "" if chat else f" (estimated: {_CHARACTERS} characters a token)"
-    settled = [printable(f"  {value}") for value in (*derived, *more)]
+    rest = [derive.dtype(s)]
+    if s.data.name:
+        rest += [derive.row_length(s, outline, stage) for stage in ("inner", "outer")]
+    rest = [value for value in rest if value.why != "as set"]
+    settled = [printable(f"  {value}") for value in (*derived, *more, *rest)]
     return "\n".join(
         [
             f"{printable(data.name)}, split {data.questions.split}: {len(asked)} questions, "
@@ -130,9 +134,8 @@ def _check_contexts(s: Settings, outline: Outline, longest: int) -> None:
     """Whether questions, latents and answers fit into the agents' contexts."""
     topology, limits = outline.topology, s.limits
     for agent in topology.agents:
-        written = limits.own_tokens.get(
-            agent, limits.max_new_tokens if agent == topology.output else 0
-        )
+        answers = agent == topology.output or "single" in s.evaluate.methods
+        written = limits.own_tokens.get(agent, limits.max_new_tokens if answers else 0)
         needs = longest + written + limits.latent_steps * len(topology.incoming(agent))
         if needs > outline.context(agent):
             problem = (
@@ -148,7 +151,7 @@ def _check_contexts(s: Settings, outline: Outline, longest: int) -> None:
 def _memory(s: Settings, outline: Outline, longest: int) -> list[str]:
     """What each device would hold, in words."""
     e, limits, topology = s.evaluate, s.limits, outline.topology
-    dtype, int8 = jnp.dtype(s.system.dtype), s.quantize == "int8"
+    dtype, int8 = jnp.dtype(derive.dtype(s).value), s.quantize == "int8"
     n, memory = jax.device_count(), device_memory()
     try:
         asked = parallel.parse_mesh(s.mesh)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rmas.evaluation.json_lines import name_field
 from rmas.evaluation.layout import FOLDER
 from rmas.evaluation.reporting import write_summary
 from rmas.evaluation.results import ResultRow
@@ -87,5 +88,9 @@ def make_rows(
 
 
 def _short(name: str) -> str:
-    """The name of a benchmark or generated task; of a file without its folder and ending."""
-    return Path(name).stem if name.endswith((".json", ".jsonl", ".parquet")) else name
+    """The name of a benchmark or generated task; of a file without its folder and ending.
+
+    Raises `InputError` for a name that no report could print.
+    """
+    short = Path(name).stem if name.endswith((".json", ".jsonl", ".parquet")) else name
+    return name_field({"evaluate.data": short}, "evaluate.data", "settings")

@@ -42,7 +42,6 @@ from rmas.shapes import Params
 from rmas.system.load import System
 from rmas.system.outline import Outline
 from rmas.system.rendered import Renderer
-from rmas.tasks.questions import question_of
 from rmas.training.examples import Examples
 from rmas.training.hidden_state_cache import HiddenStateCache, cache_dtype, cache_hidden_states
 from rmas.training.initial import align_outer_links
@@ -69,6 +68,7 @@ class Experiment:
     """
 
     def __init__(self, settings: Settings, workdir: str | Path) -> None:
+        self._given = settings
         self.settings, self.derived = derive.names(settings)
         self.workdir = Path(workdir).expanduser()
         self.data = Data(self.settings, self.workdir)
@@ -98,7 +98,7 @@ class Experiment:
     def _load(self, local: bool) -> System:
         tools = self._unloaded.tools  # checked before weights are read
         return self.outline.load(
-            dtype=self.settings.system.dtype,
+            dtype=derive.dtype(self.settings).value,
             mesh=self.settings.mesh,
             quantize=self.settings.quantize == "int8",
             local=local,
@@ -125,8 +125,7 @@ class Experiment:
 
     def manifest(self) -> dict[str, Any]:
         """What links of this system belong to, for JSON."""
-        steps = self.settings.limits.latent_steps
-        return manifest_of(self._unloaded, self.outline.form, steps)
+        return manifest_of(self.settings, self._unloaded, self.outline.form)
 
     # Before a run: what it would do and need.
 
@@ -134,16 +133,19 @@ class Experiment:
         """What a step of `inner` or `outer` training needs of each device; nothing is loaded."""
         return planning.describe(self.settings, self._published, stage, prompt_tokens, text_tokens)
 
-    def dry_run(self) -> str:
+    def dry_run(self, links: str | Path | None = None) -> str:
         """What `evaluate` would do, and what was derived; weights are not loaded.
+
+        `links` is the folder that `evaluate` would be given, if any.
 
         Raises `InputError` for what would stop the evaluation at its start.
         """
         outline = self._published
-        longest = self._longest_prompt(self._unloaded) if outline.located else None
-        return dry_run.describe(
-            self.settings, self.derived, outline, self.data, longest, self.workdir / "outer" / LINKS
-        )
+        longest = None
+        if outline.located:
+            longest = derive.longest_prompt(self.settings, self._unloaded, self.data)
+        folder = self.workdir / "outer" / LINKS if links is None else Path(links).expanduser()
+        return dry_run.describe(self.settings, self.derived, outline, self.data, longest, folder)
 
     def check(self) -> None:
         """Raises `InputError` for what would stop the evaluation, before anything is trained."""
@@ -152,9 +154,10 @@ class Experiment:
 
     # The stages.
 
-    def train_inner(self, agents: Sequence[str] = ()) -> None:
+    def train_inner(self, agents: str | Sequence[str] = ()) -> None:
         """Trains the inner link of every agent, or of those named: `inner/<agent>/links`."""
         s, topology = self.settings, self.outline.topology
+        agents = [agents] if isinstance(agents, str) else agents
         for agent in agents:
             if agent not in topology.agents:
                 known = ", ".join(topology.agents)
@@ -170,7 +173,7 @@ class Experiment:
             # Rows are read at a round drawn from those of outer training.
             rounds = {"rounds": s.outer.rounds}
             open_workdir(folder, self._identity("links", "inner") | rounds)
-            self._remember()
+            self._remember(only_once=(self.workdir / "outer" / LINKS).exists())
             examples = self.examples("inner", agent)
             done = (folder / LINKS).exists()  # then no hidden states are needed any more
             links = train_inner(
@@ -275,6 +278,7 @@ class Experiment:
 
     def report(self, out: str | Path | None = None) -> Report:
         """Writes tables, JSON and plots of the evaluation (default: `report` in the workdir)."""
+        _alone("report")
         return make_report([self.workdir], None if out is None else Path(out).expanduser())
 
     def make_rows(self) -> tuple[int, int, Path]:
@@ -282,6 +286,7 @@ class Experiment:
 
         Returns how many rows, of how many questions, and the file.
         """
+        _alone("make_rows")
         pool = evaluating.grader_pool(self.settings)
         asked, settings = self.data.asked, self._lengths()
         folder = self.workdir / "rows"
@@ -335,22 +340,8 @@ class Experiment:
 
     def _lengths(self) -> Settings:
         """The settings with the lengths that follow from the evaluation's questions."""
-        longest = self._longest_prompt(self._unloaded)
+        longest = derive.longest_prompt(self.settings, self._unloaded, self.data)
         return derive.lengths(self.settings, self.outline, longest)[0]
-
-    def _longest_prompt(self, system: System) -> int | None:
-        """Positions of the longest prompt of the agent that answers, where lengths need it."""
-        s, output = self.settings, system.topology.output
-        if s.limits.max_new_tokens:
-            return None
-        steps = max((s.limits.latent_steps, *s.evaluate.latent_lengths))
-        phases = range(min(max(s.evaluate.rounds), 2))  # later rounds all have one prompt
-        renderer = Renderer(system)
-        return max(
-            len(renderer.latent_line(output, question_of(row), k, steps))
-            for row in self.data.asked
-            for k in phases
-        )
 
     def _identity(self, *parts: str) -> dict[str, Any]:
         return identity_of(self.settings, self._unloaded, self.data.split("train"), parts)
@@ -362,7 +353,7 @@ class Experiment:
         """Writes the settings beside the stages, for `rmas.load` and the commands."""
         path = self.workdir / SETTINGS
         if is_first() and not (only_once and path.exists()):
-            atomic_write_json(path, self.settings.to_dict())
+            atomic_write_json(path, self._given.anchored().to_dict())
 
     def _cached_states(self, agent: str, examples: Examples) -> HiddenStateCache | None:
         """The agent's hidden states, where they are to be computed once and kept on disk."""
@@ -395,3 +386,8 @@ class Experiment:
         """The data of the outer training in the workdir; None where there was none."""
         path = self.workdir / "outer" / "config.json"
         return read_json(path).get("data") if path.is_file() else None
+
+
+def _alone(method: str) -> None:
+    if jax.process_count() > 1:
+        raise InputError(f"{method} is for a run of one process; call it in one")

@@ -12,6 +12,7 @@ import numpy as np
 
 from rmas import __version__
 from rmas.errors import InputError
+from rmas.experiment import derive
 from rmas.experiment.settings import Settings
 from rmas.files import report_full_disk
 from rmas.links import Form
@@ -36,7 +37,10 @@ def identity_of(
 
     Paths do not count, contents do: agents, prompts and rows enter by their digests.
     """
-    facts = system.facts() | {"dtype": settings.system.dtype, "date": settings.system.date}
+    facts = system.facts() | {
+        "dtype": derive.dtype(settings).value,
+        "date": settings.system.date,
+    }
     if settings.quantize != "none":
         facts["quantize"] = settings.quantize
     picked = {part: _plain(as_dict(getattr(settings, part))) for part in parts}
@@ -51,11 +55,13 @@ def identity_of(
     return {"seed": settings.seed, "data": data, "system": facts, **picked}
 
 
-def manifest_of(system: System, form: Form, latent_steps: int) -> dict[str, Any]:
+def manifest_of(settings: Settings, system: System, form: Form) -> dict[str, Any]:
     """What links, and checkpoints of them, belong to, for JSON."""
     return {
         "form": form,
-        "latent_steps": latent_steps,
+        "latent_steps": settings.limits.latent_steps,
+        "rounds": settings.outer.rounds,
+        "date": settings.system.date,
         **system.facts(),
         "base_models": system.origins(),
         "rmas": __version__,

@@ -37,7 +37,9 @@ def describe(
         raise InputError(f"stage {stage!r} is unknown; known: inner, outer")
     asked = _sizes(s.mesh)
     mesh = parallel.make_mesh(asked, jax.devices()[: math.prod(asked.sizes)])
-    dtype, int8 = jnp.dtype(s.system.dtype), s.quantize == "int8"
+    # A plan is for accelerators: the CPU devices that it is made on are stand-ins.
+    dtype = jnp.dtype("bfloat16" if s.system.dtype == "auto" else s.system.dtype)
+    int8 = s.quantize == "int8"
     context = training_context(s, outline)
     weights = weight_bytes(outline.abstract_params(mesh, dtype, int8))
     params = outline.abstract_params(mesh, jnp.float32, int8)

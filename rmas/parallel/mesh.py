@@ -144,8 +144,9 @@ def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Me
 
 
 def single_device_mesh() -> Mesh:
-    """The mesh of one device, the first of this process: what runs without sharding uses it."""
-    return make_mesh(MeshSpec(), jax.local_devices())
+    """The mesh of one device: `jax.default_device`, else the first of this process."""
+    chosen, here = jax.config.read("jax_default_device"), jax.local_devices()
+    return make_mesh(MeshSpec(), [chosen] if chosen in here else here)
 
 
 def abstract_mesh(spec: MeshSpec, n_devices: int) -> AbstractMesh:

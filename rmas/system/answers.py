@@ -89,12 +89,16 @@ class Limits(Options):
     latent_steps: int = option(32, "latent thoughts of a turn", unit="steps", least=1)
     max_new_tokens: int = option(
         0,
-        "longest answer; 0: 2,000, or half the context of the agent that answers",
+        "longest answer; 0: 2,000, half the context, or what the longest prompt leaves",
         unit="tokens",
         least=0,
     )
     message_tokens: int = option(
-        0, "longest message in text exchange; 0: as max_new_tokens", unit="tokens", least=0
+        0,
+        "longest message in text exchange; 0: as max_new_tokens, at most a quarter of the smallest "
+        "context",
+        unit="tokens",
+        least=0,
     )
     own_tokens: Mapping[str, int] = option(
         factory=dict,
@@ -110,7 +114,9 @@ class Limits(Options):
 
     def tokens(self, agent: str, final: bool) -> int:
         """How many tokens an agent may write in a turn; `final` marks the answer."""
-        return self.max_new_tokens if final else self.own_tokens.get(agent, self.message_tokens)
+        if final:
+            return self.max_new_tokens
+        return self.own_tokens.get(agent, self.message_tokens or self.max_new_tokens)
 
 
 def row_names(

@@ -214,7 +214,7 @@ def load(source: str) -> PromptSet:
     if source in packaged:
         return from_json(packaged[source].read_text(), f"prompt set {source!r}")
     try:
-        text = Path(source).read_text()
+        text = Path(source).expanduser().read_text()
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(
             f"cannot read prompt set {source!r}: {e}; give a packaged name "

@@ -121,6 +121,10 @@ class Runner:
     retry: Retry | None = None
     clock: Clock = dataclasses.field(default_factory=Clock)
 
+    def __post_init__(self) -> None:
+        if not self.limits.max_new_tokens:
+            raise self.limits.wrong("max_new_tokens", "a runner needs the length of an answer")
+
     @functools.cached_property
     def renderer(self) -> Renderer:
         """Makes the system's prompts, and keeps them."""

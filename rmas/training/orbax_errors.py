@@ -6,9 +6,11 @@ Nothing here changes global state for longer than a `with` block.
 import contextlib
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
+_lock = threading.RLock()  # reads of two threads take turns: each puts back the hook it found
 _LATE_READS = 0.2
 """Seconds in which reads of a step end after one of them has failed; they take milliseconds."""
 
@@ -31,6 +33,11 @@ def reading() -> Iterator[None]:
     `sys.unraisablehook`. Inside the block that hook ignores this one error, and a block that fails
     ends only when such reads have ended.
     """
+    with _lock:
+        yield from _reading()
+
+
+def _reading() -> Iterator[None]:
     before = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:

@@ -218,7 +218,7 @@ def test_times_of_two_machines_are_not_compared(tmp_path):
 def test_other_data_of_one_name_are_refused(tmp_path):
     for name, data in (("1", "v1"), ("2", "v2")):
         write(tmp_path / name, *pair())
-        config = {"data": {"name": data}}
+        config = {"data": {"version": data, "split": "test"}}
         (tmp_path / name / "evaluate" / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="answers to different data, both named"):
         read_evaluations([tmp_path / "1", tmp_path / "2"])

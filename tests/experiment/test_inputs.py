@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from experiments import config
 from rmas.errors import InputError
-from rmas.experiment import Experiment
+from rmas.experiment import Experiment, Settings, derive
 from rmas.experiment.data import check_texts
 from rmas.tasks.rows import Row
 from rmas.training.objectives import OBJECTIVES
@@ -328,3 +328,64 @@ def test_stored_functions_of_tools_ask_for_the_config(tmp_path):
     path.write_text(json.dumps({"tools": {"functions": ["double"]}}))
     with pytest.raises(InputError, match=r"functions of tools cannot be stored; name the config"):
         config.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"seed": 10**400}, "seed is 1000.*; it must be at least 0 and below 4294967296"),
+        ({"links": {"ridge": 10**400}}, "links.ridge is 1000.* must be a finite number"),
+        ({"system": {"topology": {"round": ["a->b"]}}}, "system.topology.round .* custom topology"),
+        ({"system": {"style": "mixture", "topology": {"name": "x"}}}, "brings its topology"),
+        ({"system": {"style": "mixture"}, "links": {"form": "mlp_res"}}, "links.form .* its links"),
+        ({"system": {"agents": {"planner": ""}}}, "system.agents.planner is empty"),
+        ({"tools": {"names": ["python", "python"]}}, "tools.names .* name each once"),
+        ({"outer": {"train": ["outer", "outer"]}}, "outer.train .* name each once"),
+        ([1], r"Settings is \[1\] \(list\); it must be a dict of fields"),
+    ],
+)
+def test_contradictions_and_odd_values_are_refused(values, words):
+    with pytest.raises(InputError, match=words):
+        Settings.from_dict(values)
+
+
+def test_a_known_topology_may_have_other_roles():
+    roles = {"solver": "critic"}
+    graph = settings(system__topology={"name": "sequential", "roles": roles}).system.graph()
+    assert (graph.role("solver"), graph.role("planner")) == ("critic", "planner")
+
+
+def test_what_is_stored_is_what_was_given_with_absolute_paths(tmp_path, monkeypatch):
+    """So that later overrides derive what follows from them, from any folder."""
+    questions = tmp_path / "q.jsonl"
+    questions.write_text('{"question": "start 4 ; stop one ?", "answer": "4"}\n')
+    monkeypatch.chdir(tmp_path)
+    run = small(tmp_path / "run", evaluate__data="q.jsonl", inner__optim__steps=1)
+    run.train_inner(agents="critic")
+    stored = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert stored["evaluate"]["data"] == str(questions)
+    assert stored["evaluate"]["grader"] == stored["system"]["task_family"] == ""
+    assert stored["data"]["name"] == "relay"
+    again = Experiment(Settings.from_dict(stored), tmp_path / "run")
+    assert again.settings.evaluate.grader == "relay"
+
+
+def test_lengths_leave_room_for_messages_and_for_agents_alone(tmp_path):
+    """An agent alone answers as long as the system; text exchange needs part of the context."""
+    changes = {"limits": {"latent_steps": 8}, "data__test": 4}
+    found = {}
+    for methods in (("latent",), ("latent", "text")):
+        run = experiment(tmp_path, evaluate__methods=methods, **changes)
+        longest = derive.longest_prompt(run.settings, run.outline.unloaded(), run.data)
+        lengths, _ = derive.lengths(run.settings, run.outline, longest)
+        found[methods] = lengths.limits.max_new_tokens
+        assert longest + found[methods] <= 256
+    assert found["latent", "text"] == (256 - longest) // 2 < found[("latent",)] <= 128
+    with pytest.raises(InputError, match=r"takes 256: nothing is left for an answer"):
+        derive.lengths(run.settings, run.outline, 256)
+
+
+def test_a_dry_run_lists_what_was_derived(tmp_path):
+    told = small(tmp_path, system__dtype="auto").dry_run()
+    assert "system.dtype = float32: devices of platform cpu" in told
+    assert "inner.max_length = 256: the context of planner" in told

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import functools
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -141,6 +142,16 @@ def metrics_of(folder):
     }
 
 
+def numbers_of(folder):
+    """Loss and gradient norm of every step of both stages."""
+    return {
+        (path.parent.relative_to(folder), line["step"], name): line[name]
+        for path in sorted(folder.rglob("metrics.jsonl"))
+        for line in map(json.loads, path.read_text().splitlines())
+        for name in ("loss", "grad_norm")
+    }
+
+
 def check(base, reference, case, tmp_path):
     settings = settings_of(base, case)
     whole = Experiment(settings, tmp_path / "whole")
@@ -172,6 +183,9 @@ def check(base, reference, case, tmp_path):
     assert links.keys() == wanted.keys()
     for name, array in links.items():
         assert np.allclose(array, wanted[name], atol=2e-4), name
+    numbers, expected = numbers_of(whole.workdir), numbers_of(reference(*plain.items()))
+    for place, value in expected.items():  # an optimizer hides the size of gradients
+        assert np.isclose(numbers[place], value, rtol=1e-3, atol=1e-5), place
 
 
 def named(case):

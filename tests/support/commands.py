@@ -8,6 +8,7 @@ import atexit
 import functools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -50,11 +51,18 @@ def python(
             timeout=600,
             check=False,
         )
-    server = _server(tuple(sorted((k, v) for k, v in env.items() if k.startswith(EARLY))))
+    early = tuple(sorted((k, v) for k, v in env.items() if k.startswith(EARLY)))
+    process, server = _server(early, strict)
     request = {"args": args, "cwd": str(cwd), "environ": dict(env), "strict": strict}
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         socket.send_fds(server, [json.dumps(request).encode()], [out.fileno(), err.fileno()])
-        status = server.recv(4)
+        try:
+            status = server.recv(4)
+        except TimeoutError:
+            # Its answer would come to the next command: end it with what it runs.
+            os.killpg(process.pid, signal.SIGKILL)
+            _server.cache_clear()
+            raise
         assert status, "the server of commands has ended"
         texts = []
         for file in (out, err):
@@ -65,18 +73,27 @@ def python(
 
 
 @functools.cache
-def _server(early: tuple[tuple[str, str], ...]) -> socket.socket:
-    """The connection to a server with these variables."""
+def _server(
+    early: tuple[tuple[str, str], ...], strict: bool
+) -> tuple[subprocess.Popen, socket.socket]:
+    """A server with these variables, and the connection to it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     others = {k: v for k, v in os.environ.items() if not k.startswith(EARLY)}
     process = subprocess.Popen(
-        [sys.executable, str(SERVER), str(theirs.fileno()), str(ROOT)],
+        [
+            sys.executable,
+            *(("-W", "error") if strict else ()),
+            str(SERVER),
+            str(theirs.fileno()),
+            str(ROOT),
+        ],
         env=others | dict(early) | {"OMP_NUM_THREADS": "1"},  # more would start threads
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
+        start_new_session=True,
     )
     theirs.close()
     ours.settimeout(600)
     atexit.register(process.wait, 30)
     atexit.register(ours.close)
-    return ours
+    return process, ours
