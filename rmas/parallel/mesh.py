@@ -145,7 +145,7 @@ def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Me
 
 def single_device_mesh() -> Mesh:
     """The mesh of one device: `jax.default_device`, else the first of this process."""
-    chosen, here = jax.config.read("jax_default_device"), jax.local_devices()
+    chosen, here = getattr(jax.config, "jax_default_device", None), jax.local_devices()
     return make_mesh(MeshSpec(), [chosen] if chosen in here else here)
 
 
