@@ -360,7 +360,7 @@ def test_what_is_stored_is_what_was_given_with_absolute_paths(tmp_path, monkeypa
     questions = tmp_path / "q.jsonl"
     questions.write_text('{"question": "start 4 ; stop one ?", "answer": "4"}\n')
     monkeypatch.chdir(tmp_path)
-    run = small(tmp_path / "run", evaluate__data="q.jsonl", inner__optim__steps=1)
+    run = small(tmp_path / "run", evaluate__data="q.jsonl")
     run.train_inner(agents="critic")
     stored = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert stored["evaluate"]["data"] == str(questions)

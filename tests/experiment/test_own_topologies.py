@@ -28,7 +28,7 @@ def test_the_embedded_systems():
         found = settings(name).system.graph()
         assert (found.name, len(found.agents)) == (name, agents)
         load(name).check(found, name)
-    assert settings().system.graph() is SEQUENTIAL
+    assert settings().system.graph() == SEQUENTIAL
 
 
 @pytest.mark.parametrize(
