@@ -212,6 +212,7 @@ def parsed(module: str, args: list[str], patch: pytest.MonkeyPatch) -> Command:
         patch.setattr(app, "_dry", dry)
 
     patch.setattr(app, "run", run)
+    patch.delitem(sys.modules, f"experiments.{module}", raising=False)
     runpy.run_module(f"experiments.{module}", run_name="__main__")
     if declared.pop("pod"):
         for name in ("coordinator", "processes", "process"):
@@ -226,7 +227,16 @@ def parsed(module: str, args: list[str], patch: pytest.MonkeyPatch) -> Command:
 
 @pytest.fixture
 def own_flags() -> Iterator[Callable[[], None]]:
-    """Forgets the flags that commands define, when called and at the end."""
+    """Forgets the flags that commands define, when called and at the end.
+
+    Those of commands that other tests have imported are back at the end.
+    """
+    modules = flags.FLAGS.flags_by_module_dict()
+    imported = [
+        flag for name in modules if name.startswith("experiments.") for flag in modules[name]
+    ]
+    for flag in imported:
+        delattr(flags.FLAGS, flag.name)
     before = set(flags.FLAGS)
 
     def forget() -> None:
@@ -236,6 +246,8 @@ def own_flags() -> Iterator[Callable[[], None]]:
 
     yield forget
     forget()
+    for flag in imported:
+        flags.FLAGS[flag.name] = flag
     flags.FLAGS([sys.argv[0]])
 
 

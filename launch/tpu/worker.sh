@@ -49,6 +49,7 @@ if [[ ! -e $mine/pid ]]; then
   setsid bash -c 'trap : TERM; "$@"; echo $? >"$0.new"; mv "$0.new" "$0"' "$mine/status" "$@" \
     </dev/null >"$log" 2>&1 9>&- &
   echo $! >"$mine/pid"
+  disown # bash would report a killed job on stderr
   echo "$mine" >"$state/newest"
 fi
 exec 9>&-

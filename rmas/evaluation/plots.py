@@ -7,7 +7,6 @@ pyplot, which would set up a window system and global state.
 import io
 import os
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from rmas.console import printable
@@ -165,7 +164,11 @@ def plot_phases(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
 
 def can_draw() -> bool:
     """Whether matplotlib can be imported."""
-    return find_spec("matplotlib") is not None
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def new_figure(width: float, height: float) -> Any:
