@@ -233,9 +233,12 @@ def own_flags() -> Iterator[Callable[[], None]]:
     """
     modules = flags.FLAGS.flags_by_module_dict()
     imported = [
-        flag for name in modules if name.startswith("experiments.") for flag in modules[name]
+        (module, flag)
+        for module in modules
+        if module.startswith("experiments.")
+        for flag in modules[module]
     ]
-    for flag in imported:
+    for _, flag in imported:
         delattr(flags.FLAGS, flag.name)
     before = set(flags.FLAGS)
 
@@ -246,8 +249,9 @@ def own_flags() -> Iterator[Callable[[], None]]:
 
     yield forget
     forget()
-    for flag in imported:
+    for module, flag in imported:
         flags.FLAGS[flag.name] = flag
+        flags.FLAGS.register_flag_by_module(module, flag)
     flags.FLAGS([sys.argv[0]])
 
 
