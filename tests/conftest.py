@@ -5,6 +5,7 @@ one that JAX_COMPILATION_CACHE_DIR names, which a second run finds filled.
 """
 
 import atexit
+import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -15,6 +16,14 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # tests read the compiler's warnings
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers of pytest-xdist inherit it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="rmas-tests-xla-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+# Nearly all of the tests' time is compilation of small programs, so XLA optimizes little; the
+# fixture `optimized` is for tests of what it optimizes. Later releases lack the first flag.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+    )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
@@ -53,6 +62,14 @@ def _forget_programs():
     maps = Path("/proc/self/maps")
     if not maps.is_file() or maps.read_bytes().count(b"\n") > 20_000:
         jax.clear_caches()
+
+
+@pytest.fixture
+def optimized():
+    """Programs are optimized as users' are."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

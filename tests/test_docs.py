@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
 import setuptools
 from absl import flags
@@ -121,14 +120,11 @@ def release(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def front_door(release) -> Iterator[None]:
     """The front door made small, for this file."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rmas.experiment, "Experiment", Small)
         patch.setattr(answering, "Experiment", Small)
         patch.setattr(hub, "resolve", stand_in(hub.resolve, release))
         yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

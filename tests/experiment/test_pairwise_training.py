@@ -95,8 +95,8 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick_programs():
-    with tiny_pair.quick_programs():
+def _four_devices():
+    with tiny_pair.four_devices():
         yield
 
 

@@ -41,8 +41,7 @@ def command(cache: Path, **flags) -> subprocess.CompletedProcess:
             *(f"--{k}={v}" for k, v in flags.items()),
         ],
         cwd=ROOT,
-        env=os.environ
-        | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)},
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)},
         capture_output=True,
         text=True,
         timeout=600,

@@ -71,7 +71,7 @@ def test_the_plan_and_the_records(tmp_path):
     assert "12 answers in all" in plan.stdout
     assert not (tmp_path / "run" / "evaluate").exists()
 
-    done = run("evaluate", *flags, quick=True)
+    done = run("evaluate", *flags)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "run" / "evaluate"
     records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]

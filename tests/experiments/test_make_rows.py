@@ -24,7 +24,7 @@ def test_rows_of_the_tiny_agents_and_training_on_them(tmp_path):
     asked.write_text("".join(json.dumps(line) + "\n" for line in lines))
     own = ["--config.system.task_family=relay", "--config.system.prompts=relay"]
     flags = [f"--config.evaluate.data={asked}", *own, *QUICK]
-    done = run("make_rows", f"--workdir={tmp_path / 'rows'}", *flags, quick=True)
+    done = run("make_rows", f"--workdir={tmp_path / 'rows'}", *flags)
     assert done.returncode == 0, done.stderr
     file = tmp_path / "rows" / "rows" / "rows.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -37,13 +37,13 @@ def test_rows_of_the_tiny_agents_and_training_on_them(tmp_path):
         teacher = by_id[row["id"]].texts
         assert row["texts"] == {role: list(own[:2]) for role, own in teacher.items()}
 
-    again = run("make_rows", f"--workdir={tmp_path / 'rows'}", *flags, quick=True)
+    again = run("make_rows", f"--workdir={tmp_path / 'rows'}", *flags)
     assert (again.returncode, again.stdout) == (0, done.stdout)
     other = run("make_rows", f"--workdir={tmp_path / 'rows'}", *flags, "--config.seed=3")
     assert other.returncode == 2
     assert "was made by another config: seed is 0 there and 3 here" in other.stderr
 
     flags[0] = f"--config.data.name={file}"
-    trained = run("train_inner", f"--workdir={tmp_path / 'links'}", *flags, quick=True)
+    trained = run("train_inner", f"--workdir={tmp_path / 'links'}", *flags)
     assert trained.returncode == 0, trained.stderr
     assert (tmp_path / "links" / "inner" / "planner" / "links").is_dir()

@@ -20,7 +20,6 @@ def test_a_plan_loads_nothing_and_names_its_parts(tmp_path):
         "--config.outer.batch_size=4",
         "--config.plan_lengths=(32, 16)",
         f"--workdir={tmp_path / 'none'}",
-        quick=True,
     )
     assert done.returncode == 0, done.stderr
     assert "mesh data=2,fsdp=2,tensor=1, float32" in done.stdout

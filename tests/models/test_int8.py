@@ -136,10 +136,9 @@ def scratch(family: str, int8: bool, steps: int, checkpoint: bool) -> int:
         z_BMD = rollout(system, params, links, AGENT, x_BTD, valid_BT, steps, checkpoint)[1]
         return jnp.sum(jnp.sin(z_BMD))
 
-    options = rollouts.jit.keywords["compiler_options"] | MEMORY
     x_BTD = jax.ShapeDtypeStruct((1, 4, WIDTH), jnp.float32)
     valid_BT = jax.ShapeDtypeStruct((1, 4), bool)
-    program = jax.jit(jax.grad(loss), compiler_options=options)
+    program = jax.jit(jax.grad(loss), compiler_options=MEMORY)
     compiled = program.lower(links, params, x_BTD, valid_BT).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 

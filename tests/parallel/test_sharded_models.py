@@ -21,7 +21,6 @@ from rmas.system import decode
 from rmas.system.turn import SystemSpec, rollout
 from rmas.weights.placement import heads_of
 from support.fake_devices import mesh_of
-from support.rollouts import jit
 from support.tiny_families import FAMILIES, HYBRIDS, family_params, family_spec
 
 AGENT, ROWS, LENGTH, STEPS = "a", 8, 7, 3
@@ -79,13 +78,14 @@ def outcome(system: SystemSpec, gradient: bool, mesh, params, links, ids_BT, val
     spec = system.model(AGENT)
     ids_BT, valid_BT = put_batch(mesh, (ids_BT, valid_BT))
     with use(mesh):
-        h_BTD, logits_BTV = jit(whole, static_argnums=0)(spec, params, ids_BT, valid_BT)
-        (loss, (h_BMD, sent_BMD, state)), grads = jit(turn, static_argnums=(0, 1))(
+        h_BTD, logits_BTV = jax.jit(whole, static_argnums=0)(spec, params, ids_BT, valid_BT)
+        (loss, (h_BMD, sent_BMD, state)), grads = jax.jit(turn, static_argnums=(0, 1))(
             system, gradient, params, links, ids_BT, valid_BT
         )
-        write = jit(decode.chunk.__wrapped__, static_argnums=(0, 1))
         keys = decode.row_keys(0, [str(row) for row in range(ROWS)])
-        after, ids_BC, _ = write(spec, GREEDY, params, state, keys, np.array([spec.vocab_size]), 8)
+        after, ids_BC, _ = decode.chunk(
+            spec, GREEDY, params, state, keys, np.array([spec.vocab_size]), 8
+        )
     numbers = {
         "states": h_BTD,
         "logits": logits_BTV,
@@ -222,7 +222,7 @@ def compiled(family: str, sizes: tuple[int, int, int], gradient: bool):
     params = jax.device_put(params, param_shardings(mesh, params, heads_of(spec)))
     links = jax.device_put(links, replicated(mesh))
     ids_BT, valid_BT = put_batch(mesh, prompt(spec.vocab_size))
-    program = jit(turn, static_argnums=(0, 1))
+    program = jax.jit(turn, static_argnums=(0, 1))
     with use(mesh):
         text = program.lower(system, gradient, params, links, ids_BT, valid_BT).compile().as_text()
     return spec, text
@@ -278,16 +278,15 @@ def test_decoding_moves_no_cache(family):
     params = family_params(spec)
     params = jax.device_put(params, param_shardings(mesh, params, heads_of(spec)))
 
-    @jit
+    @jax.jit
     def start(params, ids_BT, valid_BT):
         x_BTD = models.embed(spec, params, ids_BT)
         return decode.start(spec, params, x_BTD, valid_BT, decode.CHUNK)
 
-    write = jit(decode.chunk.__wrapped__, static_argnums=(0, 1))
     keys = decode.row_keys(0, [""] * ROWS)
     with use(mesh):
         state = start(params, *put_batch(mesh, prompt(spec.vocab_size)))
-        program = write.lower(spec, GREEDY, params, state, keys, np.array([0]), 8)
+        program = decode.chunk.lower(spec, GREEDY, params, state, keys, np.array([0]), 8)
     text = program.compile().as_text()
     assert max(exchanged(text, "all-gather")) <= ROWS // 2 * 4
     assert {name: exchanged(text, name) for name in OTHERS[1:]} == {name: [] for name in OTHERS[1:]}
@@ -300,12 +299,11 @@ def test_all_chunks_are_one_program(sizes):
     params = family_params(spec)
     params = jax.device_put(params, param_shardings(mesh, params, heads_of(spec)))
 
-    @jit
+    @jax.jit
     def start(params, ids_BT, valid_BT):
         x_BTD = models.embed(spec, params, ids_BT)
         return decode.start(spec, params, x_BTD, valid_BT, 3 * decode.CHUNK)
 
-    write = jit(decode.chunk.__wrapped__, static_argnums=(0, 1))
     keys = decode.row_keys(0, [""] * ROWS)
     with use(mesh):
         state = start(params, *put_batch(mesh, prompt(spec.vocab_size)))
@@ -318,7 +316,7 @@ def test_all_chunks_are_one_program(sizes):
         eos = np.array([spec.vocab_size])
         try:
             for _ in range(3):
-                state, _, _ = write(spec, GREEDY, params, state, keys, eos, 99)
+                state, _, _ = decode.chunk(spec, GREEDY, params, state, keys, eos, 99)
         finally:
             jax.monitoring.unregister_event_duration_listener(count)
     assert compiled["/jax/core/compile/backend_compile_duration"] == 1
@@ -345,11 +343,8 @@ def test_rows_taken_back_read_on_alike(family):
         back_B = np.arange(ROWS) == 2
         told_BT = np.where(back_B[:, None], np.arange(1, 6), 0).astype(np.int32)
         reads_BT = np.broadcast_to(back_B[:, None], told_BT.shape)
-        write = jit(decode.chunk.__wrapped__, static_argnums=(0, 1))
-        park = jit(decode.park.__wrapped__)
-        extend = jit(decode.extend.__wrapped__, static_argnums=(0, 1))
 
-        @functools.partial(jit, static_argnums=0)
+        @functools.partial(jax.jit, static_argnums=0)
         def start(spec, params, ids_BT, valid_BT):
             x_BTD = models.embed(spec, params, ids_BT)
             return decode.start(spec, params, x_BTD, valid_BT, 2 * decode.CHUNK)
@@ -358,10 +353,12 @@ def test_rows_taken_back_read_on_alike(family):
             with use(mesh):
                 before = start(spec, params, *put_batch(mesh, prompt(spec.vocab_size)))
                 eos = np.array([spec.vocab_size])
-                after, _, _ = write(spec, GREEDY, params, before, keys, eos, 99)
-                state = park(before, after, back_B)
-                state = extend(spec, 3 * decode.CHUNK, params, state, told_BT, reads_BT, 2 * back_B)
-                ended, ids_BC, _ = write(spec, GREEDY, params, state, keys, eos, 99)
+                after, _, _ = decode.chunk(spec, GREEDY, params, before, keys, eos, 99)
+                state = decode.park(before, after, back_B)
+                state = decode.extend(
+                    spec, 3 * decode.CHUNK, params, state, told_BT, reads_BT, 2 * back_B
+                )
+                ended, ids_BC, _ = decode.chunk(spec, GREEDY, params, state, keys, eos, 99)
             return jax.device_get((state.logits_BV, ended.logits_BV, ended.count_B, ids_BC))
 
         params = family_params(spec, 0, "float64")

@@ -118,6 +118,7 @@ def collectives(compiled: str) -> dict[str, int]:
     return {name: n for name, n in found.items() if n}
 
 
+@pytest.mark.usefixtures("optimized")
 def test_tensor_split_layer_exchanges_only_sums():
     """One sum for each half of a layer: the point of column- then row-parallel matrices."""
     mesh, heads = mesh_of(data=2, tensor=4), Heads(4, 4)

@@ -18,7 +18,6 @@ from rmas.training.objectives import OBJECTIVES, TrainingContext
 from rmas.training.objectives.align import EdgeTargets, Targets
 from rmas.weights.placement import heads_of
 from support.fake_devices import mesh_of
-from support.rollouts import jit
 from support.tiny_families import family_params, family_spec
 
 ROUNDS, ROWS, STEPS, VOCAB = 2, 8, 3, 42
@@ -91,7 +90,7 @@ def put(mesh, name: str, batch):
     return put_batch(mesh, prompts, axis=1), put_batch(mesh, last)
 
 
-@functools.partial(jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def value_and_grad(name: str, context: TrainingContext, params, links, batch):
     def loss(links):
         return OBJECTIVES[name].loss(context, params, links, batch, jax.random.key(3))[0]

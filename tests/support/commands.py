@@ -22,15 +22,10 @@ SERVER = Path(__file__).parent / "command_server.py"
 EARLY = ("JAX_", "XLA_", "TF_", "HF_", "TRANSFORMERS_", "PYTHON", "HOME", "XDG_")
 
 
-def run(
-    module: str, *flags: str, quick: bool = False, fresh: bool = False
-) -> subprocess.CompletedProcess[str]:
-    """`python -m experiments.MODULE FLAGS`, with its output and exit status.
-
-    With `quick` XLA compiles sooner, to slower programs.
-    """
-    more = {"JAX_PLATFORMS": "cpu"} | ({"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if quick else {})
-    return python("-m", f"experiments.{module}", *flags, env=os.environ | more, fresh=fresh)
+def run(module: str, *flags: str, fresh: bool = False) -> subprocess.CompletedProcess[str]:
+    """`python -m experiments.MODULE FLAGS`, with its output and exit status."""
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return python("-m", f"experiments.{module}", *flags, env=env, fresh=fresh)
 
 
 def python(

@@ -9,21 +9,7 @@ from jax import lax
 from rmas.models import embed, open_tail, positions, prefill, run, unembed, write
 
 
-def _quickest() -> dict[str, int | bool]:
-    """Options that cut compile time, most of these tests' time; XLA may lack the second."""
-    level = {"xla_backend_optimization_level": 0}
-    options = level | {"xla_cpu_use_fusion_emitters": False}
-    try:
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return level
-    return options
-
-
-jit = functools.partial(jax.jit, compiler_options=_quickest())
-
-
-@functools.partial(jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def whole(spec, params, x_BTD, valid_BT):
     """States and logits of a whole sequence, without a cache."""
     h_BTD, _ = run(spec, params, x_BTD, valid_BT, positions(valid_BT))
@@ -48,7 +34,7 @@ def _loop(spec, params, x_BTD, valid_BT, steps, feed):
     return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (states, outs))
 
 
-@functools.partial(jit, static_argnums=(0, 5))
+@functools.partial(jax.jit, static_argnums=(0, 5))
 def latent(spec, params, x_BTD, valid_BT, map_DD, steps):
     """Feeds `h @ map` back; returns the states [B, steps + 1, D] and what was fed back."""
 
@@ -58,7 +44,7 @@ def latent(spec, params, x_BTD, valid_BT, map_DD, steps):
     return _loop(spec, params, x_BTD, valid_BT, steps, feed)
 
 
-@functools.partial(jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def forced(spec, params, x_BTD, valid_BT, fed_BMD):
     """The states [B, M + 1, D] of a cached rollout that is fed given vectors."""
 
@@ -68,7 +54,7 @@ def forced(spec, params, x_BTD, valid_BT, fed_BMD):
     return _loop(spec, params, x_BTD, valid_BT, fed_BMD.shape[1], feed)[0]
 
 
-@functools.partial(jit, static_argnums=(0, 4))
+@functools.partial(jax.jit, static_argnums=(0, 4))
 def greedy(spec, params, ids_BT, valid_BT, steps):
     """The most likely continuation, `[B, steps]` ids."""
 

@@ -97,19 +97,9 @@ def _make_agent(folder: Path, agent: str, width: int, seed: int) -> None:
 
 
 @contextlib.contextmanager
-def quick_programs() -> Iterator[None]:
-    """XLA optimizes little: compiling takes nearly all of the time of systems of this size.
-
-    The machine has the four devices that the suites' meshes cover.
-    """
-    name, four = "jax_disable_most_optimizations", jax.devices()[:4]
-    before = jax.config.read(name)
-    jax.clear_caches()
-    jax.config.update(name, True)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(jax, "devices", lambda *_: four)
-            yield
-    finally:
-        jax.config.update(name, before)
-        jax.clear_caches()
+def four_devices() -> Iterator[None]:
+    """The machine has the four devices that the suites' meshes cover."""
+    four = jax.devices()[:4]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: four)
+        yield

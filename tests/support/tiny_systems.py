@@ -20,7 +20,6 @@ from rmas.system.prompts import Slot
 from rmas.system.recursion import recurse
 from rmas.system.topology import Edge, Topology
 from rmas.system.turn import SystemSpec, inputs, rollout, send, zero_messages
-from support.rollouts import jit as jit
 
 EVERYTHING = Topology(
     name="everything",

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -17,13 +16,6 @@ EXPECTED = json.loads((GOLDENS / "expected.json").read_text())
 STEPS, TOKENS = 4, 24
 ATOL = 5e-4
 """The design's, for a system with a hybrid agent."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import functools
 import itertools
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from rmas.system.encode import ChatTokenizer
 from rmas.system.load import Agent
 from rmas.system.writing import Retry, write
 from rmas.tools import FunctionTool, Toolbox, find_call, find_unclosed, render
-from support.tiny_systems import jit, model_spec, random_params
+from support.tiny_systems import model_spec, random_params
 
 # A random model writes random words, and so a call every now and then.
 SPELLINGS = ("echo", "ECHO", "Echo", "eCHO", "ecHO", "echO", "ECho")  # names count in any case
@@ -75,20 +76,10 @@ def toolbox(**settings) -> Toolbox:
     return Toolbox([FunctionTool("echo", "words; they come back in reverse", echo)], **settings)
 
 
-@functools.partial(jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def start(model, params, ids_BT, valid_BT):
     x_BTD = rmas_models.embed(model, params, ids_BT)
     return decode.start(model, params, x_BTD, valid_BT, LIMIT)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_programs():
-    """The programs of `decode`, compiled with less care: that takes most of these tests' time."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, static in (("chunk", (0, 1)), ("park", ()), ("extend", (0, 1))):
-            function = getattr(decode, name).__wrapped__
-            patch.setattr(decode, name, jit(function, static_argnums=static))
-        yield
 
 
 def together(agent: Agent, rows, box, watch=None, names=NAMES, retry=None, limit=LIMIT):
@@ -112,7 +103,7 @@ def together(agent: Agent, rows, box, watch=None, names=NAMES, retry=None, limit
     )
 
 
-@functools.partial(jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def whole(spec, params, ids_BT, n, key_B, count):
     """The logits behind the first `n` ids, read as one sequence, and the id drawn from them."""
     valid_BT = jnp.arange(ids_BT.shape[1])[None] < n

@@ -64,7 +64,6 @@ def stopping(prepare, at: int):
 
 
 def main() -> None:
-    jax.config.update("jax_disable_most_optimizations", True)
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("mesh")

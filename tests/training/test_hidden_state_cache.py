@@ -20,13 +20,6 @@ SCHEDULE = Schedule(Optim(steps=30, lr=1e-2, warmup_steps=0), batch_size=4, save
 SEED = 1
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilations():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def case():
     return Case(make_examples(PAIR, np.float32))

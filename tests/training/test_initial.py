@@ -29,11 +29,9 @@ ROWS = make_rows(12)
 
 
 @pytest.fixture(autouse=True)
-def _float64_and_quick_compilations():
-    jax.config.update("jax_disable_most_optimizations", True)
+def _float64():
     with jax.enable_x64(True):
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

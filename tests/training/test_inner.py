@@ -22,13 +22,6 @@ SCHEDULE = Schedule(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilations():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def case():
     return Case(make_examples(PAIR, np.float32))

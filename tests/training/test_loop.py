@@ -29,13 +29,6 @@ START = {"inner": {"a": {"w": np.float32([1.0, -2.0])}}, "outer": {"b": np.float
 OPTIM = Optim(steps=7, lr=0.1, warmup_steps=2, clip=0.5)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilations():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def same_bits(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
@@ -143,7 +136,6 @@ def test_killed_and_run_again(tmp_path, whole):
 
 def train_and_die(folder):
     """In a process of its own."""
-    jax.config.update("jax_disable_most_optimizations", True)
     train(folder, lambda step: os.kill(os.getpid(), signal.SIGKILL) if step == 4 else None)
 
 

@@ -68,6 +68,7 @@ def need(family: str, rounds: int, steps: int, remat: bool = False):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("family", ["llama", "qwen3_5"])
 def test_a_step_needs_what_the_formula_says(family):
     """Messages, tails and blocks, on top of what one turn with four steps needs.
@@ -103,13 +104,7 @@ def test_parts_of_one_device():
     )
     schedule = Schedule(Optim(steps=10), batch_size=ROWS, save_every=10)
     agents = {"one": params, "two": params}
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        found = outer_step(
-            context, (("align", 1.0),), agents, ("outer",), schedule, 1, LENGTHS, mesh
-        )
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+    found = outer_step(context, (("align", 1.0),), agents, ("outer",), schedule, 1, LENGTHS, mesh)
     sizes = jax.tree.map(lambda x: int(np.prod(x.sharding.shard_shape(x.shape))) * 4, params)
     assert found.weights == sum(jax.tree.leaves(sizes))
     whole = sum(4 * x.size for x in jax.tree.leaves(params))

@@ -24,11 +24,9 @@ KEY = jax.random.key(3)
 
 
 @pytest.fixture(autouse=True)
-def _float64_and_quick_compilations():
-    jax.config.update("jax_disable_most_optimizations", True)
+def _float64():
     with jax.enable_x64(True):
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def close(a, b, tolerance=1e-9):
