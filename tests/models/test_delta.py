@@ -7,11 +7,10 @@ import pytest
 
 from rmas.models import abstract_params, delta, positions, run
 from rmas.models.spec import DeltaLayer, ModelSpec
-from support import rollouts
 
 B, H, G, K, U = 2, 2, 3, 5, 4
 LENGTHS = [1, 3, 63, 64, 65, 150]
-chunked = rollouts.jit(delta.chunked)
+chunked = jax.jit(delta.chunked)
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +56,7 @@ def close(ours, theirs, tolerance=1e-9):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
 
-stepped_jit = rollouts.jit(stepped)
+stepped_jit = jax.jit(stepped)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -109,7 +108,7 @@ def test_steep_decay_is_finite_and_exact(dtype, decay):
         out, s = delta.chunked(*args)
         return jnp.sum(out**2) + jnp.sum(s**2)
 
-    grads = rollouts.jit(jax.grad(loss, argnums=range(6)))(*args)
+    grads = jax.jit(jax.grad(loss, argnums=range(6)))(*args)
     assert all(np.isfinite(g).all() for g in grads)
     assert all(np.abs(g).max() > 0 for g in grads[:4])
 
@@ -122,8 +121,8 @@ def test_gradients_match_finite_differences(rule):
         out, s = rule(*args)
         return jnp.sum(jnp.sin(out)) + jnp.sum(jnp.cos(s))
 
-    grads = rollouts.jit(jax.grad(f, argnums=range(6)))(*args)
-    f = rollouts.jit(f)
+    grads = jax.jit(jax.grad(f, argnums=range(6)))(*args)
+    f = jax.jit(f)
     r = np.random.default_rng(3)
     for i, grad in enumerate(grads):
         along = r.standard_normal(grad.shape)
@@ -177,7 +176,7 @@ def test_the_state_of_bfloat16_weights_is_float32():
     )
     x, valid = jnp.asarray(r.standard_normal((B, 70, 8)), jnp.bfloat16), np.ones((B, 70), bool)
     for n in (70, 1):
-        h, entries = rollouts.jit(run, static_argnums=0)(
+        h, entries = jax.jit(run, static_argnums=0)(
             spec, params, x[:, :n], valid[:, :n], positions(valid[:, :n])
         )
         (state,) = entries.period

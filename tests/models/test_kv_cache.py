@@ -15,8 +15,8 @@ from rmas.weights import load_params
 from support import rollouts
 
 STEPS = 8
-write = rollouts.jit(write_eager)
-run_jit = rollouts.jit(run, static_argnums=0)
+write = jax.jit(write_eager)
+run_jit = jax.jit(run, static_argnums=0)
 # Two full layers around one with a short window, twice, and a remainder.
 ROPE = RopeSpec(300.0, 4)
 FULL, NEAR = AttentionLayer(None, ROPE), AttentionLayer(4, ROPE)
@@ -119,7 +119,7 @@ def test_open_tail_moves_states_and_leaves_keys():
     """Keys and values stay in the prefix, states go on in the tail, nothing is in both."""
     with jax.enable_x64(True):
         x = np.random.default_rng(0).standard_normal((3, 9, 8))
-        _, prefix = rollouts.jit(prefill, static_argnums=0)(HYBRID, random_params(HYBRID), x, SHORT)
+        _, prefix = jax.jit(prefill, static_argnums=0)(HYBRID, random_params(HYBRID), x, SHORT)
         kept, tail = open_tail(HYBRID, prefix, 5, jnp.float64)
     old, left, new = ([*s.entries.period, *s.entries.rest] for s in (prefix, kept, tail))
     kinds = [type(layer) for layer in (*HYBRID.period, *HYBRID.rest)]
@@ -154,7 +154,7 @@ def test_parked_rows_keep_states_and_windows_through_steps():
     with jax.enable_x64(True):
         r, params = np.random.default_rng(1), random_params(HYBRID)
         x, inputs = r.standard_normal((3, 9, 8)), r.standard_normal((3, len(awake), 8))
-        _, prefix = rollouts.jit(prefill, static_argnums=0)(HYBRID, params, x, SHORT)
+        _, prefix = jax.jit(prefill, static_argnums=0)(HYBRID, params, x, SHORT)
         prefix, tail = open_tail(HYBRID, prefix, len(awake), jnp.float64)
         done, states = np.zeros(3, int), [[] for _ in range(3)]
         for valid in awake:

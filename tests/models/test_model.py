@@ -97,7 +97,7 @@ def test_rows_of_padding_alone_are_finite(tiny, case):
     m, valid = tiny(case), valid_of(case).copy()
     valid[1] = False
 
-    @rollouts.jit
+    @jax.jit
     def value_and_grads(params, x):
         def loss(params, x):
             h, _ = run(m.spec, params, x, valid, positions(valid))
@@ -144,7 +144,7 @@ def test_gemma3_scales_its_embeddings_by_a_number_of_the_weights_type(tiny):
 @pytest.mark.parametrize("case", ["llama_biased", "gemma3", "qwen3_5_untied"])
 def test_init_params_have_the_loaded_tree_and_differ_by_layer(tiny, case):
     m = tiny(case)
-    params = rollouts.jit(init_params, static_argnums=0)(m.spec, jax.random.key(0))
+    params = jax.jit(init_params, static_argnums=0)(m.spec, jax.random.key(0))
     shapes = jax.tree.map(jnp.shape, params)
     assert shapes == jax.tree.map(jnp.shape, m.params)
     assert shapes == jax.tree.map(jnp.shape, abstract_params(m.spec))

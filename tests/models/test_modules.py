@@ -12,7 +12,6 @@ import transformers
 from rmas.models import config, ops, positions
 from rmas.models.mixers import Attention, Block, GatedDelta, GatedMLP, RMSNorm, make_context
 from rmas.models.spec import AttentionLayer, DeltaLayer
-from support import rollouts
 
 torch = pytest.importorskip("torch")
 from support import tiny_hf  # noqa: E402
@@ -137,7 +136,7 @@ def test_attention(tiny, case):
     for i in last_of_each(m, AttentionLayer):
         p = {"params": layer_params(m, i)["attention"]}
         module = Attention(m.spec, m.spec.layers[i])
-        ours, _ = rollouts.jit(lambda p, a=module, i=i: a.apply(p, X, context(m, i), ()))(p)
+        ours, _ = jax.jit(lambda p, a=module, i=i: a.apply(p, X, context(m, i), ()))(p)
         layer = m.torch.model.layers[i].self_attn
         theirs, _ = layer(torch.tensor(X), **hf_attention_inputs(m, i))
         close(ours, theirs)
@@ -158,7 +157,7 @@ def test_last_block(tiny, case):
     m = tiny(case)
     i = len(m.spec.layers) - 1
     p, block = {"params": layer_params(m, i)}, Block(m.spec, m.spec.layers[i])
-    ours, _ = rollouts.jit(lambda p: block.apply(p, X, context(m, i), ()))(p)
+    ours, _ = jax.jit(lambda p: block.apply(p, X, context(m, i), ()))(p)
     if isinstance(m.spec.layers[i], DeltaLayer):
         inputs = {"position_embeddings": None, "attention_mask": None}
     else:
@@ -166,7 +165,7 @@ def test_last_block(tiny, case):
     close(ours, m.torch.model.layers[i](torch.tensor(X), **inputs))
 
 
-@functools.partial(rollouts.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def delta_net(spec, layer, params, x, valid):
     """Output and state of a gated delta-net layer."""
     shared = make_context(spec, layer, positions(valid), valid, (), x.dtype)

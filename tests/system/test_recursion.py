@@ -11,7 +11,7 @@ from rmas.system.recursion import recurse
 from rmas.system.styles import DISTILLATION, SEQUENTIAL
 from rmas.system.topology import Edge, Topology, single
 from rmas.system.turn import Prompt
-from support.tiny_systems import EVERYTHING, Case, jit, mixture
+from support.tiny_systems import EVERYTHING, Case, mixture
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def close(a, b, tolerance=1e-9):
 def engine(case, prompts, rows, checkpoint=False):
     """Logits of the first rows, and the gradient of a mixture of them."""
 
-    @jit
+    @jax.jit
     def both(links, params, prompts):
         def loss(links):
             logits = case.logits(params, links, prompts, checkpoint)[:rows]
@@ -146,7 +146,7 @@ def test_padding_company_and_empty_rows_change_nothing():
     case = Case(EVERYTHING, 2, 2, rows=3)
     logits, gradient = engine(case, case.prompts(), 3)
     close(engine(case, case.prompts(length=64, filler=2), 3), (logits, gradient))
-    run = jit(case.logits)
+    run = jax.jit(case.logits)
     for rows in ([2], [2, 0, 0, 1]):
         close(run(case.params, case.links, case.prompts(rows)), logits[np.array(rows)])
 

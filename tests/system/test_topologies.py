@@ -10,7 +10,7 @@ from rmas.system.styles import DELIBERATION, DISTILLATION, MIXTURE, SEQUENTIAL
 from rmas.system.topology import Edge, single
 from rmas.system.turn import inputs, rollout, send
 from support.experiments import settings
-from support.tiny_systems import FAMILIES, Case, jit, mixture
+from support.tiny_systems import FAMILIES, Case, mixture
 
 DEBATE, CHAIN = (settings(name).system.graph() for name in ("debate", "chain"))
 TOPOLOGIES = {t.name: t for t in (SEQUENTIAL, MIXTURE, DISTILLATION, DELIBERATION, DEBATE)}
@@ -57,7 +57,7 @@ def test_the_scan_is_a_loop_over_rounds(name):
             values = logits(params, links, prompts)
             return mixture(values), values
 
-        return jit(jax.grad(loss, has_aux=True))(case.links, case.params, case.prompts())
+        return jax.jit(jax.grad(loss, has_aux=True))(case.links, case.params, case.prompts())
 
     gradient, values = of(case.logits)
     wanted, expected = of(lambda *a: unrolled(case, *a))
@@ -74,13 +74,13 @@ def test_a_long_chain():
     """Five agents of one model, by the definition: no cache, no scan."""
     families = (*FAMILIES, ("llama", 16))
     case = Case(CHAIN, rounds=2, steps=2, rows=1, families=families)
-    logits = jit(case.logits)(case.params, case.links, case.prompts())
+    logits = jax.jit(case.logits)(case.params, case.links, case.prompts())
     np.testing.assert_allclose(logits[0], case.naive_logits(case.links, 0), rtol=0, atol=1e-9)
 
 
 def test_an_agent_alone():
     case = Case(single("a"), rounds=1, steps=1)
-    logits = jit(case.logits)(case.params, case.links, case.prompts())
+    logits = jax.jit(case.logits)(case.params, case.links, case.prompts())
     expected = [case.naive_logits(case.links, row) for row in range(case.rows)]
     np.testing.assert_allclose(logits, np.stack(expected), rtol=0, atol=1e-9)
 

@@ -10,7 +10,7 @@ from rmas.system.batch import Line, stack, with_text
 from rmas.system.styles import SEQUENTIAL
 from rmas.system.topology import Edge
 from rmas.system.turn import Prompt, inputs, rollout, send, teacher_forced, zero_messages
-from support.tiny_systems import Case, jit, model_spec
+from support.tiny_systems import Case, model_spec
 
 AGENT = "planner"
 LINES = [
@@ -82,9 +82,9 @@ def test_rollout(case, steps):
     model, params = case.spec.model(AGENT), case.params[AGENT]
     prompt = first(stack([LINES]))
     x = inputs(model, params, prompt, ())
-    states, got = jit(lambda p, li: rollout(case.spec, p, li, AGENT, x, prompt.valid_BT, steps))(
-        params, case.links
-    )
+    states, got = jax.jit(
+        lambda p, li: rollout(case.spec, p, li, AGENT, x, prompt.valid_BT, steps)
+    )(params, case.links)
     assert states.shape == got.shape == (2, steps, 16)
     # Fed with its own states, one uncached pass over the whole sequence gives them again.
     fed = jnp.concatenate([x, got[:, :-1]], axis=1)

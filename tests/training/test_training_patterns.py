@@ -16,7 +16,7 @@ from rmas.system.topology import Topology
 from rmas.tasks.files import parse_rows
 from rmas.training.examples import Examples
 from rmas.training.objectives import OBJECTIVES, TrainingContext, inner_loss, system_loss
-from support.tiny_systems import jit, model_spec, random_params
+from support.tiny_systems import model_spec, random_params
 from support.tiny_training import word_tokenizer
 
 COLUMNS = {
@@ -74,7 +74,7 @@ def test_every_objective_trains_every_pattern(topology):
     batches = {name: own.prepare(examples, rows) for name, own in OBJECTIVES.items()}
     key, params = jax.random.key(1), system.params()
 
-    @jit
+    @jax.jit
     def gradients(links, params, batches):
         def of(name):
             parts = ((name, 1.0),)
@@ -93,7 +93,7 @@ def test_every_objective_trains_every_pattern(topology):
     for agent in topology.agents:
         at = examples.draw_rounds(np.random.default_rng(0), len(rows))
         batch = examples.inner(agent, rows, at)
-        loss, gradient = jit(
+        loss, gradient = jax.jit(
             jax.value_and_grad(lambda x, a=agent, b=batch: inner_loss(context, a, params[a], x, b))
         )(links)
         assert 0 < loss < 2
