@@ -73,12 +73,12 @@ def test_text_exchange(system):
 
 def test_sampling_depends_on_the_seed_and_the_question_alone(system):
     warm = rmas.Sampling(temperature=3.0)
-    alone = system.ask(QUESTIONS[2], rounds=1, sampling=warm, seed=3)
-    among = system.ask(QUESTIONS, rounds=1, sampling=warm, seed=3)
-    assert among[2].text == alone.text
-    twice = system.ask([QUESTIONS[2]] * 2, rounds=1, sampling=warm, seed=3)
+    alone = system.ask(QUESTIONS[2], rounds=2, sampling=warm, seed=3)
+    among = system.ask(QUESTIONS[1:], rounds=2, sampling=warm, seed=3)
+    assert among[1].text == alone.text
+    twice = system.ask([QUESTIONS[2]] * 2, rounds=2, sampling=warm, seed=3)
     assert twice[0].text == alone.text
-    other = [system.ask(QUESTIONS[2], rounds=1, sampling=warm, seed=n).text for n in range(4, 8)]
+    other = [system.ask(QUESTIONS[2], rounds=2, sampling=warm, seed=n).text for n in range(4, 8)]
     assert set(other) != {alone.text}
 
 

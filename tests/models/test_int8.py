@@ -14,6 +14,7 @@ from rmas.weights.quantize import quantize, quantize_kernel
 from support import rollouts
 from support.tiny_families import family_params, family_spec
 
+extended = functools.partial(pytest.param, marks=pytest.mark.extended)
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
@@ -150,9 +151,9 @@ ONE_MATRIX = 4 * WIDTH * WIDTH * 4 + 20_000
 @pytest.mark.parametrize(
     ("family", "checkpoint"),
     [
-        ("qwen3", True),
+        slow("qwen3", True),
         slow("qwen3_5", True),
-        slow("gemma3", False),
+        extended("gemma3", False),
     ],
 )
 def test_gradient_holds_no_dequantised_weights(family, checkpoint):

@@ -28,6 +28,7 @@ GREEDY = decode.Sampling()
 START = np.array([0, 2, 5, 0, 1, 6, 3, 0])  # of each row's prompt; the one before is padding
 BATCH = ("data", "fsdp")
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+extended = functools.partial(pytest.param, marks=pytest.mark.extended)
 
 
 def system_of(spec) -> SystemSpec:
@@ -166,10 +167,12 @@ MESHES = {"whole": (2, 2, 2), "uneven": (1, 2, 4)}
     ("family", "mesh", "dtype", "gradient"),
     [
         ("qwen3", "whole", "float64", True),
-        ("qwen3_5", "whole", "float64", False),  # with its gradient: below
-        *(slow(f, "whole", "float64", True) for f in FAMILIES if f != "qwen3"),
-        *(slow(f, "uneven", "float64", True) for f in FAMILIES),
-        *(slow(f, "whole", "float32", True) for f in ("llama", "qwen3_5")),
+        slow("qwen3_5", "whole", "float64", True),
+        slow("gemma3", "uneven", "float64", True),
+        slow("llama", "whole", "float32", True),
+        *(extended(f, "whole", "float64", True) for f in FAMILIES if f not in ("qwen3", "qwen3_5")),
+        *(extended(f, "uneven", "float64", True) for f in FAMILIES if f != "gemma3"),
+        extended("qwen3_5", "whole", "float32", True),
     ],
 )
 def test_family_on_a_mesh(family, mesh, dtype, gradient, caplog, capfd):

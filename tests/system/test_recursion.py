@@ -13,6 +13,8 @@ from rmas.system.topology import Edge, Topology, single
 from rmas.system.turn import Prompt
 from support.tiny_systems import EVERYTHING, Case, mixture
 
+extended = functools.partial(pytest.param, marks=pytest.mark.extended)
+
 
 @pytest.fixture(autouse=True)
 def _float64():
@@ -54,13 +56,13 @@ def naive(case):
 @pytest.mark.parametrize(
     ("topology", "rounds", "steps"),
     [
-        (SEQUENTIAL, 1, 2),
+        extended(SEQUENTIAL, 1, 2),
         (SEQUENTIAL, 2, 1),
-        (SEQUENTIAL, 2, 5),
+        extended(SEQUENTIAL, 2, 5),
         (SEQUENTIAL, 3, 2),
-        (EVERYTHING, 1, 2),
+        extended(EVERYTHING, 1, 2),
         (EVERYTHING, 2, 2),
-        (EVERYTHING, 3, 2),
+        extended(EVERYTHING, 3, 2),
     ],
     ids=lambda v: getattr(v, "name", v),
 )
@@ -136,14 +138,15 @@ def test_the_scan_equals_an_unrolled_loop(topology, rounds):
 @pytest.mark.slow
 def test_checkpoints_change_nothing():
     """Eight steps: blocks of two and a remainder of one."""
-    case = Case(SEQUENTIAL, 2, 8)
+    case = Case(DISTILLATION, 2, 8)
     plain = engine(case, case.prompts(), 2)
     close(engine(case, case.prompts(), 2, checkpoint=True), plain)
 
 
 @pytest.mark.slow
-def test_padding_company_and_empty_rows_change_nothing():
-    case = Case(EVERYTHING, 2, 2, rows=3)
+@pytest.mark.parametrize("topology", [SEQUENTIAL, extended(EVERYTHING)], ids=lambda t: t.name)
+def test_padding_company_and_empty_rows_change_nothing(topology):
+    case = Case(topology, 2, 2, rows=3)
     logits, gradient = engine(case, case.prompts(), 3)
     close(engine(case, case.prompts(length=64, filler=2), 3), (logits, gradient))
     run = jax.jit(case.logits)

@@ -1,5 +1,7 @@
 """Every topology is data for one engine: the scan against a plain loop over rounds."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -22,6 +24,23 @@ def _float64():
         yield
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def turn(topology, spec, agent, steps, params, links, prompt, incoming):
+    """Messages of one agent in one round. Rounds after the first share its program."""
+    x_BTD = inputs(spec.model(agent), params, prompt, incoming)
+    _, z_BMD = rollout(spec, params, links, agent, x_BTD, prompt.valid_BT, steps)
+    return send(topology, spec, links, agent, z_BMD)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def answer(spec, agent, params, prompt, incoming):
+    """Logits behind the prompt, `[B, V]`."""
+    model = spec.model(agent)
+    x_BTD = inputs(model, params, prompt, incoming)
+    h_BD, _ = models.prefill(model, params, x_BTD, prompt.valid_BT)
+    return models.unembed(model, params, h_BD)
+
+
 def unrolled(case: Case, params, links, prompts):
     """What the output agent would write first, `[B, V]`, round after round, agent after agent."""
     topology, spec, out = case.topology, case.spec, case.topology.output
@@ -34,14 +53,9 @@ def unrolled(case: Case, params, links, prompts):
                 for e in topology.incoming(agent)
                 if (made := k - (e.when == "feedback")) >= 0
             )
-            x_BTD = inputs(spec.model(agent), params[agent], prompt, incoming)
             if k == case.rounds - 1 and agent == out:
-                h_BD, _ = models.prefill(spec.model(out), params[out], x_BTD, prompt.valid_BT)
-                return models.unembed(spec.model(out), params[out], h_BD)
-            _, z_BMD = rollout(
-                spec, params[agent], links, agent, x_BTD, prompt.valid_BT, case.steps
-            )
-            sent = send(topology, spec, links, agent, z_BMD)
+                return answer(spec, agent, params[agent], prompt, incoming)
+            sent = turn(topology, spec, agent, case.steps, params[agent], links, prompt, incoming)
             messages |= {(k, name): z_BMD for name, z_BMD in sent.items()}
     raise AssertionError("the output agent ends the last round")
 
@@ -57,10 +71,11 @@ def test_the_scan_is_a_loop_over_rounds(name):
             values = logits(params, links, prompts)
             return mixture(values), values
 
-        return jax.jit(jax.grad(loss, has_aux=True))(case.links, case.params, case.prompts())
+        return jax.grad(loss, has_aux=True)
 
-    gradient, values = of(case.logits)
-    wanted, expected = of(lambda *a: unrolled(case, *a))
+    arguments = case.links, case.params, case.prompts()
+    gradient, values = jax.jit(of(case.logits))(*arguments)
+    wanted, expected = of(functools.partial(unrolled, case))(*arguments)
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-9)
     assert jax.tree.structure(gradient) == jax.tree.structure(wanted)
     for edge, params in gradient["outer"].items():

@@ -1,4 +1,4 @@
-"""kill -9 at thirty random moments: the run that is left is bit for bit the uninterrupted one."""
+"""kill -9 at random moments: the run that is left is bit for bit the uninterrupted one."""
 
 import os
 import random
@@ -12,7 +12,6 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 PROGRAM = TESTS / "training" / "kill_program.py"
-KILLS = 30
 
 
 def start(folder: Path) -> subprocess.Popen:
@@ -34,12 +33,15 @@ def lines(folder: Path) -> int:
     return file.read_bytes().count(b"\n") if file.is_file() else 0
 
 
-@pytest.mark.slow
-def test_thirty_kills_leave_no_trace(tmp_path):
+@pytest.mark.parametrize(
+    "kills",
+    [pytest.param(6, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.extended)],
+)
+def test_kills_leave_no_trace(tmp_path, kills):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finished(start(whole))
     total, moments, seen = lines(whole), random.Random(0), []
-    while len(seen) < KILLS:
+    while len(seen) < kills:
         process = start(killed)
         # While it starts, or once it has done some more steps: in one of them, or in a save.
         if moments.random() < 0.2:
@@ -58,7 +60,7 @@ def test_thirty_kills_leave_no_trace(tmp_path):
         assert "Traceback" not in out, out
         assert "cannot be read" not in out, out  # every checkpoint that was there could be
         seen.append(lines(killed))
-    assert len(set(seen)) > KILLS // 2
+    assert len(set(seen)) > kills // 2
     assert "cannot be read" not in finished(start(killed))
     for name in ("metrics.jsonl", "links/links.safetensors"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name

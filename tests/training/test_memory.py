@@ -67,7 +67,7 @@ def need(family: str, rounds: int, steps: int, remat: bool = False):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("family", ["llama", "qwen3_5"])
 def test_a_step_needs_what_the_formula_says(family):

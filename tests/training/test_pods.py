@@ -74,7 +74,7 @@ def test_two_processes(tmp_path, alone):
     same(tmp_path, alone)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_preempted_as_two_and_resumed_as_four(tmp_path, alone):
     """One process is told to end; both save the same step, and four others go on from it.
 

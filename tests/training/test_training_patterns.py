@@ -63,7 +63,11 @@ def make_rows(topology: Topology):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("topology", [MIXTURE, DELIBERATION, DEBATE], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "topology",
+    [pytest.param(MIXTURE, marks=pytest.mark.extended), DELIBERATION, DEBATE],
+    ids=lambda t: t.name,
+)
 def test_every_objective_trains_every_pattern(topology):
     """All links move: inner ones alone, and all of them with every objective."""
     system = make_system(topology)
