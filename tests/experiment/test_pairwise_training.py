@@ -56,8 +56,8 @@ def allowed(chosen):
 
 
 CASES = combinations(FACTORS, allowed)
-GATE = CASES[1:2]
-"""The first one with nothing but other values than the defaults. The gate runs it, and
+GATE = [case for case in CASES if case["objective"] == "teacher_forced"][2:3]
+"""The quickest one with a mesh, accumulation, validation and int8. The gate runs it, and
 `-m extended` all others."""
 
 

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 FLAGS = [
     "--config.data.train=200",
     "--config.data.validation=8",
-    "--config.data.test=16",
-    "--config.inner.optim.steps=20",
+    "--config.data.test=40",
+    "--config.inner.optim.steps=40",
     "--config.inner.save_every=7",
     "--config.outer.optim.steps=12",
     "--config.outer.save_every=5",
@@ -25,7 +25,7 @@ FLAGS = [
     "--config.links.aligned_rows=32",
     "--config.evaluate.batch_size=8",
     "--config.evaluate.methods=('latent', 'text_terse')",
-    "--config.evaluate.rounds=(1, 2)",
+    "--config.evaluate.rounds=(1, 2, 3)",
 ]
 SAME = [
     *[f"inner/{agent}/links/links.safetensors" for agent in ("planner", "critic", "solver")],
@@ -51,7 +51,7 @@ def lines(path: Path) -> int:
     return len(path.read_text().splitlines()) if path.is_file() else 0
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_killed_runs_end_like_an_uninterrupted_one(tmp_path):
     cache = tmp_path / "cache"
     whole = start(tmp_path / "whole", cache)
@@ -63,7 +63,7 @@ def test_killed_runs_end_like_an_uninterrupted_one(tmp_path):
         ("inner/critic/metrics.jsonl", 10),
         ("outer/metrics.jsonl", 7),
         ("evaluate/records.jsonl", 1),
-        ("evaluate/records.jsonl", 40),
+        ("evaluate/records.jsonl", 150),
     ):
         process = start(killed, cache)
         deadline = time.monotonic() + 300
@@ -83,5 +83,5 @@ def test_killed_runs_end_like_an_uninterrupted_one(tmp_path):
     data = json.loads((killed / "report" / "report.json").read_text())
     rows = data["benchmarks"]["relay"]
     assert [(row["name"], row["rounds"], row["n"]) for row in rows] == [
-        (method, rounds, 16) for method in ("latent", "text_terse") for rounds in (1, 2)
+        (method, rounds, 40) for method in ("latent", "text_terse") for rounds in (1, 2, 3)
     ]

@@ -152,7 +152,7 @@ ONE_MATRIX = 4 * WIDTH * WIDTH * 4 + 20_000
     ("family", "checkpoint"),
     [
         slow("qwen3", True),
-        slow("qwen3_5", True),
+        extended("qwen3_5", True),
         extended("gemma3", False),
     ],
 )

@@ -61,7 +61,10 @@ def unrolled(case: Case, params, links, prompts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TOPOLOGIES)
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "debate" else pytest.param(n, marks=pytest.mark.extended) for n in TOPOLOGIES],
+)
 def test_the_scan_is_a_loop_over_rounds(name):
     """Values and gradients, of three rounds."""
     case = Case(TOPOLOGIES[name], rounds=3, steps=2)

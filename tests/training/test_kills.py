@@ -35,7 +35,7 @@ def lines(folder: Path) -> int:
 
 @pytest.mark.parametrize(
     "kills",
-    [pytest.param(6, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.extended)],
+    [pytest.param(4, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.extended)],
 )
 def test_kills_leave_no_trace(tmp_path, kills):
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -86,7 +86,7 @@ def test_a_step_needs_what_the_formula_says(family):
         assert 1 / 1.3 < ratio < 1.3, (rounds, steps, ratio)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_checkpointed_layers_need_less():
     whole, again = need("llama", 3, 16)[1], need("llama", 3, 16, True)[1]
     assert again.activations < whole.activations

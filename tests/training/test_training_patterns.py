@@ -65,7 +65,7 @@ def make_rows(topology: Topology):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "topology",
-    [pytest.param(MIXTURE, marks=pytest.mark.extended), DELIBERATION, DEBATE],
+    [DELIBERATION, *(pytest.param(t, marks=pytest.mark.extended) for t in (MIXTURE, DEBATE))],
     ids=lambda t: t.name,
 )
 def test_every_objective_trains_every_pattern(topology):
