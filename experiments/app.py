@@ -199,7 +199,8 @@ def asks_for(name: str) -> bool:
 def plan_lengths() -> tuple[int, int]:
     """Tokens of a prompt and of a role's text that a plan is for."""
     found = FLAGS.config["plan_lengths"]
-    if len(found) != 2 or not all(isinstance(n, int) and n > 0 for n in found):
+    two = isinstance(found, tuple) and len(found) == 2
+    if not two or not all(isinstance(n, int) and n > 0 for n in found):
         raise InputError(
             f"--config.plan_lengths is {found}; give two positive numbers, as (512, 256)"
         )

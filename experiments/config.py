@@ -26,7 +26,7 @@ from rmas.options import Described, as_dict, described, did_you_mean, summary_of
 
 ROOT = Path(__file__).parents[1]
 COMMAND = {
-    "dry_run": (False, "say what would be done, and do nothing"),
+    "dry_run": (False, "say what would be done: the data is prepared, nothing is run"),
     "plan": (False, "say what a training step would need of each device, and do nothing"),
     "plan_lengths": ((512, 256), "of plan: tokens of a prompt and of a role's text"),
 }
@@ -65,6 +65,7 @@ def load(spec: str) -> ConfigDict:
     whole = as_dict(Settings()) | {name: value for name, (value, _) in COMMAND.items()}
     try:
         _merge(whole, values)
+        _check_kinds(whole)
         return ConfigDict(whole)
     except ValueError as error:  # an InputError, or a key that ConfigDict does not take
         raise InputError(f"config file {path}: {error}") from None
@@ -74,7 +75,7 @@ def define_flag(config: ConfigDict, argv: list[str]) -> list[str]:
     """Defines the flag `--config` and one per override in argv; returns argv to be parsed.
 
     Of a field that is given several times the last value counts. Raises InputError for a field
-    that there is not.
+    that there is not, and for one without a value.
     """
     known, last = fields(), {}
     for place, word in enumerate(argv):
@@ -82,11 +83,14 @@ def define_flag(config: ConfigDict, argv: list[str]) -> list[str]:
             break
         if match := _FLAG.fullmatch(word):
             _check_override(config, match[1], known)
+            _check_value(word, match, argv[place + 1 : place + 2], known)
             last[match[1]] = place
     kept, value_of_dropped = [], False
     for place, word in enumerate(argv):
         match = _FLAG.fullmatch(word)
-        if value_of_dropped or (match and last.get(match[1], place) > place):
+        # A whole dict takes the place of what was said of its entries before.
+        names = (match[1], match[1].rpartition(".")[0]) if match else ()
+        if value_of_dropped or any(last.get(name, place) > place for name in names):
             spaced = not value_of_dropped and match is not None and match[2] is None
             value_of_dropped = spaced and not _is_boolean(match[1], known)
             continue
@@ -187,28 +191,30 @@ def _run(path: Path, argument: str | None) -> Any:
             )
             raise InputError(f"config file {path}: get_config() {right}") from None
         config = get_config(*arguments)
-    except Exception as error:  # whatever a user's file may raise
+        if not isinstance(config, ConfigDict):
+            raise InputError(
+                f"config file {path}: get_config() returned {type(config).__name__}; "
+                "wanted ml_collections.ConfigDict"
+            )
+        return config.to_dict()
+    except (Exception, SystemExit) as error:  # whatever a user's file may raise
         raise InputError(_at_line(error, path)) from error
-    if not isinstance(config, ConfigDict):
-        raise InputError(
-            f"config file {path}: get_config() returned {type(config).__name__}; "
-            "wanted ml_collections.ConfigDict"
-        )
-    return config.to_dict()
 
 
 def _merge(whole: dict[str, Any], values: Mapping[str, Any], prefix: str = "") -> None:
     """Sets what `values` name; a group of fields is merged, a dict of the user's replaced."""
     open_dicts = {name for name, field in fields().items() if isinstance(field.default, dict)}
     for name, value in values.items():
-        path = prefix + name
+        path = f"{prefix}{name}"
         if name not in whole:
             names = [*fields(), *(prefix + known for known in whole)]
             raise InputError(f"{path}: no such field{did_you_mean(path, names)}")
         old = whole[name]
         if path in open_dicts:
             whole[name] = dict(value) if isinstance(value, Mapping) else value
-        elif isinstance(old, dict) and isinstance(value, Mapping):
+        elif isinstance(old, dict):
+            if not isinstance(value, Mapping):
+                raise InputError(f"{path} is {value!r}; it is a group of fields")
             _merge(old, value, f"{path}.")
         elif isinstance(old, float) and type(value) is int:
             whole[name] = float(value)
@@ -216,6 +222,29 @@ def _merge(whole: dict[str, Any], values: Mapping[str, Any], prefix: str = "") -
             whole[name] = tuple(value)
         else:
             whole[name] = value
+
+
+def _check_kinds(whole: Mapping[str, Any]) -> None:
+    """Raises InputError for values that no flag could put right, since they are of another kind."""
+    for name, field in fields().items():
+        value: Any = whole
+        for part in name.split("."):
+            value = value[part]
+        numbers = isinstance(field.default, int | float) and isinstance(value, int | float)
+        if not (field.default is None or numbers or isinstance(value, type(field.default))):
+            raise InputError(f"{name} is {value!r}; it must be {field.kind}, as {field.default!r}")
+
+
+def _check_value(
+    word: str, match: re.Match, following: Sequence[str], known: Mapping[str, Described]
+) -> None:
+    """Raises InputError for a flag that has no value, and for `no` before one that needs one."""
+    if _is_boolean(match[1], known):
+        return
+    if word.lstrip("-").startswith("noconfig."):
+        raise InputError(f"{word}: only fields of kind bool have flags with no")
+    if match[2] is None and (not following or following[0].startswith("--")):
+        raise InputError(f"{word} is given without a value, as in {word}=VALUE")
 
 
 def _check_override(config: ConfigDict, name: str, known: Mapping[str, Described]) -> None:
@@ -228,6 +257,11 @@ def _check_override(config: ConfigDict, name: str, known: Mapping[str, Described
         if not key.isidentifier():
             raise InputError(
                 f"--config.{name}: {key!r} is not a word that a flag can name; set the whole, as "
+                f'--config.{owner}="{{{key!r}: ...}}"'
+            )
+        if hasattr(ConfigDict, key):
+            raise InputError(
+                f"--config.{name}: no flag can name {key!r}; set the whole, as "
                 f'--config.{owner}="{{{key!r}: ...}}"'
             )
         if key not in group:
@@ -289,7 +323,7 @@ def _paragraphs(title: str, cls: type) -> Iterator[str]:
         yield textwrap.fill(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
-def _at_line(error: Exception, path: Path) -> str:
+def _at_line(error: BaseException, path: Path) -> str:
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     if isinstance(error, SyntaxError) and error.filename == str(path):
         lines, text = [error.lineno], error.msg

@@ -2,12 +2,13 @@
 
   python -m experiments.evaluate --config=CONFIG.py --workdir=runs/tiny
   python -m experiments.evaluate --config=CONFIG.py --workdir=runs/tiny --config.dry_run
-  python -m experiments.evaluate --config=experiments/configs/released.py:sequential_light,math500 \
-      --config.system.root=DIR --config.system.prompts=release.json --workdir=runs/math500
+  python -m experiments.evaluate --workdir=runs/math500 \\
+      --config=experiments/configs/released.py:sequential_light,math500 \\
+      --config.system.root=DIR --config.system.prompts=release.json
 
 Writes `evaluate/records.jsonl` (one line per question and method), `timings.jsonl` and
 `summary.json` in the workdir, and prints a table with 95 % intervals; experiments.report makes
-more of them. Killed, it goes on where it was when the same command is given again, and ends with
+more of them. Killed, it resumes where it was when the same command is given again, and ends with
 the same records. `--config.dry_run` prints what would be done, and loads no weights.
 """
 

@@ -21,6 +21,7 @@ from jax.sharding import AbstractMesh
 from experiments import app
 from rmas import parallel
 from rmas.console import aligned, printable
+from rmas.errors import InputError
 from rmas.system.outline import Outline
 from rmas.system.released import DATE, DEFAULT_PROMPTS, find_style
 from rmas.system.sizes import CACHE_POSITIONS, SystemSize
@@ -68,7 +69,11 @@ def _int8() -> bool:
 
 
 def _memory() -> int | None:
-    return device_memory() if _MEMORY.value is None else int(_MEMORY.value * _GIB)
+    if _MEMORY.value is None:
+        return device_memory()
+    if not math.isfinite(_MEMORY.value):
+        raise InputError(f"--memory_gib is {_MEMORY.value}; it must be a finite number")
+    return int(_MEMORY.value * _GIB)
 
 
 def report(style: Style, size: SystemSize, mesh: AbstractMesh, memory: int | None) -> str:

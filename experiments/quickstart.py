@@ -5,7 +5,7 @@
 Trains the links of the embedded system, compares latent recursion with text exchange, single
 agents and untrained links at 1 to 3 rounds on fresh questions, prints the table, and writes
 `summary.json`, `accuracy_rounds.png` and `accuracy_tokens.png` in the workdir. It takes a few
-minutes on two CPU cores; killed, it goes on where it was when the same command is given again.
+minutes on two CPU cores; killed, it resumes where it was when the same command is given again.
 """
 
 import json

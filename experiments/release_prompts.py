@@ -65,7 +65,7 @@ def call_builders(
     try:
         reply = json.loads(data)
     except (ValueError, RecursionError) as e:
-        raise ReleaseError("the builders' answer is no JSON") from e
+        raise ReleaseError("the builders' answer is not JSON") from e
     reply = reply if isinstance(reply, dict) else {}
     if isinstance(reply.get("error"), str):
         raise ReleaseError(reply["error"][:300])

@@ -4,7 +4,7 @@
 
 Objectives: `align`, `rollout`, `teacher_forced`, alone or weighted together, as in
 --config.objective="align:1.0,rollout:0.1". Writes `outer/{links,checkpoints,metrics.jsonl}`.
-Killed, it goes on from its newest checkpoint when the same command is given again; a SIGTERM saves
+Killed, it resumes from its newest checkpoint when the same command is given again; a SIGTERM saves
 one first (exit status 143). `--config.plan` prints what a step needs of each device of the mesh.
 """
 

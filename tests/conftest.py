@@ -66,7 +66,7 @@ def _forget_programs():
 
 @pytest.fixture
 def optimized():
-    """Programs are optimized as users' are."""
+    """XLA's passes over programs are those that users have."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)

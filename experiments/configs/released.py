@@ -19,6 +19,8 @@ math500, medqa, gpqa, mbppplus); elsewhere those of the nearest.
 
 from ml_collections import ConfigDict
 
+from rmas.tasks.benchmarks import BENCHMARKS
+
 # Style: (latent steps, tokens of the answer) by benchmark; "" is for those not named.
 STYLES = {
     "sequential_light": {
@@ -41,30 +43,25 @@ STYLES = {
     "deliberation": {"": (32, 4000), "math500": (32, 2000), "mbppplus": (16, 4000)},
 }
 
-# Benchmark: batch, temperature, rollouts of each question.
+# Benchmark: batch, temperature, rollouts of each question; "" is for those not named.
 SAMPLING = {
-    "math500": (32, 0.6, 1),
+    "": (32, 0.6, 1),
     "aime25": (30, 0.6, 10),
     "aime26": (30, 0.6, 10),
-    "gpqa": (32, 0.6, 1),
-    "medqa": (32, 0.6, 1),
     "mbppplus": (32, 0.2, 1),
     "livecodebench": (16, 0.6, 1),
-    "hotpotqa": (32, 0.6, 1),
-    "bamboogle": (32, 0.6, 1),
-    "gsm8k": (32, 0.6, 1),
 }
 
 
 def get_config(which: str) -> ConfigDict:
     style, _, benchmark = which.partition(",")
-    if style not in STYLES or benchmark not in SAMPLING:
+    if style not in STYLES or benchmark not in BENCHMARKS:
         raise ValueError(
             f"{which!r} is not a STYLE,BENCHMARK; styles: {', '.join(STYLES)}; "
-            f"benchmarks: {', '.join(SAMPLING)}"
+            f"benchmarks: {', '.join(BENCHMARKS)}"
         )
     steps, tokens = STYLES[style].get(benchmark, STYLES[style][""])
-    batch, temperature, rollouts = SAMPLING[benchmark]
+    batch, temperature, rollouts = SAMPLING.get(benchmark, SAMPLING[""])
     config = {
         "seed": 42,
         "system": {"style": style, "dtype": "bfloat16"},
@@ -86,7 +83,7 @@ def get_config(which: str) -> ConfigDict:
 def main() -> None:
     """Prints the command of every style and benchmark."""
     for style in STYLES:
-        for benchmark in SAMPLING:
+        for benchmark in BENCHMARKS:
             print(
                 "python -m experiments.evaluate "
                 f"--config=experiments/configs/released.py:{style},{benchmark} "

@@ -168,12 +168,13 @@ class Experiment:
         check_texts(source, topology, agents)
         check_batch("inner", s.inner, self.system.mesh)
         initial = self.initial_links()
+        # Rows are read at a round drawn from those of outer training.
+        identity = self._identity("links", "inner") | {"rounds": s.outer.rounds}
+        for agent in agents:
+            open_workdir(self.workdir / "inner" / agent, identity)
+        self._remember(only_once=(self.workdir / "outer" / LINKS).exists())
         for agent in agents:
             folder = self.workdir / "inner" / agent
-            # Rows are read at a round drawn from those of outer training.
-            rounds = {"rounds": s.outer.rounds}
-            open_workdir(folder, self._identity("links", "inner") | rounds)
-            self._remember(only_once=(self.workdir / "outer" / LINKS).exists())
             examples = self.examples("inner", agent)
             done = (folder / LINKS).exists()  # then no hidden states are needed any more
             links = train_inner(

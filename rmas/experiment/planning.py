@@ -57,13 +57,13 @@ def describe(
         memory = outer_step(
             context,
             parse_objective(s.objective),
-            params,
-            s.outer.train,
-            schedule,
-            s.outer.rounds,
-            lengths,
-            mesh,
-            weights,
+            params=params,
+            trained=s.outer.train,
+            schedule=schedule,
+            rounds=s.outer.rounds,
+            lengths=lengths,
+            mesh=mesh,
+            weights=weights,
         )
     shape = ",".join(f"{axis}={n}" for axis, n in mesh.shape.items())
     shape = "one device" if mesh.size == 1 else shape

@@ -72,7 +72,7 @@ class TopologySettings(Options):
 
 @dataclasses.dataclass(frozen=True)
 class SystemSettings(Options):
-    """The agents, how they are joined, and what they are told.
+    """The agents, how they are joined, and their prompts.
 
     Either `agents` of your own in a `topology`, or the `style` of a released system, from the
     folder `root` or from the Hub.

@@ -21,7 +21,7 @@ from rmas.system.decode import Sampling
 from rmas.system.prompts import packaged
 from rmas.tasks.benchmarks import BENCHMARKS, TRAINING_SETS
 from rmas.tasks.generated import PUZZLES
-from rmas.training.objectives import parse_objective
+from rmas.training.objectives import OBJECTIVES, parse_objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Settings(Options):
     )
     objective: str = option(
         "align",
-        "of outer training: align, rollout, teacher_forced, or a sum as in align:1,rollout:.1",
+        f"of outer training: {', '.join(OBJECTIVES)}, or a sum as in align:1,rollout:.1",
     )
     mesh: str = option(
         "auto", "devices, as in data=2,fsdp=2,tensor=2; auto: all of them; single: the first one"

@@ -83,6 +83,7 @@ class Memory:
 def outer_step(
     context: TrainingContext,
     objective: WeightedObjectives,
+    *,
     params: dict[str, Params],
     trained: tuple[str, ...],
     schedule: Schedule,

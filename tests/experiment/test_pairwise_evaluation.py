@@ -72,6 +72,11 @@ def test_the_suite_has_all_pairs():
     ]
 
 
+def test_the_gate_runs_one_of_many_options():
+    (case,) = GATE
+    assert [name for name in FACTORS if case[name] == FACTORS[name][0]] == ["methods"]
+
+
 def test_what_the_suite_leaves_out_is_refused(base):
     with pytest.raises(InputError, match="text_recursive needs two or more"):
         settings_of(base, CASES[0] | {"methods": "text_recursive", "rounds": (1,)})

@@ -83,6 +83,12 @@ def test_the_suite_has_all_pairs():
     ]
 
 
+def test_the_gate_runs_one_of_many_options():
+    (case,) = GATE
+    assert case["mesh"] != "single" and case["accumulate"] == 2
+    assert case["validation_rows"] and case["quantize"] == "int8"
+
+
 def test_what_the_suite_leaves_out_is_refused(base):
     for form in ("linear", "linear_res", "mlp"):
         with pytest.raises(InputError, match=r"links\.init is 'aligned'"):

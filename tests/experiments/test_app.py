@@ -152,7 +152,17 @@ def test_flagfile(folder):
             "--config.outer.optim.lr.x: set the whole of --config.outer.optim.lr",
         ),
         ("--config.a-b=3", "--config.a-b: no such field"),
-        ("--config.seed", "Missing value for flag --config.seed"),
+        ("--config.seed", "--config.seed is given without a value, as in --config.seed=VALUE"),
+        (
+            "--config.seed --config.num_questions=9 --config.seed=3",
+            "--config.seed is given without",
+        ),
+        ("--config.data.name --config.seed=3", "--config.data.name is given without a value"),
+        ("--noconfig.seed", "--noconfig.seed: only fields of kind bool have flags with no"),
+        (
+            "--config.system.agents.update=x",
+            "--config.system.agents.update: no flag can name 'update'; set the whole, as ",
+        ),
         ("--config", "--config needs a file, as in --config=experiments/configs/x.py"),
         ("--config=.", "--config=.: is a folder (in {folder})"),
         ("--config=c.py:x", "config file c.py: get_config() takes no argument"),
@@ -196,6 +206,12 @@ def test_wrong_input_is_one_line_and_status_2(folder, args, message):
             "config file x.py, line 2: no data",
         ),
         ("\x00", "config file x.py"),
+        ("import sys\nsys.exit(0)\n", "config file x.py, line 2: SystemExit: 0"),
+        (
+            "from ml_collections import ConfigDict, config_dict\ndef get_config():\n"
+            "    return ConfigDict({'seed': config_dict.required_placeholder(int)})\n",
+            "config file x.py: RequiredValueError: ",
+        ),
     ],
 )
 def test_broken_config_file_is_one_line_with_the_place(folder, text, message):
@@ -217,15 +233,25 @@ def test_config_with_an_argument(folder):
     [
         ('{"outer": {"optim": {"lrr": 1}}}', "outer.optim.lrr: no such field; did you mean"),
         ('{"sytem": {}}', "sytem: no such field; did you mean system?"),
-        ('{"outer": 3}', "config.outer is 3; it must be OuterSettings"),
-        ('{"seed": "x"}', "config.seed is 'x'; it must be int"),
+        ('{"outer": 3}', "outer is 3; it is a group of fields"),
+        ('{"seed": "x"}', "seed is 'x'; it must be int, as 0"),
+        ('{"seed": None}', "seed is None; it must be int, as 0"),
+        (
+            '{"evaluate": {"rounds": 3}}',
+            "evaluate.rounds is 3; it must be tuple of int, as (1, 2, ",
+        ),
+        ('{"system": {"agents": None}}', "system.agents is None; it must be dict of "),
     ],
 )
 def test_a_wrong_field_of_a_config_file_is_named(folder, values, message):
     text = f"from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({values})\n"
     (folder / "x.py").write_text(text)
-    shown = error_of(start(folder, "--config=x.py"))
-    assert shown.removeprefix("config file x.py: ").startswith(message)
+    more = ("--config.system.agents.planner=x", "--config.evaluate.rounds=1,2")
+    for flags in ((), more):
+        shown = error_of(start(folder, "--config=x.py", *flags))
+        assert shown.removeprefix("config file x.py: ").startswith(message)
+    done = start(folder, "--config=x.py", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_every_field_can_be_set_and_the_last_value_wins(folder):
@@ -234,7 +260,8 @@ def test_every_field_can_be_set_and_the_last_value_wins(folder):
         folder,
         *("--config.evaluate.rounds=1,2", "--config.evaluate.rounds=(4,)"),
         *("--config.outer.optim.warmup_steps", "7", "--config.outer.optim.warmup_steps", "8"),
-        *("--config.system.agents.planner=p", "--config.limits.own_tokens.critic=9"),
+        *("--config.system.agents.planner=q", "--config.system.agents.planner=p"),
+        "--config.limits.own_tokens.critic=9",
         *("--config.tools.tavily", "--noconfig.tools.tavily", "--config.data.name=x"),
     )
     assert done.returncode == 0, done.stderr
@@ -331,7 +358,7 @@ def test_help_explains_every_field():
     told = "--config.inner.optim.lr=0.003 peak learning rate [float, above 0] (default: 0.0005)"
     assert told in words
     assert "[int, tokens, at least 0]" in words
-    assert "--config.dry_run say what would be done, and do nothing" in words
+    assert "--config.dry_run say what would be done: the data is prepared, nothing is run" in words
     assert "--config.plan" not in words
 
 

@@ -105,7 +105,7 @@ def value_and_grad(name: str, context: TrainingContext, params, links, batch):
         ("teacher_forced", ("llama", "qwen3")),
         ("rollout", ("llama", "qwen2")),
         pytest.param("rollout", ("qwen3_5", "qwen2"), marks=pytest.mark.extended),
-        ("align", ("mistral", "gemma3")),
+        pytest.param("align", ("mistral", "gemma3"), marks=pytest.mark.extended),
     ],
 )
 def test_objective_on_a_mesh(name, families, capfd):

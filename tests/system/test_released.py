@@ -32,10 +32,6 @@ CASES = (
 )
 STYLE_AND_TASK = ("style", "task")
 EVERY_STYLE = pytest.mark.parametrize(STYLE_AND_TASK, CASES)
-MOST_EXTENDED = pytest.mark.parametrize(
-    STYLE_AND_TASK,
-    [CASES[0], *(pytest.param(*case, marks=pytest.mark.extended) for case in CASES[1:])],
-)
 # The fast suite compiles one; the committed system of `test_released_goldens.py` is its hybrid.
 MOST_SLOWLY = pytest.mark.parametrize(
     STYLE_AND_TASK,
@@ -156,8 +152,8 @@ def test_prompts_are_cut_as_the_release_cuts_them(roots, prompts, releases, styl
                 assert ours == [p for p in release.segments(agent, phase, question) if p != []]
 
 
-@pytest.mark.slow
-@MOST_EXTENDED
+@pytest.mark.extended
+@EVERY_STYLE
 def test_a_mesh_computes_what_one_device_does(roots, prompts, theirs, ours, style, task):
     loaded = rmas.load_system(
         style, roots(style), task_family=task, dtype="float32", mesh=MESH, prompts=str(prompts)

@@ -60,11 +60,8 @@ def unrolled(case: Case, params, links, prompts):
     raise AssertionError("the output agent ends the last round")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [n if n == "debate" else pytest.param(n, marks=pytest.mark.extended) for n in TOPOLOGIES],
-)
+@pytest.mark.extended
+@pytest.mark.parametrize("name", TOPOLOGIES)
 def test_the_scan_is_a_loop_over_rounds(name):
     """Values and gradients, of three rounds."""
     case = Case(TOPOLOGIES[name], rounds=3, steps=2)

@@ -63,7 +63,14 @@ def need(family: str, rounds: int, steps: int, remat: bool = False):
     trained, objective = ("inner", "outer"), (("rollout", 1.0),)
     agents = {"one": params, "two": params}
     return context, outer_step(
-        context, objective, agents, trained, schedule, rounds, LENGTHS, mesh_of()
+        context,
+        objective,
+        params=agents,
+        trained=trained,
+        schedule=schedule,
+        rounds=rounds,
+        lengths=LENGTHS,
+        mesh=mesh_of(),
     )
 
 
@@ -104,7 +111,16 @@ def test_parts_of_one_device():
     )
     schedule = Schedule(Optim(steps=10), batch_size=ROWS, save_every=10)
     agents = {"one": params, "two": params}
-    found = outer_step(context, (("align", 1.0),), agents, ("outer",), schedule, 1, LENGTHS, mesh)
+    found = outer_step(
+        context,
+        (("align", 1.0),),
+        params=agents,
+        trained=("outer",),
+        schedule=schedule,
+        rounds=1,
+        lengths=LENGTHS,
+        mesh=mesh,
+    )
     sizes = jax.tree.map(lambda x: int(np.prod(x.sharding.shard_shape(x.shape))) * 4, params)
     assert found.weights == sum(jax.tree.leaves(sizes))
     whole = sum(4 * x.size for x in jax.tree.leaves(params))

@@ -1,10 +1,10 @@
-"""What an epoch of inner training takes with states that are computed once, and without.
+"""What an epoch of inner training takes with cached hidden states, and without.
 
-  python -m experiments.benchmarks.inner_features
-  python -m experiments.benchmarks.inner_features --config=my.py --steps=100
+  python -m experiments.benchmarks.hidden_state_cache
+  python -m experiments.benchmarks.hidden_state_cache --config=my.py --steps=100
 
 For each agent of the config: seconds of an epoch (every row once) that runs the agent at every
-step, those of one that reads stored states, and those of storing them, which is paid once. Half of
+step, those of one that reads cached states, and those of caching them, which is paid once. Half of
 each run warms up; the rest is measured.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import app
+from experiments import config as configs
 from rmas import parallel
 from rmas.console import aligned, printable
 from rmas.experiment import Experiment
@@ -29,17 +30,17 @@ _STEPS = flags.DEFINE_integer("steps", 100, "Steps that are timed; an epoch is s
 
 def main(_: list[str]) -> None:
     parallel.start()
-    settings, _ = app.settings_and_workdir()
+    settings = configs.settings_of(flags.FLAGS.config)
     with tempfile.TemporaryDirectory() as folder:
         run = Experiment(settings, folder)
         rows = [measure(run, agent, Path(folder)) for agent in run.system.topology.agents]
-    names = ("agent", "epoch on the fly", "epoch stored", "storing", "speed-up")
+    names = ("agent", "epoch", "epoch with cache", "caching", "speed-up")
     cells = [list(names)]
     for row in rows:
-        seconds = [f"{row[name]:.1f} s" for name in ("on_the_fly", "stored", "extraction")]
+        seconds = [f"{row[name]:.1f} s" for name in ("without", "cached", "caching")]
         cells.append([printable(row["agent"]), *seconds, f"{row['speed_up']:.1f}x"])
     print(aligned(cells))
-    print(json.dumps({"benchmark": "inner_features", "rows": rows}))
+    print(json.dumps({"benchmark": "hidden_state_cache", "rows": rows}))
 
 
 def measure(run: Experiment, agent: str, folder: Path) -> dict[str, float | str]:
@@ -51,7 +52,7 @@ def measure(run: Experiment, agent: str, folder: Path) -> dict[str, float | str]
     def schedule(n: int) -> Schedule:
         return Schedule(Optim(steps=n, lr=1e-3), s.inner.batch_size, save_every=n + 1)
 
-    def stored(n: int, name: str):
+    def cached(n: int, name: str):
         return cache_hidden_states(
             agent,
             folder=folder / name,
@@ -83,18 +84,18 @@ def measure(run: Experiment, agent: str, folder: Path) -> dict[str, float | str]
         lines = (at / "timings.jsonl").read_text().splitlines()[steps:]
         return sum(json.loads(line)["seconds"] for line in lines)
 
-    stored(10, "warm")
+    cached(10, "warm")
     began = time.perf_counter()
-    states = stored(2 * steps, "states")
-    extraction = time.perf_counter() - began
+    states = cached(2 * steps, "states")
+    caching = time.perf_counter() - began
     epoch = len(source) / (steps * s.inner.batch_size)
-    on_the_fly, read = seconds("fly", None) * epoch, seconds("stored", states) * epoch
+    without, read = seconds("without", None) * epoch, seconds("cached", states) * epoch
     return {
         "agent": agent,
-        "on_the_fly": on_the_fly,
-        "stored": read,
-        "extraction": extraction * epoch / 2,
-        "speed_up": on_the_fly / read,
+        "without": without,
+        "cached": read,
+        "caching": caching * epoch / 2,
+        "speed_up": without / read,
     }
 
 
