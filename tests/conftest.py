@@ -67,9 +67,11 @@ def _forget_programs():
 @pytest.fixture
 def optimized():
     """XLA's passes over programs are those that users have."""
-    jax.config.update("jax_disable_most_optimizations", False)
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    jax.config.update(name, False)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update(name, before)
 
 
 @pytest.fixture(scope="session")
