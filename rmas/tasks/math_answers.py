@@ -7,7 +7,6 @@ of powers, factorials, deep braces) are refused before they are parsed; the time
 process that grades (`grader_pool.py`) covers the rest.
 """
 
-import logging
 import re
 import string
 
@@ -194,7 +193,6 @@ def _single(one: str, other: str) -> bool:
     from math_verify import parse, verify
     from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
 
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     how = [LatexExtractionConfig(), ExprExtractionConfig()]
     sides = (_FACTORS.sub(r"(\1)", side) for side in (one, other))
     answer, gold = (parse(f"${s}$", extraction_config=how, parsing_timeout=None) for s in sides)

@@ -272,8 +272,8 @@ os._exit(0)
             planted('f"{hie_role} {build', "'x' * 2_000_000 + f\"{hie_role} {build"),
             "the builders answered with more than 4 MiB",
         ),
-        (RELEASE + FORGED.format(b"junk"), "the builders' answer is no JSON"),
-        (RELEASE + FORGED.format(b"[" * 60_000), "the builders' answer is no JSON"),
+        (RELEASE + FORGED.format(b"junk"), "the builders' answer is not JSON"),
+        (RELEASE + FORGED.format(b"[" * 60_000), "the builders' answer is not JSON"),
         (RELEASE + FORGED.format(b"[3]"), "the builders' answer is not what was asked for"),
         (RELEASE + FORGED.format(b'{"texts": [], "constants": {}}'), "not what was asked for"),
         (
