@@ -4,6 +4,7 @@ matplotlib is an extra (`pip install -e .[plots]`). It is imported when a plot i
 pyplot, which would set up a window system and global state.
 """
 
+import importlib
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -165,7 +166,7 @@ def plot_phases(rows: Rows, path: str | os.PathLike, title: str = "") -> None:
 def can_draw() -> bool:
     """Whether matplotlib can be imported."""
     try:
-        import matplotlib  # noqa: F401
+        importlib.import_module("matplotlib")
     except ImportError:
         return False
     return True

@@ -260,7 +260,9 @@ def test_every_field_can_be_set_and_the_last_value_wins(folder):
         folder,
         *("--config.evaluate.rounds=1,2", "--config.evaluate.rounds=(4,)"),
         *("--config.outer.optim.warmup_steps", "7", "--config.outer.optim.warmup_steps", "8"),
-        *("--config.system.agents.planner=q", "--config.system.agents.planner=p"),
+        *("--config.system.agents.planner=q", "--config.system.agents.extra=q"),
+        "--config.system.agents={'critic': 'b', 'planner': 'a', 'solver': 'c'}",  # the whole, later
+        "--config.system.agents.planner=p",
         "--config.limits.own_tokens.critic=9",
         *("--config.tools.tavily", "--noconfig.tools.tavily", "--config.data.name=x"),
     )
