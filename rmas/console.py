@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import IO, Any, SupportsFloat
 
 from rmas.parallel import is_first
+from rmas.parallel.meters import seconds_compiling
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -40,7 +41,7 @@ class Progress:
 
     Use it as a context manager and call `update` after every step. Lines are written for the first
     and the last step, and at most every `every_seconds` in between. With several processes only
-    the first one writes.
+    the first one writes. Rates, and the times that are left, do not count compilation.
 
     Args:
       total: number of steps of the whole run.
@@ -64,6 +65,7 @@ class Progress:
         self._every = every_seconds
         self._stream = sys.stderr if stream is None else stream
         self._silent = not is_first()
+        self._compiled = seconds_compiling()
         self._shown: float | None = None
         self._began: tuple[float, int] | None = None  # time and step that rates are measured from
         self._bar: Any = None
@@ -79,6 +81,16 @@ class Progress:
             print("  ".join(filter(None, [self._label, done])), file=self._stream, flush=True)
         return self
 
+    def compiling(self, what: str = "") -> None:
+        """Says that what comes next is compiled first, which may take minutes."""
+        if self._silent:
+            return
+        text = " ".join(filter(None, ["compiling", what]))
+        if self._bar is not None:
+            self._bar.update(self._task, text=text, pace="", refresh=True)
+        else:
+            print("  ".join(filter(None, [self._label, text])), file=self._stream, flush=True)
+
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
@@ -91,9 +103,12 @@ class Progress:
         """
         if self._silent:
             return
-        now = time.monotonic()
-        if self._began is None:  # the first step compiles: rates are measured from its end
+        now, compiled = time.monotonic(), seconds_compiling()
+        if self._began is None:  # the first step traces and compiles: rates begin at its end
             self._began = (now, step)
+        elif compiled > self._compiled:
+            self._began = (self._began[0] + compiled - self._compiled, self._began[1])
+        self._compiled = compiled
         self._step = step
         due = self._shown is None or now - self._shown >= (0.1 if self._bar else self._every)
         if not (due or step >= self._total):

@@ -42,6 +42,27 @@ def test_plain_lines_now_and_then(monkeypatch):
     assert len(shown) == len(reads) == 5
 
 
+def test_compilation_is_told_and_does_not_count(monkeypatch):
+    clock, out, compiled = Clock(monkeypatch), io.StringIO(), [3.0]
+    monkeypatch.setattr(console, "seconds_compiling", lambda: compiled[0])
+    with Progress(10, label="evaluate", every_seconds=0, stream=out, unit="answer") as progress:
+        progress.compiling("latent r=1")
+        clock.now, compiled[0] = 60.0, 50.0
+        progress.update(2)
+        clock.now += 4.0
+        progress.update(4)
+        progress.compiling("text r=1")
+        clock.now, compiled[0] = clock.now + 94.0, compiled[0] + 90.0
+        progress.update(6)
+    assert out.getvalue().splitlines() == [
+        "evaluate  compiling latent r=1",
+        "evaluate  answer 2/10",
+        "evaluate  answer 4/10  2.0 s/answer  12 s left",
+        "evaluate  compiling text r=1",
+        "evaluate  answer 6/10  2.0 s/answer  8 s left",
+    ]
+
+
 def test_slow_steps(monkeypatch):
     clock, out = Clock(monkeypatch), io.StringIO()
     with Progress(100, every_seconds=0, stream=out) as progress:

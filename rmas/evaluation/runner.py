@@ -210,6 +210,9 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
         for batch in mine:
             seen += len(batch.ids)
             rows = plan.asked.rows(batch.start, batch.end)
+            method = batch.method
+            if method.warm and (method, batch.bucket) not in warm:
+                progress.compiling(f"{method.name} r={method.rounds}, {batch.bucket} tokens")
             answers, timing = _answer(plan, batch, [question_of(row) for row in rows], warm)
             grades = graders.grade(plan.grader, [a.text for a in answers], rows)
             new = [plan.record(batch, *three) for three in zip(rows, answers, grades, strict=True)]
@@ -218,9 +221,9 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
                 append_lines(timing_file, [json.dumps(timing)])
                 if is_first():
                     _write_questions(plan.asked, folder / QUESTIONS)
-            scores = scored.setdefault(batch.method, [])
+            scores = scored.setdefault(method, [])
             scores += [record["scores"]["exact"] for record in new]
-            name = f"{batch.method.name} r={batch.method.rounds} accuracy"
+            name = f"{method.name} r={method.rounds} accuracy"
             progress.update(seen, **{name: sum(scores) / len(scores)})
     barrier("all questions are answered", _MAX_WAIT)
     if is_first():

@@ -231,6 +231,7 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
     ):
         rate = optimizers.learning_rate(schedule.optim)
         recorder = Recorder(writer, rate, meta.get("losses", ()))
+        progress.compiling()
         for n in range(start, total):
             profile.before_step(n)
             with recorder.time_input():
