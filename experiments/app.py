@@ -179,7 +179,8 @@ def settings_and_workdir(**changes: object) -> tuple[Settings, Path]:
     asked = [name for name in _DRY if FLAGS.config[name]]
     for name in asked:
         if name not in _dry:
-            raise InputError(f"--config.{name} belongs to {_DRY[name]}; this command would do all")
+            instead = f"; --config.{_dry[0]} shows what this command would need" if _dry else ""
+            raise InputError(f"--config.{name} belongs to {_DRY[name]}{instead}")
     if not FLAGS.workdir and asked:
         folder = tempfile.TemporaryDirectory()
         atexit.register(folder.cleanup)

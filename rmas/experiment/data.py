@@ -99,11 +99,19 @@ def _pick(splits: dict[str, RowSource], name: str, data: str, field: str) -> Row
     return splits[name]
 
 
-def check_texts(rows: Sequence[Row], topology: Topology, agents: Sequence[str]) -> None:
-    """Raises `InputError` for a training row without a text of these agents or their senders."""
+def check_texts(rows: Sequence[Row], name: str, topology: Topology, agents: Sequence[str]) -> None:
+    """Raises `InputError` for a training row without a text of these agents or their senders.
+
+    `name` is that of the rows, for the message.
+    """
     senders = [e.src for agent in agents for e in topology.incoming(agent)]
     roles = {topology.role(agent) for agent in (*agents, *senders)}
     for row in rows:
         for role in sorted(roles):
             if not row.texts.get(role):
-                row.text(role, 0)  # raises, naming the row and the role
+                known = ", ".join(sorted(row.texts)) or "none"
+                raise InputError(
+                    f"{name}: row {row.id} has no teacher text for the role {role!r} (roles with "
+                    f"text: {known}); training needs texts of {', '.join(sorted(roles))} in every "
+                    "row; experiments.make_rows makes them from questions by text exchange"
+                )

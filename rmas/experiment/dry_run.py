@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -40,14 +39,14 @@ def describe(
     outline: Outline,
     data: Data,
     longest: int | None,
-    links: Path,
+    missing_links: str,
 ) -> str:
     """The plan of an evaluation as text.
 
     Args:
       derived: what was settled before, for the list of derived values.
       longest: positions of the longest prompt of the agent that answers, if it is known.
-      links: where trained links are expected.
+      missing_links: the place of trained links, where there are none; else empty.
 
     Raises:
       InputError: what would stop the run at its start.
@@ -56,7 +55,7 @@ def describe(
     asked = data.asked
     s, more = derive.lengths(settings, outline, longest)
     e, topology = s.evaluate, outline.topology
-    _check(s, outline, grader, links)
+    _check(s, outline, grader, missing_links)
     chat = outline.chats.get(topology.output)
     interfaces: dict[str, Interface] = {}
 
@@ -80,6 +79,7 @@ def describe(
     starts = range(0, len(asked), e.batch_size)
     buckets = Counter(bucket(max(lengths[i : i + e.batch_size])) for i in starts)
     shapes = ", ".join(f"{n} of up to {size} tokens" for size, n in sorted(buckets.items()))
+    split = f", split {e.split}" if e.split else ""
     how = "" if chat else f" (estimated: {_CHARACTERS} characters a token)"
     rest = [derive.dtype(s)]
     if s.data.name:
@@ -88,8 +88,7 @@ def describe(
     settled = [printable(f"  {value}") for value in (*derived, *more, *rest)]
     return "\n".join(
         [
-            f"{printable(data.name)}, split {data.questions.split}: {len(asked)} questions, "
-            f"graded by {grader}",
+            f"{printable(data.name)}{split}: {len(asked)} questions, graded by {grader}",
             f"batches of {e.batch_size}; questions per method: {shapes}{how}",
             *(["", "derived from agents, data and devices:", *settled] if settled else []),
             "",
@@ -101,7 +100,7 @@ def describe(
     )
 
 
-def _check(s: Settings, outline: Outline, grader: str, links: Path) -> None:
+def _check(s: Settings, outline: Outline, grader: str, missing_links: str) -> None:
     """Prompts, tools, graders and links, as the run will ask for them."""
     GraderPool(unsafe=s.tools.unsafe).check(grader)
     if "single" in s.evaluate.methods:
@@ -115,8 +114,12 @@ def _check(s: Settings, outline: Outline, grader: str, links: Path) -> None:
                 "experiments.import_prompts",
                 s.system.prompts,
             )
-    elif "latent" in s.evaluate.methods and not links.exists():
-        _log.warning("%s is missing: the run needs it, or another folder in --links", links)
+    elif "latent" in s.evaluate.methods and missing_links:
+        _log.warning(
+            "there are no links in %s yet: train them with this workdir (experiments.train_inner, "
+            "train_outer), or name another folder in --links",
+            missing_links,
+        )
 
 
 def _check_interfaces(outline: Outline, interfaces: Iterable[Interface]) -> None:

@@ -145,7 +145,15 @@ class Experiment:
         if outline.located:
             longest = derive.longest_prompt(self.settings, self._unloaded, self.data)
         folder = self.workdir / "outer" / LINKS if links is None else Path(links).expanduser()
-        return dry_run.describe(self.settings, self.derived, outline, self.data, longest, folder)
+        place = f"outer/{LINKS} of the workdir" if links is None else str(folder)
+        return dry_run.describe(
+            self.settings,
+            self.derived,
+            outline,
+            self.data,
+            longest=longest,
+            missing_links="" if folder.exists() else place,
+        )
 
     def check(self) -> None:
         """Raises `InputError` for what would stop the evaluation, before anything is trained."""
@@ -165,7 +173,7 @@ class Experiment:
         agents = list(agents or topology.agents)
         source = self.data.split("train")
         validation = self.data.split("validation") if s.inner.validation_rows else ()
-        check_texts(source, topology, agents)
+        check_texts(source, s.data.name, topology, agents)
         check_batch("inner", s.inner, self.system.mesh)
         initial = self.initial_links()
         # Rows are read at a round drawn from those of outer training.
@@ -214,7 +222,7 @@ class Experiment:
         steps = {"latent_steps": s.limits.latent_steps}
         open_workdir(folder, self._identity("objective", "links", "inner", "outer") | steps)
         self._remember()
-        check_texts(source, topology, topology.agents)
+        check_texts(source, s.data.name, topology, topology.agents)
         examples = self.examples("outer")
 
         def start() -> Params:
@@ -224,10 +232,10 @@ class Experiment:
                     self.context.spec,
                     self.system.params(),
                     links,
-                    examples,
-                    source[: s.links.aligned_rows],
-                    s.seed,
-                    s.links.ridge,
+                    examples=examples,
+                    rows=source[: s.links.aligned_rows],
+                    seed=s.seed,
+                    ridge=s.links.ridge,
                 )
             return {part: links[part] for part in s.outer.train}
 
@@ -264,7 +272,8 @@ class Experiment:
         rows, asked = self.data.questions, self.data.asked
         settings = self._lengths()
         latent = "latent" in settings.evaluate.methods
-        trained = self.trained_links(links) if latent else None
+        most = max(settings.evaluate.rounds)
+        trained = self.trained_links(links, most) if latent else None
         folder = self.workdir / FOLDER
         parts = ("links", "limits", "sampling", "evaluate", "num_questions")
         identity = identity_of(settings, self._unloaded, rows, parts)
@@ -319,8 +328,10 @@ class Experiment:
         """Random links, for the control that shows what training gives."""
         return init_links(self.outline.link_spec, jax.random.key(self.settings.seed), "random")
 
-    def trained_links(self, folder: str | Path | None = None) -> Params:
+    def trained_links(self, folder: str | Path | None = None, rounds: int | None = None) -> Params:
         """The links of a folder (`outer/links` of the workdir), checked against the system.
+
+        They are to be used for up to `rounds` rounds; by default those of training.
 
         A released system's own are used where no others are named or lie in the workdir.
         """
@@ -335,7 +346,10 @@ class Experiment:
                 "(experiments.train_outer, or Experiment.train_outer), name another folder of "
                 "links, or leave out the method latent"
             )
-        return read_links(folder, self.outline.link_template, self.manifest())
+        manifest = self.manifest()
+        if rounds is not None:
+            manifest["rounds"] = rounds
+        return read_links(folder, self.outline.link_template, manifest)
 
     # Shared by the stages.
 
@@ -360,7 +374,12 @@ class Experiment:
         """The agent's hidden states, where they are to be computed once and kept on disk."""
         s, own, source = self.settings, self.system.agents[agent], self.data.split("train")
         dtype = cache_dtype(
-            s.inner.cache_states, examples, s.inner, s.seed, len(source), own.params
+            s.inner.cache_states,
+            examples=examples,
+            schedule=s.inner,
+            seed=s.seed,
+            count=len(source),
+            params=own.params,
         )
         if dtype is None:
             return None

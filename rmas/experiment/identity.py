@@ -108,6 +108,15 @@ def read_links(folder: Path, template: Params, manifest: Mapping[str, Any]) -> P
             steps,
             manifest["latent_steps"],
         )
+    rounds = found.get("rounds")
+    if isinstance(rounds, int) and rounds < manifest["rounds"]:
+        _log.warning(
+            "links in %s were trained for at most %d %s, not for %d: later rounds may answer worse",
+            folder,
+            rounds,
+            "round" if rounds == 1 else "rounds",
+            manifest["rounds"],
+        )
     for key in ("prompts", "tools"):  # the system message describes tools: it is prompt, too
         if found.get(key) != manifest.get(key):
             _log.warning(

@@ -90,7 +90,7 @@ class Outline:
         """
         prompt_set = prompt_sets.load(prompts)
         prompt_set.check(topology, task_family)  # before anything is downloaded
-        located = {agent: hub.resolve(sources[agent]) for agent in topology.agents}
+        located = {agent: _locate(agent, sources[agent]) for agent in topology.agents}
         _, specs, shares = _read(located)
         return cls(
             topology=topology,
@@ -259,6 +259,13 @@ class Outline:
     def owners(self) -> list[ModelSpec]:
         """One architecture for each set of weights that is held."""
         return [spec for agent, spec in self.specs.items() if agent not in self.shares]
+
+
+def _locate(agent: str, source: str) -> hub.Located:
+    try:
+        return hub.resolve(source)
+    except InputError as error:
+        raise InputError(f"agent {agent}: {error}") from error
 
 
 def _read(

@@ -146,11 +146,17 @@ def _parse_row(item: Any, place: str, default_id: str) -> Row:
         if "answer" not in item and last:
             item = item | {"answer": last[0]}
     else:
-        unknown = sorted(set(item) - set(_OWN_FIELDS))
+        unknown = [name for name in sorted(item) if name not in _OWN_FIELDS]
+        missing = [name for name in ("question", "answer") if name not in item]
         if unknown:
+            faults = [f"unknown {_fields(unknown)}"]
+            faults += [f"missing {_fields(missing)}"] if missing else []
+            advice = "rename what stands for them" if missing else "put extra facts into meta"
             raise InputError(
-                f"{place}: unknown field {unknown[0]!r}; a row has {', '.join(_OWN_FIELDS)}, or "
-                f"flat columns as question, plan, refined_plan, answer (put extra facts into meta)"
+                f"{place}: {', '.join(faults)}; {advice}: a row has {', '.join(_OWN_FIELDS)}, or "
+                "flat columns as question, plan, refined_plan, answer; files with the columns of a "
+                "public benchmark are read by its name, with their folder as its source "
+                "(evaluate.data=math500, evaluate.source=FOLDER)"
             )
         texts, meta = _texts(item.get("texts", {}), place), item.get("meta", {})
     if not isinstance(meta, dict):
@@ -162,6 +168,10 @@ def _parse_row(item: Any, place: str, default_id: str) -> Row:
         texts=texts,
         meta=meta,
     )
+
+
+def _fields(names: list[str]) -> str:
+    return f"field{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
 
 
 def _texts(value: Any, place: str) -> dict[str, tuple[str, ...]]:

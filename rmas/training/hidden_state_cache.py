@@ -84,9 +84,9 @@ def scheduled(examples: Examples, schedule: Schedule, seed: int, n_rows: int) ->
 
 
 def cache_dtype(
-    asked: str, examples: Examples, schedule: Schedule, seed: int, n_rows: int, params: Params
+    asked: str, *, examples: Examples, schedule: Schedule, seed: int, count: int, params: Params
 ) -> str | None:
-    """In which type an agent's hidden states are cached; None where they are not.
+    """In which type an agent's hidden states over `count` rows are cached; None where they are not.
 
     `auto` caches them where the schedule reads each twice or more on average, in bfloat16 where
     that is the type of the weights, else in float32; `none` never.
@@ -94,7 +94,7 @@ def cache_dtype(
     if asked != "auto":
         return None if asked == "none" else asked
     read = schedule.optim.steps * schedule.batch_size
-    if read < _OFTEN * len(scheduled(examples, schedule, seed, n_rows)):
+    if read < _OFTEN * len(scheduled(examples, schedule, seed, count)):
         return None
     weights = jax.tree.leaves(params["embed"])[0].dtype.name
     return "bfloat16" if weights == "bfloat16" else "float32"
@@ -227,7 +227,15 @@ def cache_hidden_states(
     if not broadcast_from_first((at / _FACTS).is_file()):
         try:
             at.mkdir(parents=True, exist_ok=True)
-            _fill(layout, agent, model, params, examples, source, share)
+            _fill(
+                layout,
+                agent,
+                model=model,
+                params=params,
+                examples=examples,
+                source=source,
+                share=share,
+            )
             if is_first():
                 atomic_write_json(at / _FACTS, {**facts, "shares": shares, "rows": len(pairs)})
         except OSError as error:
@@ -239,6 +247,7 @@ def cache_hidden_states(
 def _fill(
     layout: Layout,
     agent: str,
+    *,
     model: ModelSpec,
     params: Params,
     examples: Examples,

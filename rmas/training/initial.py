@@ -26,6 +26,7 @@ def align_outer_links(
     spec: SystemSpec,
     params: dict[str, Params],
     links: Params,
+    *,
     examples: Examples,
     rows: Sequence[Row],
     seed: int,

@@ -5,6 +5,7 @@ The files of a snapshot in the client's cache (`$HF_HUB_CACHE`) are symbolic lin
 """
 
 import dataclasses
+import difflib
 import os
 import re
 import shlex
@@ -68,7 +69,7 @@ def resolve(
         return Located(folder, source, None)
     repo, at, named = source.partition("@")
     if folder.is_file() or not _REPO.fullmatch(repo):
-        fact = "is a file" if folder.is_file() else "is not a folder"
+        fact = "is a file" if folder.is_file() else f"is not a folder{_similar(folder)}"
         raise InputError(f"{source!r} {fact}; expected a folder or a Hub id owner/name[@revision]")
     if at and revision and named != revision:
         raise InputError(f"{source}: the name has revision {named!r}, but revision={revision!r}")
@@ -81,10 +82,19 @@ def resolve(
     # The errors of the client, its HTTP library and its transfer library have no common base.
     except Exception as error:
         why = _why(error, repo, revision, folder.absolute())
-        raise InputError(f"{source}: no folder {folder.absolute()}, and {why}") from error
+        here = f"no folder {folder.absolute()}{_similar(folder)}"
+        raise InputError(f"{source}: {here}, and {why}") from error
     if not path.is_dir():
         raise InputError(f"{source}: the repository has none of {', '.join(patterns)}")
     return Located(path, source, path.name)
+
+
+def _similar(folder: Path) -> str:
+    """A folder beside a missing one that it may have been meant to name, in words."""
+    beside = folder.parent
+    names = [own.name for own in beside.iterdir() if own.is_dir()] if beside.is_dir() else []
+    near = difflib.get_close_matches(folder.name, names, n=1)
+    return f" (did you mean {beside / near[0]}?)" if near else ""
 
 
 def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:

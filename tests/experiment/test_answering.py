@@ -117,6 +117,14 @@ def test_links_of_other_agents_are_refused(run, tmp_path):
         rmas.load(run.workdir, agents=agents)
 
 
+@pytest.mark.parametrize(("rounds", "warned"), [(3, False), (4, True)])
+def test_more_rounds_than_the_links_were_trained_for_are_told(run, rounds, warned, caplog):
+    trained = run.settings.outer.rounds
+    assert trained == 3
+    run.trained_links(rounds=rounds)
+    assert (f"for at most {trained} rounds, not for 4" in caplog.text) == warned
+
+
 def test_a_released_system_by_its_style():
     system = rmas.load(
         "sequential_scaled",

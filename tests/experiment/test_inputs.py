@@ -74,9 +74,13 @@ def edit_tensors(folder: str, change) -> None:
         ),
         (lambda f: edit_config(f, model_type="mamba"), ["critic", "mamba", "llama"]),
         (lambda f: (Path(f) / "tokenizer.json").write_text("{"), ["critic", "tokenizer"]),
-        (lambda f: shutil.rmtree(f), ["critic", "is not a folder"]),
+        (lambda f: shutil.rmtree(f), ["agent critic: ", "is not a folder"]),
+        (
+            lambda f: Path(f).rename(Path(f).with_name("critics")),
+            ["agent critic: ", "did you mean", "critics"],
+        ),
     ],
-    ids=["truncated", "missing", "shape", "architecture", "tokenizer", "folder"],
+    ids=["truncated", "missing", "shape", "architecture", "tokenizer", "folder", "renamed"],
 )
 def test_a_corrupt_agent_folder_is_told_by_name(tmp_path, agents, damage, words):
     damage(agents["critic"])
@@ -261,9 +265,10 @@ def test_rows_without_a_text_are_reported_before_training(tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     run = small(tmp_path, data__name=str(tmp_path / "rows.json"))
     source, topology = run.data.split("train"), run.outline.topology
-    check_texts(source, topology, ["critic"])
-    with pytest.raises(InputError, match="row rows-000001: no teacher text for role 'solver'"):
-        check_texts(source, topology, ["solver"])
+    check_texts(source, "rows.jsonl", topology, ["critic"])
+    line = r"rows.jsonl: row rows-000001 has no teacher text for the role 'solver' .*make_rows"
+    with pytest.raises(InputError, match=line):
+        check_texts(source, "rows.jsonl", topology, ["solver"])
     with pytest.raises(InputError, match="row rows-000001"):  # the planner hears the solver
         run.train_inner(["planner"])
     assert not (tmp_path / "inner").exists()
@@ -385,7 +390,8 @@ def test_lengths_leave_room_for_messages_and_for_agents_alone(tmp_path):
         derive.lengths(run.settings, run.outline, 256)
 
 
-def test_a_dry_run_lists_what_was_derived(tmp_path):
+def test_a_dry_run_lists_what_was_derived(tmp_path, caplog):
     told = small(tmp_path, system__dtype="auto").dry_run()
+    assert "there are no links in outer/links of the workdir yet: train them" in caplog.text
     assert "system.dtype = float32: devices of platform cpu" in told
     assert "inner.max_length = 256: the context of planner" in told

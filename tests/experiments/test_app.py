@@ -347,6 +347,8 @@ def test_what_cannot_be_run_dry_is_refused(main, field, tmp_path):
     done = run(main, f"--config.{field}", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: --config.{field} belongs to experiments.")
+    instead = "; --config.plan shows what this command would need\n"
+    assert done.stderr.endswith(instead) == (main == "train_inner")
     assert not (tmp_path / "run").exists()
 
 

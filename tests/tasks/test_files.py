@@ -98,7 +98,14 @@ BAD_ROWS = {
     "true answer": ({**GOOD, "answer": True}, "field 'answer' is a truth value"),
     "float answer": ({**GOOD, "answer": 0.5}, "field 'answer' is a number; it must be a text or a"),
     "number": ({**GOOD, "question": 5}, "field 'question' is a number; it must be a text"),
-    "typo": ({**GOOD, "text": {}}, "unknown field 'text'; a row has id, question"),
+    "typo": (
+        {**GOOD, "text": {}},
+        "unknown field 'text'; put extra facts into meta: a row has id, question",
+    ),
+    "columns": (
+        {"problem": "1+1", "solution": "2"},
+        "unknown fields 'problem', 'solution', missing fields 'question', 'answer'; rename what",
+    ),
     "texts list": ({**GOOD, "texts": []}, "field 'texts' is an empty list; it must map a role"),
     "no texts": ({**GOOD, "texts": {"solver": []}}, "field 'texts.solver' is an empty list"),
     "text kind": ({**GOOD, "texts": {"solver": 1}}, "field 'texts.solver' is a number"),

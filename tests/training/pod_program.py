@@ -129,7 +129,9 @@ def main() -> None:
     # Outer training, from aligned links; stopped in its course where that is asked for.
     def first():
         aligned = {"inner": inner, "outer": links["outer"]}
-        return align_outer_links(spec, system.params(), aligned, examples, rows, 1, 1e-3)
+        return align_outer_links(
+            spec, system.params(), aligned, examples=examples, rows=rows, seed=1, ridge=1e-3
+        )
 
     if asked.stop_at and asked.process == asked.processes - 1:
         objective = outer_module.OBJECTIVES["align"]

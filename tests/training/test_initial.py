@@ -64,7 +64,7 @@ def pairs(case, agent, reader, rows, rounds):
 
 def test_every_edge_is_the_regression_of_its_pairs(case):
     links = align_outer_links(
-        case.spec, case.params, case.links, case.examples, ROWS, seed=9, ridge=1e-2
+        case.spec, case.params, case.links, examples=case.examples, rows=ROWS, seed=9, ridge=1e-2
     )
     assert links["inner"] is case.links["inner"]
     assert set(links["outer"]) == set(case.links["outer"])
@@ -119,7 +119,9 @@ def test_a_linear_relation_is_found():
 
     texts = {"planner": (" ".join(words),), "critic": ("c",), "solver": ("c",)}
     rows = [Row(f"{n}", question, "c", texts) for n, question in enumerate(("l m", "hi"))]
-    found = align_outer_links(spec, system.params(), links, examples, rows, seed=0, ridge=1e-12)
+    found = align_outer_links(
+        spec, system.params(), links, examples=examples, rows=rows, seed=0, ridge=1e-12
+    )
     link = found["outer"]["planner->critic"]
     np.testing.assert_allclose(link["residual_proj"]["kernel"], W, atol=1e-4)
     np.testing.assert_allclose(link["residual_proj"]["bias"], bias, atol=1e-4)
@@ -134,7 +136,9 @@ def test_rows_cut_into_their_text_are_left_out(case):
     assert 2 < len(short) < len(ROWS)
 
     def link(rows):
-        done = align_outer_links(case.spec, case.params, case.links, examples, rows, 9, 1e-2)
+        done = align_outer_links(
+            case.spec, case.params, case.links, examples=examples, rows=rows, seed=9, ridge=1e-2
+        )
         return done["outer"]["planner->critic"]
 
     jax.tree.map(np.testing.assert_array_equal, link(ROWS), link(short))
@@ -143,7 +147,9 @@ def test_rows_cut_into_their_text_are_left_out(case):
 def test_no_row_left(case):
     examples = dataclasses.replace(case.examples, max_length=1)
     with pytest.raises(InputError, match=r"no teacher text of 'planner'.*max_length 1"):
-        align_outer_links(case.spec, case.params, case.links, examples, ROWS, 9, 1e-2)
+        align_outer_links(
+            case.spec, case.params, case.links, examples=examples, rows=ROWS, seed=9, ridge=1e-2
+        )
 
 
 def test_a_form_without_a_residual_path(case):
@@ -151,4 +157,6 @@ def test_a_form_without_a_residual_path(case):
     link = links["outer"]["planner->critic"]
     links["outer"]["planner->critic"] = {k: v for k, v in link.items() if k != "residual_proj"}
     with pytest.raises(InputError, match="mlp_res or ln_res"):
-        align_outer_links(case.spec, case.params, links, case.examples, ROWS[:2], 9, 1e-2)
+        align_outer_links(
+            case.spec, case.params, links, examples=case.examples, rows=ROWS[:2], seed=9, ridge=1e-2
+        )

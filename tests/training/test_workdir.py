@@ -40,7 +40,7 @@ def test_another_config_is_refused_by_key(tmp_path, change, message):
     (tmp_path / "work").write_text("done")
     with pytest.raises(InputError, match=message) as error:
         open_workdir(tmp_path, {**IDENTITY, **change})
-    assert "use another --workdir or the same config" in str(error.value)
+    assert "use another --workdir, or the same config" in str(error.value)
     assert "warmup" not in str(error.value)
 
 
