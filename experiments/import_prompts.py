@@ -80,21 +80,22 @@ class Family:
     Attributes:
       task: its name in mixture, distillation and deliberation.
       sequential: its name in sequential systems. They know no choice: there the loaders of data
-        add the line that tells to choose, which is then `told` for them.
+        add a line that asks to choose a letter.
+      adds_line: whether questions of sequential systems get that line.
       last_sentence: the `choice_old_prompt` of sequential systems.
     """
 
     task: str
     sequential: str
     ending: str = ""
-    told: bool = False
+    adds_line: bool = False
     last_sentence: int = 0
 
 
 FAMILIES = {
     "math": Family("math", "math"),
-    "choice": Family("choice", "math", _OPTIONS, told=True),
-    "gpqa": Family("choice", "math", _OPTIONS, told=True, last_sentence=2),
+    "choice": Family("choice", "math", _OPTIONS, adds_line=True),
+    "gpqa": Family("choice", "math", _OPTIONS, adds_line=True, last_sentence=2),
     "medqa": Family("choice", "math", f"{_OPTIONS}\nChoose the correct option."),
     "code": Family("code", "code"),
     "reasoning": Family("reasoning", "reasoning"),
@@ -221,7 +222,7 @@ def release_prompt_set(clone: Path, python: str, timeout: float) -> dict[str, An
             "this command knows"
         )
     question = marks.question(FAMILIES["choice"])
-    told = _told(text["task", "math"], text["task", "choice"], question, where)
+    line = _choice_line(text["task", "math"], text["task", "choice"], question, where)
     slots = {constants[name]: f"{{slot:{agent}}}" for name, agent in SLOTS.items()}
     roles: dict[str, dict[str, dict[str, str]]] = {
         agent: {} for topology in TOPOLOGIES.values() for agent in topology.agents
@@ -229,8 +230,8 @@ def release_prompt_set(clone: Path, python: str, timeout: float) -> dict[str, An
     for key in [key for key in text if len(key) == 4]:
         role, phase, family, interface = key
         at = f"{where}: {calls[key][0]}"
-        adds = FAMILIES[family].told and role in SEQUENTIAL.agents
-        question = "{question}" + (_literal(told) if adds else "")
+        adds = FAMILIES[family].adds_line and role in SEQUENTIAL.agents
+        question = "{question}" + (_literal(line) if adds else "")
         fields = slots | {marks.question(FAMILIES[family]): question}
         if family == "code":
             fields[text["interface", interface]] = "{interface}"
@@ -271,8 +272,8 @@ def _drop_reasoning(calls: Mapping[tuple[str, ...], Call], text: dict) -> None:
             del text[key]
 
 
-def _told(plain: str, choice: str, question: str, where: str) -> str:
-    """What the release adds to a choice question that does not tell to choose."""
+def _choice_line(plain: str, choice: str, question: str, where: str) -> str:
+    """The line that the release adds to a multiple-choice question of a sequential system."""
     before, _, after = plain.partition(question)
     start = before + question
     if not (choice.startswith(start) and choice.endswith(after)):

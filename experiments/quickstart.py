@@ -26,7 +26,9 @@ from rmas.experiment import Experiment
 from rmas.files import atomic_write_json
 from rmas.parallel import is_first
 
-_SEED = flags.DEFINE_integer("seed", None, "Seed of data, links and evaluation questions.")
+_SEED = flags.DEFINE_integer(
+    "seed", None, "Seed of data, links and evaluation questions; short for --config.seed."
+)
 SUMMARY = "summary.json"
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
