@@ -4,7 +4,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from rmas.console import Progress
 from rmas.errors import InputError
 from rmas.tasks.builders import RowFile, open_builder, prepare, row_file_config
 from rmas.tools.index import Index, Passage
+from support.commands import run
 
 ROOT = Path(__file__).parents[2]
 TOWNS = [
@@ -24,12 +24,7 @@ TOWNS = [
 
 
 def command(*args: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.build_search_index", *args],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    return run("build_search_index", *args)
 
 
 def read(rows) -> list[Passage]:

@@ -1,9 +1,6 @@
 """Links from the released layout to ours and back, as a command."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -14,6 +11,7 @@ from rmas.errors import InputError
 from rmas.system.convert import from_released, to_released
 from rmas.system.load import fingerprint
 from rmas.weights.links import load_links, save_links
+from support.commands import run
 from support.released_tiny import STYLE, TINY, make_root
 
 ROOT = Path(__file__).parents[2]
@@ -92,11 +90,7 @@ def test_links_without_a_part_are_refused(root, tmp_path):
     ],
 )
 def test_faults_are_one_line(flags, told, tmp_path):
-    command = [sys.executable, "-m", "experiments.convert_links", "--style=sequential_light"]
-    done = subprocess.run(
-        [*command, f"--out={tmp_path}/out", *flags],
-        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
-    )  # fmt: skip
+    done = run("convert_links", "--style=sequential_light", f"--out={tmp_path}/out", *flags)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")

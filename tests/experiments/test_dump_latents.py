@@ -4,13 +4,13 @@ The numbers are held against PyTorch's in `tests/system`; the system here is the
 """
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from support.commands import run
 
 ROOT = Path(__file__).parents[2]
 GOLDENS = ROOT / "tests" / "system" / "released_goldens"
@@ -21,8 +21,7 @@ ROUNDS, STEPS, TOKENS = 3, 4, 24
 N = len(EXPECTED["questions"])
 
 
-def command(cache: Path, **flags) -> subprocess.CompletedProcess:
-    """The command in a process of its own, as a user starts it."""
+def command(**flags) -> subprocess.CompletedProcess:
     flags = {
         "style": STYLE,
         "root": GOLDENS / "root",
@@ -33,19 +32,7 @@ def command(cache: Path, **flags) -> subprocess.CompletedProcess:
         "max_new_tokens": TOKENS,
         "dtype": "float32",
     } | flags
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "experiments.dump_latents",
-            *(f"--{k}={v}" for k, v in flags.items()),
-        ],
-        cwd=ROOT,
-        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    return run("dump_latents", *(f"--{k}={v}" for k, v in flags.items()))
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +42,16 @@ def questions(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 def read(out: Path) -> tuple[dict[str, np.ndarray], dict]:
     with np.load(out / f"{STYLE}.npz") as file:
         return dict(file), json.loads((out / f"{STYLE}.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def dumped(tmp_path_factory, cache, questions):
+def dumped(tmp_path_factory, questions):
     """The files of one run with all questions in one batch."""
     out = tmp_path_factory.mktemp("dump") / "new" / "folder"
-    done = command(cache, questions=questions, batch_size=3, out=out)
+    done = command(questions=questions, batch_size=3, out=out)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     (line,) = done.stdout.splitlines()
@@ -133,9 +115,9 @@ def test_outputs_of_every_number_of_rounds(dumped):
 
 
 @pytest.mark.slow
-def test_neither_the_batch_nor_later_rounds_matter(dumped, questions, cache, tmp_path):
+def test_neither_the_batch_nor_later_rounds_matter(dumped, questions, tmp_path):
     """Two questions at a time, the last one alone, and one round of three."""
-    done = command(cache, questions=questions, rounds=1, batch_size=2, out=tmp_path)
+    done = command(questions=questions, rounds=1, batch_size=2, out=tmp_path)
     assert done.returncode == 0, done.stderr
     arrays, text = read(tmp_path)
     outputs = {"R1": dumped[1]["outputs"]["R1"]}
@@ -154,19 +136,19 @@ def failed(done: subprocess.CompletedProcess, *told: str) -> None:
         assert words in line
 
 
-def test_an_out_that_cannot_be_made(questions, cache, tmp_path):
+def test_an_out_that_cannot_be_made(questions, tmp_path):
     """Told before anything is loaded."""
     (tmp_path / "file").write_text("mine")
-    done = command(cache, questions=questions, out=tmp_path / "file" / "out")
+    done = command(questions=questions, out=tmp_path / "file" / "out")
     failed(done, "--out=", "file/out", "cannot be made")
     assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.slow
-def test_an_out_that_cannot_be_written_holds_nothing_new(dumped, questions, cache, tmp_path):
+def test_an_out_that_cannot_be_written_holds_nothing_new(dumped, questions, tmp_path):
     """A folder in the place of the file: true for any user, unlike permissions."""
     (tmp_path / f"{STYLE}.npz").mkdir()
-    done = command(cache, questions=questions, batch_size=3, out=tmp_path)
+    done = command(questions=questions, batch_size=3, out=tmp_path)
     failed(done, "--out=", "cannot be written")
     assert [p.name for p in tmp_path.iterdir()] == [f"{STYLE}.npz"]
     assert list((tmp_path / f"{STYLE}.npz").iterdir()) == []

@@ -1,8 +1,6 @@
 """Sizes of a system before it is loaded, against what loading it really takes."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -15,6 +13,7 @@ from rmas.system.outline import Outline
 from rmas.system.sizes import measure
 from rmas.system.styles import STYLES
 from rmas.weights import load_model
+from support.commands import run
 from support.fake_devices import mesh_of
 from support.released_tiny import STYLE, make_root
 
@@ -23,9 +22,7 @@ GIVEN = {"prompts": "default", "task_family": "math", "date": ""}
 
 
 def inspect(*flags: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "experiments.inspect", *flags]
-    env = os.environ | {"JAX_PLATFORMS": "cpu"}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    return run("inspect", *flags)
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,9 @@ def runs(spec, params, x_BTD, map_DD) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("family", ["qwen3", slow("qwen3_5"), slow("llama"), slow("gemma3")])
+@pytest.mark.parametrize(
+    "family", ["qwen3", slow("qwen3_5"), extended("llama"), extended("gemma3")]
+)
 def test_model_is_the_dequantised_one(family):
     """Every matrix of every layer, prefill, cached steps and the head: the same numbers."""
     with jax.enable_x64(True):
@@ -96,7 +98,7 @@ def test_model_is_the_dequantised_one(family):
         np.testing.assert_allclose(x, expected[name], rtol=0, atol=1e-9, err_msg=name)
 
 
-@pytest.mark.parametrize("family", ["qwen3", slow("qwen3_5"), slow("gemma3")])
+@pytest.mark.parametrize("family", ["qwen3", slow("qwen3_5"), extended("gemma3")])
 def test_change_of_logits(family):
     """Random models change by 1 to 2.5% of their logits' size; 1 to 3% with a bfloat16 stream."""
     spec = family_spec(family)
@@ -189,7 +191,7 @@ unfenced.defvjp(lambda x, q, scale: (unfenced(x, q, scale), (q, scale)), _unfenc
 
 
 @pytest.mark.parametrize(
-    ("family", "product"), [("qwen3", differentiated), slow("qwen3_5", unfenced)]
+    ("family", "product"), [("qwen3", differentiated), extended("qwen3_5", unfenced)]
 )
 def test_other_products_would_hold_them_all(family, product, monkeypatch):
     """The measure sees what it is there for."""

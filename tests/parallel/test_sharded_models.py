@@ -169,7 +169,7 @@ MESHES = {"whole": (2, 2, 2), "uneven": (1, 2, 4)}
         ("qwen3", "whole", "float64", True),
         slow("qwen3_5", "whole", "float64", True),
         slow("gemma3", "uneven", "float64", True),
-        slow("llama", "whole", "float32", True),
+        extended("llama", "whole", "float32", True),
         *(extended(f, "whole", "float64", True) for f in FAMILIES if f not in ("qwen3", "qwen3_5")),
         *(extended(f, "uneven", "float64", True) for f in FAMILIES if f != "gemma3"),
         extended("qwen3_5", "whole", "float32", True),

@@ -103,7 +103,7 @@ def value_and_grad(name: str, context: TrainingContext, params, links, batch):
     ("name", "families"),
     [
         ("teacher_forced", ("llama", "qwen3")),
-        ("rollout", ("llama", "qwen2")),
+        pytest.param("rollout", ("llama", "qwen2"), marks=pytest.mark.extended),
         pytest.param("rollout", ("qwen3_5", "qwen2"), marks=pytest.mark.extended),
         pytest.param("align", ("mistral", "gemma3"), marks=pytest.mark.extended),
     ],

@@ -2,11 +2,8 @@
 
 import json
 import logging
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 import rmas
 from rmas.errors import InputError
 from rmas.tools import FunctionTool, Toolbox
+from support.commands import run
 
 REPOSITORY = Path(__file__).parents[2]
 GOLDENS = Path(__file__).parent / "released_goldens"
@@ -234,19 +232,7 @@ def test_the_command_ends_with_one_line_and_status_2(root, tmp_path, damage, tol
         "prompts": PROMPTS,
         "out": tmp_path / "out",
     }
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "experiments.dump_latents",
-            *(f"--{k}={v}" for k, v in flags.items()),
-        ],
-        cwd=REPOSITORY,
-        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run("dump_latents", *(f"--{k}={v}" for k, v in flags.items()))
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")

@@ -1,4 +1,4 @@
-"""A small training run in a process of its own, which tests kill: `python kill_program.py FOLDER`.
+"""A small training run in a process of its own, which tests kill: `kill_program.py FOLDER STEPS`.
 
 The task compiles at once; each step's line of metrics has a sum that tells which rows it had.
 """
@@ -16,7 +16,6 @@ from rmas.training.loop import Schedule, TrainingTask, fit
 from rmas.training.optim import Optim
 from rmas.weights.links import save_links
 
-STEPS = 1500
 ROWS = [Row(str(n), "", "") for n in range(997)]
 
 
@@ -27,7 +26,7 @@ def loss(links, frozen, batch, key):
     return jnp.mean(off**2), {"rows": jnp.sum(batch * jnp.arange(1, 1 + len(batch)))}
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, steps: int) -> None:
     start(folder.parent / "cache")
     begin = {"outer": {"a->b": {"w": np.linspace(-1, 1, 16 * 64, dtype=np.float32)}}}
     begin["outer"]["a->b"]["w"] = begin["outer"]["a->b"]["w"].reshape(16, 64)
@@ -42,10 +41,10 @@ def main(folder: Path) -> None:
         count_tokens=len,
         seed=5,
     )
-    schedule = Schedule(Optim(steps=STEPS, lr=0.01), batch_size=8, save_every=7)
+    schedule = Schedule(Optim(steps=steps, lr=0.01), batch_size=8, save_every=7)
     links = fit(task, schedule, folder)
     save_links(folder / "links", links, {})
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -14,9 +14,9 @@ TESTS = Path(__file__).parents[1]
 PROGRAM = TESTS / "training" / "kill_program.py"
 
 
-def start(folder: Path) -> subprocess.Popen:
+def start(folder: Path, steps: int) -> subprocess.Popen:
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(TESTS.parent)}
-    command = [sys.executable, "-W", "error", str(PROGRAM), str(folder)]
+    command = [sys.executable, "-W", "error", str(PROGRAM), str(folder), str(steps)]
     return subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -34,15 +34,18 @@ def lines(folder: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    "kills",
-    [pytest.param(2, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.extended)],
+    ("kills", "steps"),
+    [
+        pytest.param(2, 300, marks=pytest.mark.slow),
+        pytest.param(30, 1500, marks=pytest.mark.extended),
+    ],
 )
-def test_kills_leave_no_trace(tmp_path, kills):
+def test_kills_leave_no_trace(tmp_path, kills, steps):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finished(start(whole))
+    finished(start(whole, steps))
     total, moments, seen = lines(whole), random.Random(0), []
     while len(seen) < kills:
-        process = start(killed)
+        process = start(killed, steps)
         # While it starts, or once it has done some more steps: in one of them, or in a save.
         if moments.random() < 0.2:
             time.sleep(moments.uniform(0.0, 2.0))
@@ -61,7 +64,7 @@ def test_kills_leave_no_trace(tmp_path, kills):
         assert "cannot be read" not in out, out  # every checkpoint that was there could be
         seen.append(lines(killed))
     assert len(set(seen)) > kills // 3
-    assert "cannot be read" not in finished(start(killed))
+    assert "cannot be read" not in finished(start(killed, steps))
     for name in ("metrics.jsonl", "links/links.safetensors"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
     found = {p.name for p in (killed / "checkpoints").iterdir()}
