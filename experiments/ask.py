@@ -24,6 +24,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", None, "Rounds (default: those of traini
 
 
 def main(argv: list[str]) -> None:
+    """Answers the question of the command line, or those that are typed."""
     settings, workdir = app.settings_and_workdir()
     parallel.start()
     latent = _METHOD.value == "latent"

@@ -37,6 +37,7 @@ _TFDS_FEATURE = "tensorflow_datasets.core.features."
 
 
 def main(_: list[str]) -> None:
+    """Writes the index."""
     for flag, right in ((_SOURCE, "a JSONL file or a TFDS folder"), (_OUT, "the file to write")):
         if not flag.value:
             raise InputError(f"--{flag.name} is missing; name {right}")

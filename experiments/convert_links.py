@@ -31,6 +31,7 @@ _OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
 
 
 def main(_: list[str]) -> None:
+    """Converts links in the one direction or the other."""
     style, out = find_style(_STYLE.value), Path(_OUT.value).expanduser()
     if (_ROOT.value is None) == (_LINKS.value is None):
         raise InputError("give --root (a released system) or --links (this project's), one of them")

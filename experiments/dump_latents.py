@@ -49,6 +49,7 @@ _OUT = flags.DEFINE_string("out", None, "Folder for STYLE.npz and STYLE.json.", 
 
 
 def main(_: list[str]) -> None:
+    """Runs the questions and writes thoughts, messages, prompts and answers."""
     questions = read_questions(Path(_QUESTIONS.value).expanduser())
     out = Path(_OUT.value).expanduser()
     try:

@@ -24,6 +24,7 @@ _LINKS = flags.DEFINE_string(
 
 
 def main(_: list[str]) -> None:
+    """Evaluates, or describes what would be done."""
     settings, workdir = app.settings_and_workdir()
     app.start()
     run = Experiment(settings, workdir)

@@ -290,6 +290,7 @@ def _tells_planner(clone: Path) -> bool:
 
 
 def main(_: list[str]) -> None:
+    """Imports the prompts and writes them as a prompt set."""
     for flag, right in ((_RELEASE, "the clone's folder"), (_OUT, "the JSON file to write")):
         if not flag.value:
             raise InputError(f"--{flag.name} is missing; name {right}")

@@ -42,6 +42,7 @@ _GIB = 1 << 30
 
 
 def main(_: list[str]) -> None:
+    """Prints the facts of a released system."""
     style = find_style(_STYLE.value)
     given = {"prompts": DEFAULT_PROMPTS, "task_family": _TASK_FAMILY.value, "date": DATE}
     if _ROOT.value is None:

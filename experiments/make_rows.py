@@ -18,6 +18,7 @@ from rmas.experiment import Experiment
 
 
 def main(_: list[str]) -> None:
+    """Makes rows and says how many."""
     settings, workdir = app.settings_and_workdir()
     parallel.start()
     made, asked, path = Experiment(settings, workdir).make_rows()

@@ -25,6 +25,7 @@ _SHOWN = 160
 
 
 def main(_: list[str]) -> None:
+    """Prepares a dataset, or lists those that are known."""
     if _LIST.value:
         print(known())
         return

@@ -376,6 +376,7 @@ def make_agent(name: str, out: Path, seed: int) -> None:
 
 
 def main(_: list[str]) -> None:
+    """Trains the tiny agents and writes their folders."""
     logging.set_verbosity(logging.INFO)
     out = Path(_OUT.value)
     try:

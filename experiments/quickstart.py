@@ -34,6 +34,7 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers"
 
 
 def main(_: list[str]) -> None:
+    """Trains, evaluates, and prints the table."""
     changes = {} if _SEED.value is None else {"seed": _SEED.value}
     settings, workdir = app.settings_and_workdir(**changes)
     app.start()

@@ -33,6 +33,7 @@ _TOP = flags.DEFINE_integer("top", 3, "Tokens to name for each thought.", 1)
 
 
 def main(_: list[str]) -> None:
+    """Prints what thoughts are near to, and draws them."""
     settings, workdir = app.settings_and_workdir()
     parallel.start()
     run = Experiment(settings, workdir)

@@ -23,6 +23,7 @@ _MOST = 1000
 
 
 def main(argv: list[str]) -> None:
+    """Writes a report of one or more workdirs."""
     workdirs = [Path(word).expanduser() for word in argv[1:]]
     if not workdirs:
         raise InputError("name a workdir, as in python -m experiments.report runs/quickstart")

@@ -21,6 +21,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 0, "Only so many rounds; 0 shows all.",
 
 
 def main(argv: list[str]) -> None:
+    """Prints recorded questions turn by turn."""
     if len(argv) < 2:
         raise InputError("name a workdir or its records, as runs/quickstart")
     path = Path(argv[1]).expanduser()

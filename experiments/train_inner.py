@@ -18,6 +18,7 @@ _AGENTS = flags.DEFINE_list("agents", [], "Agents to train, with commas; all if 
 
 
 def main(_: list[str]) -> None:
+    """Trains inner links, or prints the plan."""
     settings, workdir = app.settings_and_workdir()
     if app.asks_for("plan"):
         prepare_devices(settings.mesh)

@@ -14,6 +14,7 @@ from rmas.experiment.planning import prepare_devices
 
 
 def main(_: list[str]) -> None:
+    """Trains all links, or prints the plan."""
     settings, workdir = app.settings_and_workdir()
     if app.asks_for("plan"):
         prepare_devices(settings.mesh)

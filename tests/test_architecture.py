@@ -171,7 +171,7 @@ def test_planted_files_are_found(tmp_path):
 
 
 def undocumented(root: Path) -> list[str]:
-    """Public modules, classes, functions and methods below `rmas/` without a docstring."""
+    """Public modules, classes, functions and methods of the product without a docstring."""
 
     def visit(node: ast.Module | ast.ClassDef, place: str) -> Iterator[str]:
         if not ast.get_docstring(node):
@@ -186,10 +186,10 @@ def undocumented(root: Path) -> list[str]:
             ):
                 yield f"{place}: {child.name}"
 
-    files = sorted((root / "rmas").rglob("*.py"))
+    files = [path for top in ("rmas", "experiments", "launch") for path in (root / top).rglob("*.py")]
     return [
         place
-        for path in files
+        for path in sorted(files)
         for place in visit(ast.parse(path.read_text()), str(path.relative_to(root)))
     ]
 

@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 
 def main(_: list[str]) -> int:
+    """Measures the peak memory of loading."""
     try:
         counts = [int(n) for n in _DEVICES.value]
     except ValueError:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
+    """What differs from the defaults."""
     agents = dict.fromkeys(("planner", "critic", "solver"), "Qwen/Qwen3-1.7B")
     data, evaluate = {"name": "rows.jsonl"}, {"data": "test.jsonl"}
     return ConfigDict({"system": {"agents": agents}, "data": data, "evaluate": evaluate})

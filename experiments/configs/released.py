@@ -54,6 +54,7 @@ SAMPLING = {
 
 
 def get_config(which: str) -> ConfigDict:
+    """The settings of a released system on a benchmark, `STYLE,BENCHMARK`."""
     style, _, benchmark = which.partition(",")
     if style not in STYLES or benchmark not in BENCHMARKS:
         raise ValueError(

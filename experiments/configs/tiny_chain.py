@@ -14,4 +14,5 @@ from rmas.experiment.embedded import chain
 
 
 def get_config() -> ConfigDict:
+    """The settings of the chain."""
     return ConfigDict(chain())

@@ -14,4 +14,5 @@ from rmas.experiment.embedded import debate
 
 
 def get_config() -> ConfigDict:
+    """The settings of the debate."""
     return ConfigDict(debate())

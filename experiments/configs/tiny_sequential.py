@@ -17,4 +17,5 @@ from rmas.experiment.embedded import relay
 
 
 def get_config() -> ConfigDict:
+    """The settings of the relay."""
     return ConfigDict(relay())
