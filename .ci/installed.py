@@ -1,6 +1,6 @@
 """From an installed wheel, in an empty folder: the embedded system is trained, evaluated, asked.
 
-The ten lines of docs/index.md with few steps. The gate runs it where there is no clone.
+The lines of docs/index.md with few steps. The gate runs it where there is no clone.
 """
 
 import importlib.util
@@ -25,10 +25,6 @@ print(rmas.table(rows))
 assert [(row["method"], row["rounds"], row["n"]) for row in rows] == [("latent", 1, 4)]
 
 system = rmas.load("runs/tiny")
-question = (
-    "start 4 ; one add 14 mul 6 mix 10 ; two add 3 mul 2 mix 1 ; "
-    "three add 0 mul 16 mix 5 ; stop two ?"
-)
-reply = system.ask(question, rounds=1)
+reply = system.ask(run.data.questions[0].question, rounds=1)
 assert reply.text and reply.counts["solver"]["decoded_tokens"], reply
 assert os.listdir(".") == ["runs"]

@@ -126,7 +126,7 @@ def _leave(status: int) -> None:
     """Ends the process. One of many does so at once, and the runtime ends the others.
 
     (The regular end would wait minutes for them, and then abort with a status of its own.) The
-    first one, whose end ends the others, lets those go before it that have found the same error.
+    first one, whose end ends the others, waits for those to exit that have found the same error.
     """
     if not parallel.is_joined():
         sys.exit(status)
@@ -140,7 +140,7 @@ def _leave(status: int) -> None:
 def start() -> None:
     """Joins the other processes of the run, as flags or the cluster name them; see `parallel`.
 
-    Of many processes the first one alone speaks; the others tell of errors.
+    Of many processes only the first one logs warnings; the others log errors.
     """
     cluster = None
     if FLAGS.coordinator:

@@ -88,7 +88,7 @@ def define_flag(config: ConfigDict, argv: list[str]) -> list[str]:
     kept, value_of_dropped = [], False
     for place, word in enumerate(argv):
         match = _FLAG.fullmatch(word)
-        # A whole dict takes the place of what was said of its entries before.
+        # A whole dict replaces earlier flags for its entries.
         names = (match[1], match[1].rpartition(".")[0]) if match else ()
         if value_of_dropped or any(last.get(name, place) > place for name in names):
             spaced = not value_of_dropped and match is not None and match[2] is None

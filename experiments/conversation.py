@@ -11,6 +11,7 @@ import jax
 from rmas.console import aligned, printable
 from rmas.errors import InputError
 from rmas.experiment import TrainedSystem
+from rmas.experiment.links import warn_of_rounds
 from rmas.system.answers import Answer, Question
 
 
@@ -70,6 +71,8 @@ class Session:
     def __post_init__(self):
         self.runner = self.system.runner(listener=self.screen)
         self.asked = 0
+        if self.method == "latent":
+            warn_of_rounds(self.system.settings.outer.rounds, self.rounds)
 
     def ask(self, text: str) -> None:
         """Answers one question on the screen."""

@@ -61,7 +61,15 @@ def planned_mesh(text: str, outline: Outline, memory: int | None) -> AbstractMes
     fixed = math.prod(asked.sizes)
     n = _DEVICES.value or (jax.device_count() if asked.auto or fixed < 0 else fixed)
     dtype, quantize = jnp.dtype(_DTYPE.value), _int8()
-    sizes = planned(asked, outline.owners, dtype, quantize, n, n, memory)
+    sizes = planned(
+        asked,
+        outline.owners,
+        dtype=dtype,
+        quantize=quantize,
+        n_devices=n,
+        per_host=n,
+        memory=memory,
+    )
     return parallel.abstract_mesh(sizes, n)
 
 

@@ -186,7 +186,9 @@ def undocumented(root: Path) -> list[str]:
             ):
                 yield f"{place}: {child.name}"
 
-    files = [path for top in ("rmas", "experiments", "launch") for path in (root / top).rglob("*.py")]
+    files = [
+        path for top in ("rmas", "experiments", "launch") for path in (root / top).rglob("*.py")
+    ]
     return [
         place
         for path in sorted(files)

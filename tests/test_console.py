@@ -91,6 +91,7 @@ def test_a_bar_on_a_terminal():
     code = (
         "from rmas.console import Progress\n"
         "with Progress(3, label='[red]x[/red]') as p:\n"
+        "    p.compiling('it')\n"
         "    for step in (1, 2, 3): p.update(step, loss=0.25)\n"
     )
     ours, theirs = pty.openpty()

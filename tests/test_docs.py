@@ -29,7 +29,7 @@ from experiments import config as configs
 from launch import local_pod
 from rmas.experiment import EMBEDDED, Experiment, Settings, answering
 from rmas.experiment.experiment import SETTINGS
-from rmas.experiment.identity import write_links
+from rmas.experiment.links import write_links
 from rmas.files import atomic_write_json
 from rmas.options import described
 from rmas.weights import hub

@@ -1,4 +1,4 @@
-"""A debate: two peers that hear each other and the judge in the next round, and a judge.
+"""A debate: two peers, who read each other and the judge in the next round, and a judge.
 
   CONFIG=experiments/configs/tiny_debate.py
   python -m experiments.quickstart --config=$CONFIG --workdir=runs/debate

@@ -92,7 +92,7 @@ class Batch:
       rollout: from 0.
       start: index of the first one in `Plan.asked`.
       ids: their ids.
-      bucket: the length in tokens that their prompts are padded to.
+      bucket: the length in tokens that the questions are padded to.
     """
 
     method: Method
@@ -197,7 +197,7 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
     seen = sum(map(len, done.values())) if count == 1 else 0
     total = seen + sum(len(batch.ids) for batch in mine)
     label = "evaluate" if count == 1 else f"evaluate (process 1 of {count})"
-    warm: set[tuple[Method, int]] = set()
+    begun: set[tuple[Method, int]] = set()
     scored: dict[Method, list[float]] = {}
     for n, lines in done.items() if count == 1 else ():
         scores = scored.setdefault(batches[n].method, [])
@@ -211,9 +211,12 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
             seen += len(batch.ids)
             rows = plan.asked.rows(batch.start, batch.end)
             method = batch.method
-            if method.warm and (method, batch.bucket) not in warm:
-                progress.compiling(f"{method.name} r={method.rounds}, {batch.bucket} tokens")
-            answers, timing = _answer(plan, batch, [question_of(row) for row in rows], warm)
+            first = (method, batch.bucket) not in begun
+            if first:
+                begun.add((method, batch.bucket))
+                what = f"{method.name} r={method.rounds}, questions of up to {batch.bucket} tokens"
+                progress.compiling(what)
+            answers, timing = _answer(plan, batch, [question_of(row) for row in rows], first)
             grades = graders.grade(plan.grader, [a.text for a in answers], rows)
             new = [plan.record(batch, *three) for three in zip(rows, answers, grades, strict=True)]
             with report_full_disk(f"{folder / RECORDS}"):
@@ -234,13 +237,12 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
 
 
 def _answer(
-    plan: Plan, batch: Batch, questions: Sequence[Question], warm: set[tuple[Method, int]]
+    plan: Plan, batch: Batch, questions: Sequence[Question], first: bool
 ) -> tuple[list[Answer], dict[str, Any]]:
-    """The answers of a batch, and its timing."""
+    """The answers of a batch, the `first` one of its length or not, and its timing."""
     method, compiled = batch.method, seconds_compiling()
-    if method.warm and (method, batch.bucket) not in warm:
+    if method.warm and first:
         method.answer(questions, plan.batch, batch.rollout)
-        warm.add((method, batch.bucket))
     # Run and timed again if something was compiled, as for the shape of a longer message.
     for _ in range(2 if method.warm else 1):
         method.phases()  # drops what ran before

@@ -15,12 +15,13 @@ import numpy as np
 from rmas.errors import InputError
 from rmas.experiment import derive
 from rmas.experiment.experiment import LINKS, SETTINGS, Experiment
+from rmas.experiment.links import warn_of_rounds
 from rmas.experiment.settings import Settings
 from rmas.files import read_json
 from rmas.links import Form, parse_form
 from rmas.shapes import Params
 from rmas.system import prompts as prompt_sets
-from rmas.system.answers import Answer, Question
+from rmas.system.answers import Answer, Limits, Question
 from rmas.system.decode import Sampling
 from rmas.system.load import System
 from rmas.system.run import Listener, Runner, Thoughts
@@ -109,7 +110,7 @@ class TrainedSystem:
         sampling: Sampling | None = None,
         seed: int | None = None,
     ) -> Reply | list[Reply]:
-        """Answers one question, or many in batches; each is answered for itself.
+        """Answers one question, or many in batches, each independently of the others.
 
         Args:
           questions: one text, or a sequence of them.
@@ -125,7 +126,7 @@ class TrainedSystem:
           A `Reply` for one text, a list of them for a sequence.
 
         Raises:
-          InputError: rounds below 1, an unknown method, a question that is too long.
+          InputError: rounds or batch size below 1, an unknown method, a question that is too long.
         """
         one = isinstance(questions, str)
         texts = [questions] if isinstance(questions, str) else list(questions)
@@ -136,6 +137,10 @@ class TrainedSystem:
             raise InputError(f"method {method!r} is unknown; known: latent, text")
         if thoughts and method != "latent":
             raise InputError("thoughts belong to the method latent")
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; it must be at least 1")
+        if method == "latent":
+            warn_of_rounds(self.settings.outer.rounds, rounds)
         runner = self.runner(sampling=sampling, seed=seed)
         batch = max(min(batch_size or self.settings.evaluate.batch_size, len(texts)), 1)
         replies: list[Reply] = []
@@ -156,6 +161,7 @@ class TrainedSystem:
         self, questions: Sequence[Question], rounds: int
     ) -> tuple[list[Answer], dict[str, Thoughts]]:
         """Greedy answers, and what every agent thought about all questions, a batch at a time."""
+        warn_of_rounds(self.settings.outer.rounds, rounds)
         runner = self.runner(sampling=Sampling())
         batch = min(self.settings.evaluate.batch_size, len(questions))
         answers, parts = [], []
@@ -264,7 +270,7 @@ def _ready(settings: Settings, workdir: Path, links: str | Path | None) -> Train
 
 
 def _stored(stored: Any, path: Path, over: Mapping[str, Any]) -> Settings:
-    """The settings in a file, with what the caller changes; functions of tools do not lie there."""
+    """The settings in a file, with the caller's changes; functions of tools are not stored."""
     if not isinstance(stored, dict):
         raise InputError(f"{path} is not a JSON object; name another workdir")
     tools = stored.get("tools")
@@ -297,7 +303,7 @@ def _of_manifest(folder: Path, over: Mapping[str, Any]) -> Settings:
         revisions = {a: origins[a]["revision"] for a in sources}
         values: dict[str, Any] = {
             # Links of before 0.2 do not say rounds and date.
-            "limits": {"latent_steps": manifest.get("latent_steps") or 32},
+            "limits": {"latent_steps": manifest.get("latent_steps") or Limits().latent_steps},
             "outer": {"rounds": manifest["rounds"]} if "rounds" in manifest else {},
             "links": {"form": parse_form(str(manifest["form"])), "init": "random"},
             "system": {

@@ -13,6 +13,8 @@ from rmas.tasks.benchmarks import BENCHMARKS
 from rmas.tasks.generated import PUZZLES
 from rmas.tasks.rows import Row
 from rmas.tasks.sources import RowSource, load_rows_source
+from rmas.training.loop import Schedule
+from rmas.training.validation import check_count
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +41,22 @@ class Data:
     def split(self, name: str) -> RowSource:
         """One split of the training rows."""
         return _pick(self.training, name, self._settings.data.name, "data.name")
+
+    def rows(
+        self, schedule: Schedule, topology: Topology, agents: Sequence[str]
+    ) -> tuple[RowSource, Sequence[Row]]:
+        """What a stage trains on, and the validation rows that it measures.
+
+        Raises `InputError` where these rows are too few, or lack a text of `agents`.
+        """
+        name, source = self._settings.data.name, self.split("train")
+        validation: Sequence[Row] = ()
+        if schedule.validation_rows:
+            validation = self.split("validation")[: schedule.validation_rows]
+            check_count(len(validation), schedule.batch_size // schedule.accumulate)
+        for rows in (source, validation):
+            check_texts(rows, name, topology, agents)
+        return source, validation
 
     @functools.cached_property
     def questions(self) -> RowSource:

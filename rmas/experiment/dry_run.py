@@ -46,7 +46,7 @@ def describe(
     Args:
       derived: what was settled before, for the list of derived values.
       longest: positions of the longest prompt of the agent that answers, if it is known.
-      missing_links: the place of trained links, where there are none; else empty.
+      missing_links: what to do about trained links that were not found; empty if they were.
 
     Raises:
       InputError: what would stop the run at its start.
@@ -115,11 +115,7 @@ def _check(s: Settings, outline: Outline, grader: str, missing_links: str) -> No
                 s.system.prompts,
             )
     elif "latent" in s.evaluate.methods and missing_links:
-        _log.warning(
-            "there are no links in %s yet: train them with this workdir (experiments.train_inner, "
-            "train_outer), or name another folder in --links",
-            missing_links,
-        )
+        _log.warning("the method latent needs links: %s", missing_links)
 
 
 def _check_interfaces(outline: Outline, interfaces: Iterable[Interface]) -> None:
@@ -158,7 +154,15 @@ def _memory(s: Settings, outline: Outline, longest: int) -> list[str]:
     n, memory = jax.device_count(), device_memory()
     try:
         asked = parallel.parse_mesh(s.mesh)
-        sizes = planned(asked, outline.owners, dtype, int8, n, n, memory)
+        sizes = planned(
+            asked,
+            outline.owners,
+            dtype=dtype,
+            quantize=int8,
+            n_devices=n,
+            per_host=n,
+            memory=memory,
+        )
         mesh = parallel.abstract_mesh(sizes, n)
     except InputError as error:
         return [f"memory: {error}"]

@@ -41,7 +41,7 @@ def relay() -> dict[str, Any]:
 
 
 def debate() -> dict[str, Any]:
-    """Two peers that hear each other and the judge in the next round, and a judge."""
+    """Two peers, who read each other and the judge in the next round, and a judge."""
     topology = {
         "name": "debate",
         "agents": ("pro", "con", "judge"),

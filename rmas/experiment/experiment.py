@@ -17,17 +17,17 @@ from typing import Any
 
 import jax
 
-from rmas import models
 from rmas.errors import InputError
 from rmas.evaluation.layout import FOLDER
 from rmas.evaluation.reporting import Report, make_report
 from rmas.evaluation.results import ResultRow
 from rmas.experiment import derive, dry_run, evaluating, planning
-from rmas.experiment.data import Data, check_texts
-from rmas.experiment.identity import (
+from rmas.experiment.data import Data
+from rmas.experiment.identity import identity_of, manifest_of
+from rmas.experiment.links import (
     digest_of,
-    identity_of,
-    manifest_of,
+    initial_links,
+    random_links,
     read_links,
     write_links,
 )
@@ -36,7 +36,6 @@ from rmas.experiment.outline import outline_of, published_outline, training_cont
 from rmas.experiment.settings import Settings
 from rmas.experiment.toolboxes import toolboxes
 from rmas.files import atomic_write_json, read_json
-from rmas.links import aligned_inner, init_links
 from rmas.parallel import is_first
 from rmas.shapes import Params
 from rmas.system.load import System
@@ -144,15 +143,18 @@ class Experiment:
         longest = None
         if outline.located:
             longest = derive.longest_prompt(self.settings, self._unloaded, self.data)
-        folder = self.workdir / "outer" / LINKS if links is None else Path(links).expanduser()
-        place = f"outer/{LINKS} of the workdir" if links is None else str(folder)
+        own = self.workdir / "outer" / LINKS
+        if links is None:
+            missing = "" if own.exists() else "train them with this workdir, or name their folder"
+        else:
+            missing = "" if Path(links).expanduser().exists() else f"{links} does not exist"
         return dry_run.describe(
             self.settings,
             self.derived,
             outline,
             self.data,
             longest=longest,
-            missing_links="" if folder.exists() else place,
+            missing_links=missing,
         )
 
     def check(self) -> None:
@@ -171,9 +173,7 @@ class Experiment:
                 known = ", ".join(topology.agents)
                 raise InputError(f"agent {agent!r} is unknown; known: {known}")
         agents = list(agents or topology.agents)
-        source = self.data.split("train")
-        validation = self.data.split("validation") if s.inner.validation_rows else ()
-        check_texts(source, s.data.name, topology, agents)
+        source, validation = self.data.rows(s.inner, topology, agents)
         check_batch("inner", s.inner, self.system.mesh)
         initial = self.initial_links()
         # Rows are read at a round drawn from those of outer training.
@@ -215,14 +215,12 @@ class Experiment:
                 )
             own = {"inner": {agent: template["inner"][agent]}}
             inner |= read_links(folder, own, self.manifest())["inner"]
-        source = self.data.split("train")
-        validation = self.data.split("validation") if s.outer.validation_rows else ()
+        source, validation = self.data.rows(s.outer, topology, topology.agents)
         check_batch("outer", s.outer, self.system.mesh)
         folder = self.workdir / "outer"
         steps = {"latent_steps": s.limits.latent_steps}
         open_workdir(folder, self._identity("objective", "links", "inner", "outer") | steps)
         self._remember()
-        check_texts(source, s.data.name, topology, topology.agents)
         examples = self.examples("outer")
 
         def start() -> Params:
@@ -308,30 +306,17 @@ class Experiment:
     # Links.
 
     def initial_links(self) -> Params:
-        """The links before any training, decided by the seed.
-
-        With `aligned`, inner links have the size of their agents' embeddings; outer links are
-        aligned later, when inner links are trained (`align_outer_links`).
-        """
-        init = self.settings.links.init
-        links = init_links(self.outline.link_spec, jax.random.key(self.settings.seed), init)
-        if init != "aligned":
-            return links
-        inner = {}
-        for agent, params in links["inner"].items():
-            own = self.system.agents[agent]
-            rms = float(models.embedding_rms(own.model, own.params))
-            inner[agent] = aligned_inner(params, rms)
-        return {"inner": inner, "outer": links["outer"]}
+        """The links before any training; see `links.initial_links`."""
+        return initial_links(self.settings, self.system, self.outline)
 
     def untrained_links(self) -> Params:
         """Random links, for the control that shows what training gives."""
-        return init_links(self.outline.link_spec, jax.random.key(self.settings.seed), "random")
+        return random_links(self.settings, self.outline)
 
     def trained_links(self, folder: str | Path | None = None, rounds: int | None = None) -> Params:
         """The links of a folder (`outer/links` of the workdir), checked against the system.
 
-        They are to be used for up to `rounds` rounds; by default those of training.
+        `rounds`: the most that they will be run for; by default those of training.
 
         A released system's own are used where no others are named or lie in the workdir.
         """

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from rmas.errors import InputError
 from rmas.links import Form, Init, parse_form
 from rmas.options import OptionError, Options, as_dict, option
+from rmas.system.released import DATE
 from rmas.system.styles import STYLES, TOPOLOGIES, Style
 from rmas.system.topology import Topology, parse_edge
 from rmas.tasks.generated import PUZZLES
@@ -21,9 +22,6 @@ from rmas.tasks.grading import GRADERS
 from rmas.tools import FunctionTool
 from rmas.training.loop import Schedule
 from rmas.training.optim import Optim
-
-METHODS = ("latent", "text", "text_recursive", "text_terse", "single", "untrained")
-"""Ways to answer that an evaluation can compare."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +88,7 @@ class SystemSettings(Options):
     task_family: str = option(
         "", "task family of the prompts; empty: that of the evaluation's data, else `math`"
     )
-    date: str = option("26 Jul 2024", "date for chat templates that print one")
+    date: str = option(DATE, "date for chat templates that print one")
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "type of the frozen weights; auto: bfloat16 on accelerators, float32 on CPU"
     )
@@ -222,7 +220,10 @@ class OuterSettings(Schedule):
         0.5, "of align: share of rows that read the links' own messages", least=0, most=1
     )
     max_latent_tokens: int = option(
-        80, "of teacher_forced: states of a text that are handed on", unit="tokens", least=1
+        80,
+        "of teacher_forced: states of a text that are passed on as its message",
+        unit="tokens",
+        least=1,
     )
     shift: Literal[0, 1] = option(
         0, "of teacher_forced: 0 takes states at a text's positions (the release), 1 one earlier"
@@ -272,6 +273,8 @@ class ToolSettings(Options):
                 raise self.wrong(name, "name each once")
         if self.agents and not self.names and not self.functions:
             raise self.wrong("agents", "they may call nothing: name python or search in names")
+        if self.tavily and self.index:
+            raise self.wrong("tavily", "search has one source: leave out tavily, or index")
 
     def facts(self) -> dict[str, Any]:
         """What answers depend on, for JSON: an index by content, functions by source or name.
@@ -335,3 +338,7 @@ class EvaluateSettings(Options):
             raise self.wrong("grader", f"known graders are {', '.join(GRADERS)}")
         if "text_recursive" in self.methods and max(self.rounds) < 2:
             raise self.wrong("rounds", "text_recursive needs two or more; add them, or name text")
+        if self.latent_lengths and not {"latent", "untrained"} & set(self.methods):
+            raise self.wrong(
+                "latent_lengths", "they belong to the methods latent and untrained; name one"
+            )

@@ -38,7 +38,7 @@ DEBATE = Debate(
     (
         Part("pro", "add", "sum"),
         Part("con", "mul", "product", smallest=1),
-        Part("judge", "mix", "mix", heard=True),
+        Part("judge", "mix", "mix", from_message=True),
     ),
     lines=3,
 )

@@ -151,10 +151,14 @@ def _parse_row(item: Any, place: str, default_id: str) -> Row:
         if unknown:
             faults = [f"unknown {_fields(unknown)}"]
             faults += [f"missing {_fields(missing)}"] if missing else []
-            advice = "rename what stands for them" if missing else "put extra facts into meta"
+            columns = (
+                f"a row has {', '.join(_OWN_FIELDS)}, or flat columns as question, plan, "
+                "refined_plan, answer"
+            )
+            if not missing:
+                raise InputError(f"{place}: {faults[0]}; put extra facts into meta: {columns}")
             raise InputError(
-                f"{place}: {', '.join(faults)}; {advice}: a row has {', '.join(_OWN_FIELDS)}, or "
-                "flat columns as question, plan, refined_plan, answer; files with the columns of a "
+                f"{place}: {', '.join(faults)}; rename your columns: {columns}; the files of a "
                 "public benchmark are read by its name, with their folder as its source "
                 "(evaluate.data=math500, evaluate.source=FOLDER)"
             )

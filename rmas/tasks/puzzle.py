@@ -39,14 +39,14 @@ class Part:
       operation: as in `apply`.
       noun: the word for its result.
       smallest: the smallest argument.
-      heard: whether the argument comes from another agent's text, and not from the question.
+      from_message: whether the argument comes from another agent's text, and not from the question.
     """
 
     role: str
     operation: str
     noun: str
     smallest: int = 0
-    heard: bool = False
+    from_message: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Puzzle(abc.ABC):
         for number, line in enumerate(LINES[: self.lines], start=1):
             turns = self.turns(turns, start, rng)
             values.append(turns[-1].result)
-            asked = [t for t in turns if not t.part.heard]
+            asked = [t for t in turns if not t.part.from_message]
             blocks.append(" ".join([line, *(f"{t.part.operation} {t.argument}" for t in asked)]))
             for t in turns:
                 content = (line, t.value, t.part.operation, t.argument)

@@ -257,9 +257,12 @@ def _fill(
     """Writes the chunks that are not complete."""
     mesh, own = examples.renderer.system.mesh, share.of(layout.batch_size)
     with Progress(len(layout.pairs), label=f"hidden states {agent}", unit="row") as progress:
-        progress.compiling()
+        computed = False
         for chunk in range(layout.chunks):
             if not broadcast_from_first(layout.is_complete(chunk)):
+                if not computed:
+                    progress.compiling()
+                    computed = True
                 records = []
                 for group in layout.groups(chunk):
                     rows = [source[i] for i, _ in group[own]]

@@ -74,11 +74,19 @@ class Schedule(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         steps = self.profile_steps
-        if steps and (len(steps) != 2 or steps[0] >= steps[1]):
-            raise self.wrong("profile_steps", "name the first step and the one after the last")
+        if steps and (len(steps) != 2 or not steps[0] < steps[1] <= self.optim.steps):
+            raise self.wrong(
+                "profile_steps",
+                f"name the first step and the one after the last, of {self.optim.steps} steps",
+            )
         if self.batch_size % self.accumulate:
             raise self.wrong(
                 "batch_size", f"it must be a multiple of accumulate, {self.accumulate}"
+            )
+        part = self.batch_size // self.accumulate
+        if 0 < self.validation_rows < part:
+            raise self.wrong(
+                "validation_rows", f"it must be at least {part}, as many as are computed at once"
             )
 
 

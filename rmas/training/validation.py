@@ -28,6 +28,15 @@ class ValidationData:
     prepare: Callable[[Sequence[Any]], Any]
 
 
+def check_count(available: int, batch_size: int) -> None:
+    """Raises `InputError` where a batch needs more rows than there are."""
+    if available < batch_size:
+        raise InputError(
+            f"there are {available} validation rows, but a batch needs {batch_size}; raise "
+            "validation_rows, or set it to 0"
+        )
+
+
 class Validation:
     """The mean loss of the first `count` rows, always with the same random numbers.
 
@@ -54,11 +63,8 @@ class Validation:
     ) -> None:
         items = data.items if data else ()
         available = min(count, len(items))
-        if count and available < batch_size:
-            raise InputError(
-                f"there are {available} validation rows, but a batch needs {batch_size}; raise "
-                "validation_rows, or set it to 0"
-            )
+        if count:
+            check_count(available, batch_size)
         starts = range(0, available // batch_size * batch_size, batch_size)
         own = share.of(batch_size)
         self._groups = [items[at : at + batch_size][own] for at in starts]

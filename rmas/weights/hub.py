@@ -90,9 +90,12 @@ def resolve(
 
 
 def _similar(folder: Path) -> str:
-    """A folder beside a missing one that it may have been meant to name, in words."""
+    """A hint that names a folder beside a missing one with a similar name; empty if none has."""
     beside = folder.parent
-    names = [own.name for own in beside.iterdir() if own.is_dir()] if beside.is_dir() else []
+    try:
+        names = [own.name for own in beside.iterdir() if own.is_dir()]
+    except OSError:  # there is no such folder, or it cannot be listed
+        return ""
     near = difflib.get_close_matches(folder.name, names, n=1)
     return f" (did you mean {beside / near[0]}?)" if near else ""
 

@@ -63,6 +63,7 @@ def abstract_weights(spec: ModelSpec, dtype: Any, quantize: bool) -> Params:
 def planned(
     asked: MeshSpec,
     specs: Sequence[ModelSpec],
+    *,
     dtype: Any,
     quantize: bool,
     n_devices: int,

@@ -247,7 +247,7 @@ def test_progress_goes_on_from_what_is_done(tmp_path, whole, capsys):
     run(Fake().plan(), GRADERS, tmp_path)
     shown = capsys.readouterr().err.splitlines()
     assert shown[0] == "evaluate  answer 7/15 already done"
-    assert shown[1] == "evaluate  compiling latent r=3, 16 tokens"
+    assert shown[1] == "evaluate  compiling latent r=3, questions of up to 16 tokens"
     assert shown[2].startswith("evaluate  answer 9/15  latent r=3 accuracy 0.5")
     assert shown[-1].startswith("evaluate  answer 15/15  text r=1 accuracy 0")
 

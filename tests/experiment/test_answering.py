@@ -9,7 +9,7 @@ import pytest
 
 import rmas
 from rmas.errors import InputError
-from rmas.experiment.identity import write_links
+from rmas.experiment.links import write_links
 from support.commands import ROOT
 from support.experiments import experiment
 
@@ -123,6 +123,14 @@ def test_more_rounds_than_the_links_were_trained_for_are_told(run, rounds, warne
     assert trained == 3
     run.trained_links(rounds=rounds)
     assert (f"for at most {trained} rounds, not for 4" in caplog.text) == warned
+
+
+def test_the_same_where_a_loaded_system_is_asked(system, caplog):
+    for method, told in (("text", 0), ("latent", 1)):
+        with pytest.raises(InputError, match="batch_size is -1; it must be at least 1"):
+            system.ask("q", rounds=4, method=method, batch_size=-1)
+        system.ask([], rounds=4, method=method)
+        assert caplog.text.count("for at most 3 rounds, not for 4") == told
 
 
 def test_a_released_system_by_its_style():

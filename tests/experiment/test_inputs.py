@@ -12,7 +12,6 @@ from safetensors.numpy import load_file, save_file
 from experiments import config
 from rmas.errors import InputError
 from rmas.experiment import Experiment, Settings, derive
-from rmas.experiment.data import check_texts
 from rmas.tasks.rows import Row
 from rmas.training.objectives import OBJECTIVES
 from support.commands import ROOT, run
@@ -258,22 +257,6 @@ def test_an_edited_file_of_rows_is_another_experiment(tmp_path):
     assert found[0] != found[1]
 
 
-def test_rows_without_a_text_are_reported_before_training(tmp_path):
-    texts = {"planner": "a", "critic": "b", "solver": "c"}
-    rows = [{"question": "q", "answer": "1", "texts": texts}] * 2
-    rows[1] = rows[1] | {"texts": {"planner": "a", "critic": "b"}}
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    run = small(tmp_path, data__name=str(tmp_path / "rows.json"))
-    source, topology = run.data.split("train"), run.outline.topology
-    check_texts(source, "rows.jsonl", topology, ["critic"])
-    line = r"rows.jsonl: row rows-000001 has no teacher text for the role 'solver' .*make_rows"
-    with pytest.raises(InputError, match=line):
-        check_texts(source, "rows.jsonl", topology, ["solver"])
-    with pytest.raises(InputError, match="row rows-000001"):  # the planner hears the solver
-        run.train_inner(["planner"])
-    assert not (tmp_path / "inner").exists()
-
-
 def test_unknown_agents_are_reported_before_anything_is_trained(tmp_path):
     with pytest.raises(InputError, match="agent 'judge' is unknown; known: planner, critic"):
         small(tmp_path / "run").train_inner(["planner", "judge"])
@@ -346,9 +329,14 @@ def test_stored_functions_of_tools_ask_for_the_config(tmp_path):
         ({"system": {"agents": {"planner": ""}}}, "system.agents.planner is empty"),
         ({"tools": {"names": ["python", "python"]}}, "tools.names .* name each once"),
         ({"outer": {"train": ["outer", "outer"]}}, "outer.train .* name each once"),
+        ({"tools": {"tavily": True, "index": "i"}}, "tools.tavily .* search has one source"),
+        ({"inner": {"validation_rows": 3}}, "inner.validation_rows .* at least 16, as many"),
+        ({"outer": {"profile_steps": [5, 3000]}}, "outer.profile_steps .* of 2000 steps"),
+        ({"evaluate": {"latent_lengths": [4], "methods": ["text"]}},
+         "evaluate.latent_lengths .* belong to the methods latent and untrained"),
         ([1], r"Settings is \[1\] \(list\); it must be a dict of fields"),
     ],
-)
+)  # fmt: skip
 def test_contradictions_and_odd_values_are_refused(values, words):
     with pytest.raises(InputError, match=words):
         Settings.from_dict(values)
@@ -392,6 +380,9 @@ def test_lengths_leave_room_for_messages_and_for_agents_alone(tmp_path):
 
 def test_a_dry_run_lists_what_was_derived(tmp_path, caplog):
     told = small(tmp_path, system__dtype="auto").dry_run()
-    assert "there are no links in outer/links of the workdir yet: train them" in caplog.text
+    assert "needs links: train them with this workdir, or name their folder" in caplog.text
+    caplog.clear()
+    small(tmp_path, system__dtype="auto").dry_run(links="nowhere")
+    assert "needs links: nowhere does not exist" in caplog.text
     assert "system.dtype = float32: devices of platform cpu" in told
     assert "inner.max_length = 256: the context of planner" in told

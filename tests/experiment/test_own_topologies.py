@@ -7,7 +7,7 @@ from importlib import resources
 import pytest
 
 from rmas.errors import InputError
-from rmas.experiment.identity import read_links, write_links
+from rmas.experiment.links import read_links, write_links
 from rmas.system.prompts import load
 from rmas.system.styles import SEQUENTIAL
 from rmas.tools import FunctionTool

@@ -13,7 +13,7 @@ import pytest
 from rmas.errors import InputError
 from rmas.evaluation import runner
 from rmas.experiment import Experiment, Settings
-from rmas.experiment.identity import write_links
+from rmas.experiment.links import write_links
 from support import tiny_pair
 from support.experiments import changed
 from support.pairwise import combinations, pairs_of

@@ -1,8 +1,12 @@
 """Training as the front door runs it: what is checked before the first step."""
 
+import json
+
 import pytest
 
 from rmas.errors import InputError
+from rmas.experiment.data import check_texts
+from rmas.tasks.rows import Row
 from support.experiments import experiment
 
 
@@ -18,3 +22,39 @@ def test_no_agent_is_trained_in_a_workdir_of_another_config(tmp_path):
     assert not (tmp_path / "settings.json").exists()
     left = {path.name for path in (tmp_path / "inner" / "planner").iterdir()}
     assert "metrics.jsonl" not in left and "links" not in left
+
+
+def test_rows_without_a_text_are_reported_before_training(tmp_path):
+    texts = {"planner": "a", "critic": "b", "solver": "c"}
+    rows = [{"question": "q", "answer": "1", "texts": texts}] * 2
+    rows[1] = rows[1] | {"texts": {"planner": "a", "critic": "b"}}
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    run = experiment(tmp_path, data__name=str(tmp_path / "rows.json"))
+    source, topology = run.data.split("train"), run.outline.topology
+    check_texts(source, "rows.jsonl", topology, ["critic"])
+    line = r"rows.jsonl: row rows-000001 has no teacher text for the role 'solver' .*make_rows"
+    with pytest.raises(InputError, match=line):
+        check_texts(source, "rows.jsonl", topology, ["solver"])
+    with pytest.raises(InputError, match="row rows-000001"):  # the planner reads the solver
+        run.train_inner(["planner"])
+    assert not (tmp_path / "inner").exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(4, "row v-3 has no teacher text for the role"), (2, "there are 2 validation rows, but a")],
+)
+def test_validation_rows_are_checked_before_training(tmp_path, count, words):
+    """Both stages: not at the first checkpoint, when hours have passed."""
+    texts = dict.fromkeys(("planner", "critic", "solver"), ("a",))
+    stage = {"validation_rows": 4, "batch_size": 8, "accumulate": 2}
+    run = experiment(
+        tmp_path, **{f"{s}__{k}": v for s in ("inner", "outer") for k, v in stage.items()}
+    )
+    rows = [Row(f"v-{n}", "q", "1", texts if n < 3 else {}) for n in range(count)]
+    run.data.training = {"train": run.data.split("train"), "validation": rows}
+    with pytest.raises(InputError, match=words):
+        run.train_inner()
+    assert not (tmp_path / "inner").exists()
+    with pytest.raises(InputError, match=words):
+        run.data.rows(run.settings.outer, run.outline.topology, run.outline.topology.agents)

@@ -10,7 +10,7 @@ from experiments import conversation
 from experiments.conversation import Session, converse
 from rmas.errors import InputError
 from rmas.experiment.answering import trained_system
-from rmas.experiment.identity import write_links
+from rmas.experiment.links import write_links
 from support.commands import run
 from support.experiments import experiment
 

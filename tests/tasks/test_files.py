@@ -104,7 +104,7 @@ BAD_ROWS = {
     ),
     "columns": (
         {"problem": "1+1", "solution": "2"},
-        "unknown fields 'problem', 'solution', missing fields 'question', 'answer'; rename what",
+        "unknown fields 'problem', 'solution', missing fields 'question', 'answer'; rename your",
     ),
     "texts list": ({**GOOD, "texts": []}, "field 'texts' is an empty list; it must map a role"),
     "no texts": ({**GOOD, "texts": {"solver": []}}, "field 'texts.solver' is an empty list"),

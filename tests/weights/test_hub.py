@@ -244,6 +244,11 @@ def test_offline_the_cache_is_used_and_named(downloaded):
     assert pinned == planner
     line_with(tag, "HF_HUB_OFFLINE is set", "hf download lab/planner --revision v2")
     line_with(other, "HF_HUB_OFFLINE is set", f"no folder {folder}/lab/other")
+    (folder / "lab" / "others").mkdir(parents=True)
+    (near,) = ask(folder, ["lab/other"], HF_HUB_OFFLINE="1")
+    line_with(near, f"no folder {folder}/lab/other (did you mean {Path('lab/others')}?)")
+    (folder / "lab" / "others").rmdir()
+    (folder / "lab").rmdir()
     line_with(other, f"hf download lab/other --local-dir {folder}/lab/other")
     line_with(lacking, "the download cache lacks its files")
 

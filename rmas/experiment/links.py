@@ -1,0 +1,123 @@
+"""The links of an experiment: before training, written and read with what they belong to."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rmas import models
+from rmas.errors import InputError
+from rmas.experiment.identity import plain
+from rmas.experiment.settings import Settings
+from rmas.files import report_full_disk
+from rmas.links import aligned_inner, init_links
+from rmas.parallel import barrier, is_first, to_host
+from rmas.shapes import Params
+from rmas.system.load import System
+from rmas.system.outline import Outline
+from rmas.system.topology import difference
+from rmas.weights.links import load_links, save_links
+
+_log = logging.getLogger(__name__)
+
+
+def random_links(settings: Settings, outline: Outline) -> Params:
+    """Random links, decided by the seed."""
+    return init_links(outline.link_spec, jax.random.key(settings.seed), "random")
+
+
+def initial_links(settings: Settings, system: System, outline: Outline) -> Params:
+    """The links before any training, decided by the seed.
+
+    With `aligned`, inner links have the size of their agents' embeddings; outer links are aligned
+    later, when inner links are trained (`align_outer_links`).
+    """
+    init = settings.links.init
+    links = init_links(outline.link_spec, jax.random.key(settings.seed), init)
+    if init != "aligned":
+        return links
+    inner = {}
+    for agent, params in links["inner"].items():
+        own = system.agents[agent]
+        inner[agent] = aligned_inner(params, float(models.embedding_rms(own.model, own.params)))
+    return {"inner": inner, "outer": links["outer"]}
+
+
+def write_links(folder: Path, links: Params, manifest: Mapping[str, Any]) -> None:
+    """Writes links with what they belong to; all processes call it together."""
+    links = to_host(links)
+    if is_first():
+        with report_full_disk(f"links in {folder}"):
+            save_links(folder, links, dict(manifest))
+    barrier("links are saved")
+
+
+def read_links(folder: Path, template: Params, manifest: Mapping[str, Any]) -> Params:
+    """Reads links for the system of `manifest`.
+
+    Warns where they were trained with other latent steps, prompts or tools, or for fewer rounds.
+
+    Raises `InputError` where they belong to another topology, form or set of agents.
+    """
+
+    def accept(found: dict[str, Any]) -> None:
+        try:
+            differs = difference(found["topology"], manifest["topology"])
+        except (AttributeError, KeyError, TypeError):
+            raise InputError(
+                f"links in {folder}: their manifest does not say what topology they belong to"
+            ) from None
+        if differs:
+            raise InputError(f"links in {folder} were trained in another topology: {differs}")
+        for key in ("form", "agents"):
+            if plain(found.get(key)) != plain(manifest[key]):
+                raise InputError(
+                    f"links in {folder} were trained with another {key}: "
+                    f"{found.get(key)} there, {manifest[key]} here"
+                )
+
+    links, found = load_links(folder, template, accept)
+    steps = found.get("latent_steps")
+    if steps not in (None, manifest["latent_steps"]):
+        _log.warning(
+            "links in %s were trained with %s latent steps, not %d: expect other answers",
+            folder,
+            steps,
+            manifest["latent_steps"],
+        )
+    rounds = found.get("rounds")
+    if isinstance(rounds, int):
+        warn_of_rounds(rounds, manifest["rounds"])
+    for key in ("prompts", "tools"):  # the system message describes tools: it is prompt, too
+        if found.get(key) != manifest.get(key):
+            _log.warning(
+                "links in %s were trained with %s %s, not with %s: expect poor answers",
+                folder,
+                key,
+                found.get(key),
+                manifest.get(key),
+            )
+    return links
+
+
+def warn_of_rounds(trained: int, asked: int) -> None:
+    """Warns where links that were trained for some rounds are asked for more."""
+    if asked > trained:
+        _log.warning(
+            "the links were trained for at most %d %s, not for %d: later rounds may answer worse",
+            trained,
+            "round" if trained == 1 else "rounds",
+            asked,
+        )
+
+
+def digest_of(links: Params) -> str:
+    """A short digest of the numbers of links."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(links):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
