@@ -16,6 +16,8 @@ settings = rmas.embedded().to_dict()
 settings["data"] |= {"train": 32, "validation": 2, "test": 4}
 settings["inner"]["optim"]["steps"] = settings["outer"]["optim"]["steps"] = 2
 settings["inner"]["cache_states"] = "none"
+settings["outer"]["rounds"] = 1
+settings["links"]["init"] = "gated"
 settings["evaluate"] |= {"methods": ("latent",), "rounds": (1,), "batch_size": 4}
 run = rmas.Experiment(rmas.Settings.from_dict(settings), "runs/tiny")
 run.train_inner()

@@ -7,6 +7,7 @@ one that JAX_COMPILATION_CACHE_DIR names, which a second run finds filled.
 import atexit
 import importlib.metadata
 import os
+import re
 import shutil
 import tempfile
 
@@ -78,6 +79,13 @@ def optimized():
 def torch() -> types.ModuleType:
     """PyTorch; skips where it is not installed."""
     return pytest.importorskip("torch")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """`-m torch` alone imports only files that name PyTorch or the models of `tiny`."""
+    if config.option.markexpr == "torch" and collection_path.suffix == ".py":
+        return not re.search(r"\btorch\b|\btiny\b", collection_path.read_text()) or None
+    return None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -160,10 +160,12 @@ def is_slow(block: Block) -> bool:
 
 
 def suites() -> list:
-    """Every page for the fast suite, and for the slow one if that runs more of it."""
-    slow = [page for page in PAGES if any(map(is_slow, blocks(page)))]
+    """Every page without what is slow; and those that have such, whole."""
+    mark = {"README.md": pytest.mark.slow}
     return [pytest.param(page, False, id=page) for page in PAGES] + [
-        pytest.param(page, True, id=f"{page} whole", marks=pytest.mark.extended) for page in slow
+        pytest.param(page, True, id=f"{page} whole", marks=mark.get(page, pytest.mark.extended))
+        for page in PAGES
+        if any(map(is_slow, blocks(page)))
     ]
 
 

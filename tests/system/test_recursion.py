@@ -61,7 +61,7 @@ def naive(case):
         extended(SEQUENTIAL, 2, 5),
         extended(SEQUENTIAL, 3, 2),
         extended(EVERYTHING, 1, 2),
-        extended(EVERYTHING, 2, 2),
+        pytest.param(EVERYTHING, 2, 2, marks=pytest.mark.slow),
         extended(EVERYTHING, 3, 2),
     ],
     ids=lambda v: getattr(v, "name", v),
