@@ -16,12 +16,13 @@ _LATE_READS = 0.2
 
 
 def should_print(record: logging.LogRecord) -> bool:
-    """A filter for a log handler of a command: drops the errors that Orbax raises, too.
+    """A filter for a log handler of a command: drops the warnings and errors of Orbax.
 
-    The thread that writes a checkpoint logs its error with a stack trace. `Checkpoints` raises the
-    same error at its next call, and the command reports that in one line.
+    The thread that writes a checkpoint logs its error with a stack trace, and others warn of the
+    files that are missing then. `Checkpoints` raises the same error at its next call, and the
+    command reports that in one line.
     """
-    return not (record.levelno == logging.ERROR and "orbax" in record.pathname)
+    return record.levelno > logging.ERROR or "orbax" not in record.pathname
 
 
 @contextlib.contextmanager
