@@ -35,6 +35,7 @@ def evaluate(
     settings: Settings,
     system: System,
     methods: Sequence[Method],
+    *,
     rows: RowSource,
     asked: Sequence[Row],
     pool: GraderPool,

@@ -282,7 +282,9 @@ class Experiment:
             _log.warning("the links were trained on these very questions")
         system = self._load(local=True) if several else self.system
         ways = methods(settings, system, self.outline.form, trained, self.untrained_links())
-        return evaluating.evaluate(settings, system, ways, rows, asked, pool, self.workdir)
+        return evaluating.evaluate(
+            settings, system, ways, rows=rows, asked=asked, pool=pool, workdir=self.workdir
+        )
 
     def report(self, out: str | Path | None = None) -> Report:
         """Writes tables, JSON and plots of the evaluation (default: `report` in the workdir)."""

@@ -57,7 +57,9 @@ def align_outer_links(
             continue
         random = np.random.default_rng([seed, topology.index(agent)])
         rounds = examples.draw_rounds(random, len(rows))
-        states = _states_of(spec, agent, params[agent], links, examples, rows, rounds)
+        states = _states_of(
+            spec, agent, params[agent], links, examples=examples, rows=rows, rounds=rounds
+        )
         role = topology.role(agent)
         for e in edges:
             z, weights, tokens = [], [], []
@@ -90,6 +92,7 @@ def _states_of(
     agent: str,
     params: Params,
     links: Params,
+    *,
     examples: Examples,
     rows: Sequence[Row],
     rounds: Sequence[int],
