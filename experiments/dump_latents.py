@@ -56,6 +56,10 @@ def main(_: list[str]) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise InputError(f"--out={out} cannot be made: {e.strerror}") from e
+    files = [out / f"{_STYLE.value}.{kind}" for kind in ("npz", "json")]
+    for file in files:
+        if file.is_dir():
+            raise InputError(f"--out={out} cannot be written: {file.name} in it is a folder")
     parallel.start()
     loaded = load_system(
         _STYLE.value,
@@ -74,11 +78,11 @@ def main(_: list[str]) -> None:
     np.savez(buffer, **arrays)
     text = {"segments": all_segments(loaded, questions), "outputs": outputs}
     try:
-        atomic_write_bytes(out / f"{_STYLE.value}.npz", buffer.getbuffer())
-        atomic_write_text(out / f"{_STYLE.value}.json", json.dumps(text) + "\n")
+        atomic_write_bytes(files[0], buffer.getbuffer())
+        atomic_write_text(files[1], json.dumps(text) + "\n")
     except OSError as e:
         raise InputError(f"--out={out} cannot be written: {e.strerror}") from e
-    print(f"{len(questions)} questions: {out / _STYLE.value}.npz, {out / _STYLE.value}.json")
+    print(f"{len(questions)} questions: {files[0]}, {files[1]}")
 
 
 def read_questions(path: Path) -> list[str]:

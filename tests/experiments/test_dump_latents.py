@@ -144,9 +144,8 @@ def test_an_out_that_cannot_be_made(questions, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.slow
-def test_an_out_that_cannot_be_written_holds_nothing_new(dumped, questions, tmp_path):
-    """A folder in the place of the file: true for any user, unlike permissions."""
+def test_an_out_that_cannot_be_written_holds_nothing_new(questions, tmp_path):
+    """A folder in the place of the file: told before anything is loaded."""
     (tmp_path / f"{STYLE}.npz").mkdir()
     done = command(questions=questions, batch_size=3, out=tmp_path)
     failed(done, "--out=", "cannot be written")

@@ -146,7 +146,7 @@ def by_definition(agent: Agent, row: int, box: Toolbox, limit=LIMIT):
     return tuple(own), seen + agent.chat.decode(since), results
 
 
-@pytest.mark.parametrize("kind", ["dense", pytest.param("hybrid", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["dense", pytest.param("hybrid", marks=pytest.mark.extended)])
 def test_rows_write_what_they_would_alone(kind):
     agent, box = AGENTS[kind], toolbox(calls=3)
     got = together(agent, range(len(PROMPTS)), box)
