@@ -338,7 +338,3 @@ class EvaluateSettings(Options):
             raise self.wrong("grader", f"known graders are {', '.join(GRADERS)}")
         if "text_recursive" in self.methods and max(self.rounds) < 2:
             raise self.wrong("rounds", "text_recursive needs two or more; add them, or name text")
-        if self.latent_lengths and not {"latent", "untrained"} & set(self.methods):
-            raise self.wrong(
-                "latent_lengths", "they belong to the methods latent and untrained; name one"
-            )

@@ -332,8 +332,6 @@ def test_stored_functions_of_tools_ask_for_the_config(tmp_path):
         ({"tools": {"tavily": True, "index": "i"}}, "tools.tavily .* search has one source"),
         ({"inner": {"validation_rows": 3}}, "inner.validation_rows .* at least 16, as many"),
         ({"outer": {"profile_steps": [5, 3000]}}, "outer.profile_steps .* of 2000 steps"),
-        ({"evaluate": {"latent_lengths": [4], "methods": ["text"]}},
-         "evaluate.latent_lengths .* belong to the methods latent and untrained"),
         ([1], r"Settings is \[1\] \(list\); it must be a dict of fields"),
     ],
 )  # fmt: skip
