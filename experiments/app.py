@@ -264,18 +264,6 @@ def _print_help(main: Callable, spec: str | None, workdir: str | None) -> None:
     module = sys.modules[main.__module__]
     print((module.__doc__ or f"{sys.argv[0]} has no description.").strip())
     print("\nFlags:")
-    if spec is not None:
-        _print_flag("--config=FILE", f"{_OURS['config']} (here: {spec})")
-        _print_flag("--config.FIELD=VALUE", "set one field; the values shown are those of the file")
-        try:
-            print("\n".join(configs.help_of(configs.load(spec))) + "\n")
-        except InputError as error:
-            print(f"      but {_one_line(error)}\n")
-        for name in _dry:
-            _print_flag(f"--config.{name}", configs.COMMAND[name][1])
-        if "plan" in _dry:
-            default, text = configs.COMMAND["plan_lengths"]
-            _print_flag("--config.plan_lengths=(N,N)", f"{text} (default: {default})")
     if "workdir" in FLAGS:
         default = f" (default: {workdir})" if workdir else ""
         _print_flag("--workdir=FOLDER", _OURS["workdir"] + default)
@@ -285,9 +273,22 @@ def _print_help(main: Callable, spec: str | None, workdir: str | None) -> None:
             _print_flag(f"--{flag}={value}", _OURS[flag])
     name = sys.argv[0] if main.__module__ == "__main__" else main.__module__
     for flag in FLAGS.get_key_flags_for_module(name):
-        default = "" if flag.default is None else f" (default: {flag.default})"
-        _print_flag(f"--{flag.name}", f"{flag.help}{default}")
+        default = "" if flag.default in (None, "") else f" (default: {flag.default})"
+        value = "" if flag.boolean else "=VALUE"
+        _print_flag(f"--{flag.name}{value}", f"{flag.help}{default}")
     _print_flag("--helpfull", "flags of the libraries, too")
+    if spec is not None:
+        _print_flag("--config=FILE", f"{_OURS['config']} (here: {spec})")
+        for name in _dry:
+            _print_flag(f"--config.{name}", configs.COMMAND[name][1])
+        if "plan" in _dry:
+            default, text = configs.COMMAND["plan_lengths"]
+            _print_flag("--config.plan_lengths=(N,N)", f"{text} (default: {default})")
+        _print_flag("--config.FIELD=VALUE", "set one field; the values shown are those of the file")
+        try:
+            print("\n".join(configs.help_of(configs.load(spec))))
+        except InputError as error:
+            print(f"      but {_one_line(error)}")
 
 
 def _print_flag(name: str, text: str) -> None:

@@ -112,6 +112,10 @@ def explain(error: flags.Error) -> str:
     """An absl flag error in our words, where it is about a field of the config."""
     if missing := re.search(r"Flag --(\w+) must have a value other than None", str(error)):
         return f"--{missing[1]} is missing; give it a value, as in --{missing[1]}=..."
+    if unknown := re.search(r"Unknown command line flag '(\w+)'", str(error)):
+        ends = [name for name in fields() if name.rpartition(".")[2] == unknown[1]]
+        if ends:
+            return f"--{unknown[1]} is unknown; fields are set as in --config.{ends[0]}=..."
     match = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error), re.DOTALL)
     if not match:
         return str(error)

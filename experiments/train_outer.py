@@ -23,7 +23,7 @@ def main(_: list[str]) -> None:
     app.start()
     run = Experiment(settings, workdir)
     run.train_outer()
-    app.say(f"links: {workdir / 'outer'}")
+    app.say(f"links: {workdir / 'outer' / 'links'}")
 
 
 if __name__ == "__main__":

@@ -145,6 +145,17 @@ def _check_contexts(s: Settings, outline: Outline, longest: int) -> None:
             if outline.chats:
                 raise InputError(problem)
             _log.warning("%s (estimated)", problem)
+        elif any(name.startswith("text") for name in s.evaluate.methods):
+            written = limits.tokens(agent, final=agent == topology.output)
+            needs = longest + written + limits.message_tokens * len(topology.incoming(agent))
+            if needs > outline.context(agent):
+                _log.warning(
+                    "%s has %d positions, but text exchange may need %d: lower "
+                    "limits.message_tokens or limits.max_new_tokens",
+                    agent,
+                    outline.context(agent),
+                    needs,
+                )
 
 
 def _memory(s: Settings, outline: Outline, longest: int) -> list[str]:

@@ -22,12 +22,14 @@ from rmas.evaluation.layout import FOLDER
 from rmas.evaluation.reporting import Report, make_report
 from rmas.evaluation.results import ResultRow
 from rmas.experiment import derive, dry_run, evaluating, planning
+from rmas.experiment.caching import cached_states
 from rmas.experiment.data import Data
 from rmas.experiment.identity import identity_of, manifest_of
 from rmas.experiment.links import (
     digest_of,
     initial_links,
     random_links,
+    read_inner_links,
     read_links,
     write_links,
 )
@@ -41,13 +43,14 @@ from rmas.shapes import Params
 from rmas.system.load import System
 from rmas.system.outline import Outline
 from rmas.system.rendered import Renderer
+from rmas.tasks.rows import Row
 from rmas.training.examples import Examples
-from rmas.training.hidden_state_cache import HiddenStateCache, cache_dtype, cache_hidden_states
+from rmas.training.hidden_state_cache import HiddenStateCache
 from rmas.training.initial import align_outer_links
 from rmas.training.inner import train_inner
 from rmas.training.loop import check_batch
 from rmas.training.objectives import TrainingContext, parse_objective
-from rmas.training.outer import train_outer
+from rmas.training.outer import check_longest, train_outer
 from rmas.training.workdir import open_workdir
 
 _log = logging.getLogger(__name__)
@@ -109,11 +112,11 @@ class Experiment:
         """Static facts that the losses of training need."""
         return training_context(self.settings, self.outline)
 
-    def examples(self, stage: str, agent: str = "") -> Examples:
+    def examples(self, stage: str, agent: str = "", system: System | None = None) -> Examples:
         """What makes the training arrays of `inner` training of an agent, or of `outer`."""
         outer = self.settings.outer
         return Examples(
-            renderer=Renderer(self.system),
+            renderer=Renderer(system or self.system),
             rounds=outer.rounds,
             latent_steps=self.settings.limits.latent_steps,
             max_latent_tokens=outer.max_latent_tokens,
@@ -174,6 +177,10 @@ class Experiment:
                 raise InputError(f"agent {agent!r} is unknown; known: {known}")
         agents = list(agents or topology.agents)
         source, validation = self.data.rows(s.inner, topology, agents)
+        try:
+            self._check_longest(source)
+        except InputError as error:
+            _log.warning("outer training will refuse these rows: %s", error)
         check_batch("inner", s.inner, self.system.mesh)
         initial = self.initial_links()
         # Rows are read at a round drawn from those of outer training.
@@ -195,7 +202,7 @@ class Experiment:
                 source=source,
                 schedule=s.inner,
                 seed=s.seed,
-                cached=None if done else self._cached_states(agent, examples),
+                cached=None if done else self._cached(agent, examples),
                 validation=validation,
                 facts=self._checkpoint_facts("inner"),
             )
@@ -204,23 +211,20 @@ class Experiment:
     def train_outer(self) -> None:
         """Trains the links of the whole system, from the inner links: `outer/links`."""
         s, topology = self.settings, self.outline.topology
-        template = self.outline.link_template
-        inner: Params = {}
-        for agent in topology.agents:
-            folder = self.workdir / "inner" / agent / LINKS
-            if not folder.exists():
-                raise InputError(
-                    f"{folder} is missing; train inner links with this workdir first "
-                    "(experiments.train_inner, or Experiment.train_inner)"
-                )
-            own = {"inner": {agent: template["inner"][agent]}}
-            inner |= read_links(folder, own, self.manifest())["inner"]
+        folders = {agent: self.workdir / "inner" / agent / LINKS for agent in topology.agents}
+        for missing in (own for own in folders.values() if not own.exists()):
+            raise InputError(
+                f"{missing} is missing; train inner links with this workdir first "
+                "(experiments.train_inner, or Experiment.train_inner)"
+            )
         source, validation = self.data.rows(s.outer, topology, topology.agents)
+        self._check_longest(source)
         check_batch("outer", s.outer, self.system.mesh)
         folder = self.workdir / "outer"
         steps = {"latent_steps": s.limits.latent_steps}
         open_workdir(folder, self._identity("objective", "links", "inner", "outer") | steps)
         self._remember()
+        inner = read_inner_links(folders, self.outline.link_template, self.manifest())
         examples = self.examples("outer")
 
         def start() -> Params:
@@ -357,36 +361,22 @@ class Experiment:
         if is_first() and not (only_once and path.exists()):
             atomic_write_json(path, self._given.anchored().to_dict())
 
-    def _cached_states(self, agent: str, examples: Examples) -> HiddenStateCache | None:
-        """The agent's hidden states, where they are to be computed once and kept on disk."""
-        s, own, source = self.settings, self.system.agents[agent], self.data.split("train")
-        dtype = cache_dtype(
-            s.inner.cache_states,
-            examples=examples,
-            schedule=s.inner,
-            seed=s.seed,
-            count=len(source),
-            params=own.params,
-        )
-        if dtype is None:
-            return None
-        lengths = {"message_tokens": s.inner.message_tokens, "max_length": examples.max_length}
-        return cache_hidden_states(
+    def _cached(self, agent: str, examples: Examples) -> HiddenStateCache | None:
+        return cached_states(
+            self.settings,
+            self._identity(),
             agent,
-            folder=self.workdir / "hidden_states",
-            model=own.model,
-            params=own.params,
+            self.system.agents[agent],
             examples=examples,
-            source=source,
-            schedule=s.inner,
-            seed=s.seed,
-            dtype=dtype,
-            key={
-                **self._identity(),
-                **lengths,
-                "rounds": s.outer.rounds,
-                "print": own.fingerprint,
-            },
+            source=self.data.split("train"),
+            folder=self.workdir / "hidden_states",
+        )
+
+    def _check_longest(self, source: Sequence[Row]) -> None:
+        """Raises `InputError` for rows that outer training could not read."""
+        examples = self.examples("outer", system=self._unloaded)
+        check_longest(
+            parse_objective(self.settings.objective), examples, source, self.settings.data.name
         )
 
     def _trained_on(self) -> Any:

@@ -98,10 +98,28 @@ def read_links(folder: Path, template: Params, manifest: Mapping[str, Any]) -> P
                 "links in %s were trained with %s %s, not with %s: expect poor answers",
                 folder,
                 key,
-                found.get(key),
-                manifest.get(key),
+                _short(found.get(key)),
+                _short(manifest.get(key)),
             )
     return links
+
+
+def _short(fact: Any) -> Any:
+    """A prompt set by its name and the start of its digest."""
+    if isinstance(fact, Mapping) and {"name", "digest"} <= fact.keys():
+        return f"{fact['name']} ({str(fact['digest'])[:8]})"
+    return fact
+
+
+def read_inner_links(
+    folders: Mapping[str, Path], template: Params, manifest: Mapping[str, Any]
+) -> Params:
+    """The inner links of all agents, each from its folder; as `read_links`."""
+    inner: Params = {}
+    for agent, folder in folders.items():
+        own = {"inner": {agent: template["inner"][agent]}}
+        inner |= read_links(folder, own, manifest)["inner"]
+    return inner
 
 
 def warn_of_rounds(trained: int, asked: int) -> None:

@@ -91,8 +91,8 @@ class Renderer:
         if positions > limit:
             raise InputError(
                 f"question {question[:40]!r}... needs {positions} positions of agent {agent!r}, "
-                f"whose context has {limit}; shorten it, or lower latent_steps, max_new_tokens or "
-                "max_length"
+                f"whose context has {limit}; shorten it, or lower "
+                "limits.latent_steps, limits.max_new_tokens or outer.max_length"
             )
 
 

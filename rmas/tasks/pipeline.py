@@ -1,13 +1,18 @@
 """Rows -> shuffled, sharded, resumable batches (Grain)."""
 
+import functools
 from collections.abc import Sequence
 from typing import TypeVar
 
 import grain
+import numpy as np
 
 from rmas.errors import InputError
 
 T = TypeVar("T")
+_FEW = 1024
+"""Fewer rows are shuffled by numpy: Grain takes the longer for a row the fewer there are, 7 ms of
+four rows, 0.05 ms of a thousand."""
 
 
 def batches(
@@ -47,9 +52,26 @@ def batches(
             f"batch_size is {batch_size}; it must be a positive multiple of the {process_count} "
             f"process(es) that share a batch"
         )
-    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    stream = _shuffled(source, seed)
     share = batch_size // process_count
     blocks = stream.batch(share, drop_remainder=True, batch_fn=list)
     # Rows are small: a few batches of read-ahead hide the disk's latency (Grain's default is 500).
     ahead = grain.ReadOptions(num_threads=4, prefetch_buffer_size=16)
     return blocks[process_index::process_count].to_iter_dataset(ahead)
+
+
+def _shuffled(source: Sequence[T], seed: int) -> grain.MapDataset[T]:
+    """The rows in endless epochs, each in an order of its own."""
+    count = len(source)
+    if count >= _FEW:
+        return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+
+    @functools.lru_cache(maxsize=4)
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, epoch]).permutation(count)
+
+    def row(index: int, _: int) -> T:
+        epoch, place = divmod(index, count)
+        return source[int(order(epoch)[place])]
+
+    return grain.MapDataset.range(count).repeat().map_with_index(row)

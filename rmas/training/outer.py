@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from rmas.errors import InputError
 from rmas.links import init_links
 from rmas.parallel import put_whole, replicated
 from rmas.shapes import Array, Params
@@ -23,6 +24,23 @@ from rmas.training.objectives import (
     system_loss,
 )
 from rmas.training.validation import ValidationData
+
+_TRIED = 8  # rows with the longest questions, which are made into arrays before the first step
+
+
+def check_longest(
+    objective: WeightedObjectives, examples: Examples, rows: Sequence[Row], name: str
+) -> None:
+    """Raises `InputError` where rows with the longest questions do not fit the agents' contexts.
+
+    `name` is that of the rows, for the message. All processes call it together.
+    """
+    for row in sorted(rows, key=lambda row: -len(row.question))[:_TRIED]:
+        for part, _ in objective:
+            try:
+                OBJECTIVES[part].prepare(examples, [row])
+            except InputError as error:
+                raise InputError(f"{name}: row {row.id}: {error}") from None
 
 
 def train_outer(

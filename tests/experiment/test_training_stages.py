@@ -40,6 +40,27 @@ def test_rows_without_a_text_are_reported_before_training(tmp_path):
     assert not (tmp_path / "inner").exists()
 
 
+def test_rows_that_do_not_fit_are_told_before_training(tmp_path, caplog):
+    """Inner training cuts them, but says what outer training will say, before its first step."""
+    texts = dict.fromkeys(("planner", "critic", "solver"), "a")
+    rows = [{"question": "start 4 ; " * n, "answer": "1", "texts": texts} for n in (1, 200, 2)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    run = experiment(
+        tmp_path,
+        data__name=str(tmp_path / "rows.json"),
+        inner__batch_size=3,
+        mesh="data=8",
+    )
+    for agent in run.outline.topology.agents:
+        (tmp_path / "inner" / agent / "links").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"rows.json: row rows-000001: question .* whose context"):
+        run.train_outer()
+    assert not (tmp_path / "outer").exists()
+    with pytest.raises(InputError, match="batch_size"):
+        run.train_inner()
+    assert "outer training will refuse these rows" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("count", "words"),
     [(4, "row v-3 has no teacher text for the role"), (2, "there are 2 validation rows, but a")],

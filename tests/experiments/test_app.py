@@ -167,6 +167,10 @@ def test_flagfile(folder):
         ("--config=.", "--config=.: is a folder (in {folder})"),
         ("--config=c.py:x", "config file c.py: get_config() takes no argument"),
         ("--config=c.py --config=d.py", "--config is given 2 times: c.py, d.py; keep one"),
+        (
+            "--num_questions=4",
+            "--num_questions is unknown; fields are set as in --config.num_quest",
+        ),
         ("--wrkdir=x", "Unknown command line flag 'wrkdir'. Did you mean: workdir ?"),
         ("--times=x", "flag --times=x: invalid literal for int() with base 10: 'x'"),
         ("config.seed=x", "unexpected argument 'config.seed=x'; flags are given as --name=value"),
@@ -339,7 +343,7 @@ def test_help_teaches(folder, flag):
     assert shown.startswith("Trains the outer links.\n\nExample: python -m experiments.main")
     for text in ("--config=FILE", "(here: c.py)", "outer.optim.lr=1", "(default: runs/x)"):
         assert text in shown
-    assert "--times\n      how often to do it (default: 1)" in shown
+    assert "--times=VALUE\n      how often to do it (default: 1)" in shown
 
 
 @pytest.mark.parametrize(("main", "field"), [("train_inner", "dry_run"), ("quickstart", "plan")])

@@ -30,6 +30,15 @@ def test_every_epoch_has_each_row_once_in_its_own_order():
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
+@pytest.mark.parametrize("count", [1, 10, 1023, 1024])
+def test_epochs_of_few_rows_and_of_many(count):
+    """Few are shuffled by numpy, since Grain takes milliseconds for each."""
+    stream = iter(batches(range(count), seed=0, batch_size=count))
+    epochs = [next(stream) for _ in range(3)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == min(count, 3)
+
+
 def test_the_seed_decides():
     assert take(5) == take(5)
     assert take(5, seed=4) != take(5)
