@@ -100,9 +100,10 @@ def tfds_rows(folder: Path, split: str) -> tuple[int, Rows]:
             known = ", ".join(builder.info.splits) or "none"
             raise InputError(f"--split={split}: {folder} has no such split; it has: {known}")
         source = builder.as_data_source(split)
+    except InputError:
+        raise
+    # What TFDS raises for folders that are not its own.
     except (OSError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(
             f"--source={folder} is not a TFDS dataset that can be read ({error}); it needs "
             f"features.json, dataset_info.json and array_record files"

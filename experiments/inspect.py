@@ -26,7 +26,7 @@ from rmas.system.outline import Outline
 from rmas.system.released import DATE, DEFAULT_PROMPTS, find_style
 from rmas.system.sizes import CACHE_POSITIONS, SystemSize
 from rmas.system.styles import STYLES, Style
-from rmas.weights.placement import device_memory, planned
+from rmas.weights.placement import device_memory
 
 _STYLE = flags.DEFINE_enum("style", None, sorted(STYLES), "Released style.", required=True)
 _ROOT = flags.DEFINE_string("root", None, "Folder of the system.")
@@ -60,17 +60,8 @@ def planned_mesh(text: str, outline: Outline, memory: int | None) -> AbstractMes
     asked = parallel.parse_mesh(text)
     fixed = math.prod(asked.sizes)
     n = _DEVICES.value or (jax.device_count() if asked.auto or fixed < 0 else fixed)
-    dtype, quantize = jnp.dtype(_DTYPE.value), _int8()
-    sizes = planned(
-        asked,
-        outline.owners,
-        dtype=dtype,
-        quantize=quantize,
-        n_devices=n,
-        per_host=n,
-        memory=memory,
-    )
-    return parallel.abstract_mesh(sizes, n)
+    dtype = jnp.dtype(_DTYPE.value)
+    return outline.abstract_mesh(asked, n, dtype=dtype, quantize=_int8(), memory=memory)
 
 
 def _int8() -> bool:

@@ -92,7 +92,7 @@ class Batch:
       rollout: from 0.
       start: index of the first one in `Plan.asked`.
       ids: their ids.
-      bucket: the length in tokens that the questions are padded to.
+      bucket: the bucket of the longest question's length in tokens.
     """
 
     method: Method

@@ -25,7 +25,7 @@ from rmas.system.topology import single
 from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
-from rmas.weights.placement import device_memory, planned
+from rmas.weights.placement import device_memory
 
 _log = logging.getLogger(__name__)
 _CHARACTERS = 3.5
@@ -165,16 +165,7 @@ def _memory(s: Settings, outline: Outline, longest: int) -> list[str]:
     n, memory = jax.device_count(), device_memory()
     try:
         asked = parallel.parse_mesh(s.mesh)
-        sizes = planned(
-            asked,
-            outline.owners,
-            dtype=dtype,
-            quantize=int8,
-            n_devices=n,
-            per_host=n,
-            memory=memory,
-        )
-        mesh = parallel.abstract_mesh(sizes, n)
+        mesh = outline.abstract_mesh(asked, n, dtype=dtype, quantize=int8, memory=memory)
     except InputError as error:
         return [f"memory: {error}"]
     size = outline.size(mesh, dtype, int8)

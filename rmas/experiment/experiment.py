@@ -22,7 +22,6 @@ from rmas.evaluation.layout import FOLDER
 from rmas.evaluation.reporting import Report, make_report
 from rmas.evaluation.results import ResultRow
 from rmas.experiment import derive, dry_run, evaluating, planning
-from rmas.experiment.caching import cached_states
 from rmas.experiment.data import Data
 from rmas.experiment.identity import identity_of, manifest_of
 from rmas.experiment.links import (
@@ -45,7 +44,7 @@ from rmas.system.outline import Outline
 from rmas.system.rendered import Renderer
 from rmas.tasks.rows import Row
 from rmas.training.examples import Examples
-from rmas.training.hidden_state_cache import HiddenStateCache
+from rmas.training.hidden_state_cache import HiddenStateCache, cache_hidden_states
 from rmas.training.initial import align_outer_links
 from rmas.training.inner import train_inner
 from rmas.training.loop import check_batch
@@ -113,7 +112,10 @@ class Experiment:
         return training_context(self.settings, self.outline)
 
     def examples(self, stage: str, agent: str = "", system: System | None = None) -> Examples:
-        """What makes the training arrays of `inner` training of an agent, or of `outer`."""
+        """What makes the training arrays of `inner` training of an agent, or of `outer`.
+
+        `system` stands in for the loaded one where no weights are needed.
+        """
         outer = self.settings.outer
         return Examples(
             renderer=Renderer(system or self.system),
@@ -212,9 +214,10 @@ class Experiment:
         """Trains the links of the whole system, from the inner links: `outer/links`."""
         s, topology = self.settings, self.outline.topology
         folders = {agent: self.workdir / "inner" / agent / LINKS for agent in topology.agents}
-        for missing in (own for own in folders.values() if not own.exists()):
+        missing = [folder for folder in folders.values() if not folder.exists()]
+        if missing:
             raise InputError(
-                f"{missing} is missing; train inner links with this workdir first "
+                f"{missing[0]} is missing; train inner links with this workdir first "
                 "(experiments.train_inner, or Experiment.train_inner)"
             )
         source, validation = self.data.rows(s.outer, topology, topology.agents)
@@ -223,8 +226,8 @@ class Experiment:
         folder = self.workdir / "outer"
         steps = {"latent_steps": s.limits.latent_steps}
         open_workdir(folder, self._identity("objective", "links", "inner", "outer") | steps)
-        self._remember()
         inner = read_inner_links(folders, self.outline.link_template, self.manifest())
+        self._remember()
         examples = self.examples("outer")
 
         def start() -> Params:
@@ -337,10 +340,8 @@ class Experiment:
                 "(experiments.train_outer, or Experiment.train_outer), name another folder of "
                 "links, or leave out the method latent"
             )
-        manifest = self.manifest()
-        if rounds is not None:
-            manifest["rounds"] = rounds
-        return read_links(folder, self.outline.link_template, manifest)
+        rounds = self.settings.outer.rounds if rounds is None else rounds
+        return read_links(folder, self.outline.link_template, self.manifest(), rounds)
 
     # Shared by the stages.
 
@@ -362,14 +363,21 @@ class Experiment:
             atomic_write_json(path, self._given.anchored().to_dict())
 
     def _cached(self, agent: str, examples: Examples) -> HiddenStateCache | None:
-        return cached_states(
-            self.settings,
-            self._identity(),
+        """The agent's hidden states, where they are to be computed once and kept on disk."""
+        s, own = self.settings, self.system.agents[agent]
+        lengths = {"message_tokens": s.inner.message_tokens, "max_length": examples.max_length}
+        rest = {"rounds": s.outer.rounds, "print": own.fingerprint}
+        return cache_hidden_states(
             agent,
-            self.system.agents[agent],
+            folder=self.workdir / "hidden_states",
+            model=own.model,
+            params=own.params,
             examples=examples,
             source=self.data.split("train"),
-            folder=self.workdir / "hidden_states",
+            schedule=s.inner,
+            seed=s.seed,
+            dtype=s.inner.cache_states,
+            key=self._identity() | lengths | rest,
         )
 
     def _check_longest(self, source: Sequence[Row]) -> None:

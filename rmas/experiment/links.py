@@ -56,10 +56,13 @@ def write_links(folder: Path, links: Params, manifest: Mapping[str, Any]) -> Non
     barrier("links are saved")
 
 
-def read_links(folder: Path, template: Params, manifest: Mapping[str, Any]) -> Params:
+def read_links(
+    folder: Path, template: Params, manifest: Mapping[str, Any], rounds: int = 0
+) -> Params:
     """Reads links for the system of `manifest`.
 
-    Warns where they were trained with other latent steps, prompts or tools, or for fewer rounds.
+    Warns where they were trained with other latent steps, prompts or tools, or for fewer than
+    `rounds` rounds, for which they will be run.
 
     Raises `InputError` where they belong to another topology, form or set of agents.
     """
@@ -89,9 +92,8 @@ def read_links(folder: Path, template: Params, manifest: Mapping[str, Any]) -> P
             steps,
             manifest["latent_steps"],
         )
-    rounds = found.get("rounds")
-    if isinstance(rounds, int):
-        warn_of_rounds(rounds, manifest["rounds"])
+    if isinstance(found.get("rounds"), int):
+        warn_of_rounds(found["rounds"], rounds)
     for key in ("prompts", "tools"):  # the system message describes tools: it is prompt, too
         if found.get(key) != manifest.get(key):
             _log.warning(

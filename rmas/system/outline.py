@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jax.typing import DTypeLike
 
 from rmas import parallel
 from rmas.errors import InputError
 from rmas.links import Form, LinkSpec, init_links
 from rmas.models import ModelSpec, base, read_spec
+from rmas.parallel import MeshSpec
 from rmas.shapes import Params
 from rmas.system import prompts as prompt_sets
 from rmas.system.encode import ChatTokenizer
@@ -37,7 +38,7 @@ from rmas.system.topology import Topology
 from rmas.system.turn import SystemSpec
 from rmas.tools import Toolbox
 from rmas.weights import hub
-from rmas.weights.placement import abstract_weights, heads_of
+from rmas.weights.placement import abstract_weights, heads_of, planned
 
 _log = logging.getLogger(__name__)
 
@@ -240,6 +241,25 @@ class Outline:
             quantize=quantize,
             shares=self.shares,
         )
+
+    def abstract_mesh(
+        self, asked: MeshSpec, n_devices: int, *, dtype: Any, quantize: bool, memory: int | None
+    ) -> AbstractMesh:
+        """The mesh that loading would make of so many devices of one host; these need not exist.
+
+        `memory` is that of a device in bytes, if it is known. Raises `InputError` for sizes that
+        do not fit the number of devices.
+        """
+        sizes = planned(
+            asked,
+            self.owners,
+            dtype=dtype,
+            quantize=quantize,
+            n_devices=n_devices,
+            per_host=n_devices,
+            memory=memory,
+        )
+        return parallel.abstract_mesh(sizes, n_devices)
 
     def abstract_params(self, mesh: Mesh, dtype: Any, quantize: bool) -> dict[str, Params]:
         """Shapes of each agent's weights with their shardings; agents that share have one tree."""

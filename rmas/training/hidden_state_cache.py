@@ -83,21 +83,9 @@ def scheduled(examples: Examples, schedule: Schedule, seed: int, n_rows: int) ->
     return sorted(found)
 
 
-def cache_dtype(
-    asked: str, *, examples: Examples, schedule: Schedule, seed: int, count: int, params: Params
-) -> str | None:
-    """In which type an agent's hidden states over `count` rows are cached; None where they are not.
-
-    `auto` caches them where the schedule reads each twice or more on average, in bfloat16 where
-    that is the type of the weights, else in float32; `none` never.
-    """
-    if asked != "auto":
-        return None if asked == "none" else asked
-    read = schedule.optim.steps * schedule.batch_size
-    if read < _OFTEN * len(scheduled(examples, schedule, seed, count)):
-        return None
-    weights = jax.tree.leaves(params["embed"])[0].dtype.name
-    return "bfloat16" if weights == "bfloat16" else "float32"
+def _pays(schedule: Schedule, pairs: Sequence[RowRound]) -> bool:
+    """Whether the schedule reads each pair twice or more on average."""
+    return schedule.optim.steps * schedule.batch_size >= _OFTEN * len(pairs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -205,19 +193,30 @@ def cache_hidden_states(
     seed: int,
     dtype: str,
     key: Mapping[str, Any],
-) -> HiddenStateCache:
+) -> HiddenStateCache | None:
     """Computes the agent's states that are not on disk yet, and opens them.
+
+    None where they are not to be cached.
 
     Args:
       folder: holds one folder per digest.
       schedule, seed: decide which rows are read at which rounds.
-      dtype: `float32` or `bfloat16`, in which the states are stored.
+      dtype: in which the states are stored: `float32` or `bfloat16`; `none` stores none; `auto`
+        stores them where the schedule reads each twice or more on average, in bfloat16 where that
+        is the type of the weights, else in float32.
       key: what the states depend on, for JSON: model, prompts, data, lengths.
 
     Raises `InputError` where the folder cannot be written.
     """
-    mesh = examples.renderer.system.mesh
-    share, pairs = batch_share(mesh), scheduled(examples, schedule, seed, len(source))
+    if dtype == "none":
+        return None
+    pairs = scheduled(examples, schedule, seed, len(source))
+    if dtype == "auto":
+        if not _pays(schedule, pairs):
+            return None
+        weights = jax.tree.leaves(params["embed"])[0].dtype.name
+        dtype = "bfloat16" if weights == "bfloat16" else "float32"
+    share = batch_share(examples.renderer.system.mesh)
     chunks = [schedule.batch_size, CHUNK_BATCHES]  # what the files are cut by
     facts = {**key, "agent": agent, "dtype": dtype, "pairs": _digest(pairs), "chunks": chunks}
     at = folder / f"{agent}-{_digest(facts)}"

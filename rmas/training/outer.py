@@ -1,5 +1,6 @@
 """Stage two: the links of a whole system learn together."""
 
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def check_longest(
 
     `name` is that of the rows, for the message. All processes call it together.
     """
-    for row in sorted(rows, key=lambda row: -len(row.question))[:_TRIED]:
+    for row in heapq.nlargest(_TRIED, rows, key=lambda row: len(row.question)):
         for part, _ in objective:
             try:
                 OBJECTIVES[part].prepare(examples, [row])

@@ -376,6 +376,13 @@ def test_lengths_leave_room_for_messages_and_for_agents_alone(tmp_path):
         derive.lengths(run.settings, run.outline, 256)
 
 
+@pytest.mark.parametrize(("method", "told"), [("text", True), ("latent", False)])
+def test_a_dry_run_tells_of_texts_that_may_not_fit(tmp_path, method, told, caplog):
+    limits = {"limits__max_new_tokens": 150, "limits__message_tokens": 100}
+    small(tmp_path, evaluate__methods=(method,), **limits).dry_run()
+    assert ("256 positions, but text exchange may need" in caplog.text) == told
+
+
 def test_a_dry_run_lists_what_was_derived(tmp_path, caplog):
     told = small(tmp_path, system__dtype="auto").dry_run()
     assert "needs links: train them with this workdir, or name their folder" in caplog.text

@@ -12,14 +12,12 @@ from support.experiments import settings
     [
         (("latent",), (), [("latent", 1, 8), ("latent", 3, 8)]),
         (("latent",), (4, 2), [("latent", r, m) for r in (1, 3) for m in (4, 2)]),
-        (("latent", "text", "single"), (4,),
-         [("latent", 1, 4), ("latent", 3, 4), ("text", 1, None), ("text", 3, None),
-          ("single:a", 1, None)]),
+        (("text", "single"), (4,), [("text", 1, None), ("text", 3, None), ("single:a", 1, None)]),
         (("text_recursive",), (), [("text", 3, None)]),
         (("text", "text_recursive"), (), [("text", 1, None), ("text", 3, None)]),
         (("text_terse",), (), [("text_terse", 1, None), ("text_terse", 3, None)]),
     ],
-)  # fmt: skip
+)
 def test_methods_rounds_and_lengths(methods, lengths, wanted):
     changes = {"methods": methods, "rounds": (1, 3), "latent_lengths": lengths}
     made = settings(**{f"evaluate__{name}": value for name, value in changes.items()})

@@ -6,6 +6,7 @@ import pytest
 
 from rmas.errors import InputError
 from rmas.experiment.data import check_texts
+from rmas.experiment.links import read_inner_links, write_links
 from rmas.tasks.rows import Row
 from support.experiments import experiment
 
@@ -24,6 +25,20 @@ def test_no_agent_is_trained_in_a_workdir_of_another_config(tmp_path):
     assert "metrics.jsonl" not in left and "links" not in left
 
 
+def test_a_refused_training_leaves_the_settings_as_they_were(tmp_path):
+    """Inner links of other agents are refused; the workdir keeps its own settings."""
+    made = experiment(tmp_path, data__train=8, links__init="random")
+    manifest = made.manifest()
+    agents = manifest["agents"] | {"critic": "another"}
+    for agent, link in made.initial_links()["inner"].items():
+        folder = tmp_path / "inner" / agent / "links"
+        write_links(folder, {"inner": {agent: link}}, manifest | {"agents": agents})
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(InputError, match="were trained with another agents"):
+        made.train_outer()
+    assert (tmp_path / "settings.json").read_text() == "{}"
+
+
 def test_rows_without_a_text_are_reported_before_training(tmp_path):
     texts = {"planner": "a", "critic": "b", "solver": "c"}
     rows = [{"question": "q", "answer": "1", "texts": texts}] * 2
@@ -38,6 +53,18 @@ def test_rows_without_a_text_are_reported_before_training(tmp_path):
     with pytest.raises(InputError, match="row rows-000001"):  # the planner reads the solver
         run.train_inner(["planner"])
     assert not (tmp_path / "inner").exists()
+
+
+def test_inner_links_of_fewer_rounds_are_not_warned_of(tmp_path, caplog):
+    """Outer training trains them for its own rounds."""
+    made = experiment(tmp_path, data__train=8, links__init="random")
+    folders = {}
+    for agent, link in made.initial_links()["inner"].items():
+        folders[agent] = tmp_path / agent
+        write_links(folders[agent], {"inner": {agent: link}}, made.manifest() | {"rounds": 1})
+    read = read_inner_links(folders, made.outline.link_template, made.manifest())
+    assert read.keys() == folders.keys()
+    assert "rounds" not in caplog.text
 
 
 def test_rows_that_do_not_fit_are_told_before_training(tmp_path, caplog):

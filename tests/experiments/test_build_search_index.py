@@ -15,7 +15,6 @@ from rmas.tasks.builders import RowFile, open_builder, prepare, row_file_config
 from rmas.tools.index import Index, Passage
 from support.commands import run
 
-ROOT = Path(__file__).parents[2]
 TOWNS = [
     {"title": "Paris", "text": "The capital of France.", "url": "x"},
     {"text": "No title here."},

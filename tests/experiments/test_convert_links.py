@@ -14,8 +14,6 @@ from rmas.weights.links import load_links, save_links
 from support.commands import run
 from support.released_tiny import STYLE, TINY, make_root
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):

@@ -95,8 +95,8 @@ def test_prompts_are_those_of_the_builders(family, imported, release):
     for task_type, fn_name in kinds if family == "code" else kinds[2:]:
         interface = release.build_code_interface_prompt(task_type, fn_name)
 
-        def check(role, builder, phase="first", *args, **values):
-            text = filled(imported, release, role, family, phase, question, interface)  # noqa: B023
+        def check(role, builder, phase="first", *args, interface=interface, **values):
+            text = filled(imported, release, role, family, phase, question, interface)
             assert text == getattr(release, builder)(*args, **values)
 
         given = {"task_type": task_type, "fn_name": fn_name}

@@ -1,7 +1,6 @@
 """Sizes of a system before it is loaded, against what loading it really takes."""
 
 import subprocess
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,6 @@ from support.commands import run
 from support.fake_devices import mesh_of
 from support.released_tiny import STYLE, make_root
 
-ROOT = Path(__file__).parents[2]
 GIVEN = {"prompts": "default", "task_family": "math", "date": ""}
 
 

@@ -15,7 +15,6 @@ from rmas.errors import InputError
 from rmas.tools import FunctionTool, Toolbox
 from support.commands import run
 
-REPOSITORY = Path(__file__).parents[2]
 GOLDENS = Path(__file__).parent / "released_goldens"
 PROMPTS = GOLDENS / "prompts.json"
 STYLE = "sequential_scaled"

@@ -25,12 +25,21 @@ def case():
     return Case(make_examples(PAIR, np.float32))
 
 
-def cached(case, folder, dtype="float32", schedule=SCHEDULE, rows=ROWS, agent="solver", seed=SEED):
+def cached(
+    case,
+    folder,
+    dtype="float32",
+    schedule=SCHEDULE,
+    rows=ROWS,
+    agent="solver",
+    seed=SEED,
+    params=None,
+):
     return cache_hidden_states(
         agent,
         folder=folder,
         model=case.spec.model(agent),
-        params=case.params[agent],
+        params=case.params[agent] if params is None else params,
         examples=case.examples,
         source=rows,
         schedule=schedule,
@@ -135,6 +144,18 @@ def test_other_facts_are_other_folders(tmp_path, case):
     found = [cached(case, tmp_path, schedule=s).read(pairs[0]) for s in long]
     for x, y in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=2e-5)
+
+
+def test_auto_caches_what_is_read_twice_or_more(tmp_path, case):
+    """In the weights' type. One step reads each row once; sixty read all of them often."""
+    often, once = Schedule(Optim(steps=60), 4, 100), Schedule(Optim(steps=1), 4, 100)
+    for dtype, schedule in (("none", often), ("auto", once)):
+        assert cached(case, tmp_path, schedule=schedule, dtype=dtype) is None
+        assert not list(tmp_path.iterdir())
+    for weights in ("float32", "bfloat16"):
+        params = jax.tree.map(lambda x, to=weights: x.astype(to), case.params["solver"])
+        reader = cached(case, tmp_path / weights, "auto", often, params=params)
+        assert reader._layout.dtype == weights
 
 
 def test_damage_is_told(tmp_path, case):
