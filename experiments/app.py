@@ -285,7 +285,7 @@ def _of_workdir(argv: list[str], default: str | None) -> str | None:
         if match := re.fullmatch(r"--?workdir(?:=(.*))?", word, re.DOTALL):
             named = after if match[1] is None else match[1]
     path = Path(named).expanduser() / SETTINGS if named else None
-    return str(path) if path is not None and path.is_file() else None
+    return str(path) if path is not None and os.path.isfile(path) else None
 
 
 class _OneLine(logging.Formatter):

@@ -5,6 +5,7 @@ defaults are in `CLASS_DEFAULTS`, which a test compares with `AutoConfig`. Other
 """
 
 import math
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,7 +63,7 @@ def read_spec(directory: str | Path) -> ModelSpec:
         type or the activation is not supported.
     """
     path = Path(directory) / "config.json"
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"cannot read {path}: no such file; expected a model folder")
     config = read_json(path)
     if not isinstance(config, dict):

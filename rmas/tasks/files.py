@@ -116,8 +116,8 @@ def _parse_row(item: Any, place: str, default_id: str) -> Row:
             renames = f" ({renames})" if renames else ""
             raise InputError(
                 f"{place}: {', '.join(faults)}; rename your columns{renames}: {columns}; "
-                "the files of a public benchmark are read by its name, with their folder as its source "
-                "(evaluate.data=math500, evaluate.source=FOLDER)"
+                "the files of a public benchmark are read by its name, with their folder as its "
+                "source (evaluate.data=math500, evaluate.source=FOLDER)"
             )
         texts, meta = _texts(item.get("texts", {}), place), item.get("meta", {})
     if not isinstance(meta, dict):
