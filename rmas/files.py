@@ -18,6 +18,7 @@ import shutil
 import socket
 import stat
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -305,6 +306,21 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     """The content of a file from outside. Raises OSError as `open_file` does."""
     with open_file(path) as file:
         return file.read()
+
+
+def checksums(folder: Path) -> dict[str, list[int]]:
+    """Size and CRC-32 of every file in a folder and below, by its path there.
+
+    Raises OSError as `open_file` does.
+    """
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        total, size = 0, 0
+        with open_file(path) as file:
+            while block := file.read(1 << 22):
+                total, size = zlib.crc32(block, total), size + len(block)
+        found[str(path.relative_to(folder))] = [size, total]
+    return found
 
 
 def read_json(path: str | os.PathLike) -> Any:
