@@ -365,6 +365,9 @@ class Cells:
 
     def wrong(self, name: str, wanted: str) -> InputError:
         """The error for a column that is not `wanted`."""
-        shown = repr(self.record[nearest(name, self.record) or name])
+        try:
+            shown = repr(self.record[self.first(name)])
+        except InputError as missing:
+            return missing
         shown = shown if len(shown) <= 40 else shown[:37] + "..."
         return InputError(f"{self.place}: column {name!r} is {shown}; it must be {wanted}")

@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -49,8 +50,13 @@ class MetricsWriter:
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
         # TensorBoard hides the dropped steps of older event files, too.
-        with self._writing():
-            self._board = _Board(self.folder, 0 if last_step is None else last_step + 1)
+        try:
+            with self._writing():
+                self._board = _Board(self.folder, 0 if last_step is None else last_step + 1)
+        except InputError:
+            self._file.close()
+            self._times.close()
+            raise
 
     def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """One line: {"step": step, **values}; on disk when this returns.
@@ -111,12 +117,21 @@ class _Board:
     """
 
     def __init__(self, folder: Path, purge: int) -> None:
-        from tensorboardX import event_file_writer, proto  # library users may skip them
+        from tensorboardX import proto, record_writer  # library users may skip them
 
         self._proto = proto
-        self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        # The library's writer of events is one of records; closed on a full disk it stays open.
+        self._file = record_writer.RecordWriter(str(folder / name))
         start = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
-        self._write(step=purge, session_log=start)
+        try:
+            self._write(file_version="brain.Event:2")
+            self._write(step=purge, session_log=start)
+            self._file.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            raise
         self._flushed = time.monotonic()
 
     def add(self, step: int, line: Mapping[str, float | None]) -> None:
@@ -138,7 +153,7 @@ class _Board:
 
     def _write(self, **fields: Any) -> None:
         event = self._proto.event_pb2.Event(wall_time=time.time(), **fields)
-        self._file.write_event(event)
+        self._file.write(event.SerializeToString())
 
 
 def _finite(values: Mapping[str, SupportsFloat]) -> dict[str, float | None]:
