@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rmas.errors import BusyError, InputError
-from rmas.files import atomic_write_json
+from rmas.files import atomic_write_json, remove_leftovers
 from rmas.parallel import barrier, is_first
 
 _held: dict[Path, int] = {}
@@ -35,6 +35,7 @@ def open_workdir(
     if is_first():
         _make(path)
         _hold(path)
+        remove_leftovers(path, deep=True)
         _open(path, identity, name)
     barrier(f"workdir {path.name}")
     if not is_first():
