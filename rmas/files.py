@@ -92,6 +92,8 @@ def append_lines(file: IO[str], lines: Iterable[str]) -> None:
 def read_json(path: str | os.PathLike) -> Any:
     """Reads a JSON file of at most `MAX_JSON` bytes.
 
+    Numbers beyond the range of a float, integers of hundreds of digits among them, are infinite.
+
     Raises:
       InputError: the file cannot be read, is too large, or is not valid JSON.
     """
@@ -103,6 +105,17 @@ def read_json(path: str | os.PathLike) -> Any:
     if len(data) > MAX_JSON:
         raise InputError(f"{path} is larger than the limit of {MAX_JSON >> 20} MiB")
     try:
-        return json.loads(data.decode("utf-8"))
+        text = data.decode("utf-8")
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # an integer of more digits than Python reads
+            return json.loads(text, parse_int=_integer)
     except (ValueError, RecursionError) as e:
         raise InputError(f"{path} is not valid JSON: {str(e)[:200]}") from e
+
+
+def _integer(text: str) -> int | float:
+    """An integer; one that no field could hold is infinite, as 1e400 is."""
+    return int(text) if len(text) < 400 else float(text)
