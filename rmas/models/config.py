@@ -130,7 +130,9 @@ def parse_spec(config: dict[str, Any], where: str) -> ModelSpec:
         config = above | {"model_type": COMPOSITES[kind]} | text
         kind, where = config["model_type"], f"{where} (text_config)"
         refuse_config(config, where)
-    if not isinstance(kind, str) or kind not in CLASS_DEFAULTS:
+    if kind is not None and not isinstance(kind, str):
+        raise InputError(f"{where}: 'model_type' is {shown(kind)}; it must be a string")
+    if kind not in CLASS_DEFAULTS:
         supported = ", ".join(sorted([*CLASS_DEFAULTS, *COMPOSITES]))
         raise InputError(f"{where}: unknown architecture {shown(kind)}; supported: {supported}")
     family = FAMILIES.get(kind, kind)

@@ -34,7 +34,6 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "final_logit_softcapping": _FACTOR,
     "partial_rotary_factor": (1e-3, 1.0),
     "rope_theta": (1.0, 1e15),
-    "rope_local_base_freq": (1.0, 1e15),
     "factor": _FACTOR,
     "low_freq_factor": _FACTOR,
     "high_freq_factor": _FACTOR,
@@ -72,20 +71,20 @@ class Fields:
         return self._all.get(key)
 
     def __call__(
-        self, key: str, kind: type[_T], inside: Mapping[str, Any] | None = None, of: str = ""
+        self, key: str, kind: type[_T], inside: Mapping[str, Any] | None = None, name: str = ""
     ) -> _T:
         """The value of a key, a number within its range in `RANGES`.
 
         Args:
           kind: its type; integers are read as floats, too.
           inside: the object that holds the key; None means the configuration.
-          of: the name of that object.
+          name: the key with those of the objects around it, for messages.
 
         Raises:
           InputError: the key is missing, or its value is of another type or out of range.
         """
         source = self._all if inside is None else inside
-        name = f"'{of}.{key}'" if of else f"'{key}'"
+        name = f"'{name or key}'"
         if key not in source:
             raise InputError(f"{self.where}: key {name} is missing; the model cannot be built")
         value: Any = source[key]
@@ -93,8 +92,8 @@ class Fields:
         if kind is int or kind is float:
             least, most = RANGES[key]
             right = number and (kind is float or isinstance(value, int)) and least <= value <= most
-            what = "an integer" if kind is int else "a number"
-            wanted = f"{what} from {least:,} to {most:,}"
+            span = f"{least:,} to {most:,}" if kind is int else f"{least:g} to {most:g}"
+            wanted = f"{'an integer' if kind is int else 'a number'} from {span}"
         else:
             right, wanted = isinstance(value, kind), _TYPES[kind]
         if not right:

@@ -6,6 +6,7 @@ of them, versions of transformers differ in which they use; such a file is read 
 say the same.
 """
 
+import dataclasses
 from typing import Any
 
 from rmas.errors import InputError
@@ -84,6 +85,21 @@ def _object(read: Fields, name: str, value: Any) -> dict[str, Any]:
     return value or {}
 
 
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """One object of rope settings, complete.
+
+    Attributes:
+      name: its key.
+      values: the type and all numbers that count.
+      keys: by number, the key of the file that holds it, with those of the objects around it.
+    """
+
+    name: str
+    values: dict[str, Any]
+    keys: dict[str, str]
+
+
 def _agreed(
     read: Fields,
     found: dict[str, dict[str, Any]],
@@ -91,91 +107,91 @@ def _agreed(
     head_dim: int,
     partial: bool = False,
 ) -> RopeSpec:
-    """What several settings, by name, all say.
+    """What several objects of settings, by name, all say.
 
     Args:
-      theta_key: the key of the configuration that holds the base where settings leave it out.
+      theta_key: the key beside them that holds the base where they leave it out.
     """
-    ropes = {
-        name: _complete(read, name, settings, theta_key, partial)
-        for name, settings in (found or {"": {}}).items()
-    }
-    name, settings = next(iter(ropes.items()))
-    for other, own in ropes.items():
-        differing = [key for key in settings | own if settings.get(key) != own.get(key)]
-        if differing:
-            key = differing[0]
-            _refuse(read, name, other, f" in {key}", settings.get(key), own.get(key))
-    return _spec(read, name, settings, head_dim, partial)
-
-
-def _complete(
-    read: Fields, name: str, settings: dict[str, Any], theta_key: str, partial: bool
-) -> dict[str, Any]:
-    """Settings with the type and all numbers that count; what they leave out stands beside them."""
-    kind = settings.get("rope_type", settings.get("type", "default"))
-    if "type" in settings and settings["type"] != kind:
-        _refuse(read, f"{name}.type", f"{name}.rope_type", "", settings["type"], kind)
-    if not isinstance(kind, str) or kind not in ROPE_NUMBERS:
-        # Compared as it is, and refused afterwards.
-        return settings | {"rope_type": kind}
-    complete: dict[str, Any] = {"rope_type": kind}
     beside = {"rope_theta": theta_key} | ({PARTIAL: PARTIAL} if partial else {})
+    first, *others = (_complete(read, *item, beside) for item in (found or {"": {}}).items())
+    for other in others:
+        for key in first.values | other.values:
+            one, two = first.values.get(key), other.values.get(key)
+            if one != two:
+                _refuse(read, first.name, other.name, one, two, f" in {key}")
+    kind = first.values["rope_type"]
+    if not isinstance(kind, str) or kind not in ROPE_NUMBERS:
+        raise InputError(
+            f"{read.where}: unknown rope type {shown(kind)}; supported: {', '.join(ROPE_NUMBERS)} "
+            f"('{first.keys['rope_type']}')"
+        )
+    return _spec(read, first, kind, _rotated(read, first, kind, head_dim, partial))
+
+
+def _complete(read: Fields, name: str, given: dict[str, Any], beside: dict[str, str]) -> _Settings:
+    """Settings with what they leave out, which stands beside them or is the class's default."""
+    kind = given.get("rope_type", given.get("type", "default"))
+    if "type" in given and given["type"] != kind:
+        _refuse(read, f"{name}.type", f"{name}.rope_type", given["type"], kind)
+    keys = {key: f"{name}.{key}" for key in ("rope_type", *given)}
+    if not isinstance(kind, str) or kind not in ROPE_NUMBERS:
+        return _Settings(name, given | {"rope_type": kind}, keys)  # compared, and then refused
+    values = {"rope_type": kind} | {key: given[key] for key in ROPE_NUMBERS[kind] if key in given}
     for key, other in beside.items():
         outside = read.config.get(other)
-        if key in settings and outside is not None and settings[key] != outside:
-            _refuse(read, other, f"{name}.{key}", "", outside, settings[key])
-        complete[key] = settings[key] if key in settings else read.get(other)
+        if key in given and outside is not None and given[key] != outside:
+            _refuse(read, other, keys[key], outside, given[key])
+        values[key] = given[key] if key in given else read.get(other)
+        keys.setdefault(key, other)
     if kind == "llama3":
-        complete["original_max_position_embeddings"] = read("max_position_embeddings", int)
-    complete |= {key: settings[key] for key in ROPE_NUMBERS[kind] if key in settings}
-    if not partial and settings.get(PARTIAL, read.get(PARTIAL)) is not None:
-        complete[PARTIAL] = settings.get(PARTIAL, read.get(PARTIAL))
-    return complete
+        values.setdefault("original_max_position_embeddings", read("max_position_embeddings", int))
+    if PARTIAL not in beside:
+        values[PARTIAL] = given.get(PARTIAL, read.get(PARTIAL))
+    return _Settings(name, values, keys)
 
 
-def _refuse(read: Fields, one: str, other: str, where: str, first: Any, second: Any) -> None:
+def _refuse(read: Fields, one: str, other: str, first: Any, second: Any, where: str = "") -> None:
     raise InputError(
         f"{read.where}: '{one}' and '{other}' contradict each other{where}: {shown(first)} and "
         f"{shown(second)}; remove the wrong one"
     )
 
 
-def _spec(
-    read: Fields, name: str, settings: dict[str, Any], head_dim: int, partial: bool
-) -> RopeSpec:
-    kind = settings["rope_type"]
-    if not isinstance(kind, str) or kind not in ROPE_NUMBERS:
-        raise InputError(
-            f"{read.where}: unknown rope type {shown(kind)} in '{name}'; supported: "
-            f"{', '.join(ROPE_NUMBERS)}"
-        )
-    dim = head_dim
-    if partial:
-        dim = int(head_dim * read(PARTIAL, float, inside=settings))
-        if dim < 2 or dim % 2:
+def _rotated(read: Fields, settings: _Settings, kind: str, head_dim: int, partial: bool) -> int:
+    """How many numbers of a head are rotated."""
+    part = settings.values[PARTIAL]
+    if not partial:
+        # With the default type these classes ignore the key; with others they fail.
+        if kind != "default" and part not in (None, 1):
             raise InputError(
-                f"{read.where}: {PARTIAL} {settings[PARTIAL]} of a head of {head_dim} is {dim} "
-                f"numbers; it must be an even number from 2 to {head_dim}"
+                f"{read.where}: '{PARTIAL}' is {shown(part)}; this family rotates whole heads "
+                f"where the rope type is {kind}"
             )
-    elif kind != "default" and settings.get(PARTIAL, 1) != 1:
-        # With the default type the classes ignore the key; with others they fail.
+        return head_dim
+    dim = int(head_dim * read(PARTIAL, float, settings.values, settings.keys[PARTIAL]))
+    if dim < 2 or dim % 2:
         raise InputError(
-            f"{read.where}: '{PARTIAL}' is {shown(settings[PARTIAL])}; this family rotates whole "
-            f"heads where the rope type is {kind}"
+            f"{read.where}: {PARTIAL} {part} of a head of {head_dim} is {dim} numbers; it must be "
+            f"an even number from 2 to {head_dim}"
         )
-    theta = read("rope_theta", float, inside=settings)
+    return dim
+
+
+def _spec(read: Fields, settings: _Settings, kind: str, dim: int) -> RopeSpec:
+    def number(key: str) -> float:
+        name = settings.keys.get(key, f"{settings.name}.{key}")
+        return read(key, float, inside=settings.values, name=name)
+
+    theta = number("rope_theta")
     if kind == "default":
         return RopeSpec(theta, dim)
-    factor = read("factor", float, inside=settings, of=name)
     if kind == "linear":
-        return RopeSpec(theta, dim, kind, factor)
-    low = read("low_freq_factor", float, inside=settings, of=name)
-    high = read("high_freq_factor", float, inside=settings, of=name)
+        return RopeSpec(theta, dim, kind, number("factor"))
+    low, high = number("low_freq_factor"), number("high_freq_factor")
     if high <= low:
         raise InputError(
             f"{read.where}: 'high_freq_factor' is {high}; it must be larger than "
             f"'low_freq_factor', {low}"
         )
-    original = read("original_max_position_embeddings", int, inside=settings, of=name)
-    return RopeSpec(theta, dim, kind, factor, low, high, original)
+    original = read("original_max_position_embeddings", int, inside=settings.values)
+    return RopeSpec(theta, dim, kind, number("factor"), low, high, original)

@@ -16,7 +16,7 @@ POINTER, POINTER_BYTES = b"version https://git-lfs.github.com/spec/", 1024
 """How a Git LFS pointer begins, and the size that it is smaller than."""
 READ = ("*.json", "model*.safetensors", "*.model", "*.pt", "*.txt", "*.jinja", "*.tiktoken")
 """The files of a model folder that are read."""
-SAVE = "load it with transformers and save it with save_pretrained"
+SAVE = "load it with transformers and save it with save_pretrained, which writes safetensors"
 ORIGINAL = "use the unquantized model (quantize=int8 holds its matrices in 8 bits)"
 FORMATS = {
     "*.gguf": ("GGUF weights (llama.cpp)", "use the model's safetensors weights"),
@@ -31,9 +31,9 @@ FORMATS = {
     "*.ckpt": ("PyTorch weights as pickles", SAVE),
     "tf_model*.h5": ("TensorFlow weights", SAVE),
     "flax_model*.msgpack": ("Flax weights", SAVE),
-    "*.onnx": ("an ONNX program", "use the model's safetensors weights"),
+    "*.onnx": ("ONNX programs", "use the model's safetensors weights"),
     "weights*.npz": ("MLX weights", "use the model's safetensors weights"),
-    "*.mlmodel": ("a Core ML program", "use the model's safetensors weights"),
+    "*.mlmodel": ("Core ML programs", "use the model's safetensors weights"),
 }
 """Patterns of files with weights in other formats: what they hold, and the way out."""
 METHODS = {
@@ -141,12 +141,12 @@ def refuse_adapter(directory: Path, names: list[str]) -> None:
     if not (alone or "peft_type" in manifest or "fine_tune_type" in manifest):
         return
     kind = manifest.get("peft_type") or manifest.get("fine_tune_type")
-    what = kind[:20].upper() + " adapter" if isinstance(kind, str) else "adapter"
+    what = f"a {kind[:20].upper()} adapter" if isinstance(kind, str) else "an adapter"
     keys = ("base_model_name_or_path", "model", "model_name")
     base = next((shown(manifest[k]) for k in keys if isinstance(manifest.get(k), str)), "")
     rest = "; if it is merged already, remove adapter_config.json" if not alone else ""
     raise InputError(
-        f"{directory} holds a {what}, not a whole model; merge it into its base model"
+        f"{directory} holds {what}, not a whole model; merge it into its base model"
         f"{base and ' ' + base} (peft: merge_and_unload, then save_pretrained) and use the "
         f"result{rest}"
     )

@@ -129,7 +129,7 @@ def test_a_value_of_the_wrong_type_raises(key):
         ({"head_dim": 7}, "even"),
         ({"head_dim": None, "hidden_size": 33}, "'hidden_size' is 33; .* multiple of 'num_atten"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}},
-         "unknown rope type 'yarn' in 'rope_parameters'; supported: default, linear, llama3"),
+         "unknown rope type 'yarn'; supported: default, linear, llama3 .'rope_param"),
         ({"hidden_act": "gelu"}, "unknown activation 'gelu'; supported: silu, gelu_pytorch_tanh"),
         ({"model_type": "gpt2"},
          "unknown architecture 'gpt2'; supported: gemma3, gemma3_text, llama, .*, qwen3_5_text"),
