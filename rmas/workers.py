@@ -19,16 +19,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 START = 120.0
 """Seconds that a process may need to start."""
+_ROOT = str(Path(__file__).resolve().parents[1])  # if this package was found in a relative folder
 _PR_SET_PDEATHSIG = 1
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class NoReplyError(Exception):
-    """A process gave no reply, and has been stopped: `timeout`, `crashed` or `too long`."""
+    """A process gave no reply, and has been stopped.
+
+    Its text says why: `does not start`, `timeout`, `crashed` or `too long`.
+    """
 
 
 class Worker:
@@ -48,13 +53,13 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([*filter(None, sys.path), _ROOT])},
         )
         assert self._process.stdin and self._process.stdout
         self._jobs, self._replies = self._process.stdin, self._process.stdout
         with self._stopped_on_error():
             if self._line(START) != b'"ready"\n':
-                raise NoReplyError("crashed")
+                raise NoReplyError("does not start")
 
     def ask(self, job: Any, seconds: float, longest: int | None = None) -> Any:
         """The reply to a job.
@@ -114,7 +119,9 @@ def serve(answer: Callable[[Any], Any], memory: int) -> None:
       answer: gives the reply to a job; it should catch what may go wrong.
       memory: bytes of address space that this process may use.
     """
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    limit = memory if most == resource.RLIM_INFINITY else min(memory, most)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     _die_with_parent()
     for number in _STOPS:  # sent to the whole group by a terminal or a scheduler
         signal.signal(number, signal.SIG_IGN)

@@ -82,8 +82,16 @@ def test_an_interrupted_job_leaves_no_reply_behind(worker):
 
 
 def test_a_program_that_does_not_start():
-    with pytest.raises(NoReplyError, match="crashed"):
+    with pytest.raises(NoReplyError, match="does not start"):
         Worker("raise SystemExit(1)")
+
+
+def test_the_package_is_found_wherever_the_caller_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if not Path(p or ".", "rmas").is_dir()])
+    monkeypatch.chdir(tmp_path)
+    made = Worker(PROGRAM)
+    assert made.ask(["echo", 1], 20) == 1
+    made.stop()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a signal")

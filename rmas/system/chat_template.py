@@ -30,7 +30,7 @@ from rmas.workers import serve as serve_jobs
 
 SECONDS = 10.0
 """How long a template may render one chat."""
-MEMORY = 512 << 20
+MEMORY = 1 << 30
 """Bytes of address space of the process that renders."""
 LARGEST = 1 << 20
 """The most characters that a template may write besides its messages."""
@@ -107,8 +107,9 @@ class _SharedProcess:
     def ask(self, job: dict[str, Any], seconds: float, longest: int) -> dict[str, Any]:
         """The reply to a job; see `Worker.ask`."""
         with self._lock:
+            worker = self._running()
             try:
-                return self._running().ask(job, seconds, longest)
+                return worker.ask(job, seconds, longest)
             except NoReplyError as error:
                 if str(error) != "crashed":
                     raise
