@@ -11,6 +11,7 @@ of every prompt (`segments`) and the answers for every number of rounds (`output
 release, an answer ends at the tokenizer's own eos alone.
 """
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -21,7 +22,7 @@ from absl import flags
 from experiments import app
 from rmas import parallel
 from rmas.errors import InputError
-from rmas.files import atomic_write_bytes, atomic_write_text, read_json
+from rmas.files import read_json, replacing_folder
 from rmas.system.answers import Limits, Question
 from rmas.system.decode import Sampling
 from rmas.system.encode import Encoded, Slot
@@ -73,12 +74,11 @@ def main(_: list[str]) -> None:
     batch = min(_BATCH.value, len(questions))
     limits = Limits(_STEPS.value, _TOKENS.value, _TOKENS.value)
     arrays, outputs = dump(loaded, questions, _ROUNDS.value, limits, batch)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
     text = {"segments": all_segments(loaded, questions), "outputs": outputs}
     try:
-        atomic_write_bytes(files[0], buffer.getbuffer())
-        atomic_write_text(files[1], json.dumps(text) + "\n")
+        with replacing_folder(out, last=(files[1].name,)) as made:
+            np.savez(made / files[0].name, **arrays)
+            (made / files[1].name).write_text(json.dumps(text) + "\n")
     except OSError as e:
         raise InputError(f"--out={out} cannot be written: {e.strerror}") from e
     print(f"{len(questions)} questions: {files[0]}, {files[1]}")

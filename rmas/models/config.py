@@ -4,6 +4,7 @@ A key that checkpoints may leave out has the default of its transformers configu
 defaults are in `CLASS_DEFAULTS`, which a test compares with `AutoConfig`. Other keys are required.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def read_spec(directory: str | Path) -> ModelSpec:
     directory = Path(directory)
     refuse_folder(directory)
     path = directory / "config.json"
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"cannot read {path}: no such file; expected a model folder")
     spec = parse_spec(_object(path), where=str(path))
     generation = directory / "generation_config.json"

@@ -4,6 +4,7 @@ A root holds one folder per agent, with the agent's name, and `outer` with the l
 without a root, the repositories of the release are used. Nothing is written into either.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def locate(style: Style, root: str | Path | None) -> tuple[dict[str, hub.Located
         except InputError as e:
             raise InputError(f"{e}; or give a root that holds the folders {needed}") from e
     root = Path(root).expanduser()
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError(f"{root} is not a folder; {style.name} needs one that holds {needed}")
     missing = [name for name in (*style.agents, "outer") if not (root / name).is_dir()]
     if missing:

@@ -41,8 +41,6 @@ def delete_others(folder: Path, steps: set[int]) -> None:
         number = path.stem.removeprefix(_PREFIX)
         if number.isdecimal() and int(number) not in steps:
             path.unlink(missing_ok=True)
-    for path in folder.glob(f".{_PREFIX}*.tmp"):  # of a process that was killed
-        path.unlink(missing_ok=True)
 
 
 def _path(folder: Path, step: int) -> Path:

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, SupportsFloat
+from typing import Any, SupportsFloat, TextIO
 
 from rmas.errors import InputError
 from rmas.files import append_lines, atomic_write_bytes, atomic_write_text
@@ -34,8 +34,8 @@ class MetricsWriter:
 
     def __init__(self, folder: str | os.PathLike, last_step: int | None = None) -> None:
         self.folder, self._last = Path(folder), last_step
-        self._file: IO[str] | None = None
-        self._times: IO[str] | None = None
+        self._file: TextIO | None = None
+        self._times: TextIO | None = None
         self._board: _Board | None = None
         if not is_first():
             return

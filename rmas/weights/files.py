@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rmas.errors import InputError
-from rmas.files import read_json
+from rmas.files import open_file, read_json
 
 BLOCK = 4 << 20
 """Bytes that are read at a time where only parts of rows are needed."""
@@ -170,6 +170,7 @@ def _data_starts(path: Path) -> dict[str, int]:
 
 def _open(path: Path) -> safe_open:
     try:
+        open_file(path).close()  # a pipe in its place would block the reader
         return safe_open(path, framework="numpy")
     except FileNotFoundError as e:
         raise InputError(f"cannot read {path}: no such file") from e

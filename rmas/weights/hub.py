@@ -66,12 +66,12 @@ def resolve(
         message says what to do.
     """
     folder = Path(os.path.expanduser(source))
-    if source and folder.is_dir():
+    if source and os.path.isdir(folder):
         return Located(folder, source, None)
     repo, at, named = source.partition("@")
-    if folder.is_file() or not _REPO.fullmatch(repo):
-        fact = "is a file" if folder.is_file() else f"is not a folder{_similar(folder)}"
-        if folder.is_file() and (known := format_of(folder.name)) is not None:
+    if os.path.isfile(folder) or not _REPO.fullmatch(repo):
+        fact = "is a file" if os.path.isfile(folder) else f"is not a folder{_similar(folder)}"
+        if os.path.isfile(folder) and (known := format_of(folder.name)) is not None:
             what, way = known
             fact = f"is a file with {what}, which are not read; {way}"
         raise InputError(f"{source!r} {fact}; expected a folder or a Hub id owner/name[@revision]")

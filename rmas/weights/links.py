@@ -12,27 +12,30 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from rmas.errors import InputError
-from rmas.files import atomic_write_json, replacing
+from rmas.files import open_file, read_bytes, replacing_folder, write_json
 from rmas.shapes import Params
 
 WEIGHTS, MANIFEST, DIGEST = "links.safetensors", "manifest.json", "sha256"
 
 
 def save_links(folder: str | Path, links: Params, manifest: dict[str, Any]) -> None:
-    """Writes links (any subset of the tree) and their manifest, each file atomically.
+    """Writes links (any subset of the tree) and their manifest: both, or on an error none.
 
-    The manifest is written last and holds a digest of the links, so that a manifest of other
-    links is detected.
+    In a folder that has files, the links are replaced first, then the manifest. It holds a digest
+    of the links, so that a manifest of other links, which a kill between the two leaves, is
+    detected.
 
     Args:
       manifest: a JSON object.
+
+    Raises:
+      InputError: the disk is full.
+      OSError: as `open`.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     flat = {name: np.ascontiguousarray(leaf) for name, leaf in _flat(links).items()}
-    with replacing(folder / WEIGHTS) as temporary:
-        save_file(flat, temporary)
-    atomic_write_json(folder / MANIFEST, manifest | {DIGEST: _digest(folder / WEIGHTS)})
+    with replacing_folder(folder, last=(MANIFEST,)) as made:
+        save_file(flat, made / WEIGHTS)
+        write_json(made / MANIFEST, manifest | {DIGEST: _digest(made / WEIGHTS)})
 
 
 def load_links(
@@ -52,8 +55,9 @@ def load_links(
     """
     folder = Path(folder)
     try:
+        open_file(folder / WEIGHTS).close()  # a pipe in its place would block the reader
         flat = load_file(folder / WEIGHTS)
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(read_bytes(folder / MANIFEST).decode("utf-8"))
     except FileNotFoundError as e:
         raise InputError(f"no links in {folder}: {Path(str(e.filename or WEIGHTS)).name}") from e
     except (OSError, SafetensorError, ValueError, RecursionError) as e:
