@@ -11,8 +11,6 @@ of every prompt (`segments`) and the answers for every number of rounds (`output
 release, an answer ends at the tokenizer's own eos alone.
 """
 
-import dataclasses
-import io
 import json
 from pathlib import Path
 
