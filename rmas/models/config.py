@@ -102,7 +102,10 @@ def read_spec(directory: str | Path) -> ModelSpec:
     refuse_folder(directory)
     path = directory / "config.json"
     if not path.exists():
-        raise InputError(f"cannot read {path}: no such file; expected a model folder")
+        raise InputError(
+            f"cannot read {path}: no such file; expected a model folder with config.json, "
+            "safetensors weights and a tokenizer"
+        )
     spec = parse_spec(_object(path), where=str(path))
     generation = directory / "generation_config.json"
     if generation.is_file():
