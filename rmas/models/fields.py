@@ -14,7 +14,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "vocab_size": (1, 1 << 24),
     "hidden_size": (1, 1 << 18),
     "intermediate_size": (1, 1 << 22),
-    "num_hidden_layers": (1, 1 << 10),
+    "num_hidden_layers": (1, 1 << 9),
     "num_attention_heads": _HEADS,
     "num_key_value_heads": _HEADS,
     "head_dim": (2, 1 << 14),

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from rmas.errors import InputError
 from rmas.files import atomic_write_json, replacing
 from rmas.shapes import Params
+from rmas.weights.files import is_finite
 
 WEIGHTS, MANIFEST, DIGEST = "links.safetensors", "manifest.json", "sha256"
 
@@ -82,6 +83,8 @@ def load_links(
                 f"links in {folder}: {name} is {flat[name].dtype}{flat[name].shape}; "
                 f"this system needs {leaf.dtype}{tuple(leaf.shape)}"
             )
+        if not is_finite(flat[name]):
+            raise InputError(f"links in {folder}: {name} is damaged, since it holds nan or inf")
     structure = jax.tree.structure(template)
     return jax.tree.unflatten(structure, [jax.numpy.asarray(flat[n]) for n in wanted]), manifest
 
