@@ -244,10 +244,15 @@ def _kinds(read: Fields, family: str, n: int) -> list[str]:
         return [_FULL] * n
     if family == "mistral":
         return [_SLIDING if windowed else _FULL] * n
+    types = read.get("layer_types")
     if family in ("qwen2", "qwen3") and not read("use_sliding_window", bool):
+        if isinstance(types, list) and _SLIDING in types:
+            raise InputError(
+                f"{read.where}: 'use_sliding_window' is false, but 'layer_types' has {_SLIDING}; "
+                "correct the wrong one"
+            )
         return [_FULL] * n
     known = (_LINEAR if family == "qwen3_5" else _SLIDING, _FULL)
-    types = read.get("layer_types")
     if types is None and family in ("qwen2", "qwen3"):
         first = read("max_window_layers", int) if windowed else n
         return [_SLIDING if i >= first else _FULL for i in range(n)]

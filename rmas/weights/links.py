@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from rmas.errors import InputError
 from rmas.files import atomic_write_json, replacing
+from rmas.models.unsupported import refuse_pointer
 from rmas.shapes import Params
 from rmas.weights.files import is_finite
 
@@ -52,6 +53,7 @@ def load_links(
         template's (another topology, form or base model); the message names them.
     """
     folder = Path(folder)
+    refuse_pointer(folder / WEIGHTS)
     try:
         flat = load_file(folder / WEIGHTS)
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

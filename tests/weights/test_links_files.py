@@ -142,3 +142,10 @@ def test_links_that_hold_nan_or_inf(tmp_path, links, value):
         InputError, match="inner/a/proj1/kernel is damaged, since it holds nan or i"
     ):
         load_links(tmp_path, jax.eval_shape(lambda: part))
+
+
+def test_links_that_are_git_lfs_pointers(tmp_path, links):
+    save_links(tmp_path, links, {})
+    (tmp_path / "links.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError, match=r"links\.safetensors is a Git LFS pointer"):
+        load_links(tmp_path)
