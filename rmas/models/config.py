@@ -86,7 +86,9 @@ _FULL, _SLIDING, _LINEAR = KINDS
 _LEGACY_KINDS = {"attention": _FULL, "mamba": _LINEAR}
 """Names in `layer_types` that transformers reads as others."""
 _DERIVED = ("llama", "mistral", "qwen2")
-"""Families whose heads, if `head_dim` is left out, share the width."""
+"""Families whose heads, if `head_dim` is left out or null, share the width."""
+_NULLABLE = (*_DERIVED, "qwen3")
+"""Families that have a key/value head for each head if their number is null."""
 
 
 def read_spec(directory: str | Path) -> ModelSpec:
@@ -101,9 +103,10 @@ def read_spec(directory: str | Path) -> ModelSpec:
     directory = Path(directory)
     refuse_folder(directory)
     path = directory / "config.json"
-    if not path.exists():
+    if not path.is_file():
+        fact = "it is not a file" if path.exists() else "no such file"
         raise InputError(
-            f"cannot read {path}: no such file; expected a model folder with config.json, "
+            f"cannot read {path}: {fact}; expected a model folder with config.json, "
             "safetensors weights and a tokenizer"
         )
     spec = parse_spec(_object(path), where=str(path))
@@ -148,15 +151,8 @@ def parse_spec(config: dict[str, Any], where: str) -> ModelSpec:
         )
     if gemma3 and read.get("use_bidirectional_attention"):
         raise InputError(f"{where}: use_bidirectional_attention is true; agents must be causal")
-    d_model, n_heads, head_dim = _heads(read, family)
-    n_kv_heads = n_heads
-    if gemma3 or qwen3_5 or read.get("num_key_value_heads") is not None:
-        n_kv_heads = read("num_key_value_heads", int)
-    if n_heads % n_kv_heads or head_dim % 2:
-        raise InputError(
-            f"{where}: {n_heads} heads of {head_dim} with {n_kv_heads} key/value heads; "
-            "heads must be a multiple of key/value heads, and their size even"
-        )
+    d_model = read("hidden_size", int)
+    n_heads, n_kv_heads, head_dim = _heads(read, family, d_model)
     # Only these classes read the keys; mistral has no biases, qwen2 always those of q, k, v.
     bias = family in ("llama", "qwen3", "gemma3", "qwen3_5") and read("attention_bias", bool)
     # attn_logit_softcapping, which gemma3 files also carry, is read by no class that runs it.
@@ -190,17 +186,28 @@ def parse_spec(config: dict[str, Any], where: str) -> ModelSpec:
     )
 
 
-def _heads(read: Fields, family: str) -> tuple[int, int, int]:
-    """The width, the number of heads and their size."""
-    d_model, n_heads = read("hidden_size", int), read("num_attention_heads", int)
-    if family not in _DERIVED or read.get("head_dim") is not None:
-        return d_model, n_heads, read("head_dim", int)
-    if d_model % n_heads:
+def _heads(read: Fields, family: str, d_model: int) -> tuple[int, int, int]:
+    """The numbers of heads and of key/value heads, and their size."""
+    heads = n_kv_heads = read("num_attention_heads", int)
+    if family not in _NULLABLE or read.get("num_key_value_heads") is not None:
+        n_kv_heads = read("num_key_value_heads", int)
+    if heads % n_kv_heads:
         raise InputError(
-            f"{read.where}: 'hidden_size' is {d_model}; without 'head_dim' it must be a multiple "
-            f"of 'num_attention_heads', {n_heads}"
+            f"{read.where}: 'num_key_value_heads' is {n_kv_heads}; it must divide "
+            f"'num_attention_heads', {heads}"
         )
-    return d_model, n_heads, d_model // n_heads
+    if family in _DERIVED and read.get("head_dim") is None:
+        if d_model % heads:
+            raise InputError(
+                f"{read.where}: 'hidden_size' is {d_model}; without 'head_dim' it must be a "
+                f"multiple of 'num_attention_heads', {heads}"
+            )
+        head_dim = d_model // heads
+    else:
+        head_dim = read("head_dim", int)
+    if head_dim % 2:
+        raise InputError(f"{read.where}: 'head_dim' is {head_dim}; it must be even")
+    return heads, n_kv_heads, head_dim
 
 
 def _check_ids(config: dict[str, Any], vocab_size: int, where: str) -> None:

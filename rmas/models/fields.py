@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from rmas.errors import InputError
 
-_T = TypeVar("_T", bool, int, float, str, dict)
+_T = TypeVar("_T", bool, int, float, str)
 _POSITIONS = (1, 1 << 30)
 _HEADS = (1, 1 << 14)
 _FACTOR = (1e-3, 1e6)
@@ -39,7 +39,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "high_freq_factor": _FACTOR,
 }
 """The smallest and the largest value of each number, far beyond those of existing models."""
-_TYPES = {bool: "true or false", str: "a string", dict: "an object"}
+_TYPES: Mapping[type, str] = {bool: "true or false", str: "a string"}
 
 
 def shown(value: object) -> str:
