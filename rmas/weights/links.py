@@ -13,7 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from rmas.errors import InputError
 from rmas.files import open_file, read_bytes, replacing_folder, write_json
+from rmas.models.unsupported import refuse_pointer
 from rmas.shapes import Params
+from rmas.weights.files import is_finite
 
 WEIGHTS, MANIFEST, DIGEST = "links.safetensors", "manifest.json", "sha256"
 
@@ -54,6 +56,7 @@ def load_links(
         template's (another topology, form or base model); the message names them.
     """
     folder = Path(folder)
+    refuse_pointer(folder / WEIGHTS)
     try:
         open_file(folder / WEIGHTS).close()  # a pipe in its place would block the reader
         flat = load_file(folder / WEIGHTS)
@@ -86,6 +89,8 @@ def load_links(
                 f"links in {folder}: {name} is {flat[name].dtype}{flat[name].shape}; "
                 f"this system needs {leaf.dtype}{tuple(leaf.shape)}"
             )
+        if not is_finite(flat[name]):
+            raise InputError(f"links in {folder}: {name} is damaged, since it holds nan or inf")
     structure = jax.tree.structure(template)
     return jax.tree.unflatten(structure, [jax.numpy.asarray(flat[n]) for n in wanted]), manifest
 
