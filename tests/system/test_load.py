@@ -178,6 +178,13 @@ def test_outlines_tell_it_before_weights_are_read(folders, copy, damage, told):
     assert str(copy) in str(e.value)
 
 
+def test_errors_of_a_template_name_every_agent_that_has_it(copy):
+    (copy / "chat_template.jinja").write_text("{{ messages[0]['content'] + 1 }}")
+    names = {"a": str(copy), "b": str(copy)}
+    with pytest.raises(InputError, match=re.escape(f"agent a, b: {copy}: the chat template fails")):
+        load_agents(names, DATE)
+
+
 def test_no_folder(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
         load_agents({"a": str(tmp_path / "nowhere")}, DATE)
