@@ -1,9 +1,11 @@
-"""Atomic writing of files, and reading of small JSON files from outside.
+"""Atomic writing of files, and reading of files that anybody may have damaged.
 
 A process that is killed while it writes leaves either the old content or the new, never a part.
+What is read must be a regular file: opening a pipe would wait for ever, a device may have no end.
 """
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -16,6 +18,8 @@ from rmas.errors import InputError
 
 MAX_JSON = 64 << 20
 """Bytes of the largest JSON file that `read_json` accepts."""
+MAX_DEPTH = 100
+"""Levels of objects and lists that a JSON text may have; its readers are recursive."""
 _FULL = ("No space left", "ENOSPC", "Disk quota exceeded", "File too large")
 
 
@@ -89,6 +93,74 @@ def append_lines(file: IO[str], lines: Iterable[str]) -> None:
     os.fsync(file.fileno())
 
 
+def has_file(path: str | os.PathLike) -> bool:
+    """Whether there is a file, or a link to one; False where there is nothing.
+
+    Raises:
+      InputError: something else is in its place (a folder, a pipe, a link to nothing), or the
+        place cannot be looked at.
+    """
+    try:
+        if not os.path.lexists(path):
+            return False
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise InputError(f"{path} is a link to nothing; a file must be there, or nothing") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path} is {_kind(mode)}; a file must be there, or nothing")
+    return True
+
+
+def open_to_read(path: str | os.PathLike) -> IO[bytes]:
+    """Opens a regular file for reading.
+
+    Raises OSError as `open` does, and for whatever is not a regular file.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"It is {_kind(mode)}, not a file", os.fspath(path))
+    return open(path, "rb")
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """The content of a regular file; raises OSError as `open_to_read`."""
+    with open_to_read(path) as file:
+        return file.read()
+
+
+def read_text(path: str | os.PathLike, encoding: str = "utf-8") -> str:
+    """The text of a regular file; raises OSError, and UnicodeDecodeError (a ValueError)."""
+    return read_bytes(path).decode(encoding)
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text in UTF-8 of at most `MAX_DEPTH` levels; else raises ValueError."""
+    try:
+        value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels") from None
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return value
+    raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+
+
 def read_json(path: str | os.PathLike) -> Any:
     """Reads a JSON file of at most `MAX_JSON` bytes.
 
@@ -96,13 +168,13 @@ def read_json(path: str | os.PathLike) -> Any:
       InputError: the file cannot be read, is too large, or is not valid JSON.
     """
     try:
-        with open(path, "rb") as file:
+        with open_to_read(path) as file:
             data = file.read(MAX_JSON + 1)
     except OSError as e:
         raise InputError(f"cannot read {path}: {e.strerror}") from e
     if len(data) > MAX_JSON:
         raise InputError(f"{path} is larger than the limit of {MAX_JSON >> 20} MiB")
     try:
-        return json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as e:
+        return parse_json(data)
+    except ValueError as e:
         raise InputError(f"{path} is not valid JSON: {str(e)[:200]}") from e

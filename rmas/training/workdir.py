@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rmas.errors import BusyError, InputError
-from rmas.files import atomic_write_json
+from rmas.files import atomic_write_json, has_file, read_json
 from rmas.parallel import barrier, is_first
 
 _held: dict[Path, int] = {}
@@ -54,20 +54,17 @@ def _make(path: Path) -> None:
 def _open(path: Path, identity: Mapping[str, Any], name: str) -> None:
     file = path / name
     here = json.loads(json.dumps(identity))
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not has_file(file):
         _write(path, file, here)
         return
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"workdir {path}: {name} cannot be read: {error}") from None
     try:
-        there = json.loads(text)
-    except json.JSONDecodeError:
-        there = None
+        there = read_json(file)
+        fault = "" if isinstance(there, dict) else f"{file} is not a JSON object"
+    except InputError as error:
+        there, fault = None, str(error)
     if not isinstance(there, dict):
         raise InputError(
-            f"workdir {path}: {name} is not a JSON object, so what made the folder is unknown; "
+            f"workdir {path}: {fault}, so what made the folder is unknown; restore the file, or "
             "use another --workdir"
         )
     differences = _differences(_flat(there), _flat(here))
