@@ -11,6 +11,7 @@ from rmas.errors import InputError
 from rmas.evaluation.json_lines import scan
 from rmas.evaluation.layout import QUESTIONS
 from rmas.evaluation.records import COUNTS
+from rmas.files import has_file
 
 _TOOL_FIELDS = {"agent": str, "round": int, "tool": str, "result": str, "failed": bool}
 
@@ -48,7 +49,7 @@ def read_question(records: Path, question: str) -> str:
         if name == question:
             texts[name] = text
 
-    if path.is_file():
+    if has_file(path):
         scan(path, add)
     return texts.get(question, "")
 
