@@ -34,6 +34,7 @@ from rmas.console import printable
 from rmas.errors import BusyError, InputError, PeersLostError, Stopped
 from rmas.experiment import Settings
 from rmas.experiment.experiment import SETTINGS
+from rmas.files import has_file
 from rmas.training.orbax_errors import should_print
 from rmas.training.stopping import end_on_sigterm
 
@@ -250,7 +251,7 @@ def _of_workdir(argv: list[str], default: str | None) -> str | None:
         if match := re.fullmatch(r"--?workdir(?:=(.*))?", word, re.DOTALL):
             named = after if match[1] is None else match[1]
     path = Path(named).expanduser() / SETTINGS if named else None
-    return str(path) if path is not None and path.is_file() else None
+    return str(path) if path is not None and has_file(path) else None
 
 
 class _OneLine(logging.Formatter):

@@ -93,6 +93,21 @@ def append_lines(file: IO[str], lines: Iterable[str]) -> None:
     os.fsync(file.fileno())
 
 
+def has_entry(path: str | os.PathLike) -> bool:
+    """Whether anything is there, be it a broken link.
+
+    Raises:
+      InputError: the place cannot be looked at, as for a name that is too long.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise InputError(f"{path} cannot be used: {error.strerror}") from None
+    return True
+
+
 def has_file(path: str | os.PathLike) -> bool:
     """Whether there is a file, or a link to one; False where there is nothing.
 
@@ -100,9 +115,9 @@ def has_file(path: str | os.PathLike) -> bool:
       InputError: something else is in its place (a folder, a pipe, a link to nothing), or the
         place cannot be looked at.
     """
+    if not has_entry(path):
+        return False
     try:
-        if not os.path.lexists(path):
-            return False
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         raise InputError(f"{path} is a link to nothing; a file must be there, or nothing") from None

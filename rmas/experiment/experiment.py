@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from rmas.checksums import write_checked
 from rmas.errors import InputError
 from rmas.evaluation.layout import FOLDER
 from rmas.evaluation.reporting import Report, make_report
@@ -36,7 +37,7 @@ from rmas.experiment.methods import methods
 from rmas.experiment.outline import outline_of, published_outline, training_context
 from rmas.experiment.settings import Settings
 from rmas.experiment.toolboxes import toolboxes
-from rmas.files import atomic_write_json, read_json
+from rmas.files import has_entry, has_file, read_json
 from rmas.parallel import is_first
 from rmas.shapes import Params
 from rmas.system.load import System
@@ -60,7 +61,8 @@ LINKS, SETTINGS = "links", "settings.json"
 class Experiment:
     """Settings and a workdir. Nothing is loaded or written before a method asks for it.
 
-    All processes of a run make it and call its methods together.
+    All processes of a run make it and call its methods together. Raises `InputError` for a workdir
+    that no file system could have.
 
     Attributes:
       settings: with the values that follow from data and devices filled in.
@@ -72,6 +74,7 @@ class Experiment:
         self._given = settings
         self.settings, self.derived = derive.names(settings)
         self.workdir = Path(workdir).expanduser()
+        has_entry(self.workdir)
         self.data = Data(self.settings, self.workdir)
 
     # What a stage needs, made once when it is first asked for.
@@ -150,9 +153,10 @@ class Experiment:
             longest = derive.longest_prompt(self.settings, self._unloaded, self.data)
         own = self.workdir / "outer" / LINKS
         if links is None:
-            missing = "" if own.exists() else "train them with this workdir, or name their folder"
+            missing = "" if has_entry(own) else "train them with this workdir, or name their folder"
         else:
-            missing = "" if Path(links).expanduser().exists() else f"{links} does not exist"
+            there = has_entry(Path(links).expanduser())
+            missing = "" if there else f"{links} does not exist"
         return dry_run.describe(
             self.settings,
             self.derived,
@@ -189,11 +193,11 @@ class Experiment:
         identity = self._identity("links", "inner") | {"rounds": s.outer.rounds}
         for agent in agents:
             open_workdir(self.workdir / "inner" / agent, identity)
-        self._remember(only_once=(self.workdir / "outer" / LINKS).exists())
+        self._remember(only_once=has_entry(self.workdir / "outer" / LINKS))
         for agent in agents:
             folder = self.workdir / "inner" / agent
             examples = self.examples("inner", agent)
-            done = (folder / LINKS).exists()  # then no hidden states are needed any more
+            done = has_entry(folder / LINKS)  # then no hidden states are needed any more
             links = train_inner(
                 agent,
                 folder=folder,
@@ -214,7 +218,7 @@ class Experiment:
         """Trains the links of the whole system, from the inner links: `outer/links`."""
         s, topology = self.settings, self.outline.topology
         folders = {agent: self.workdir / "inner" / agent / LINKS for agent in topology.agents}
-        missing = [folder for folder in folders.values() if not folder.exists()]
+        missing = [folder for folder in folders.values() if not has_entry(folder)]
         if missing:
             raise InputError(
                 f"{missing[0]} is missing; train inner links with this workdir first "
@@ -331,10 +335,10 @@ class Experiment:
         """
         own = self.workdir / "outer" / LINKS
         released = self.outline.released_links
-        if released is not None and folder is None and not own.exists():
+        if released is not None and folder is None and not has_entry(own):
             return released
         folder = Path(folder).expanduser() if folder is not None else own
-        if not folder.exists():
+        if not has_entry(folder):
             raise InputError(
                 f"{folder} is missing; train the system with this workdir first "
                 "(experiments.train_outer, or Experiment.train_outer), name another folder of "
@@ -359,8 +363,8 @@ class Experiment:
     def _remember(self, only_once: bool = False) -> None:
         """Writes the settings beside the stages, for `rmas.load` and the commands."""
         path = self.workdir / SETTINGS
-        if is_first() and not (only_once and path.exists()):
-            atomic_write_json(path, self._given.anchored().to_dict())
+        if is_first() and not (has_file(path) and only_once):
+            write_checked(path, self._given.anchored().to_dict())
 
     def _cached(self, agent: str, examples: Examples) -> HiddenStateCache | None:
         """The agent's hidden states, where they are to be computed once and kept on disk."""
@@ -390,7 +394,8 @@ class Experiment:
     def _trained_on(self) -> Any:
         """The data of the outer training in the workdir; None where there was none."""
         path = self.workdir / "outer" / "config.json"
-        return read_json(path).get("data") if path.is_file() else None
+        found = read_json(path) if has_file(path) else None
+        return found.get("data") if isinstance(found, dict) else None
 
 
 def _alone(method: str) -> None:

@@ -1,7 +1,6 @@
 """Trained links on disk: `links.safetensors`, and a manifest of the system that they belong to."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from rmas.checksums import read_checked, write_checked
 from rmas.errors import InputError
-from rmas.files import atomic_write_json, replacing
+from rmas.files import has_file, open_to_read, replacing
 from rmas.shapes import Params
 
 WEIGHTS, MANIFEST, DIGEST = "links.safetensors", "manifest.json", "sha256"
@@ -32,7 +32,7 @@ def save_links(folder: str | Path, links: Params, manifest: dict[str, Any]) -> N
     flat = {name: np.ascontiguousarray(leaf) for name, leaf in _flat(links).items()}
     with replacing(folder / WEIGHTS) as temporary:
         save_file(flat, temporary)
-    atomic_write_json(folder / MANIFEST, manifest | {DIGEST: _digest(folder / WEIGHTS)})
+    write_checked(folder / MANIFEST, manifest | {DIGEST: _digest(folder / WEIGHTS)})
 
 
 def load_links(
@@ -51,19 +51,22 @@ def load_links(
         template's (another topology, form or base model); the message names them.
     """
     folder = Path(folder)
+    for name in (WEIGHTS, MANIFEST):
+        if not has_file(folder / name):
+            raise InputError(f"no links in {folder}: {name} is missing")
     try:
         flat = load_file(folder / WEIGHTS)
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise InputError(f"no links in {folder}: {Path(str(e.filename or WEIGHTS)).name}") from e
-    except (OSError, SafetensorError, ValueError, RecursionError) as e:
-        raise InputError(f"links in {folder} cannot be read: {e}") from e
+        manifest = read_checked(folder / MANIFEST)
+    except (OSError, SafetensorError, ValueError) as e:
+        raise InputError(
+            f"links in {folder} cannot be read: {e}; give the command that wrote them again"
+        ) from e
     if not isinstance(manifest, dict):
         raise InputError(f"links in {folder} cannot be read: {MANIFEST} is not a JSON object")
     if manifest.pop(DIGEST, None) not in (None, _digest(folder / WEIGHTS)):
         raise InputError(
             f"links in {folder}: {WEIGHTS} does not match the digest in {MANIFEST}; "
-            "write both again"
+            "write both again, by the command that wrote them"
         )
     if accept is not None:
         accept(manifest)
@@ -87,7 +90,7 @@ def load_links(
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_to_read(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
