@@ -34,7 +34,7 @@ from rmas.console import printable
 from rmas.errors import BusyError, InputError, PeersLostError, Stopped
 from rmas.experiment import Settings
 from rmas.experiment.experiment import SETTINGS
-from rmas.files import has_file
+from rmas.places import has_file
 from rmas.training.orbax_errors import should_print
 from rmas.training.stopping import end_on_sigterm
 

@@ -22,8 +22,9 @@ from rmas.checksums import read_checked
 from rmas.console import printable
 from rmas.errors import InputError
 from rmas.experiment import Settings
-from rmas.files import has_file, read_text
+from rmas.files import read_bytes
 from rmas.options import Described, as_dict, described, did_you_mean, summary_of
+from rmas.places import has_file
 
 ROOT = Path(__file__).parents[1]
 COMMAND = {
@@ -181,7 +182,7 @@ def _run(path: Path, argument: str | None) -> Any:
     module.__file__ = str(path)
     sys.modules[_MODULE] = module  # dataclasses look their module up there
     try:
-        source = read_text(path)
+        source = read_bytes(path).decode()
         # Compiled here, so that no stale or unwanted __pycache__ lies beside the user's file.
         exec(compile(source, str(path), "exec"), module.__dict__)
         get_config = module.__dict__.get("get_config")

@@ -5,13 +5,15 @@ have none, and are taken as they are. Of other files in a folder a list is kept.
 """
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rmas.errors import InputError
-from rmas.files import atomic_write_json, has_file, open_to_read, parse_json, read_bytes, read_json
+from rmas.files import atomic_write_json, open_file, parse_json, read_bytes, read_json
+from rmas.places import has_file
 
 CHECKSUM = "checksum"
 """The entry of a JSON object that holds its checksum."""
@@ -56,37 +58,54 @@ def read_checked(path: Path) -> Any:
 
 def list_files(folder: Path, listed: Path) -> None:
     """Writes sizes and checksums of the files in `folder` to `listed`."""
-    atomic_write_json(listed, _sums(folder, lambda _: True))
+    atomic_write_json(listed, _sums(folder, lambda _: True, lambda _: False))
 
 
-def find_damage(folder: Path, listed: Path, which: Callable[[str], bool] = lambda _: True) -> str:
+def find_damage(
+    folder: Path,
+    listed: Path,
+    which: Callable[[str], bool] = lambda _: True,
+    by_size: Callable[[str], bool] = lambda _: False,
+) -> str:
     """What is wrong with the files of a folder; empty if nothing is.
 
-    Only those are looked at whose path in the folder `which` accepts. Without a list nothing can
-    be wrong but that something is no file.
+    Without a list nothing can be wrong but that something is no file.
+
+    Args:
+      listed: the list that `list_files` wrote.
+      which: whether a file, by its path in the folder, is looked at.
+      by_size: whether the size of a file is enough, so that it is not read.
     """
     try:
         recorded = parse_json(read_bytes(listed)) if has_file(listed) else {}
-        found = _sums(folder, which)
+        found = _sums(folder, which, by_size)
     except OSError as error:
         return f"it cannot be read: {error}"
     except ValueError as error:  # an InputError, too
         return f"it cannot be checked: {error}"
     if not isinstance(recorded, dict):
         return f"{listed.name} is not a list of files"
-    wrong = [name for name in recorded if which(name) and found.get(name) != recorded[name]]
-    return f"{wrong[0]} is not what was written" if wrong else ""
+    for name, facts in recorded.items():
+        whole = isinstance(facts, list) and len(facts) == 2
+        if which(name) and (not whole or found.get(name) not in (facts, [facts[0], None])):
+            return f"{name} is {'not what was written' if name in found else 'missing'}"
+    return ""
 
 
-def _sums(folder: Path, which: Callable[[str], bool]) -> dict[str, list[int]]:
-    """Size and CRC-32 of every file, by its path in the folder."""
-    found = {}
+def _sums(
+    folder: Path, which: Callable[[str], bool], by_size: Callable[[str], bool]
+) -> dict[str, list[int | None]]:
+    """Size and CRC-32 (None for `by_size`) of every file, by its path in the folder."""
+    found: dict[str, list[int | None]] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if not which(name) or (path.is_dir() and not path.is_symlink()):
             continue
         total, size = 0, 0
-        with open_to_read(path) as file:
+        with open_file(path) as file:
+            if by_size(name):
+                found[name] = [os.fstat(file.fileno()).st_size, None]
+                continue
             while block := file.read(1 << 22):
                 total, size = zlib.crc32(block, total), size + len(block)
         found[name] = [size, total]

@@ -1,7 +1,6 @@
-"""Atomic writing of files, and reading of files that anybody may have damaged.
+"""Atomic writing of files, and reading of small JSON files from outside.
 
 A process that is killed while it writes leaves either the old content or the new, never a part.
-What is read must be a regular file: opening a pipe would wait for ever, a device may have no end.
 """
 
 import contextlib
@@ -12,14 +11,14 @@ import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from rmas.errors import InputError
 
 MAX_JSON = 64 << 20
 """Bytes of the largest JSON file that `read_json` accepts."""
 MAX_DEPTH = 100
-"""Levels of objects and lists that a JSON text may have; its readers are recursive."""
+"""Levels of objects and lists that a JSON text may have; what reads them is recursive."""
 _FULL = ("No space left", "ENOSPC", "Disk quota exceeded", "File too large")
 
 
@@ -93,68 +92,30 @@ def append_lines(file: IO[str], lines: Iterable[str]) -> None:
     os.fsync(file.fileno())
 
 
-def has_entry(path: str | os.PathLike) -> bool:
-    """Whether anything is there, be it a broken link.
+def open_file(path: str | os.PathLike) -> BinaryIO:
+    """Opens a file from outside for reading, as bytes.
 
     Raises:
-      InputError: the place cannot be looked at, as for a name that is too long.
+      OSError: as `open`; also for a name with a null character, for a folder, and for a pipe or a
+        device, which could block or have no end.
     """
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise InputError(f"{path} cannot be used: {error.strerror}") from None
-    return True
-
-
-def has_file(path: str | os.PathLike) -> bool:
-    """Whether there is a file, or a link to one; False where there is nothing.
-
-    Raises:
-      InputError: something else is in its place (a folder, a pipe, a link to nothing), or the
-        place cannot be looked at.
-    """
-    if not has_entry(path):
-        return False
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        raise InputError(f"{path} is a link to nothing; a file must be there, or nothing") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(mode):
-        raise InputError(f"{path} is {_kind(mode)}; a file must be there, or nothing")
-    return True
-
-
-def open_to_read(path: str | os.PathLike) -> IO[bytes]:
-    """Opens a regular file for reading.
-
-    Raises OSError as `open` does, and for whatever is not a regular file.
-    """
-    mode = os.stat(path).st_mode
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "Null character in the name", str(path))
+    # Without waiting for the writer of a pipe.
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(opened).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(opened, "rb")
+    os.close(opened)
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, f"It is {_kind(mode)}, not a file", os.fspath(path))
-    return open(path, "rb")
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "Not a regular file", str(path))
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """The content of a regular file; raises OSError as `open_to_read`."""
-    with open_to_read(path) as file:
+    """The content of a file from outside. Raises OSError as `open_file` does."""
+    with open_file(path) as file:
         return file.read()
-
-
-def read_text(path: str | os.PathLike, encoding: str = "utf-8") -> str:
-    """The text of a regular file; raises OSError, and UnicodeDecodeError (a ValueError)."""
-    return read_bytes(path).decode(encoding)
-
-
-def _kind(mode: int) -> str:
-    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -183,7 +144,7 @@ def read_json(path: str | os.PathLike) -> Any:
       InputError: the file cannot be read, is too large, or is not valid JSON.
     """
     try:
-        with open_to_read(path) as file:
+        with open_file(path) as file:
             data = file.read(MAX_JSON + 1)
     except OSError as e:
         raise InputError(f"cannot read {path}: {e.strerror}") from e

@@ -12,7 +12,7 @@ from pathlib import Path
 from rmas.checksums import read_checked, write_checked
 from rmas.console import printable
 from rmas.errors import InputError
-from rmas.files import has_file
+from rmas.places import has_file
 from rmas.tasks.grading import GRADERS
 from rmas.tasks.rows import Row
 

@@ -13,7 +13,8 @@ from typing import Any, TypeGuard
 from rmas.checksums import with_checksum, without_checksum
 from rmas.console import printable
 from rmas.errors import InputError
-from rmas.files import has_file, open_to_read, parse_json, read_bytes
+from rmas.files import open_file, parse_json, read_bytes
+from rmas.places import has_file
 
 MAX_LINE = 64 << 20
 """The longest line that is read, in bytes."""
@@ -100,7 +101,7 @@ def scan(path: Path, add: Callable[[dict[str, Any], str], None]) -> File:
     """
     digest, lines, half = hashlib.sha256(), 0, 0
     try:
-        with open_to_read(path) as file:
+        with open_file(path) as file:
             while line := file.readline(MAX_LINE + 1):
                 digest.update(line)
                 place = f"{path}, line {lines + 1}"

@@ -24,7 +24,8 @@ from rmas.evaluation.json_lines import (
     scan,
 )
 from rmas.evaluation.layout import CEILINGS, CONFIG, FOLDER, RECORDS, TIMINGS
-from rmas.files import has_file, read_json
+from rmas.files import read_json
+from rmas.places import has_file
 
 SCHEMAS = (1, 2)
 """Versions of the format that can be read."""

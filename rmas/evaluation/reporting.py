@@ -17,7 +17,8 @@ from rmas.evaluation.results import ResultRow, RowsByBenchmark
 from rmas.evaluation.statistics import FLIPS, SAMPLES
 from rmas.evaluation.summary import summarise, summarise_workdir
 from rmas.evaluation.tables import markdown_report
-from rmas.files import atomic_write_json, atomic_write_text, has_file
+from rmas.files import atomic_write_json, atomic_write_text
+from rmas.places import has_file
 
 SCHEMA = 1
 """Version of the format of `report.json`."""

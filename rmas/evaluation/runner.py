@@ -21,9 +21,10 @@ from rmas.evaluation.ceilings import write_ceilings
 from rmas.evaluation.json_lines import keep_damaged, line_of, parse_line, scan, whole_lines
 from rmas.evaluation.layout import CEILINGS, QUESTIONS, RECORDS, TIMINGS
 from rmas.evaluation.records import check_record, check_timing
-from rmas.files import append_lines, atomic_write_text, has_file, replacing, report_full_disk
+from rmas.files import append_lines, atomic_write_text, replacing, report_full_disk
 from rmas.parallel import barrier, is_first
 from rmas.parallel.meters import peak_bytes, seconds_compiling
+from rmas.places import has_file
 from rmas.system.answers import Answer, Question
 from rmas.system.batch import bucket
 from rmas.tasks.grader import Grade

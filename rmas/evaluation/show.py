@@ -11,7 +11,7 @@ from rmas.errors import InputError
 from rmas.evaluation.json_lines import scan
 from rmas.evaluation.layout import QUESTIONS
 from rmas.evaluation.records import COUNTS
-from rmas.files import has_file
+from rmas.places import has_file
 
 _TOOL_FIELDS = {"agent": str, "round": int, "tool": str, "result": str, "failed": bool}
 

@@ -18,8 +18,8 @@ from rmas.experiment import derive
 from rmas.experiment.experiment import LINKS, SETTINGS, Experiment
 from rmas.experiment.links import warn_of_rounds
 from rmas.experiment.settings import Settings
-from rmas.files import has_file
 from rmas.links import Form, parse_form
+from rmas.places import has_file
 from rmas.shapes import Params
 from rmas.system import prompts as prompt_sets
 from rmas.system.answers import Answer, Limits, Question

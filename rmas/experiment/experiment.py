@@ -37,8 +37,9 @@ from rmas.experiment.methods import methods
 from rmas.experiment.outline import outline_of, published_outline, training_context
 from rmas.experiment.settings import Settings
 from rmas.experiment.toolboxes import toolboxes
-from rmas.files import has_entry, has_file, read_json
+from rmas.files import read_json
 from rmas.parallel import is_first
+from rmas.places import has_entry, has_file
 from rmas.shapes import Params
 from rmas.system.load import System
 from rmas.system.outline import Outline

@@ -24,7 +24,7 @@ from rmas import models
 from rmas.checksums import read_checked, write_checked
 from rmas.console import Progress
 from rmas.errors import InputError
-from rmas.files import has_file, replacing, report_full_disk
+from rmas.files import replacing, report_full_disk
 from rmas.models import ModelSpec
 from rmas.parallel import (
     Share,
@@ -38,6 +38,7 @@ from rmas.parallel import (
     to_host,
     use,
 )
+from rmas.places import has_file
 from rmas.shapes import Array, Params
 from rmas.system.batch import bucket
 from rmas.tasks.pipeline import batches

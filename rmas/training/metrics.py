@@ -17,15 +17,9 @@ from pathlib import Path
 from typing import IO, Any, SupportsFloat
 
 from rmas.errors import InputError
-from rmas.files import (
-    append_lines,
-    atomic_write_bytes,
-    atomic_write_text,
-    has_file,
-    parse_json,
-    read_bytes,
-)
+from rmas.files import append_lines, atomic_write_bytes, atomic_write_text, parse_json, read_bytes
 from rmas.parallel import is_first
+from rmas.places import has_file
 
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 _log = logging.getLogger(__name__)

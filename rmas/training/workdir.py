@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rmas.errors import BusyError, InputError
-from rmas.files import atomic_write_json, has_file, read_json
+from rmas.files import atomic_write_json, read_json
 from rmas.parallel import barrier, is_first
+from rmas.places import has_file
 
 _held: dict[Path, int] = {}
 _SHOWN = 6  # differing keys that one message names

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from rmas.checksums import read_checked, write_checked
 from rmas.errors import InputError
-from rmas.files import has_file, open_to_read, replacing
+from rmas.files import open_file, replacing
+from rmas.places import has_file
 from rmas.shapes import Params
 
 WEIGHTS, MANIFEST, DIGEST = "links.safetensors", "manifest.json", "sha256"
@@ -90,7 +91,7 @@ def load_links(
 
 
 def _digest(path: Path) -> str:
-    with open_to_read(path) as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
