@@ -36,7 +36,7 @@ from rmas.training.optim import Optim
 from rmas.training.profile import Profile
 from rmas.training.recorder import Recorder
 from rmas.training.step import Loss, TrainState, init_train_state, make_step
-from rmas.training.stopping import stop_on_sigterm
+from rmas.training.stopping import stop_on_signals
 from rmas.training.validation import Validation, ValidationData
 
 _log = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
     saved_at = time.monotonic()
     with (
         use(mesh),
-        stop_on_sigterm() as stop,
+        stop_on_signals() as stop,
         MetricsWriter(folder, start, meta.get("metrics")) as writer,
         Profile(folder / "profile", schedule.profile_steps) as profile,
         Progress(total, start=start, label=label) as progress,
@@ -267,7 +267,8 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
                 saved_at = time.monotonic()
             if stopping:
                 checkpoints.wait()
-                raise Stopped(f"{label}: stopped after step {n + 1} of {total}, which is saved")
+                told = f"{label}: stopped after step {n + 1} of {total}, which is saved"
+                raise Stopped(told, stop.status)
     return result(state)
 
 
