@@ -9,11 +9,13 @@ import os
 from pathlib import Path
 
 from rmas import checksums
-from rmas.files import parse_json, read_bytes
+from rmas.files import parse_json, read_bytes, read_json
+from rmas.places import has_file
 
 SCORE = "score"
 """The entry of a step's metrics that Orbax ranks steps by."""
 _log = logging.getLogger(__name__)
+_METADATA = "_CHECKPOINT_METADATA"  # which Orbax reads at its start, too
 _DAMAGED, _LIST = "damaged-", "files-"
 
 
@@ -94,6 +96,8 @@ class StepFiles:
             return "it is not a folder"
         try:
             self.read_score(step)
+            if has_file(folder / _METADATA) and not isinstance(read_json(folder / _METADATA), dict):
+                return f"{_METADATA} is not a JSON object"
         except (OSError, ValueError) as error:
             return one_line(error)
         return checksums.find_damage(

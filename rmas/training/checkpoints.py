@@ -68,10 +68,16 @@ class Checkpoints:
                 if not self._files.rename_unlisted():
                     raise self._none_left(self._files.steps())
             barrier("checkpoint folder")
-            self._manager = _Manager(self.folder, options=options)
         except OSError as error:
             raise InputError(
                 f"checkpoint folder {self.folder} cannot be used: {error.strerror or error}"
+            ) from None
+        try:
+            self._manager = _Manager(self.folder, options=options)
+        except Exception as error:  # whatever listing damaged steps may raise
+            raise InputError(
+                f"checkpoint folder {self.folder} cannot be read ({one_line(error)}); use another "
+                "--workdir, or delete the folder"
             ) from None
         self._delete_old()
 

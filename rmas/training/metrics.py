@@ -53,11 +53,11 @@ class MetricsWriter:
         path = self.folder / METRICS
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if has_file(self.folder / TIMINGS):  # before a file is opened: this may raise
+                _drop_half_line(self.folder / TIMINGS)
             text, self._last = _drop_later(path, last_step)
             self._written = _sum_of(text.encode())
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-            if has_file(self.folder / TIMINGS):
-                _drop_half_line(self.folder / TIMINGS)
             self._times = open(self.folder / TIMINGS, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
