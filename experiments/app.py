@@ -44,6 +44,7 @@ __all__ = ["run", "say", "settings_and_workdir", "start"]
 FLAGS = flags.FLAGS
 _DRY = {"dry_run": "experiments.evaluate", "plan": "experiments.train_inner and train_outer"}
 _AFTER = 3.0
+_LONG = 4000  # most characters of a message: a path may be as long as its writer likes
 _dry: tuple[str, ...] = ()  # what this main can describe without doing it
 _HELP = ("--help", "-help", "-h", "--helpshort", "-?")
 _OURS = {
@@ -312,5 +313,6 @@ def _debug() -> bool:
 
 
 def _one_line(error: object) -> str:
-    """The text on one line, with nothing in it that could act on a terminal."""
-    return printable("; ".join(s for line in str(error).splitlines() if (s := line.strip())))
+    """The text on one line that is not endless, with nothing that could act on a terminal."""
+    text = printable("; ".join(s for line in str(error).splitlines() if (s := line.strip())))
+    return text if len(text) <= _LONG else f"{text[: _LONG // 2]} ... {text[-_LONG // 2 :]}"

@@ -119,6 +119,12 @@ def test_overrides_in_any_order(folder):
     assert done.stdout == f"2.0 7 (1, 2, 3) {agents} 'three' True {Path.home()}/r 4\n"
 
 
+def test_a_workdir_with_an_endless_name(folder):
+    shown = error_of(start(folder, f"--workdir=runs/{'a' * 6000}"))
+    assert shown.startswith("runs/aaa") and len(shown) < 5000
+    assert shown.endswith("settings.json cannot be used: File name too long")
+
+
 def test_flagfile(folder):
     (folder / "flags").write_text("--config=c.py\n--config.outer.optim.warmup_steps=9\n")
     assert start(folder, "--flagfile=flags").stdout.startswith("1.0 9 ")
