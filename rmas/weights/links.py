@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from rmas.checksums import read_checked, write_checked
 from rmas.errors import InputError
-from rmas.files import open_file, replacing
+from rmas.files import replacing
 from rmas.places import has_file
 from rmas.shapes import Params
 
@@ -91,7 +91,7 @@ def load_links(
 
 
 def _digest(path: Path) -> str:
-    with open_file(path) as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
