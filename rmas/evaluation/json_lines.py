@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 from rmas.checksums import with_checksum, without_checksum
 from rmas.console import printable
 from rmas.errors import InputError
-from rmas.files import open_file, parse_json, read_bytes
+from rmas.files import open_file, parse_json, read_bytes, replacing, report_full_disk
 from rmas.places import has_file
 
 MAX_LINE = 64 << 20
@@ -89,7 +89,8 @@ def keep_damaged(path: Path) -> Path:
     while os.path.lexists(kept):
         count += 1
         kept = path.with_name(f"{path.name}.damaged-{count}")
-    shutil.copyfile(path, kept)
+    with report_full_disk(f"{kept}"), replacing(kept) as temporary:
+        shutil.copyfile(path, temporary)
     return kept
 
 

@@ -53,6 +53,7 @@ def write_summary(workdir: Path, data: Mapping[str, Any]) -> list[ResultRow]:
     rows = summarise_workdir(workdir)
     records = sum(row["records"] for row in rows)
     content = {"data": data, "records": records, "rows": rows}
+    has_file(workdir / FOLDER / SUMMARY)  # what is there instead of a file is told
     write_checked(workdir / FOLDER / SUMMARY, content)
     return rows
 

@@ -45,7 +45,8 @@ class StepFiles:
         for step in self._listed() - steps:
             self._list(step).unlink(missing_ok=True)
         for path in self._folder.glob(f".{_LIST}*.tmp"):
-            path.unlink(missing_ok=True)
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
     def rename_unlisted(self) -> bool:
         """Renames steps that Orbax could not list: it reads the score of each at its start.
