@@ -32,7 +32,10 @@ def without_checksum(value: Mapping[str, Any]) -> dict[str, Any]:
     Raises ValueError where the checksum is that of something else.
     """
     if CHECKSUM in value and value[CHECKSUM] != with_checksum(value)[CHECKSUM]:
-        raise ValueError("its checksum is that of something else")
+        raise ValueError(
+            f"it is not what was written: its {CHECKSUM} is that of something else; restore it, "
+            f'or, if you changed it yourself, take out its entry "{CHECKSUM}"'
+        )
     return {name: own for name, own in value.items() if name != CHECKSUM}
 
 
@@ -49,11 +52,8 @@ def read_checked(path: Path) -> Any:
     value = read_json(path)
     try:
         return without_checksum(value) if isinstance(value, dict) else value
-    except ValueError:
-        raise InputError(
-            f"{path} is not what was written: its {CHECKSUM} is that of something else; restore "
-            f'it, or, if you changed it yourself, take out its entry "{CHECKSUM}"'
-        ) from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def list_files(folder: Path, listed: Path) -> None:

@@ -72,7 +72,9 @@ def test_checksums_go_along(tmp_path):
     assert read_checked(path) == value
     text = path.read_text()
     path.write_text(text.replace("2.5", "2.6"))
-    with pytest.raises(InputError, match=r"value.json is not what was written.*take out its entry"):
+    with pytest.raises(
+        InputError, match=r"value.json: it is not what was written.*take out its entry"
+    ):
         read_checked(path)
     path.write_text(json.dumps(json.loads(text)))  # laid out otherwise
     assert read_checked(path) == value

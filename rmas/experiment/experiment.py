@@ -37,7 +37,6 @@ from rmas.experiment.methods import methods
 from rmas.experiment.outline import outline_of, published_outline, training_context
 from rmas.experiment.settings import Settings
 from rmas.experiment.toolboxes import toolboxes
-from rmas.files import read_json
 from rmas.parallel import is_first
 from rmas.places import has_entry, has_file
 from rmas.shapes import Params
@@ -52,7 +51,7 @@ from rmas.training.inner import train_inner
 from rmas.training.loop import check_batch
 from rmas.training.objectives import TrainingContext, parse_objective
 from rmas.training.outer import check_longest, train_outer
-from rmas.training.workdir import open_workdir
+from rmas.training.workdir import open_workdir, read_identity
 
 _log = logging.getLogger(__name__)
 
@@ -62,13 +61,13 @@ LINKS, SETTINGS = "links", "settings.json"
 class Experiment:
     """Settings and a workdir. Nothing is loaded or written before a method asks for it.
 
-    All processes of a run make it and call its methods together. Raises `InputError` for a workdir
-    that no file system could have.
+    All processes of a run make it and call its methods together.
 
     Attributes:
       settings: with the values that follow from data and devices filled in.
       derived: those values, and why.
-      workdir: the folder of everything that it writes; made by the first stage.
+      workdir: the folder of everything that it writes; made by the first stage. A name that no
+        file system could have raises `InputError` at once.
     """
 
     def __init__(self, settings: Settings, workdir: str | Path) -> None:
@@ -156,8 +155,7 @@ class Experiment:
         if links is None:
             missing = "" if has_entry(own) else "train them with this workdir, or name their folder"
         else:
-            there = has_entry(Path(links).expanduser())
-            missing = "" if there else f"{links} does not exist"
+            missing = "" if has_entry(Path(links).expanduser()) else f"{links} does not exist"
         return dry_run.describe(
             self.settings,
             self.derived,
@@ -394,9 +392,7 @@ class Experiment:
 
     def _trained_on(self) -> Any:
         """The data of the outer training in the workdir; None where there was none."""
-        path = self.workdir / "outer" / "config.json"
-        found = read_json(path) if has_file(path) else None
-        return found.get("data") if isinstance(found, dict) else None
+        return read_identity(self.workdir / "outer").get("data")
 
 
 def _alone(method: str) -> None:

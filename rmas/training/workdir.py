@@ -43,6 +43,16 @@ def open_workdir(
     return path
 
 
+def read_identity(path: Path, name: str = "config.json") -> dict[str, Any]:
+    """What made a folder; empty where no file says so. Raises InputError for a damaged one."""
+    if not has_file(path / name):
+        return {}
+    found = read_json(path / name)
+    if not isinstance(found, dict):
+        raise InputError(f"{path / name} is not a JSON object")
+    return found
+
+
 def _make(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -59,15 +69,12 @@ def _open(path: Path, identity: Mapping[str, Any], name: str) -> None:
         _write(path, file, here)
         return
     try:
-        there = read_json(file)
-        fault = "" if isinstance(there, dict) else f"{file} is not a JSON object"
+        there = read_identity(path, name)
     except InputError as error:
-        there, fault = None, str(error)
-    if not isinstance(there, dict):
         raise InputError(
-            f"workdir {path}: {fault}, so what made the folder is unknown; restore the file, or "
+            f"workdir {path}: {error}, so what made the folder is unknown; restore the file, or "
             "use another --workdir"
-        )
+        ) from None
     differences = _differences(_flat(there), _flat(here))
     if differences and is_first() and there.keys() & here.keys() and _is_bare(path, name):
         _write(path, file, here)

@@ -10,9 +10,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from rmas.checksums import read_checked, write_checked
+from rmas.checksums import CHECKSUM, without_checksum, write_checked
 from rmas.errors import InputError
-from rmas.files import replacing
+from rmas.files import read_json, replacing
 from rmas.places import has_file
 from rmas.shapes import Params
 
@@ -57,13 +57,14 @@ def load_links(
             raise InputError(f"no links in {folder}: {name} is missing")
     try:
         flat = load_file(folder / WEIGHTS)
-        manifest = read_checked(folder / MANIFEST)
+        written = read_json(folder / MANIFEST)
     except (OSError, SafetensorError, ValueError) as e:
         raise InputError(
             f"links in {folder} cannot be read: {e}; give the command that wrote them again"
         ) from e
-    if not isinstance(manifest, dict):
+    if not isinstance(written, dict):
         raise InputError(f"links in {folder} cannot be read: {MANIFEST} is not a JSON object")
+    manifest = {name: value for name, value in written.items() if name != CHECKSUM}
     if manifest.pop(DIGEST, None) not in (None, _digest(folder / WEIGHTS)):
         raise InputError(
             f"links in {folder}: {WEIGHTS} does not match the digest in {MANIFEST}; "
@@ -72,6 +73,7 @@ def load_links(
     if accept is not None:
         accept(manifest)
     if template is None:
+        _check(folder, written)
         return _nested(flat), manifest
     wanted = _flat(template)
     missing, unknown = sorted(wanted.keys() - flat.keys()), sorted(flat.keys() - wanted.keys())
@@ -86,8 +88,17 @@ def load_links(
                 f"links in {folder}: {name} is {flat[name].dtype}{flat[name].shape}; "
                 f"this system needs {leaf.dtype}{tuple(leaf.shape)}"
             )
+    _check(folder, written)
     structure = jax.tree.structure(template)
     return jax.tree.unflatten(structure, [jax.numpy.asarray(flat[n]) for n in wanted]), manifest
+
+
+def _check(folder: Path, manifest: dict[str, Any]) -> None:
+    """Checks the manifest's checksum, last: an error in what it says tells more."""
+    try:
+        without_checksum(manifest)
+    except ValueError as error:
+        raise InputError(f"links in {folder}: {MANIFEST}: {error}") from None
 
 
 def _digest(path: Path) -> str:

@@ -344,23 +344,6 @@ def test_a_signal_says_how_to_go_on(folder, number, status, told):
     assert lines == [f"{told}; the same command resumes the run"]
 
 
-@pytest.mark.parametrize("loaded", ["/absl/", "/numpy/", "/jaxlib/"])
-def test_ctrl_c_while_modules_are_imported_is_quiet(loaded):
-    """At whatever import it comes: those of the command's own modules and of libraries."""
-    program = [sys.executable, "-W", "error", "-v", "-m", "experiments.report", "no such folder"]
-    with subprocess.Popen(program, cwd=ROOT, env=ENV, stderr=subprocess.PIPE) as process:
-        shown = []
-        for line in process.stderr:
-            shown.append(line)
-            if loaded.encode() in line:
-                process.send_signal(signal.SIGINT)
-                break
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    rest = [line for line in errors.splitlines() if line.startswith((b"Trace", b"interrupted"))]
-    assert rest == [b"interrupted"]
-
-
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_teaches(folder, flag):
     done = start(folder, flag)
