@@ -12,6 +12,7 @@ run that was asked to end (SIGTERM, SIGHUP) and has saved its state with 143.
 """
 
 import atexit
+import errno
 import logging
 import os
 import re
@@ -35,6 +36,7 @@ from rmas.console import printable
 from rmas.errors import BusyError, InputError, PeersLostError, Stopped
 from rmas.experiment import Settings
 from rmas.experiment.experiment import SETTINGS
+from rmas.files import full_disk, is_full_disk
 from rmas.places import has_file
 from rmas.training.orbax_errors import should_print
 from rmas.training.stopping import end_on_signals, leave_lost_terminal
@@ -45,6 +47,11 @@ FLAGS = flags.FLAGS
 _DRY = {"dry_run": "experiments.evaluate", "plan": "experiments.train_inner and train_outer"}
 _AFTER = 3.0
 _LONG = 4000  # most characters of a message: a path may be as long as its writer likes
+_NAME = 300  # most characters of a file's name in a message
+_ENVIRONMENT = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EMFILE, errno.ENFILE, errno.ESTALE),
+)  # errors of files that are no fault of the code
 _dry: tuple[str, ...] = ()  # what this main can describe without doing it
 _HELP = ("--help", "-help", "-h", "--helpshort", "-?")
 _OURS = {
@@ -95,7 +102,7 @@ def run(
     if signal.getsignal(signal.SIGINT) is quit_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        absl_app.run(main, flags_parser=parse)
+        absl_app.run(lambda argv: _to_the_end(main, argv), flags_parser=parse)
     except InputError as error:
         if _debug():
             traceback.print_exc()
@@ -118,11 +125,39 @@ def run(
         resume = "; the same command resumes the run" if resumes and "workdir" in FLAGS else ""
         print(f"{after}interrupted{resume}", file=sys.stderr)
         _leave(130)
-    except Exception:
+    except Exception as error:
+        if reason := _environment(error):
+            if _debug():
+                traceback.print_exc()
+            print(f"error: {_one_line(reason)}", file=sys.stderr)
+            _leave(2)
         if not parallel.is_joined():
             raise
         traceback.print_exc()
         _leave(1)
+
+
+def _to_the_end(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
+    """Runs `main` until what it prints is written, so that a full disk there is an error, too."""
+    status = main(argv)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        if not is_full_disk(error):
+            raise
+        raise full_disk("the output") from error
+    return status
+
+
+def _environment(error: Exception) -> str:
+    """What is wrong with disk or files, where an error that nothing else names is of that kind."""
+    name = getattr(error, "filename", None)
+    if is_full_disk(error):
+        return str(full_disk(name or "a file, or the output,"))
+    if isinstance(error, OSError) and error.errno in _ENVIRONMENT and name:
+        return f"{str(name)[:_NAME]}: {error.strerror}"
+    return ""
 
 
 def _stop(*_: object) -> None:

@@ -21,6 +21,7 @@ from absl import flags
 from experiments import app
 from rmas.console import Progress, printable
 from rmas.errors import InputError
+from rmas.files import open_file, read_bytes
 from rmas.tools.index import Passage, build
 
 _SOURCE = flags.DEFINE_string("source", None, "JSONL file, or folder of a prepared TFDS dataset.")
@@ -57,7 +58,7 @@ def main(_: list[str]) -> None:
 def jsonl_rows(path: Path) -> tuple[int, Rows]:
     """How many lines a file has, and its rows, read when they are asked for."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             total = sum(1 for line in file if line.strip())
     except OSError as error:
         raise InputError(
@@ -68,7 +69,7 @@ def jsonl_rows(path: Path) -> tuple[int, Rows]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         for number, line in enumerate(file, 1):
             place = f"{path}, line {number}"
             if not line.strip():
@@ -91,7 +92,7 @@ def tfds_rows(folder: Path, split: str) -> tuple[int, Rows]:
     import tensorflow_datasets as tfds  # seconds of imports that JSONL does not need
 
     try:
-        features = (folder / "features.json").read_text()
+        features = read_bytes(folder / "features.json").decode()
         named = re.findall(r'"(?:pythonClassName|type)"\s*:\s*"([^"]*)"', features)
         if foreign := [name for name in named if not name.startswith(_TFDS_FEATURE)]:
             raise ValueError(f"feature of type {foreign[0]!r}")  # TFDS would import it

@@ -5,6 +5,7 @@ flag. The checks here make errors one clear line.
 """
 
 import inspect
+import os
 import re
 import sys
 import textwrap
@@ -52,8 +53,8 @@ def load(spec: str) -> ConfigDict:
     """
     file, colon, argument = spec.partition(":")
     path = Path(file).expanduser()
-    if path.is_dir() or not has_file(path):
-        problem = "is a folder" if path.is_dir() else "no such file"
+    if os.path.isdir(path) or not has_file(path):
+        problem = "is a folder" if os.path.isdir(path) else "no such file"
         raise InputError(f"--config={spec}: {problem} (in {Path.cwd()}){_configs_here(path)}")
     values = (
         read_checked(path) if path.suffix == ".json" else _run(path, argument if colon else None)

@@ -11,8 +11,6 @@ of every prompt (`segments`) and the answers for every number of rounds (`output
 release, an answer ends at the tokenizer's own eos alone.
 """
 
-import dataclasses
-import io
 import json
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from absl import flags
 from experiments import app
 from rmas import parallel
 from rmas.errors import InputError
-from rmas.files import atomic_write_bytes, atomic_write_text, read_json
+from rmas.files import read_json, replacing_folder
 from rmas.system.answers import Limits, Question
 from rmas.system.decode import Sampling
 from rmas.system.encode import Encoded, Slot
@@ -74,12 +72,11 @@ def main(_: list[str]) -> None:
     batch = min(_BATCH.value, len(questions))
     limits = Limits(_STEPS.value, _TOKENS.value, _TOKENS.value)
     arrays, outputs = dump(loaded, questions, _ROUNDS.value, limits, batch)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
     text = {"segments": all_segments(loaded, questions), "outputs": outputs}
     try:
-        atomic_write_bytes(files[0], buffer.getbuffer())
-        atomic_write_text(files[1], json.dumps(text) + "\n")
+        with replacing_folder(out, last=(files[1].name,)) as made:
+            np.savez(made / files[0].name, **arrays)
+            (made / files[1].name).write_text(json.dumps(text) + "\n")
     except OSError as e:
         raise InputError(f"--out={out} cannot be written: {e.strerror}") from e
     print(f"{len(questions)} questions: {files[0]}, {files[1]}")
@@ -98,12 +95,7 @@ def dump(
     loaded: LoadedSystem, questions: list[str], rounds: int, limits: Limits, batch: int
 ) -> tuple[dict[str, np.ndarray], dict[str, list[dict]]]:
     """Arrays of the run with all rounds, and the answers for each number of rounds."""
-    system = loaded.system
-    agents = {
-        name: dataclasses.replace(a, eos=(a.chat.tokenizer.eos_token_id,))
-        for name, a in system.agents.items()
-    }
-    runner = Runner(dataclasses.replace(system, agents=agents), limits, Sampling(), seed=0)
+    runner = Runner(loaded.system, limits, Sampling(), seed=0)
     asked = [Question(str(n), text) for n, text in enumerate(questions)]
     parts: dict[str, list[np.ndarray]] = {}
     outputs: dict[str, list[dict]] = {f"R{r}": [] for r in range(1, rounds + 1)}

@@ -16,9 +16,12 @@ from rmas.console import aligned, printable
 from rmas.errors import InputError
 from rmas.tasks.benchmarks import BENCHMARKS, TRAINING_SETS, source_of
 from rmas.tasks.sources import load_rows_source
+from rmas.tasks.tables import nearest
 
 _DATASET = flags.DEFINE_string("dataset", None, "Name of the dataset (see --list).")
-_SOURCE = flags.DEFINE_string("source", None, "Folder with its public files (default: the Hub).")
+_SOURCE = flags.DEFINE_string(
+    "source", None, "Folder with its public files, or its file (default: the Hub)."
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", "runs/data", "Where it is prepared.")
 _LIST = flags.DEFINE_boolean("list", False, "Print the known datasets.")
 _SHOWN = 160
@@ -34,7 +37,9 @@ def main(_: list[str]) -> None:
         raise InputError("--dataset is missing; name one of those that --list prints")
     if name not in {*BENCHMARKS, *TRAINING_SETS}:
         names = ", ".join([*BENCHMARKS, *TRAINING_SETS])
-        raise InputError(f"dataset {name!r} is unknown; known: {names}")
+        meant = nearest(name, [*BENCHMARKS, *TRAINING_SETS])
+        hint = f"did you mean {meant}? " if meant else ""
+        raise InputError(f"dataset {name[:300]!r} is unknown; {hint}known: {names}")
     splits = load_rows_source(name, data_dir=_DATA_DIR.value, source=_SOURCE.value)
     expected = source_of(name).rows
     for split, rows in splits.items():

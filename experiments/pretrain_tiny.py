@@ -13,7 +13,6 @@ the debate, and plays the one that its prompt names. Questions come from the see
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from experiments import app
 from rmas import models
 from rmas.errors import InputError
 from rmas.experiment import embedded
+from rmas.files import replacing_folder, write_json
 from rmas.models import ModelSpec, parse_spec
 from rmas.shapes import Array, Params
 from rmas.system import prompts
@@ -370,9 +370,10 @@ def make_agent(name: str, out: Path, seed: int) -> None:
             logging.info("%s: exact match %.4f on 1024 fresh rows of %s", name, score, role)
     folder = out / name
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    save_params(spec, params, folder, extra=ids)
-    tokenizer.save_pretrained(folder)
-    (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
+    with replacing_folder(folder, last=("config.json",)) as made:
+        save_params(spec, params, made, extra=ids)
+        tokenizer.save_pretrained(made)
+        write_json(made / "generation_config.json", ids)
 
 
 def main(_: list[str]) -> None:

@@ -5,6 +5,7 @@ print(system.ask("What is 2 + 2?").text)
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -228,7 +229,7 @@ def load(
     styles = {style.outer_hub_id: style.name for style in STYLES.values()} | {
         style: style for style in STYLES
     }
-    if name in styles and not Path(name).is_dir():
+    if name in styles and not os.path.isdir(name):
         system |= {"style": styles[name], "root": "" if root is None else str(root)}
         return _ready(Settings.from_dict({**top, "system": system}), Path(name), links)
     if root is not None:
@@ -237,7 +238,7 @@ def load(
     if has_file(folder / SETTINGS):
         stored = read_checked(folder / SETTINGS)
         return _ready(_stored(stored, folder / SETTINGS, {**top, "system": system}), folder, links)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         patterns = (WEIGHTS, MANIFEST)
         folder = hub.resolve(name, patterns=patterns).path
     if not has_file(folder / MANIFEST):

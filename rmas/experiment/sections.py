@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rmas.errors import InputError
+from rmas.files import open_file
 from rmas.links import Form, Init, parse_form
 from rmas.options import OptionError, Options, as_dict, option
 from rmas.system.released import DATE
@@ -285,7 +286,7 @@ class ToolSettings(Options):
         index = ""
         if self.index and "search" in self.names:
             try:
-                with Path(self.index).expanduser().open("rb") as file:
+                with open_file(Path(self.index).expanduser()) as file:
                     index = hashlib.file_digest(file, "sha256").hexdigest()
             except OSError as error:
                 raise InputError(f"tools.index {self.index}: {error.strerror}") from None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rmas.errors import InputError
+from rmas.files import read_bytes
 from rmas.system.topology import Topology
 
 FIELDS = ("question", "interface")
@@ -214,7 +215,7 @@ def load(source: str) -> PromptSet:
     if source in packaged:
         return from_json(packaged[source].read_text(), f"prompt set {source!r}")
     try:
-        text = Path(source).expanduser().read_text()
+        text = read_bytes(Path(source).expanduser()).decode()
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(
             f"cannot read prompt set {source!r}: {e}; give a packaged name "

@@ -4,12 +4,14 @@ A root holds one folder per agent, with the agent's name, and `outer` with the l
 without a root, the repositories of the release are used. Nothing is written into either.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from rmas.errors import InputError
 from rmas.links import Form
 from rmas.models import ModelSpec
+from rmas.models.unsupported import refuse_pointers
 from rmas.shapes import Params
 from rmas.system.styles import STYLES, Style
 from rmas.weights import hub
@@ -43,7 +45,7 @@ def locate(style: Style, root: str | Path | None) -> tuple[dict[str, hub.Located
         except InputError as e:
             raise InputError(f"{e}; or give a root that holds the folders {needed}") from e
     root = Path(root).expanduser()
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError(f"{root} is not a folder; {style.name} needs one that holds {needed}")
     missing = [name for name in (*style.agents, "outer") if not (root / name).is_dir()]
     if missing:
@@ -70,6 +72,7 @@ def read_links(
 
     Raises `InputError` if links are missing, damaged, or do not fit the agents.
     """
+    refuse_pointers(outer)
     widths = {agent: spec.d_model for agent, spec in specs.items()}
     return read_released(
         layout_of(style), folders, outer, widths, style.link_task(task_family) or task_family

@@ -9,6 +9,7 @@ import abc
 import hashlib
 import inspect
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from rmas.errors import InputError
+from rmas.files import open_file, replacing_folder
 from rmas.tasks import columns, tables
 from rmas.tasks import files as rows_of_files
 from rmas.tasks.benchmarks import BENCHMARKS
-from rmas.tasks.files import parse_records, parse_rows
+from rmas.tasks.files import parse_records
 from rmas.tasks.generated import PUZZLES
 from rmas.tasks.locate import Files
 from rmas.tasks.puzzle import MIX
@@ -126,28 +128,26 @@ class RowFileConfig(tfds.core.BuilderConfig):
 
 
 class RowFile(RowBuilder):
-    """The rows of a JSON or JSONL file (`rmas/tasks/files.py`) as the split `train`."""
+    """The rows of a file of one's own (`rmas/tasks/files.py`) as the split `train`."""
 
     builder_config: RowFileConfig
 
     def read_splits(self) -> dict[str, list[Row]]:
         """The split train."""
         config = self.builder_config
-        if config.path.suffix == ".parquet":
-            rows = list(parse_records(read_records(config.path), config.path.stem))
-            if not rows:
-                raise InputError(f"empty dataset: {config.path} has no rows")
-            return {"train": rows}
-        content = read_file(config.path)
-        if hashlib.sha256(content).hexdigest() != config.sha256:
+        records = read_records(config.path, config.field)
+        rows = list(parse_records(records, config.path.stem))
+        if _digest_of(config.path) != config.sha256:
             raise InputError(f"{config.path}: the file changed while it was read; start again")
-        return {"train": parse_rows(content, config.path, config.field)}
+        if not rows:
+            raise InputError(f"empty dataset: {config.path} has no rows; it needs at least one")
+        return {"train": rows}
 
 
 def row_file_config(path: str | Path, field: str | None = None) -> RowFileConfig:
     """Settings of `RowFile`; their name has a hash of the file's name and content."""
     path = Path(path)
-    sha256 = hashlib.sha256(read_file(path)).hexdigest()
+    sha256 = _digest_of(path)
     stem = re.sub(r"[^A-Za-z0-9]+", "_", path.stem)[:40]
     digest = _digest(sha256, path.name, field)
     return RowFileConfig(name=f"{stem}-{digest}", path=path, field=field, sha256=sha256)
@@ -208,38 +208,36 @@ def _training_rows(name: str, paths: Iterable[Path]) -> Iterator[Row]:
 
 def _digest_of(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def read_file(path: Path) -> bytes:
-    """The bytes of a file of rows. Raises InputError where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror}); name a .json, .jsonl or .parquet file"
+            f"{str(path)[:300]}: cannot be read ({error.strerror}); name a file of "
+            f"{', '.join(tables.SUFFIXES)}"
         ) from None
 
 
 def prepare(builder: RowBuilder) -> None:
-    """Writes the builder's files, atomically, unless they are there.
+    """Writes the builder's files, all or on an error none, unless they are there.
 
     Raises InputError for a faulty source, and where the files cannot be written.
     """
     builder.read_splits()  # raises the reader's own errors before TFDS wraps them
+    target = Path(builder.data_path)
+    if target.exists():
+        return
     try:
         tfds.disable_progress_bar()
-        builder.download_and_prepare()
+        with replacing_folder(target) as made:
+            work = open_builder(type(builder), builder.builder_config, made.with_name("work"))
+            work.download_and_prepare()
+            os.rename(work.data_path, made)
     except InputError as error:  # without the notes that TFDS adds
         raise InputError(str(error)) from None
     except OSError as error:
-        if builder.data_path.exists():  # another run wrote the same files first
-            return
         raise InputError(
-            f"data_dir: {builder.data_path} cannot be written ({error}); name a writable folder"
+            f"data_dir: {str(target)[:300]} cannot be written ({error.strerror or error}); name a "
+            "writable folder"
         ) from None
 
 

@@ -24,20 +24,17 @@ GPQA_SEED = 42
 
 def math500(cells: Cells) -> Read:
     """MATH-500; the gold answer is LaTeX."""
-    own = cells.text("unique_id") if "unique_id" in cells.record else ""
-    meta = {k: cells.record[k] for k in ("subject", "level") if k in cells.record}
-    own = own.removesuffix(".json")
+    own = cells.own_id("unique_id").removesuffix(".json")
+    meta = cells.facts("subject", "level")
     return own, cells.text("problem"), cells.text("answer"), meta
 
 
 def aime(cells: Cells) -> Read:
     """AIME; the gold answer is a whole number from 0 to 999."""
-    own = next((n for n in ("id", "problem_idx") if n in cells.record), None)
     answer = cells.integer("answer")
     if not 0 <= answer <= 999:
         raise InputError(f"{cells.place}: column 'answer' is {answer}; it must be from 0 to 999")
-    name = "" if own is None else str(cells.record[own])
-    return name, cells.text("problem", "question"), str(answer), {}
+    return cells.own_id("id", "problem_idx"), cells.text("problem", "question"), str(answer), {}
 
 
 def gpqa(cells: Cells) -> Read:
@@ -45,8 +42,8 @@ def gpqa(cells: Cells) -> Read:
     names = ("Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3)))
     stem, options = cells.text("Question"), [cells.text(name) for name in names]
     order = shuffled(stem)
-    own = cells.text("Record ID") if "Record ID" in cells.record else ""
-    meta = {"domain": cells.record.get("High-level domain", "")}
+    own = cells.own_id("Record ID")
+    meta = {"domain": cells.facts("High-level domain").get("High-level domain", "")}
     named = {LETTERS[place]: options[index] for place, index in enumerate(order)}
     return own, with_options(stem, named), LETTERS[order.index(0)], meta | {"options": named}
 
@@ -66,7 +63,7 @@ def with_options(stem: str, options: dict[str, str]) -> str:
 
 def medqa(cells: Cells) -> Read:
     """MedQA: options as an object with `answer_idx`, or as a list of texts with their letters."""
-    if "answer_idx" in cells.record:
+    if cells.find("answer_idx"):
         given = cells.mapping("options")
         options = {k: _option(cells, given, k) for k in sorted(given)}
         letter = cells.text("answer_idx")
@@ -103,12 +100,12 @@ def mbppplus(cells: Cells) -> Read:
     shown = "\n".join(test.strip() for test in tests[:3])
     question = f"{cells.text('prompt')}\n\nYour code should pass these tests:\n{shown}"
     meta = {
-        "task_id": cells.integer("task_id"),
         "script": script,
-        "imports": cells.texts("test_imports") if "test_imports" in cells.record else [],
+        "imports": cells.texts("test_imports") if cells.find("test_imports") else [],
         "interface": {"kind": "function", "name": name},
     }
-    return str(meta["task_id"]), question, code, meta
+    own = cells.own_id("task_id")
+    return own, question, code, ({"task_id": int(own)} if own.isdecimal() else {}) | meta
 
 
 def _function(script: str, tests: list[str], code: str) -> str | None:
@@ -156,14 +153,13 @@ def livecodebench(cells: Cells) -> Read:
         "platform": cells.text("platform"),
         "date": cells.text("contest_date"),
     }
-    return cells.text("question_id"), question, "", meta
+    return cells.own_id("question_id"), question, "", meta
 
 
 def hotpotqa(cells: Cells) -> Read:
     """HotpotQA without its paragraphs: agents answer from memory or by search."""
-    own = cells.text("id", "_id")
-    meta = {k: cells.record[k] for k in ("type", "level") if k in cells.record}
-    return own, cells.text("question"), cells.text("answer"), meta
+    meta = cells.facts("type", "level")
+    return cells.own_id("id", "_id"), cells.text("question"), cells.text("answer"), meta
 
 
 def bamboogle(cells: Cells) -> Read:

@@ -1,4 +1,4 @@
-"""Rows from a user's own JSON or JSONL file; errors name the place.
+"""Rows from a user's own files (`tables.py` reads them); errors name the place.
 
 Our own form of a row; `id`, `texts` and `meta` may be absent, a single text serves all rounds:
 
@@ -10,10 +10,12 @@ The flat columns of the public training sets (`COLUMNS`); any other column goes 
     {"question": "...", "plan": "...", "refined_plan": "...", "answer": "..."}
     {"question": "...", "deliberation_reflector": "...", "deliberation_toolcaller": "...", ...}
 
-A JSON file holds a list of rows, at the top level or under a field (`data`, unless named).
+A JSON file holds a list of rows, at the top level or under a field (`data`, unless named); JSONL
+and parquet files hold theirs at the top level. Names of fields may differ in capitals, blanks, `_`
+and `-`; a null id, meta or text of a role counts as none.
 """
 
-import json
+import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 
 from rmas.errors import InputError
 from rmas.tasks.rows import Row
+from rmas.tasks.tables import kind, nearest, records_of, renaming
 
 COLUMNS = {
     "planner": ("plan",),
@@ -56,28 +59,12 @@ def parse_rows(content: bytes, path: str | Path, field: str | None = None) -> li
         InputError: names the file, the line (JSONL) or index (JSON), the field and what is wrong.
     """
     path = Path(path)
-    if path.suffix not in (".json", ".jsonl"):
+    if path.suffix.lower() not in (".json", ".jsonl"):
         raise InputError(f"{path}: rows are read from .json or .jsonl files, not {path.suffix!r}")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from None
-    if not text.strip():
-        raise InputError(f"empty dataset: {path} has no text; it needs at least one row")
-    if path.suffix == ".jsonl":
-        if field is not None:
-            raise InputError(f"{path}: a .jsonl file has no top-level field {field!r}; drop it")
-        located = [
-            (f"{path}, line {number}", _load(line, f"{path}, line {number}"))
-            for number, line in enumerate(text.split("\n"), start=1)
-            if line.strip()
-        ]
-    else:
-        items = _unwrap(_load(text, str(path)), path, field)
-        located = [(f"{path}, index {index}", item) for index, item in enumerate(items)]
-    if not located:
+    rows = list(parse_records(records_of(io.BytesIO(content), path, field), path.stem))
+    if not rows:
         raise InputError(f"empty dataset: {path} has no rows; it needs at least one")
-    return list(parse_records(located, path.stem))
+    return rows
 
 
 def parse_records(located: Iterable[tuple[str, Any]], stem: str) -> Iterator[Row]:
@@ -96,42 +83,10 @@ def parse_records(located: Iterable[tuple[str, Any]], stem: str) -> Iterator[Row
         yield row
 
 
-def _load(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"column {error.colno}"
-        if not re.search(r", line \d+$", place):
-            where = f"line {error.lineno}, {where}"
-        raise InputError(
-            f"{place}, {where}: not valid JSON ({error.msg}); a .json file is one list of rows, "
-            f"a .jsonl file one row a line"
-        ) from None
-    except (ValueError, RecursionError) as error:  # digits beyond Python's limit; deep nesting
-        reason = str(error).split(";")[0]
-        raise InputError(f"{place}: JSON that cannot be read ({reason})") from None
-
-
-def _unwrap(value: Any, path: Path, field: str | None) -> list[Any]:
-    if isinstance(value, list):
-        if field is not None:
-            raise InputError(f"{path}: the top level is a list, not an object with field {field!r}")
-        return value
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: the top level is {_kind(value)}; it must be a list of rows")
-    name = "data" if field is None else field
-    if not isinstance(value.get(name), list):
-        lists = [repr(key) for key, item in value.items() if isinstance(item, list)]
-        raise InputError(
-            f"{path}: top-level field {name!r} is not a list of rows; "
-            f"fields with lists: {', '.join(lists) or 'none'}"
-        )
-    return value[name]
-
-
 def _parse_row(item: Any, place: str, default_id: str) -> Row:
     if not isinstance(item, dict):
-        raise InputError(f"{place}: {_kind(item)}; a row is an object with question and answer")
+        raise InputError(f"{place}: {kind(item)}; a row is an object with question and answer")
+    item = _named(item)
     flat = sorted(_FLAT.intersection(item) - {"answer"})
     if flat and "texts" in item:
         raise InputError(f"{place}: fields 'texts' and {flat[0]!r} exclude each other; keep one")
@@ -157,14 +112,16 @@ def _parse_row(item: Any, place: str, default_id: str) -> Row:
             )
             if not missing:
                 raise InputError(f"{place}: {faults[0]}; put extra facts into meta: {columns}")
+            renames = ", ".join(own for name in missing if (own := renaming(name, unknown)))
+            renames = f" ({renames})" if renames else ""
             raise InputError(
-                f"{place}: {', '.join(faults)}; rename your columns: {columns}; the files of a "
-                "public benchmark are read by its name, with their folder as its source "
-                "(evaluate.data=math500, evaluate.source=FOLDER)"
+                f"{place}: {', '.join(faults)}; rename your columns{renames}: {columns}; "
+                "the files of a public benchmark are read by its name, with their folder as its "
+                "source (evaluate.data=math500, evaluate.source=FOLDER)"
             )
         texts, meta = _texts(item.get("texts", {}), place), item.get("meta", {})
     if not isinstance(meta, dict):
-        raise InputError(f"{place}: field 'meta' is {_kind(meta)}; it must be an object")
+        raise InputError(f"{place}: field 'meta' is {kind(meta)}; it must be an object")
     return Row(
         id=_text(item, "id", place, number=True) if "id" in item else default_id,
         question=_text(item, "question", place),
@@ -174,6 +131,17 @@ def _parse_row(item: Any, place: str, default_id: str) -> Row:
     )
 
 
+def _named(item: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with the names that are meant, and without null ones of those that may be absent."""
+    renamed = {}
+    for name in (*_OWN_FIELDS, *_FLAT):
+        found = nearest(name, item)
+        if found is not None and found != name and found not in (*_OWN_FIELDS, *_FLAT):
+            renamed[found] = name
+    named = {renamed.get(name, name): value for name, value in item.items()}
+    return {k: v for k, v in named.items() if v is not None or k not in ("id", "texts", "meta")}
+
+
 def _fields(names: list[str]) -> str:
     return f"field{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
 
@@ -181,16 +149,18 @@ def _fields(names: list[str]) -> str:
 def _texts(value: Any, place: str) -> dict[str, tuple[str, ...]]:
     if not isinstance(value, dict):
         raise InputError(
-            f"{place}: field 'texts' is {_kind(value)}; it must map a role to its text or texts"
+            f"{place}: field 'texts' is {kind(value)}; it must map a role to its text or texts"
         )
     texts: dict[str, tuple[str, ...]] = {}
     for role, items in value.items():
+        if items is None:  # as parquet has for a role that another row has
+            continue
         listed = {"": items} if isinstance(items, str) else None
         if isinstance(items, list) and items:
             listed = {f"[{index}]": item for index, item in enumerate(items)}
         if listed is None:
             raise InputError(
-                f"{place}: field {f'texts.{role}'!r} is {_kind(items)}; "
+                f"{place}: field {f'texts.{role}'!r} is {kind(items)}; "
                 f"it must be a text, or a list of texts, one per round"
             )
         named = {f"texts.{role}{suffix}": item for suffix, item in listed.items()}
@@ -204,11 +174,13 @@ def _text(item: Mapping[str, Any], name: str, place: str, number: bool = False) 
     if name not in item:
         raise InputError(f"{place}: field {name!r} is missing; it must be a text")
     value = item[name]
+    if number and isinstance(value, float) and value.is_integer():
+        value = int(value)
     if number and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
         also = " or a whole number" if number else ""
-        raise InputError(f"{place}: field {name!r} is {_kind(value)}; it must be a text{also}")
+        raise InputError(f"{place}: field {name!r} is {kind(value)}; it must be a text{also}")
     return _clean(value, f"{place}: field {name!r}")
 
 
@@ -219,10 +191,3 @@ def _clean(value: str, place: str) -> str:
     if _SURROGATE.search(value):
         raise InputError(f"{place} has half of a surrogate pair; write whole characters")
     return value.strip()
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, list):
-        return "a list" if value else "an empty list"
-    kinds = {dict: "an object", str: "a text", bool: "a truth value", type(None): "null"}
-    return kinds.get(type(value), "a number")

@@ -1,13 +1,14 @@
 """Finds the files of a public dataset, in a folder or on the Hub."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rmas.errors import InputError
 from rmas.tasks.benchmarks import Source
-from rmas.tasks.tables import SUFFIXES
+from rmas.tasks.tables import SUFFIXES, bare
 
 
 @dataclass(frozen=True)
@@ -23,31 +24,49 @@ class Files:
     origin: str
 
 
-def locate(name: str, source: Source, folder: str | os.PathLike | None = None) -> Files:
+def locate(name: str, source: Source, at: str | os.PathLike | None = None) -> Files:
     """The files of the dataset `name`.
 
-    A `folder` holds them under their public names, with or without the folders of the repository,
-    or a file `SPLIT.json`, `.jsonl`, `.csv` or `.parquet` for each split; splits that it lacks are
-    left out. Without one they are downloaded, or found in the Hub's cache.
+    `at` is a folder that holds them under their public names, with or without the folders of the
+    repository, or a file for each split that is called by the split, by the dataset (as in
+    `medqa.json`), or by both; splits that it lacks are left out. It may be such a file itself.
+    Without it the files are downloaded, or found in the Hub's cache.
 
     Raises InputError, naming what is missing and where to get it.
     """
-    if folder is not None:
-        root = Path(folder).expanduser()
-        if not root.is_dir():
-            raise InputError(f"{root} is not a folder; name one with the files of {name}")
-        splits = _in_folder(root, source)
-        if not splits:
-            raise InputError(
-                f"{root} has no files of {name} ({_names(source)}, or SPLIT.jsonl); they are in "
-                f"the dataset {source.repo} of the Hugging Face Hub"
-            )
-        return Files(splits, "local files")
-    root, commit = _download(name, source)
-    return Files(_in_folder(root, source), f"{source.repo}@{commit}")
+    if at is None:
+        root, commit = _download(name, source)
+        return Files(_in_folder(root, name, source), f"{source.repo}@{commit}")
+    root = Path(at).expanduser()
+    if os.path.isfile(root):
+        return Files({_split_of(root, name, source): (root,)}, "local files")
+    if not os.path.isdir(root):
+        raise InputError(f"{str(root)[:300]} is not a folder; name one with the files of {name}")
+    splits = _in_folder(root, name, source)
+    if not splits:
+        wanted = ", ".join(f"{split}{suffix}" for split in source.files for suffix in SUFFIXES)
+        there = [path.name for path in _data_files(root)]
+        raise InputError(
+            f"{root} has no files of {name} ({_names(source)}, or {wanted}); they are in the "
+            f"dataset {source.repo} of the Hugging Face Hub"
+            + (f"; if {' or '.join(there[:4])} has its rows, rename it" if there else "")
+        )
+    return Files(splits, "local files")
 
 
-def _in_folder(root: Path, source: Source) -> dict[str, tuple[Path, ...]]:
+def _split_of(file: Path, name: str, source: Source) -> str:
+    """The split that a file is of: the only one, or the one that its name tells."""
+    named = [split for split in source.files if split in file.stem.casefold()]
+    found = list(source.files) if len(source.files) == 1 else named
+    if len(found) != 1 or file.suffix.lower() not in SUFFIXES:
+        raise InputError(
+            f"{file} may hold any of {', '.join(source.files)} of {name}; call it by one of them, "
+            f"as {next(iter(source.files))}.jsonl ({', '.join(SUFFIXES)} are read)"
+        )
+    return found[0]
+
+
+def _in_folder(root: Path, name: str, source: Source) -> dict[str, tuple[Path, ...]]:
     splits = {}
     for split, patterns in source.files.items():
         found = [path for pattern in patterns for path in sorted(root.glob(pattern))]
@@ -55,10 +74,34 @@ def _in_folder(root: Path, source: Source) -> dict[str, tuple[Path, ...]]:
             flat = [PurePosixPath(pattern).name for pattern in patterns]
             found = [path for pattern in flat for path in sorted(root.glob(pattern))]
         if not found:
-            found = [path for suffix in SUFFIXES if (path := root / f"{split}{suffix}").is_file()]
+            found = _by_name(root, name, source, split)
         if found:
             splits[split] = tuple(dict.fromkeys(found))
     return splits
+
+
+def _by_name(root: Path, name: str, source: Source, split: str) -> list[Path]:
+    """Files that are called by a split or its dataset: one, or the numbered parts of one."""
+    datasets = {bare(name), bare(source.repo.split("/")[1])}
+    names = {bare(split)} | {own + bare(split) for own in datasets}
+    if len(source.files) == 1:
+        names |= datasets
+    stems: dict[str, list[Path]] = {}
+    for path in _data_files(root):
+        part = re.fullmatch(r"(.+)-\d+-of-\d+", path.stem)
+        if bare(part[1] if part else path.stem) in names:
+            key = f"{path.parent}/{part[1] if part else path.stem}{path.suffix}"
+            stems.setdefault(key, []).append(path)
+    if len(stems) > 1:
+        several = " and ".join(str(paths[0].relative_to(root)) for paths in stems.values())
+        raise InputError(f"{root}: {several} are both called as the {split} rows; keep one")
+    return next(iter(stems.values()), [])
+
+
+def _data_files(root: Path) -> list[Path]:
+    """The files of a folder, and of those in it, that rows can be read from."""
+    found = sorted([*root.glob("*"), *root.glob("*/*")])
+    return [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file()]
 
 
 def _download(name: str, source: Source) -> tuple[Path, str]:
@@ -82,7 +125,7 @@ def _download(name: str, source: Source) -> tuple[Path, str]:
             f"{dataset} cannot be downloaded ({type(error).__name__}: {reason}); {way_out}{gated}"
         ) from None
     path = Path(folder)
-    if not _in_folder(path, source):
+    if not _in_folder(path, name, source):
         raise InputError(f"{dataset} has no {_names(source)}; {way_out}")
     return path, path.name
 

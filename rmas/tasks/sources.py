@@ -25,6 +25,7 @@ from rmas.tasks.generated import PUZZLES
 from rmas.tasks.locate import locate
 from rmas.tasks.prepared import Records, check_prepared, damaged, list_prepared
 from rmas.tasks.rows import Row, from_record
+from rmas.tasks.tables import nearest
 
 _PREPARE = 4 * 3600  # seconds that processes wait for the first one to write a dataset
 GENERATED_DEFAULTS = {"seed": 0, "train": 8000, "validation": 500, "test": 1000}
@@ -93,8 +94,9 @@ def load_rows_source(
         train: size of this split of a generated task.
         validation: size of this split of a generated task.
         test: size of this split of a generated task.
-        field: the top-level field with the rows of a JSON file.
-        source: the folder with the files of a benchmark or training set; None downloads them.
+        field: the top-level field with the rows of a JSON file; other files have none.
+        source: the folder with the files of a benchmark or training set, or its only file; None
+            downloads them.
 
     Raises:
         InputError: an unknown name, a malformed file, an empty split, settings of another kind
@@ -119,10 +121,13 @@ def load_rows_source(
             raise InputError(f"dataset {name} has no field {field!r}; only files have one")
         files = locate(str(name), source_of(str(name)), source)
         return _load(Public, public_config(str(name), files), data_dir, files.origin)
-    if Path(name).suffix not in (".json", ".jsonl", ".parquet"):
-        known = ", ".join([*PUZZLES, *BENCHMARKS, *TRAINING_SETS])
+    if Path(name).suffix.lower() not in (".json", ".jsonl", ".parquet"):
+        known = [*PUZZLES, *BENCHMARKS, *TRAINING_SETS]
+        meant = nearest(str(name), known)
         raise InputError(
-            f"dataset {str(name)!r} is unknown; use {known}, or a .json, .jsonl or .parquet file"
+            f"dataset {str(name)[:300]!r} is unknown; "
+            + (f"did you mean {meant}? " if meant else "")
+            + f"use {', '.join(known)}, or a .json, .jsonl or .parquet file"
         )
     return _load(RowFile, row_file_config(name, field), data_dir)
 

@@ -2,7 +2,7 @@
 
 An index is a table `passages` with the columns `title` and `text`. Index files are untrusted: they
 are opened read-only and immutable, with SQLite's protections against malicious schemas, and only
-if the schema is the one that `build` writes.
+if the schema is the one that `build` writes and the file has the checksum that it has written.
 """
 
 import contextlib
@@ -12,18 +12,22 @@ import threading
 import time
 import urllib.parse
 import weakref
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from rmas.errors import InputError
-from rmas.files import replacing
+from rmas.files import open_file, replacing
 from rmas.tools.toolbox import ToolError
 
 PASSAGE = 1200
 """Characters of the longest passage."""
 
-_APPLICATION_ID, _VERSION = 0x726D6173, 1
+_APPLICATION_ID = 0x726D6132  # of files whose `user_version` is the CRC-32 of all other bytes
+_WITHOUT_CHECKSUM = (0x726D6173, 1)  # both marks of files that older versions wrote
+_VERSION_AT = 60  # where SQLite's header has the user_version, in four bytes
 _CREATE = (
     "CREATE VIRTUAL TABLE passages USING fts5("
     "title, text, tokenize='porter unicode61 remove_diacritics 2')"
@@ -49,7 +53,7 @@ class Passage:
 def build(path: str | Path, documents: Iterable[Passage]) -> int:
     """Writes an index of documents, split into passages, and returns the number of passages.
 
-    The file is written atomically.
+    The file is written atomically, with a checksum.
 
     Raises:
       InputError: there are no documents, or `path` cannot be written; and whatever iterating over
@@ -57,7 +61,12 @@ def build(path: str | Path, documents: Iterable[Passage]) -> int:
     """
     try:
         with replacing(path) as temporary:
-            return _write(temporary, documents, str(path))
+            count = _write(temporary, documents, str(path))
+            with open(temporary, "rb+") as file:
+                checksum = _checksum(file)
+                file.seek(_VERSION_AT)
+                file.write(checksum.to_bytes(4, "big"))
+            return count
     except (OSError, sqlite3.OperationalError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be written: {reason}") from error
@@ -69,7 +78,6 @@ def _write(path: Path, documents: Iterable[Passage], name: str) -> int:
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {_VERSION}")
         try:
             connection.execute(_CREATE)
         except sqlite3.OperationalError as error:
@@ -83,6 +91,16 @@ def _write(path: Path, documents: Iterable[Passage], name: str) -> int:
         connection.execute("INSERT INTO passages (passages) VALUES ('optimize')")
         connection.execute("COMMIT")
         return count
+
+
+def _checksum(file: BinaryIO) -> int:
+    """The CRC-32 of an open file, with zeros where the checksum itself stands."""
+    head = bytearray(file.read(1 << 22))
+    head[_VERSION_AT : _VERSION_AT + 4] = bytes(len(head[_VERSION_AT : _VERSION_AT + 4]))
+    found = zlib.crc32(head)
+    while block := file.read(1 << 22):
+        found = zlib.crc32(block, found)
+    return found
 
 
 def pieces(text: str, limit: int = PASSAGE) -> Iterator[str]:
@@ -116,8 +134,18 @@ class Index:
     def __init__(self, path: str | Path):
         self._lock = threading.Lock()
         path = Path(path)
-        if not path.is_file():
-            raise InputError(f"search index {path} does not exist; make it with `{_BUILD}`")
+        try:
+            with open_file(path) as file:
+                checksum = _checksum(file)
+        except FileNotFoundError:
+            raise InputError(
+                f"search index {path} does not exist; make it with `{_BUILD}`"
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"search index {str(path)[:300]} cannot be read ({error.strerror}); make one with "
+                f"`{_BUILD}`"
+            ) from None
         place = urllib.parse.quote(str(path.absolute()))
         try:
             self._connection = sqlite3.connect(
@@ -130,25 +158,29 @@ class Index:
             self._connection.text_factory = lambda data: data.decode("utf-8", "replace")
             self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_BLOB)
             self._connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-            good = self._is_ours()
-        except sqlite3.Error as error:
+            good = self._is_ours(checksum)
+        # SQLite quotes the bytes of a damaged file in its messages, which Python cannot decode.
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise InputError(
                 f"{path} cannot be read as a search index ({error}); make one with `{_BUILD}`"
             ) from error
         if not good:
             raise InputError(
-                f"{path} is not a search index of this version; make one with `{_BUILD}`"
+                f"{path} is damaged or not a search index of this version; make one with `{_BUILD}`"
             )
 
-    def _is_ours(self) -> bool:
+    def _is_ours(self, checksum: int) -> bool:
         execute = self._connection.execute
         for name, value in (("trusted_schema", "OFF"), ("cell_size_check", "ON"), ("mmap_size", 0)):
             execute(f"PRAGMA {name} = {value}")
-        marks = [execute(f"PRAGMA {n}").fetchone()[0] for n in ("application_id", "user_version")]
+        kind, version = (
+            execute(f"PRAGMA {n}").fetchone()[0] for n in ("application_id", "user_version")
+        )
+        whole = (kind, version % (1 << 32)) == (_APPLICATION_ID, checksum)
         entries = execute("SELECT type, name, sql FROM sqlite_schema").fetchall()
         tables = {name: sql for kind, name, sql in entries if kind == "table"}
         return (
-            marks == [_APPLICATION_ID, _VERSION]
+            (whole or (kind, version) == _WITHOUT_CHECKSUM)
             and len(entries) == len(tables)
             and tables.keys() == {"passages", *_SHADOWS}
             and tables["passages"] == _CREATE
@@ -171,7 +203,7 @@ class Index:
             self._connection.set_progress_handler(lambda: time.monotonic() > end, 10_000)
             try:
                 rows = self._connection.execute(_SELECT, (PASSAGE, match, count)).fetchall()
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
                 if time.monotonic() > end:
                     raise ToolError(f"the search took longer than {seconds:g} s") from None
                 raise ToolError(f"the search index is damaged: {error}") from None

@@ -41,12 +41,9 @@ class StepFiles:
         self.delete_lists(steps)
 
     def delete_lists(self, steps: set[int]) -> None:
-        """Deletes lists of other steps than these, and half-written ones of a killed process."""
+        """Deletes lists of other steps than these."""
         for step in self._listed() - steps:
             self._list(step).unlink(missing_ok=True)
-        for path in self._folder.glob(f".{_LIST}*.tmp"):
-            if path.is_file():
-                path.unlink(missing_ok=True)
 
     def rename_unlisted(self) -> bool:
         """Renames steps that Orbax could not list: it reads the score of each at its start.

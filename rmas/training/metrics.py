@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, SupportsFloat
+from typing import Any, SupportsFloat, TextIO
 
 from rmas.errors import InputError
 from rmas.files import append_lines, atomic_write_bytes, atomic_write_text, parse_json, read_bytes
@@ -45,8 +45,8 @@ class MetricsWriter:
     ) -> None:
         self.folder, self._last = Path(folder), last_step
         self._written = _sum_of(b"")
-        self._file: IO[str] | None = None
-        self._times: IO[str] | None = None
+        self._file: TextIO | None = None
+        self._times: TextIO | None = None
         self._board: _Board | None = None
         if not is_first():
             return

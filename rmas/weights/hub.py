@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmas.errors import InputError
+from rmas.models.unsupported import format_of
 
 AGENT_FILES = (
     *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"),
@@ -65,11 +66,14 @@ def resolve(
         message says what to do.
     """
     folder = Path(os.path.expanduser(source))
-    if source and folder.is_dir():
+    if source and os.path.isdir(folder):
         return Located(folder, source, None)
     repo, at, named = source.partition("@")
-    if folder.is_file() or not _REPO.fullmatch(repo):
-        fact = "is a file" if folder.is_file() else f"is not a folder{_similar(folder)}"
+    if os.path.isfile(folder) or not _REPO.fullmatch(repo):
+        fact = "is a file" if os.path.isfile(folder) else f"is not a folder{_similar(folder)}"
+        if os.path.isfile(folder) and (known := format_of(folder.name)) is not None:
+            what, way = known
+            fact = f"is a file with {what}, which are not read; {way}"
         raise InputError(f"{source!r} {fact}; expected a folder or a Hub id owner/name[@revision]")
     if at and revision and named != revision:
         raise InputError(f"{source}: the name has revision {named!r}, but revision={revision!r}")

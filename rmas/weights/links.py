@@ -10,9 +10,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from rmas.checksums import CHECKSUM, without_checksum, write_checked
+from rmas.checksums import CHECKSUM, with_checksum, without_checksum
 from rmas.errors import InputError
-from rmas.files import read_json, replacing
+from rmas.files import read_json, replacing_folder, write_json
 from rmas.places import has_file
 from rmas.shapes import Params
 
@@ -20,20 +20,24 @@ WEIGHTS, MANIFEST, DIGEST = "links.safetensors", "manifest.json", "sha256"
 
 
 def save_links(folder: str | Path, links: Params, manifest: dict[str, Any]) -> None:
-    """Writes links (any subset of the tree) and their manifest, each file atomically.
+    """Writes links (any subset of the tree) and their manifest: both, or on an error none.
 
-    The manifest is written last and holds a digest of the links, so that a manifest of other
-    links is detected.
+    In a folder that has files, the links are replaced first, then the manifest. It holds a digest
+    of the links, so that a manifest of other links, which a kill between the two leaves, is
+    detected.
 
     Args:
       manifest: a JSON object.
+
+    Raises:
+      InputError: the disk is full.
+      OSError: as `open`.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     flat = {name: np.ascontiguousarray(leaf) for name, leaf in _flat(links).items()}
-    with replacing(folder / WEIGHTS) as temporary:
-        save_file(flat, temporary)
-    write_checked(folder / MANIFEST, manifest | {DIGEST: _digest(folder / WEIGHTS)})
+    with replacing_folder(folder, last=(MANIFEST,)) as made:
+        save_file(flat, made / WEIGHTS)
+        own = manifest | {DIGEST: _digest(made / WEIGHTS)}
+        write_json(made / MANIFEST, with_checksum(own))
 
 
 def load_links(

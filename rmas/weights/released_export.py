@@ -1,5 +1,6 @@
 """Writes links in the layout of released systems; `released_links.py` reads them."""
 
+import filecmp
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 
 from rmas.errors import InputError
-from rmas.files import atomic_write_json
+from rmas.files import replacing_folder, write_json
 from rmas.links import Form, InnerLink, OuterLink, edge_name
 from rmas.shapes import Params
 from rmas.weights import torch_archive
@@ -47,9 +48,10 @@ def write_released(
 ) -> None:
     """Writes all links of a system with their manifests.
 
-    Inner links go to `root/<agent>/`, outer links to `root/outer/`. Existing links of other tasks
-    are kept, and files of links are never overwritten. Each file is written atomically, the
-    manifests last.
+    Inner links go to `root/<agent>/`, outer links to `root/outer/`. A new or empty `root` gets all
+    files at once, or on an error none. In one that has files, links of other tasks are kept, files
+    of links are never overwritten, and the manifests come last; where a process was killed amid
+    that, the same call finishes its work.
 
     Args:
       layout: names the system's agents and edges.
@@ -59,7 +61,7 @@ def write_released(
 
     Raises:
       InputError: the links are not those of the layout or not of this form; links for this task
-        exist; or the folders belong to another system.
+        exist; the folders belong to another system; or the disk is full.
       OSError: as `open`.
     """
     root = Path(root)
@@ -68,14 +70,23 @@ def write_released(
     outer_states, outer_manifest = _outer_files(root, layout, links["outer"], form=form, task=task)
     states |= outer_states
     manifests |= outer_manifest
-    for file in states:
-        if file.exists():
-            raise InputError(f"{file} exists; write the links to another folder")
-    for file, state in states.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch_archive.write(file, state)
-    for file, manifest in manifests.items():
-        atomic_write_json(file, manifest)
+    with replacing_folder(root, last=(ADAPTER, INNER, OUTER)) as made:
+        for file, state in states.items():
+            new = made / file.relative_to(root)
+            new.parent.mkdir(exist_ok=True)
+            torch_archive.write(new, state)
+            if file.exists() and not filecmp.cmp(file, new, shallow=False):
+                raise InputError(f"{file} exists; write the links to another folder")
+        for file, manifest in manifests.items():
+            write_json(made / file.relative_to(root), manifest)
+        if all(file.is_file() for file in (*states, *manifests)) and not _changes(made, root):
+            what = f"has links for task {task!r}" if layout.by_task else "exists"
+            raise InputError(f"{root / OUTER_FOLDER / OUTER} {what}; write to another folder")
+
+
+def _changes(made: Path, root: Path) -> bool:
+    files = [file.relative_to(made) for file in made.rglob("*") if file.is_file()]
+    return any(not filecmp.cmp(made / file, root / file, shallow=False) for file in files)
 
 
 def _inner_files(
@@ -164,13 +175,13 @@ def _merged(
     for key, value in header.items():
         if old.get(key, value) != value:
             raise InputError(f"{path} belongs to another system: {key} is not {value!r}")
-    tasks = tasks_of(old, path)
+    tasks, new = tasks_of(old, path), {"task": task} | entry
     if not layout.by_task:
-        if old:
+        if old and old != header | entry:
             raise InputError(f"{path} exists; write the links to another folder")
         return header | entry
     if old and tasks is None:
         raise InputError(f"{path} has one entry for all tasks; {layout.style} has one for each")
-    if task in (tasks or {}):
+    if (tasks or {}).get(task, new) != new:
         raise InputError(f"{path} has links for task {task!r}; write to another folder")
-    return header | old | {"tasks": (tasks or {}) | {task: {"task": task} | entry}}
+    return header | old | {"tasks": (tasks or {}) | {task: new}}

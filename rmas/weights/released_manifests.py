@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rmas.errors import InputError
+from rmas.files import open_file
 from rmas.links import Form, parse_form
 from rmas.weights.files import inside, listed
 
@@ -51,7 +52,7 @@ def read_manifest(path: Path) -> Manifest:
         object.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             data = file.read(MAX_MANIFEST + 1)
     except FileNotFoundError as e:
         raise InputError(f"cannot read {path}: no such file") from e

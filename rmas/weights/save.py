@@ -8,7 +8,7 @@ import numpy as np
 from jax import tree_util
 from safetensors.numpy import save_file
 
-from rmas.files import atomic_write_json, replacing
+from rmas.files import replacing_folder, write_json
 from rmas.models import ModelSpec, parse_spec
 from rmas.models.spec import AttentionLayer, DeltaLayer, RopeSpec
 from rmas.shapes import Params
@@ -123,8 +123,8 @@ def save_params(
 ) -> None:
     """Writes parameters in their own dtypes, and the configuration, as transformers reads them.
 
-    Each file is written atomically. All weights are in host memory at once, so this is for small
-    models.
+    Both files are written, or on an error none. All weights are in host memory at once, so this
+    is for small models.
 
     Args:
       extra: further keys of `config.json`, as in `config_dict`.
@@ -134,8 +134,6 @@ def save_params(
     """
     if any(keys[-1].key == "scale" for keys, _ in tree_util.tree_leaves_with_path(params)):
         raise ValueError("int8 parameters cannot be saved as a checkpoint; save unquantized ones")
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     parts: dict[str, list[tuple[int, np.ndarray]]] = {}
     for keys, leaf in tree_util.tree_leaves_with_path(params):
         source = source_of(spec, "/".join(key.key for key in keys), leaf.shape)
@@ -150,9 +148,9 @@ def save_params(
         tensors[name] = np.ascontiguousarray(whole)
     dtype = str(np.asarray(params["embed"]["weight"]).dtype)
     config = config_dict(spec, {"dtype": dtype} | (extra or {}))
-    with replacing(directory / WEIGHTS) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-    atomic_write_json(directory / "config.json", config)
+    with replacing_folder(directory, last=("config.json",)) as made:
+        save_file(tensors, made / WEIGHTS, metadata={"format": "pt"})
+        write_json(made / "config.json", config)
 
 
 def _stored(array: np.ndarray, layout: str) -> np.ndarray:

@@ -148,7 +148,7 @@ class _Chunks(io.FileIO):
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[_Archive]:
     try:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InputError(f"cannot read {path}: no such file")
         with _Chunks(path) as file:
             size = os.fstat(file.fileno()).st_size

@@ -133,7 +133,7 @@ def remove(*names):
         (write("config.json", "{"), "config.json is not valid JSON"),
         (edit("config.json", model_type="mamba"), "unknown architecture 'mamba'"),
         (write("generation_config.json", "["), "generation_config.json is not valid JSON"),
-        (write("generation_config.json", "[]"), "generation_config.json is not a JSON object"),
+        (write("generation_config.json", "[]"), "generation_config.json must hold a JSON object"),
     ],
 )  # fmt: skip
 def test_damaged_folders(copy, damage, told):

@@ -194,7 +194,7 @@ def test_the_error_for_a_bad_row_names_file_row_and_column(tmp_path, name, chang
     ("name", "row", "message"),
     [
         ("gsm8k", {"question": "q", "answer": "no mark"}, "row 0: column 'answer' has no '####'"),
-        ("bamboogle", {"question": "q", "answer": "a"}, "row 0: column 'Question' is missing"),
+        ("bamboogle", {"text": "q", "answer": "a"}, "row 0: column 'Question' is missing"),
         ("hotpotqa", {"id": "1", "question": "", "answer": "a"}, "column 'question' is empty"),
         ("mbppplus", make_samples.MBPPPLUS[0] | {"test": "pass", "test_list": ["x"], "code": "y"},
          "row 0: column 'test' does not name the function"),
@@ -212,11 +212,11 @@ def test_a_bad_row_of_a_parquet_file(tmp_path, name, row, message):
 @pytest.mark.parametrize(
     ("name", "file", "content", "message"),
     [
-        ("math500", "test.jsonl", b'{"problem": "a", \n', "line 1: not valid JSON"),
+        ("math500", "test.jsonl", b'{"problem": "a", \n', "line 1, column 17: not valid JSON"),
         ("math500", "test.jsonl", b"[1]\n", "line 1: not an object"),
         ("math500", "test.jsonl", b"\xff\n", "byte 0 is not UTF-8"),
         ("math500", "test.jsonl", b"", "the files of math500 have no rows"),
-        ("math500", "test.json", b'{"a": 1}', "the top level is not a list"),
+        ("math500", "test.json", b'{"a": 1}', "field 'data' is not a list of rows"),
         ("gsm8k", "test.parquet", b"PAR1 and more", "test.parquet: not valid parquet"),
         ("gpqa", "gpqa_diamond.csv", b"Question,Correct Answer\nq\n", "row 0: the number of cells"),
         ("gpqa", "gpqa_diamond.csv", b'Question,Correct Answer\nq,"a\n', "not valid CSV"),

@@ -78,7 +78,12 @@ BAD = {
     "no rows": ([], "f.json", None, "empty dataset: f.json has no rows"),
     "not utf-8": (b"\xff", "f.json", None, "f.json: byte 0 is not UTF-8"),
     "bad json": (b"[\n{,", "f.json", None, "f.json, line 2, column 2: not valid JSON"),
-    "bad line": (b'{"a": 1}\n{', "f.jsonl", None, "f.jsonl, line 2, column 2: not valid JSON"),
+    "bad line": (
+        b'{"question": "q", "answer": "1"}\n{',
+        "f.jsonl",
+        None,
+        "f.jsonl, line 2, column 2: not valid JSON",
+    ),
     "deep": (b"[" * 10**6, "f.json", None, "f.json: JSON that cannot be read (maximum recursion"),
     "digits": (b"1" * 5000, "f.json", None, "f.json: JSON that cannot be read (Exceeds the limit"),
     "top level": (b"3", "f.json", None, "f.json: the top level is a number"),

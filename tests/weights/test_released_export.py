@@ -158,7 +158,7 @@ def test_nothing_is_overwritten(tmp_path):
     refused(r"Critic-Solver-Outerlink\(code\).pt exists", tmp_path, SEQUENTIAL, math, "ln_res",
             "code")  # fmt: skip
     write_released(tmp_path / "flat", FLAT, links_of(FLAT), "ln_res")
-    refused("innerlink_config.json exists", tmp_path / "flat", FLAT, links_of(FLAT), "ln_res")
+    refused("outerlink_config.json exists", tmp_path / "flat", FLAT, links_of(FLAT), "ln_res")
 
 
 def test_folders_of_another_system_are_refused(tmp_path):
