@@ -246,6 +246,11 @@ def open_builder(kind: type[RowBuilder], config, data_dir: str | Path) -> RowBui
     return kind(data_dir=str(data_dir), config=config, file_format="array_record")
 
 
+def prepared_path(kind: type[RowBuilder], config, data_dir: str | Path) -> Path:
+    """The folder in which `open_builder`'s builder has, or will have, its files."""
+    return Path(data_dir) / kind.name / config.name / str(kind.VERSION)
+
+
 def _digest(*parts) -> str:
     text = json.dumps([str(RowBuilder.VERSION), *parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
