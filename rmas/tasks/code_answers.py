@@ -1,4 +1,4 @@
-"""Code: finds the program in a text, and runs it in the sandbox."""
+"""Code: runs programs in the sandbox, and says what stopped them."""
 
 from collections.abc import Callable
 
@@ -6,31 +6,7 @@ from rmas.errors import InputError
 from rmas.tools.limits import Completed, Limits
 from rmas.tools.sandbox import Sandbox, SandboxError
 
-MAX_CODE = 200_000
-"""Most characters of a program."""
 _MIB = 1 << 20
-
-
-def find_code(text: str) -> str | None:
-    """The last fenced block marked `python`, else the last fenced block; None without any.
-
-    A block that is not closed ends with the text.
-    """
-    blocks: list[tuple[str, str]] = []
-    mark: str | None = None
-    lines: list[str] = []
-    for line in [*text.split("\n"), "```"]:
-        bare = line.strip()
-        if mark is None and bare.startswith("```"):
-            mark, lines = bare.strip("`").strip().lower(), []
-        elif mark is not None and bare == "```":
-            blocks.append((mark, "\n".join(lines) + "\n"))
-            mark = None
-        elif mark is not None:
-            lines.append(line)
-    python = [code for mark, code in blocks if mark in ("python", "py", "python3")]
-    found = (python or [code for _, code in blocks])[-1:]
-    return found[0] if found and found[0].strip() and len(found[0]) <= MAX_CODE else None
 
 
 def run_code(

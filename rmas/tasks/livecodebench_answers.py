@@ -11,7 +11,8 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from rmas.errors import InputError
-from rmas.tasks.code_answers import code_scores, find_code, run_code
+from rmas.tasks.code_answers import code_scores, run_code
+from rmas.tasks.code_blocks import find_code
 from rmas.tasks.grader import FENCE, Grader
 from rmas.tasks.private_tests import decode_tests
 from rmas.tasks.rows import Row
@@ -78,7 +79,7 @@ def score_livecodebench(
 
     Raises InputError where the tests of the row cannot be read.
     """
-    code = find_code(text)
+    code = find_code(text, row.meta["interface"])
     if code is None:
         return None, code_scores(False), "no code"
     tests = [

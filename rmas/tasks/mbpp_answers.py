@@ -7,7 +7,8 @@ compared, nor report that it passed.
 
 import secrets
 
-from rmas.tasks.code_answers import code_scores, find_code, run_code
+from rmas.tasks.code_answers import code_scores, run_code
+from rmas.tasks.code_blocks import find_code
 from rmas.tasks.grader import FENCE, Grader
 from rmas.tasks.rows import Row
 from rmas.tools.sandbox import Sandbox
@@ -116,7 +117,7 @@ def score_mbpp(
     text: str, row: Row, sandbox: Sandbox, seconds: float
 ) -> tuple[str | None, dict[str, float], str]:
     """Whether the program's function passes the row's script (`meta["script"]`)."""
-    code = find_code(text)
+    code = find_code(text, row.meta["interface"])
     if code is None:
         return None, code_scores(False), "no code"
     token = secrets.token_hex(16)

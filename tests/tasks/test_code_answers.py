@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rmas.errors import InputError
-from rmas.tasks.code_answers import find_code
+from rmas.tasks.code_blocks import find_code
 from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.livecodebench_answers import _groups, _printed
 from rmas.tasks.rows import Row
