@@ -187,8 +187,9 @@ def _filter_calls() -> None:
         code += [(at_least, 0, 1, 0x40000000), (stop, 0, 0, _KILL)]
     for calls, answer in ((_DENIED, denied), (_ABSENT, (stop, 0, 0, _ERRNO | _ENOSYS))):
         for numbers in calls.values():
-            if numbers[column] is not None:
-                code += [(equal, 0, 1, numbers[column]), answer]
+            number = numbers[column]
+            if number is not None:
+                code += [(equal, 0, 1, number), answer]
 
     def check(numbers: tuple, place: int, tests: list) -> None:
         """Of one call: tests of an argument's low word, which skip the last of two results."""

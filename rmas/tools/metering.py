@@ -150,8 +150,8 @@ def _share(pid: int) -> int:
     """Bytes of private memory, where shared memory is divided among its processes; slow."""
     try:
         with open(f"/proc/{pid}/smaps_rollup") as file:
-            facts = dict(line.split()[:2] for line in file.read().splitlines()[1:])
-        return (int(facts["Pss_Anon:"]) + int(facts.get("SwapPss:", 0))) * 1024
+            found = dict(line.split()[:2] for line in file.read().splitlines()[1:])
+        return (int(found["Pss_Anon:"]) + int(found.get("SwapPss:", 0))) * 1024
     except (OSError, KeyError):
         facts = _status(pid)
         return facts.get("RssAnon", 0) + facts.get("VmSwap", 0)

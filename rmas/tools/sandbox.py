@@ -98,40 +98,44 @@ class Sandbox:
 
         Args:
           program: a command, or Python source, whose last expression is printed.
-          stdin: the program's input, or a descriptor to read it from.
+          stdin: the program's input, or a descriptor to read it from, which is closed.
           limits: None means `Limits()`.
           files: relative path -> text; they are written into the working folder first.
-          stdout: a descriptor to write to, such as of a pipe; then `Completed.stdout` is empty.
+          stdout: a descriptor to write to, which is closed; then `Completed.stdout` is empty.
           cancelled: asked often; the program is ended once it is true.
 
         Raises:
           SandboxError: the sandbox could not be started.
           ValueError: a path of `files` leads out of the working folder.
         """
-        limits = limits or Limits()
-        for name in files or {}:
-            if not name or os.path.isabs(name) or ".." in Path(name).parts or "\0" in name:
-                raise ValueError(f"file {name!r} is not inside the program's folder")
-        user = None if self.kind == "none" else spare_user()
-        source = program if isinstance(program, str) else None
-        job = {
-            "files": dict(files or {}),
-            "argv": None if source is not None else list(program),
-            "source": source,
-            "packages": self.interpreter.packages,
-            "user": user,
-            "contained": self.kind != "none",
-            "limits": _rlimits(limits, self.kind),
-        }
-        try:
-            command = launcher(self.kind, self.interpreter, limits, user)
-        except FileNotFoundError as error:
-            raise SandboxError(str(error)) from None
-        streams = stdin, stdout
-        outcome, code = self._start(job, streams, limits, command, cancelled)
+        with contextlib.ExitStack() as given:
+            for stream in (stdin, stdout):
+                if isinstance(stream, int):
+                    given.callback(os.close, stream)
+            limits = limits or Limits()
+            for name in files or {}:
+                if not name or os.path.isabs(name) or ".." in Path(name).parts or "\0" in name:
+                    raise ValueError(f"file {name!r} is not inside the program's folder")
+            user = None if self.kind == "none" else spare_user()
+            source = program if isinstance(program, str) else None
+            job = {
+                "files": dict(files or {}),
+                "argv": None if source is not None else list(program),
+                "source": source,
+                "packages": self.interpreter.packages,
+                "user": user,
+                "contained": self.kind != "none",
+                "limits": _rlimits(limits, self.kind),
+            }
+            try:
+                command = launcher(self.kind, self.interpreter, limits, user)
+            except FileNotFoundError as error:
+                raise SandboxError(str(error)) from None
+            streams = _Streams(stdin, stdout, given)
+            outcome, code = self._start(job, streams, limits, command, cancelled)
         texts = [output.decode("utf-8", "replace") for output in outcome.outputs]
         out, err = texts if stdout is None else ("", *texts)
-        if not outcome.started:
+        if not outcome.started and not cancelled():
             last = err.strip().splitlines()[-1:] or [f"it does not start (status {code})"]
             raise SandboxError(last[0])
         if self.kind != "none":
@@ -147,12 +151,12 @@ class Sandbox:
     def _start(
         self,
         job: dict[str, Any],
-        streams: tuple[str | int, int | None],
+        streams: "_Streams",
         limits: Limits,
         command: list[str],
         cancelled: Callable[[], bool],
     ) -> tuple[Outcome, int]:
-        stdin, stdout = streams
+        stdin, stdout = streams.stdin, streams.stdout
         with contextlib.ExitStack() as stack:
             job_fd = stack.enter_context(_nameless(json.dumps(job).encode()))
             if isinstance(stdin, str):
@@ -182,6 +186,7 @@ class Sandbox:
                 raise SandboxError(f"{command[0]}: {error.strerror}") from None
             finally:
                 os.close(begins)
+                streams.given.close()  # so that the other side of a pipe sees the end
 
             def kill() -> None:
                 for pid in [] if process.poll() is not None else list(tree(process.pid)):
@@ -213,6 +218,15 @@ class Sandbox:
         if done.stdout != "contained\n":
             reason = done.stderr.strip().splitlines()[-1:] or [f"the probe ends with {done}"]
             raise SandboxError(f"it does not contain programs: {reason[0]}")
+
+
+@dataclass(frozen=True)
+class _Streams:
+    """A program's streams as `run` gets them; `given` closes those that are descriptors."""
+
+    stdin: str | int
+    stdout: int | None
+    given: contextlib.ExitStack
 
 
 _PROBE = """
