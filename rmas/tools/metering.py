@@ -16,8 +16,8 @@ from rmas.tools.memory_groups import MemoryGroup
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TMPFS = ("tmp", "dev/shm")
-_MAPPING = 256  # bytes of the kernel for a mapping, which has one page of addresses at least
-_LOCK = 256
+# Bytes of the kernel: for a mapping, for each process above that has it too, and for a file lock.
+_MAPPING, _INHERITED, _LOCK = 256, 96, 256
 
 
 class Meter:
@@ -33,7 +33,8 @@ class Meter:
     def __init__(self, pid: int, memory: int, files: int, group: MemoryGroup | None = None):
         self._pid, self._memory, self._most_files, self._group = pid, memory, files, group
         self._folders: list[int] = []  # descriptors of the sandbox's tmpfs
-        self._exact: tuple[int, int] | None = None  # bytes and page faults when last measured
+        # Bytes and page faults when last measured, and until when that holds.
+        self._exact: tuple[int, int, float] | None = None
         self.interval = 0.01 if group is None else 0.05
         """Seconds from one call of `overused` to the next."""
 
@@ -65,36 +66,49 @@ class Meter:
     def _exceeded(self, stored: int) -> bool:
         """Whether the memory of all processes and `stored` bytes of files exceed the limit.
 
-        Memory that processes share is first counted for each of them. Where that exceeds the limit
-        they are stopped for a moment and measured exactly. From then on the count is that measure
-        and one page for each page fault, until that exceeds the limit again.
+        Memory that processes share is first counted for each of them, and mappings as if each had
+        one page. Where that exceeds the limit the processes are stopped for a moment and measured
+        exactly. From then on the count is that measure and one page for each page fault, for as
+        long as the measure took and until that exceeds the limit again.
         """
         pids = list(tree(self._pid))
         facts = list(map(_status, pids))
         left = self._memory - stored - self._kernel(pids, facts)
-        if sum(f.get("RssAnon", 0) + f.get("VmSwap", 0) for f in facts) <= left:
+        private = sum(f.get("RssAnon", 0) + f.get("VmSwap", 0) for f in facts)
+        pages = [(pid, f.get("VmSize", 0) // _PAGE) for pid, f in zip(pids, facts, strict=True)]
+        mappings = sum(number * self._mapping(pid) for pid, number in pages)
+        if private + mappings <= left:
             return False
+        start = time.monotonic()
         if self._exact is not None:
-            held, faults = self._exact
-            if held + (sum(map(_faults, pids)) - faults) * _PAGE <= left:
+            held, faults, until = self._exact
+            if start < until and held + (sum(map(_faults, pids)) - faults) * _PAGE <= left:
                 return False
         with _stopped(self._pid) as pids:
-            self._exact = sum(map(_share, pids)), sum(map(_faults, pids))
-        return self._exact[0] > left
+            held = sum(_share(pid) + _mappings(pid) * self._mapping(pid) for pid in pids)
+            faults = sum(map(_faults, pids))
+        now = time.monotonic()
+        self._exact = held, faults, now + (now - start)
+        return held > left
+
+    def _mapping(self, pid: int) -> int:
+        """Bytes of the kernel for one mapping of a process."""
+        depth = 0
+        while pid != self._pid and depth < 100 and (pid := _parent(pid)):
+            depth += 1
+        return _MAPPING + _INHERITED * depth
 
     def _kernel(self, pids: list[int], facts: list[dict[str, int]]) -> int:
-        """Bytes of the kernel on behalf of the processes, the most that they may be."""
-        total = sum(f.get("VmPTE", 0) + f.get("VmSize", 0) * _MAPPING // _PAGE for f in facts)
+        """Bytes of the kernel for page tables, file locks, and sockets, as if all were full."""
+        total = sum(f.get("VmPTE", 0) for f in facts)
         with contextlib.suppress(OSError), open("/proc/locks") as file:
             owners = [line.split()[-4:-3] for line in file.read(1 << 20).splitlines()]
-            total += (
-                sum(o[:1] != [] and o[0].isdigit() and int(o[0]) in pids for o in owners) * _LOCK
-            )
+            total += _LOCK * sum(o != [] and o[0].isdigit() and int(o[0]) in pids for o in owners)
         if self._folders:  # else they have the machine's network
             with contextlib.suppress(OSError, ValueError, IndexError):
                 used = Path(f"/proc/{pids[-1]}/net/sockstat").read_text().split()[2]
                 each = Path("/proc/sys/net/core/wmem_default").read_text()
-                total += int(used) * int(each)
+                total += int(used) * int(each) * 2  # of their size and what manages it
         return total
 
 
@@ -136,14 +150,30 @@ def _status(pid: int) -> dict[str, int]:
     return {f[0][:-1]: int(f[1]) * 1024 for f in map(str.split, lines) if f[2:] == ["kB"]}
 
 
-def _faults(pid: int) -> int:
-    """The page faults of a process and of its children that have ended."""
+def _stat(pid: int) -> list[str]:
+    """The fields of a process from its state on; empty if it has ended."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
+            return file.read().rpartition(")")[2].split()
     except OSError:
-        return 0
-    return sum(map(int, fields[7:11]))
+        return []
+
+
+def _parent(pid: int) -> int:
+    return int("".join(_stat(pid)[1:2]) or 0)
+
+
+def _faults(pid: int) -> int:
+    """The page faults of a process and of its children that have ended."""
+    return sum(map(int, _stat(pid)[7:11]))
+
+
+def _mappings(pid: int) -> int:
+    """The number of mappings of a process; as if each had one page, where that is hidden."""
+    try:
+        return Path(f"/proc/{pid}/maps").read_bytes().count(b"\n")
+    except OSError:
+        return _status(pid).get("VmSize", 0) // _PAGE
 
 
 def _share(pid: int) -> int:

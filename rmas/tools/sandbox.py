@@ -30,7 +30,7 @@ from rmas.tools.memory_groups import memory_group
 from rmas.tools.metering import Meter, tree
 from rmas.tools.supervise import Bounds, Outcome, watch
 
-_MACHINERY = 32 << 20
+_MACHINERY = 16 << 20
 """Bytes of the processes around a program, which do not count towards its limit."""
 _SIGNALS = 128
 """Signals that may wait for a program's processes, and timers that send them."""
