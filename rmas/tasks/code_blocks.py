@@ -23,6 +23,7 @@ _WRITES = re.compile(r"\bprint\s*\(|\bstdout\b")
 _BEGINS = re.compile(  # what a line begins with that may be code among prose
     r"(?:def|class|import|from|async|for|while|if|try|with)\b.*|@\w.*|[\w.]+\(.*|\w[\w, .\[\]]*=.*"
 )
+_THOUGHT = re.compile("</?think>")
 _GOES_ON = re.compile(r"(?:else|elif|except|finally)\b")
 _FENCE = re.compile(r"[ \t>]*(?:`{3,}|~{3,})")
 _CHUNKS, _TRIES = 20, 2000  # most parts of one statement, and most that are parsed in a text
@@ -53,7 +54,7 @@ def find_code(text: str, interface: Mapping[str, str] | None = None) -> str | No
     """
     name = (interface or {}).get("name", "")
     answer = text.rpartition("</think>")[2]
-    for part in dict.fromkeys((answer, text)):
+    for part in dict.fromkeys((answer, _THOUGHT.sub("\n", text))):
         blocks = list(_blocks(part))
         best = max(enumerate(blocks), key=lambda item: _rank(item, name), default=None)
         if best is None or _wanted(best[1], name) == 0:
@@ -80,6 +81,7 @@ def _wanted(block: _Block, name: str) -> int:
     if block.tree is None:
         return 2 * bool(re.search(rf"^\s*(?:async\s+)?def\s+{re.escape(name)}\b", block.code, re.M))
     found = [node for node in _members(block.tree) if name in _bound(node)]
+    found = [node for node in found if isinstance(node, _DEFINES) or name not in _read(node)]
     return 2 - all(_is_stub(node) for node in found) if found else 0
 
 
@@ -200,29 +202,35 @@ def _parse(code: str) -> ast.Module | None:
         return None
 
 
-def _bound(tree: ast.AST) -> set[str]:
-    """The names that a statement, without those within its functions and classes, gives."""
-    if isinstance(tree, _DEFINES):
-        return {tree.name}
-    found = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and _is_stored(n)}
+def _bound(node: ast.stmt) -> set[str]:
+    """The names that a statement gives to those after it."""
+    return {node.name} if isinstance(node, _DEFINES) else _given(node)
+
+
+def _given(tree: ast.AST) -> set[str]:
+    """All names that get a value anywhere in code."""
+    found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.alias):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            found.add(node.id)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.alias):
             found.add((node.asname or node.name).partition(".")[0])
         elif isinstance(node, _DEFINES):
             found.add(node.name)
     return found
 
 
-def _is_stored(name: ast.Name) -> bool:
-    return isinstance(name.ctx, ast.Store)
+def _read(tree: ast.AST) -> set[str]:
+    """All names whose value is read anywhere in code."""
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    return {name.id for name in names if isinstance(name.ctx, ast.Load)}
 
 
 def _missing(tree: ast.AST) -> set[str]:
     """The names that code reads and nowhere gives."""
-    nodes = list(ast.walk(tree))
-    read = {n.id for n in nodes if isinstance(n, ast.Name) and not _is_stored(n)}
-    given = set().union(*map(_bound, nodes)) | {n.arg for n in nodes if isinstance(n, ast.arg)}
-    return read - given - set(dir(builtins))
+    return _read(tree) - _given(tree) - set(dir(builtins))
 
 
 def _with_parts(block: _Block, others: Sequence[_Block]) -> str:

@@ -31,7 +31,7 @@ from rmas.tools.metering import Meter, tree
 from rmas.tools.supervise import Bounds, Outcome, watch
 
 _MACHINERY = 16 << 20
-"""Bytes of the processes around a program, which do not count towards its limit."""
+"""Bytes of the processes around a program, which a control group counts with it."""
 _SIGNALS = 128
 """Signals that may wait for a program's processes, and timers that send them."""
 
@@ -162,11 +162,11 @@ class Sandbox:
             if isinstance(stdin, str):
                 data = stdin.encode("utf-8", "surrogatepass")
                 stdin = stack.enter_context(_nameless(data))
-            memory, group = limits.memory + _MACHINERY, None
+            group = None
             folder, home = "/", "/tmp"
             if self.kind == "none":
                 folder = home = stack.enter_context(tempfile.TemporaryDirectory(prefix="program-"))
-            elif group := memory_group(memory):
+            elif group := memory_group(limits.memory + _MACHINERY):
                 stack.callback(group.close)
                 command = group.command(command)
             started, begins = os.pipe()
@@ -201,7 +201,7 @@ class Sandbox:
                 stack.callback(pipe.close)
                 os.fchmod(pipe.fileno(), 0o666)  # so that another user can open /dev/stdout
             files = sys.maxsize if self.kind == "none" else limits.files
-            meter = Meter(process.pid, memory, files, group)
+            meter = Meter(process.pid, limits.memory, files, group)
             stack.callback(meter.close)
             bounds = Bounds(limits.wall, limits.output)
             try:
