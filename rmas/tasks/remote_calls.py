@@ -227,6 +227,11 @@ def _write(descriptor: int, value: Any, hold: Any) -> None:
         left = left[os.write(descriptor, left) :]
 
 
+def _read(line: str | bytes, held: Any) -> Any:
+    with _for_large_values():
+        return json.loads(line, object_hook=lambda found: decode(found, held))
+
+
 def _serve(name: str) -> None:
     """Runs the candidate, and then answers requests until there are no more."""
     incoming, replies = _lines()
@@ -242,7 +247,7 @@ def _serve(name: str) -> None:
     exec(_compiled("candidate.py"), module.__dict__)
     _write(replies, ["value", getattr(module, name, None)], hold)
     for line in os.fdopen(incoming):
-        operation, *operands = json.loads(line, object_hook=lambda o: decode(o, kept.__getitem__))
+        operation, *operands = _read(line, kept.__getitem__)
         try:
             _write(replies, ["value", _OPERATIONS[operation](*operands)], hold)
         except Exception as error:
@@ -271,8 +276,7 @@ def _judge(name: str, seconds: float) -> None:
         line = bytes(pending[:end])
         del pending[: end + 1]
         try:
-            with _for_large_values():
-                kind, *values = json.loads(line, object_hook=lambda o: decode(o, held))
+            kind, *values = _read(line, held)
         except (ValueError, TypeError, KeyError, RecursionError):
             os._exit(BROKEN)
         if kind == "value":
