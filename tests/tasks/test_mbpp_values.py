@@ -38,7 +38,8 @@ VALUES = (
     "bytearray(b'c'), [1, [2], 'a'], (1, ()), [(1, 'a'), (2, 'b')], [[1], [2.5]], "
     "((1, 2), (3, 4)), {1, (2,)}, frozenset({'a'}), {'k': {1: (2,)}, (1, 2): []}, "
     "collections.deque([1]), range(3), decimal.Decimal('1.50'), fractions.Fraction(1, 3), "
-    "datetime.date(2024, 2, 29), datetime.datetime(2024, 2, 29, 12, 30, 1, 5), datetime.timedelta(1, 2), int, slice(1, None)"
+    "datetime.date(2024, 2, 29), datetime.datetime(2024, 2, 29, 12, 30, 1, 5), "
+    "datetime.timedelta(1, 2), int, slice(1, None)"
 )
 MODULES = "import collections, datetime, decimal, fractions, math\n"
 
