@@ -8,7 +8,7 @@
 
 Wrong input (an InputError, or flags and config files that do not parse) ends in one line on
 stderr and exit status 2; `--debug` shows the stack trace before it. Ctrl-C exits with 130, and a
-run that was asked to end (SIGTERM) and has saved its state with 143.
+run that was asked to end (SIGTERM, SIGHUP) and has saved its state with 143.
 """
 
 import atexit
@@ -30,20 +30,23 @@ from absl import flags
 from absl import logging as absl_logging
 
 from experiments import config as configs
+from experiments import quit_at_once
 from rmas import parallel
 from rmas.console import printable
 from rmas.errors import BusyError, InputError, PeersLostError, Stopped
 from rmas.experiment import Settings
 from rmas.experiment.experiment import SETTINGS
 from rmas.files import full_disk, is_full_disk
+from rmas.places import has_file
 from rmas.training.orbax_errors import should_print
-from rmas.training.stopping import end_on_sigterm
+from rmas.training.stopping import end_on_signals, leave_lost_terminal
 
 __all__ = ["run", "say", "settings_and_workdir", "start"]
 
 FLAGS = flags.FLAGS
 _DRY = {"dry_run": "experiments.evaluate", "plan": "experiments.train_inner and train_outer"}
 _AFTER = 3.0
+_LONG = 4000  # most characters of a message: a path may be as long as its writer likes
 _NAME = 300  # most characters of a file's name in a message
 _ENVIRONMENT = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG),
@@ -94,6 +97,10 @@ def run(
 
     if resumes and (config is not None or workdir is not None):
         signal.signal(signal.SIGTERM, _stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(signal.SIGHUP, _stop)
+    if signal.getsignal(signal.SIGINT) is quit_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         absl_app.run(lambda argv: _to_the_end(main, argv), flags_parser=parse)
     except InputError as error:
@@ -106,11 +113,12 @@ def run(
         _leave(1)
     except Stopped as stopped:
         print(f"{_one_line(stopped)}; the same command resumes the run", file=sys.stderr)
-        sys.exit(143)
+        sys.exit(stopped.status)
     except BrokenPipeError:  # the reader of our output, as in `... | head`, wants no more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, quit_at_once)  # another one while the process ends
         if _debug():
             traceback.print_exc()
         after = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
@@ -156,7 +164,8 @@ def _environment(error: Exception) -> str:
 
 
 def _stop(*_: object) -> None:
-    """SIGTERM, where no training listens for it, ends like Ctrl-C."""
+    """SIGTERM and SIGHUP, where no training listens for them, end like Ctrl-C."""
+    leave_lost_terminal()
     raise Stopped("stopped")
 
 
@@ -193,9 +202,9 @@ def start() -> None:
 
 
 def after_training() -> None:
-    """SIGTERM ends this process at once: JAX's runtime, which has listened for it, did not."""
+    """SIGTERM and SIGHUP end this process at once; JAX's runtime has listened for the first."""
     if parallel.is_joined():
-        end_on_sigterm()
+        end_on_signals()
 
 
 def say(text: str) -> None:
@@ -288,7 +297,7 @@ def _of_workdir(argv: list[str], default: str | None) -> str | None:
         if match := re.fullmatch(r"--?workdir(?:=(.*))?", word, re.DOTALL):
             named = after if match[1] is None else match[1]
     path = Path(named).expanduser() / SETTINGS if named else None
-    return str(path) if path is not None and os.path.isfile(path) else None
+    return str(path) if path is not None and has_file(path) else None
 
 
 class _OneLine(logging.Formatter):
@@ -342,5 +351,6 @@ def _debug() -> bool:
 
 
 def _one_line(error: object) -> str:
-    """The text on one line, with nothing in it that could act on a terminal."""
-    return printable("; ".join(s for line in str(error).splitlines() if (s := line.strip())))
+    """The text on one line that is not endless, with nothing that could act on a terminal."""
+    text = printable("; ".join(s for line in str(error).splitlines() if (s := line.strip())))
+    return text if len(text) <= _LONG else f"{text[: _LONG // 2]} ... {text[-_LONG // 2 :]}"

@@ -19,11 +19,13 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from rmas.checksums import read_checked
 from rmas.console import printable
 from rmas.errors import InputError
 from rmas.experiment import Settings
-from rmas.files import read_json
+from rmas.files import read_bytes
 from rmas.options import Described, as_dict, described, did_you_mean, summary_of
+from rmas.places import has_file
 
 ROOT = Path(__file__).parents[1]
 COMMAND = {
@@ -51,10 +53,12 @@ def load(spec: str) -> ConfigDict:
     """
     file, colon, argument = spec.partition(":")
     path = Path(file).expanduser()
-    if not os.path.isfile(path):
+    if os.path.isdir(path) or not has_file(path):
         problem = "is a folder" if os.path.isdir(path) else "no such file"
         raise InputError(f"--config={spec}: {problem} (in {Path.cwd()}){_configs_here(path)}")
-    values = read_json(path) if path.suffix == ".json" else _run(path, argument if colon else None)
+    values = (
+        read_checked(path) if path.suffix == ".json" else _run(path, argument if colon else None)
+    )
     if not isinstance(values, dict):
         raise InputError(f"config file {path} is not a JSON object")
     tools = values.get("tools")
@@ -179,7 +183,7 @@ def _run(path: Path, argument: str | None) -> Any:
     module.__file__ = str(path)
     sys.modules[_MODULE] = module  # dataclasses look their module up there
     try:
-        source = path.read_text(encoding="utf-8")
+        source = read_bytes(path).decode()
         # Compiled here, so that no stale or unwanted __pycache__ lies beside the user's file.
         exec(compile(source, str(path), "exec"), module.__dict__)
         get_config = module.__dict__.get("get_config")

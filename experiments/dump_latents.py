@@ -11,7 +11,6 @@ of every prompt (`segments`) and the answers for every number of rounds (`output
 release, an answer ends at the tokenizer's own eos alone.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -96,12 +95,7 @@ def dump(
     loaded: LoadedSystem, questions: list[str], rounds: int, limits: Limits, batch: int
 ) -> tuple[dict[str, np.ndarray], dict[str, list[dict]]]:
     """Arrays of the run with all rounds, and the answers for each number of rounds."""
-    system = loaded.system
-    agents = {
-        name: dataclasses.replace(a, eos=(a.chat.tokenizer.eos_token_id,))
-        for name, a in system.agents.items()
-    }
-    runner = Runner(dataclasses.replace(system, agents=agents), limits, Sampling(), seed=0)
+    runner = Runner(loaded.system, limits, Sampling(), seed=0)
     asked = [Question(str(n), text) for n, text in enumerate(questions)]
     parts: dict[str, list[np.ndarray]] = {}
     outputs: dict[str, list[dict]] = {f"R{r}": [] for r in range(1, rounds + 1)}

@@ -8,7 +8,6 @@ agents and untrained links at 1 to 3 rounds on fresh questions, prints the table
 minutes on two CPU cores; killed, it resumes where it was when the same command is given again.
 """
 
-import json
 import time
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +22,7 @@ from rmas.evaluation import plots
 from rmas.evaluation.results import ResultRow
 from rmas.evaluation.tables import table
 from rmas.experiment import Experiment
-from rmas.files import atomic_write_json
+from rmas.files import atomic_write_json, read_json
 from rmas.parallel import is_first
 
 _SEED = flags.DEFINE_integer(
@@ -89,8 +88,8 @@ def _summary(run: Experiment, rows: list[ResultRow], seconds: dict[str, float]) 
 def _rows_of(path: Path) -> list[dict] | None:
     """The table of an earlier run of this folder, if one was finished."""
     try:
-        return json.loads(path.read_text())["rows"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(path)["rows"]
+    except (InputError, KeyError, TypeError):
         return None
 
 

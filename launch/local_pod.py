@@ -4,8 +4,8 @@
       python -m experiments.train_outer --config.mesh=auto --workdir=runs/pod
 
 Every process gets the command with `--coordinator`, `--processes` and `--process`; its lines are
-shown after its number. When one fails, the others are ended, as a cluster would do. SIGTERM goes
-to all. The exit status is that of the first process that failed.
+shown after its number. When one fails, the others are ended, as a cluster would do. SIGTERM,
+Ctrl-C and SIGHUP go to all. The exit status is that of the first process that failed.
 """
 
 import argparse
@@ -58,7 +58,8 @@ def run(
         thread.start()
     before = {
         number: signal.signal(number, lambda n, _: [p.send_signal(n) for p in started])
-        for number in (signal.SIGTERM, signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
         return _wait(started)

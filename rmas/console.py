@@ -1,8 +1,10 @@
 """Terminal output: text that is safe to print, aligned tables, progress."""
 
+import contextlib
+import errno
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, SupportsFloat
 
 from rmas.parallel import is_first
@@ -87,13 +89,15 @@ class Progress:
             return
         text = " ".join(filter(None, ["compiling", what]))
         if self._bar is not None:
-            self._bar.update(self._task, text=text, pace="", refresh=True)
+            with _unless_closed():
+                self._bar.update(self._task, text=text, pace="", refresh=True)
         else:
             print("  ".join(filter(None, [self._label, text])), file=self._stream, flush=True)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with _unless_closed():
+                self._bar.stop()
 
     def update(self, step: int, **values: SupportsFloat | Callable[[], SupportsFloat]) -> None:
         """Reports that `step` steps are done, with `values` to show, as in `loss=0.5`.
@@ -134,6 +138,16 @@ class Progress:
         ]
         line = "  ".join(part for part in [self._label, *parts] if part)
         print(line, file=self._stream, flush=True)
+
+
+@contextlib.contextmanager
+def _unless_closed() -> Iterator[None]:
+    """Ignores that the terminal has been closed: the run ends by the signal that tells of it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 def _pace(rate: float | None, left: int, unit: str) -> str:

@@ -10,11 +10,18 @@ class InputError(ValueError):
 
 
 class Stopped(BaseException):
-    """The run was asked to end (SIGTERM, a notice of preemption) and has saved its progress.
+    """The run was asked to end (by SIGTERM, SIGHUP or Ctrl-C) and has saved its progress.
 
     Like KeyboardInterrupt it derives from BaseException, so that `except Exception` does not
     swallow it. The message says where the run stopped; the same command continues from there.
+
+    Attributes:
+      status: the exit status of a command.
     """
+
+    def __init__(self, message: str, status: int = 143) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class PeersLostError(Exception):

@@ -19,7 +19,6 @@ import shutil
 import socket
 import stat
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,6 +27,8 @@ from rmas.errors import InputError
 
 MAX_JSON = 64 << 20
 """Bytes of the largest JSON file that `read_json` accepts."""
+MAX_DEPTH = 100
+"""Levels of objects and lists that a JSON text may have; what reads them is recursive."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_WORDS = (
     "No space left",
@@ -319,26 +320,45 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         return file.read()
 
 
-def checksums(folder: Path) -> dict[str, list[int]]:
-    """Size and CRC-32 of every file in a folder and below, by its path there.
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text in UTF-8 of at most `MAX_DEPTH` levels.
 
-    Raises OSError as `open_file` does.
+    Numbers beyond the range of a float, integers of hundreds of digits among them, are infinite.
+
+    Raises ValueError for any other text.
     """
-    found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        total, size = 0, 0
-        with open_file(path) as file:
-            while block := file.read(1 << 22):
-                total, size = zlib.crc32(block, total), size + len(block)
-        found[str(path.relative_to(folder))] = [size, total]
-    return found
+    text = text.decode("utf-8") if isinstance(text, bytes) else text
+    try:
+        value = _parsed(text)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels") from None
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return value
+    raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer of more digits than Python reads
+        return json.loads(text, parse_int=_integer)
 
 
 def read_json(path: str | os.PathLike) -> Any:
     """Reads a JSON file of at most `MAX_JSON` bytes.
 
     Raises:
-      InputError: the file cannot be read, is too large, or is not valid JSON.
+      InputError: the file cannot be read, is too large, or is not valid JSON (`parse_json`).
     """
     try:
         with open_file(path) as file:
@@ -348,6 +368,11 @@ def read_json(path: str | os.PathLike) -> Any:
     if len(data) > MAX_JSON:
         raise InputError(f"{path} is larger than the limit of {MAX_JSON >> 20} MiB")
     try:
-        return json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as e:
+        return parse_json(data)
+    except ValueError as e:
         raise InputError(f"{path} is not valid JSON: {str(e)[:200]}") from e
+
+
+def _integer(text: str) -> int | float:
+    """An integer; one that no field could hold is infinite, as 1e400 is."""
+    return int(text) if len(text) < 400 else float(text)

@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A package imports itself and the packages before it.
 PACKAGES = (
-    *("errors", "options", "shapes", "files", "parallel", "console", "models", "links", "weights"),
+    *("errors", "options", "shapes", "files", "places", "checksums", "workers"),
+    *("parallel", "console", "models", "links", "weights"),
     *("tools", "system", "tasks", "training", "evaluation", "experiment"),
 )
 FOR_EXPERIMENTS_ONLY = ("experiments", "absl", "ml_collections")

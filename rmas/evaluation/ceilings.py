@@ -3,16 +3,20 @@
 Generated tasks know it: a system of r rounds cannot answer a question that needs more rounds.
 """
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rmas.checksums import read_checked, write_checked
 from rmas.console import printable
 from rmas.errors import InputError
-from rmas.files import atomic_write_json, read_json
+from rmas.places import has_file
 from rmas.tasks.grading import GRADERS
 from rmas.tasks.rows import Row
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,17 +33,22 @@ class Ceilings:
 
 
 def write_ceilings(path: Path, grader: str, rows: Sequence[Row], rounds: Iterable[int]) -> None:
-    """Writes the ceilings on `rows`, unless `path` is there or the grader does not know them.
+    """Writes the ceilings on `rows`, unless they are there or the grader does not know them.
 
     `grader` is a name in `GRADERS`.
     """
     ceiling = GRADERS[grader].ceiling
-    if ceiling is None or path.is_file():
+    if ceiling is None:
         return
+    try:
+        if read_ceilings(path) is not None:
+            return
+    except InputError as error:
+        _log.warning("%s: it is written anew", error)
     known = {r: ceiling(rows, r) for r in sorted(set(rounds))}
     by_rounds = {r: accuracy for r, accuracy in known.items() if accuracy is not None}
     if by_rounds:
-        atomic_write_json(path, {"questions": len(rows), "by_rounds": by_rounds})
+        write_checked(path, {"questions": len(rows), "by_rounds": by_rounds})
 
 
 def read_ceilings(path: Path) -> Ceilings | None:
@@ -47,9 +56,9 @@ def read_ceilings(path: Path) -> Ceilings | None:
 
     Raises InputError, naming the file, for other content.
     """
-    if not path.is_file():
+    if not has_file(path):
         return None
-    value = read_json(path)
+    value = read_checked(path)
     try:
         questions = value["questions"]
         by_rounds = {int(rounds): float(x) for rounds, x in value["by_rounds"].items()}

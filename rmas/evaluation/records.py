@@ -25,6 +25,7 @@ from rmas.evaluation.json_lines import (
 )
 from rmas.evaluation.layout import CEILINGS, CONFIG, FOLDER, RECORDS, TIMINGS
 from rmas.files import read_json
+from rmas.places import has_file
 
 SCHEMAS = (1, 2)
 """Versions of the format that can be read."""
@@ -139,7 +140,7 @@ def read_evaluations(workdirs: Iterable[Path]) -> Evaluations:
     for index, workdir in enumerate(dict.fromkeys(Path(w).resolve() for w in workdirs)):
         folder = workdir / FOLDER
         path = folder / RECORDS
-        if not path.is_file():
+        if not has_file(path):
             raise InputError(
                 f"{path} is missing; name a workdir of experiments.evaluate, or run it first"
             )
@@ -149,7 +150,7 @@ def read_evaluations(workdirs: Iterable[Path]) -> Evaluations:
             raise InputError(f"{path} has no records yet; let experiments.evaluate continue first")
         _check_data(folder / CONFIG, workdir, {key.benchmark for key in order}, data)
         path = folder / TIMINGS
-        if path.is_file():
+        if has_file(path):
             newest, own_files["timings"] = _read_timings(path, index, order)
             for batch in newest:
                 if all(key in found and index in found[key].workdirs for key in batch.keys):
@@ -157,7 +158,7 @@ def read_evaluations(workdirs: Iterable[Path]) -> Evaluations:
                         batches.setdefault(key, batch)
         path = folder / CEILINGS
         ceilings.append(read_ceilings(path))
-        if path.is_file():
+        if has_file(path):
             own_files["ceilings"] = hash_file(path)
         files.append(own_files)
     grouped: dict[str, dict[Variant, dict[str, dict[int, Record]]]] = {}
@@ -171,7 +172,7 @@ def _check_data(
     path: Path, workdir: Path, benchmarks: Iterable[str], data: dict[str, tuple[Any, Path]]
 ) -> None:
     """Refuses other data under the name of a benchmark that an earlier workdir has."""
-    config = read_json(path) if path.is_file() else None
+    config = read_json(path) if has_file(path) else None
     own = config.get("data") if isinstance(config, dict) else None
     for benchmark in benchmarks if own else ():
         other, first = data.setdefault(benchmark, (own, workdir))
@@ -227,22 +228,17 @@ def _read_timings(path: Path, workdir: int, order: Sequence[Key]) -> tuple[list[
     def add(value: dict[str, Any], place: str) -> None:
         nonlocal count
         count += 1
-        variant, rollout = _variant(value, place), integer_field(value, "rollout", place, 0, 0)
-        start, n = integer_field(value, "start", place, 0), integer_field(value, "n", place, 1)
+        check_timing(value, place)
+        variant, rollout = _variant(value, place), value.get("rollout", 0)
+        start, n = value["start"], value["n"]
         timed = places.get((variant, rollout), [])
         keys = timed[start : start + n]
         if "ids" in value:
-            ids = value["ids"]
-            if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
-                raise InputError(f"{place}: field 'ids' must be a list of question ids")
-            if len(ids) != n or len(set(ids)) != n:
-                raise InputError(f"{place}: field 'ids' must name n = {n} different questions")
             names = {key.question: key for key in timed}
-            keys = [names[i] for i in ids if i in names]
-        batch = _batch(value, place, workdir, keys)
+            keys = [names[i] for i in value["ids"] if i in names]
         # Not of questions that are missing, or that may belong to another benchmark.
         known = len(keys) == n and len(benchmarks) == 1
-        newest[variant, rollout, start] = batch if known else None
+        newest[variant, rollout, start] = _batch(value, workdir, keys) if known else None
 
     file = scan(path, add)
     batches = [batch for batch in newest.values() if batch]
@@ -291,8 +287,23 @@ def _record(value: dict[str, Any], place: str, workdir: int) -> tuple[Key, Recor
     )
 
 
-def _batch(value: dict[str, Any], place: str, workdir: int, keys: Sequence[Key]) -> TimedBatch:
-    """A checked timing of the records `keys`."""
+def check_record(value: dict[str, Any], place: str) -> None:
+    """Raises InputError, naming the field, for what is not a record."""
+    _record(value, place, 0)
+
+
+def check_timing(value: dict[str, Any], place: str) -> None:
+    """Raises InputError, naming the field, for what is not the timing of a batch."""
+    _variant(value, place)
+    integer_field(value, "rollout", place, 0, 0)
+    integer_field(value, "start", place, 0)
+    n = integer_field(value, "n", place, 1)
+    if "ids" in value:
+        ids = value["ids"]
+        if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
+            raise InputError(f"{place}: field 'ids' must be a list of question ids")
+        if len(ids) != n or len(set(ids)) != n:
+            raise InputError(f"{place}: field 'ids' must name n = {n} different questions")
     phases = field({"phases": {}} | value, "phases", dict, place)
     for name in phases:
         name_field({"phases": name}, "phases", place)
@@ -300,15 +311,21 @@ def _batch(value: dict[str, Any], place: str, workdir: int, keys: Sequence[Key])
     for name, number in {**numbers, **{f"phases.{n}": s for n, s in phases.items()}}.items():
         if not is_finite(number) or number < 0:
             raise InputError(f"{place}: field '{name}' must be a number of seconds, 0 or more")
-    peak = value.get("peak_bytes")
+    if value.get("peak_bytes") is not None:
+        integer_field(value, "peak_bytes", place, 0)
+    field({"machine": ""} | value, "machine", str, place)
+
+
+def _batch(value: Mapping[str, Any], workdir: int, keys: Sequence[Key]) -> TimedBatch:
+    """The timing of the records `keys`, which `check_timing` has accepted."""
     return TimedBatch(
         workdir=workdir,
         keys=keys,
         seconds=float(value["seconds"]),
         compile=float(value["compile"]) if "compile" in value else None,
-        phases=phases,
-        peak_bytes=None if peak is None else integer_field(value, "peak_bytes", place, 0),
-        machine=field({"machine": ""} | value, "machine", str, place),
+        phases=value.get("phases", {}),
+        peak_bytes=value.get("peak_bytes"),
+        machine=value.get("machine", ""),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rmas import __version__
+from rmas.checksums import read_checked, write_checked
 from rmas.errors import InputError
 from rmas.evaluation import plots
 from rmas.evaluation.json_lines import File
@@ -16,7 +17,8 @@ from rmas.evaluation.results import ResultRow, RowsByBenchmark
 from rmas.evaluation.statistics import FLIPS, SAMPLES
 from rmas.evaluation.summary import summarise, summarise_workdir
 from rmas.evaluation.tables import markdown_report
-from rmas.files import atomic_write_json, read_json, replacing_folder, write_json
+from rmas.files import replacing_folder, write_json
+from rmas.places import has_file
 
 SCHEMA = 1
 """Version of the format of `report.json`."""
@@ -51,7 +53,8 @@ def write_summary(workdir: Path, data: Mapping[str, Any]) -> list[ResultRow]:
     rows = summarise_workdir(workdir)
     records = sum(row["records"] for row in rows)
     content = {"data": data, "records": records, "rows": rows}
-    atomic_write_json(workdir / FOLDER / SUMMARY, content)
+    has_file(workdir / FOLDER / SUMMARY)  # what is there instead of a file is told
+    write_checked(workdir / FOLDER / SUMMARY, content)
     return rows
 
 
@@ -98,15 +101,21 @@ def make_report(workdirs: Sequence[Path], out: Path | None = None, k: int | None
 def _is_empty(workdir: Path) -> bool:
     """Whether an evaluation was started there and has written nothing yet."""
     path = workdir / FOLDER / RECORDS
-    return path.is_file() and path.stat().st_size == 0
+    return has_file(path) and path.stat().st_size == 0
 
 
 def _unfinished(workdir: Path, records: File) -> str:
     """What an evaluation lacks; empty where it is complete."""
     path = workdir / FOLDER / SUMMARY
-    if not path.is_file():
+    if not has_file(path):
         return "has not ended"
-    lines, wanted = records.lines - records.duplicates, read_json(path).get("records", 0)
+    lines, summary = records.lines - records.duplicates, read_checked(path)
+    wanted = summary.get("records", 0) if isinstance(summary, dict) else None
+    if not isinstance(wanted, int):
+        raise InputError(
+            f"{path} is not a summary; give the command of the evaluation again, which writes it "
+            "anew"
+        )
     return f"has {lines:,} of its {wanted:,} records" if lines < wanted else ""
 
 

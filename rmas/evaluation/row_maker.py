@@ -7,12 +7,14 @@ and ends with the same rows.
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rmas.console import Progress
 from rmas.errors import InputError
+from rmas.evaluation.json_lines import keep_damaged, line_of, parse_line, whole_lines
 from rmas.files import append_lines, atomic_write_text
 from rmas.system.answers import Answer, Question
 from rmas.system.topology import Topology
@@ -20,6 +22,7 @@ from rmas.tasks.grader import Grade
 from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
 
+_log = logging.getLogger(__name__)
 ATTEMPTS, ROWS = "attempts.jsonl", "rows.jsonl"
 """Names of the files that are written: all attempts, and the rows."""
 
@@ -60,7 +63,7 @@ class RowMaker:
         """
         right: dict[str, dict[str, Any]] = {}
         path = folder / ATTEMPTS
-        old = path.read_text().split("\n")[:-1] if path.is_file() else []
+        old = whole_lines(path)
         at, resuming = 0, True
         for n in range(self.attempts):
             left = [row for row in rows if row.id not in right]
@@ -71,11 +74,11 @@ class RowMaker:
                     found = _read(old[at : at + len(group)], group, n) if resuming else None
                     if found is None:
                         if resuming:  # drops the lines of an incomplete batch
-                            atomic_write_text(path, "".join(f"{line}\n" for line in old[:at]))
+                            _drop(path, old, at, len(group))
                             resuming = False
                         found = self._attempt(group, n)
                         with path.open("a") as file:
-                            append_lines(file, [json.dumps(line) for line in found])
+                            append_lines(file, map(line_of, found))
                     at += len(group)
                     right |= {line["id"]: line for line in found if line["kept"]}
                     progress.update(start + len(group), right=len(right) / len(rows))
@@ -101,10 +104,23 @@ class RowMaker:
         return found
 
 
+def _drop(path: Path, lines: Sequence[str], kept: int, batch: int) -> None:
+    """Keeps the first lines; where more than a batch is dropped a kill was not the cause."""
+    if len(lines) - kept >= batch:
+        _log.warning(
+            "%s is damaged behind line %d: what follows is attempted again; the file as it was is "
+            "now %s",
+            path,
+            kept,
+            keep_damaged(path).name,
+        )
+    atomic_write_text(path, "".join(f"{line}\n" for line in lines[:kept]))
+
+
 def _read(lines: Sequence[str], group: Sequence[Row], n: int) -> list[dict[str, Any]] | None:
     """The attempts `n` at the rows of a batch; None where some are missing."""
     try:
-        found = [json.loads(line) for line in lines]
+        found = [parse_line(line) for line in lines]
         same = [(line["id"], line["attempt"]) for line in found] == [(row.id, n) for row in group]
     except (ValueError, KeyError, TypeError):
         return None

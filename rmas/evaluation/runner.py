@@ -6,7 +6,7 @@ of an uninterrupted one. Timings, which differ from run to run, are in a separat
 """
 
 import dataclasses
-import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,12 +14,17 @@ from typing import Any
 
 import jax
 
+from rmas.checksums import CHECKSUM
 from rmas.console import Progress
+from rmas.errors import InputError
 from rmas.evaluation.ceilings import write_ceilings
+from rmas.evaluation.json_lines import keep_damaged, line_of, parse_line, scan, whole_lines
 from rmas.evaluation.layout import CEILINGS, QUESTIONS, RECORDS, TIMINGS
+from rmas.evaluation.records import check_record, check_timing
 from rmas.files import append_lines, atomic_write_text, replacing, report_full_disk
 from rmas.parallel import barrier, is_first
 from rmas.parallel.meters import peak_bytes, seconds_compiling
+from rmas.places import has_file
 from rmas.system.answers import Answer, Question
 from rmas.system.batch import bucket
 from rmas.tasks.grader import Grade
@@ -29,6 +34,7 @@ from rmas.tasks.rows import Row
 
 SCHEMA = 2
 """Version of the format of records and timings."""
+_log = logging.getLogger(__name__)
 _MAX_WAIT = 7 * 24 * 3600  # seconds that processes wait for the slowest one's answers
 
 RecordKey = tuple[str, int, int | None, int, str]
@@ -179,9 +185,9 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
 
     With several processes each one answers its share of these batches and writes its own files;
     the first process merges them, before and after. So a run may be resumed with another number of
-    processes.
+    processes. Damaged lines count as missing, with a warning.
 
-    Raises InputError where a row cannot be graded, or the disk is full.
+    Raises InputError where a row cannot be graded, the disk is full, or a file cannot be read.
     """
     batches = list(plan.batches())
     if is_first():
@@ -191,7 +197,7 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
         rounds = {method.rounds for method in plan.methods}
         with report_full_disk(f"{folder / CEILINGS}"):
             write_ceilings(folder / CEILINGS, plan.grader, plan.asked.source, rounds)
-    done = whole_batches(_lines(folder / RECORDS), batches)
+    done = whole_batches(whole_lines(folder / RECORDS), batches)
     index, count = jax.process_index(), jax.process_count()
     mine = [batch for n, batch in enumerate(batches) if n not in done][index::count]
     seen = sum(map(len, done.values())) if count == 1 else 0
@@ -201,10 +207,13 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
     scored: dict[Method, list[float]] = {}
     for n, lines in done.items() if count == 1 else ():
         scores = scored.setdefault(batches[n].method, [])
-        scores += [json.loads(line)["scores"]["exact"] for line in lines]
+        scores += [parse_line(line)["scores"]["exact"] for line in lines]
+    own_files = _own_file(folder / RECORDS), _own_file(folder / TIMINGS)
+    for path in own_files:
+        has_file(path)  # what is there instead of a file is told, and not waited for
     with (
-        _own_file(folder / RECORDS).open("a") as record_file,
-        _own_file(folder / TIMINGS).open("a") as timing_file,
+        own_files[0].open("a") as record_file,
+        own_files[1].open("a") as timing_file,
         Progress(total, start=seen, label=label, unit="answer") as progress,
     ):
         for batch in mine:
@@ -220,9 +229,9 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
             grades = graders.grade(plan.grader, [a.text for a in answers], rows)
             new = [plan.record(batch, *three) for three in zip(rows, answers, grades, strict=True)]
             with report_full_disk(f"{folder / RECORDS}"):
-                append_lines(record_file, [json.dumps(record) for record in new])
-                append_lines(timing_file, [json.dumps(timing)])
-                if is_first():
+                append_lines(record_file, map(line_of, new))
+                append_lines(timing_file, [line_of(timing)])
+                if is_first() and not has_file(folder / QUESTIONS):
                     _write_questions(plan.asked, folder / QUESTIONS)
             scores = scored.setdefault(method, [])
             scores += [record["scores"]["exact"] for record in new]
@@ -231,9 +240,11 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
     barrier("all questions are answered", _MAX_WAIT)
     if is_first():
         merge(folder, batches)
+        with report_full_disk(f"{folder / QUESTIONS}"):
+            _repair_questions(plan.asked, folder / QUESTIONS)
     barrier("all records are merged")
-    found = whole_batches(_lines(folder / RECORDS), batches)
-    return [json.loads(line) for n in range(len(batches)) for line in found[n]]
+    found = whole_batches(whole_lines(folder / RECORDS), batches)
+    return [parse_line(line) for n in range(len(batches)) for line in found[n]]
 
 
 def _answer(
@@ -268,11 +279,20 @@ def _answer(
 
 
 def _write_questions(asked: Asked, path: Path) -> None:
-    """Writes the texts of all questions, unless the file is there; records have only ids."""
-    if not path.is_file():
-        with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for row in asked.source:
-                file.write(json.dumps({"id": row.id, "question": row.question}) + "\n")
+    """Writes the texts of all questions; records have only ids."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for row in asked.source:
+            file.write(line_of({"id": row.id, "question": row.question}) + "\n")
+
+
+def _repair_questions(asked: Asked, path: Path) -> None:
+    """Writes the texts of all questions again where their file is gone or damaged."""
+    try:
+        if has_file(path) and scan(path, lambda *_: None).lines == len(asked.source):
+            return
+    except InputError as error:
+        _log.warning("%s: it is written anew", error)
+    _write_questions(asked, path)
 
 
 def _own_file(path: Path) -> Path:
@@ -288,14 +308,42 @@ def merge(folder: Path, batches: Sequence[Batch]) -> None:
         path = folder / name
         parts = sorted(folder.glob(f"{path.stem}.*{path.suffix}"))
         parts = [part for part in parts if part.suffixes[0][1:].isdecimal()]
-        lines = [line for file in (path, *parts) for line in _lines(file)]
+        check = check_record if whole else check_timing
+        lines = [line for file in (path, *parts) for line in _sound_lines(file, check)]
         if whole:
             found = whole_batches(lines, batches)
             lines = [line for n in sorted(found) for line in found[n]]
-        if lines or path.is_file():
+        if lines or has_file(path):
             atomic_write_text(path, "".join(f"{line}\n" for line in lines))
         for part in parts:
             part.unlink()
+
+
+def _sound_lines(path: Path, check: Callable[[dict[str, Any], str], None]) -> list[str]:
+    """The lines of a file that are what was written; warns, and keeps a copy, if others are not."""
+    lines = whole_lines(path)
+    damaged = [n for n, line in enumerate(lines) if not _is_sound(line, check)]
+    if damaged:
+        kept = keep_damaged(path)
+        _log.warning(
+            "%s: line %d %s damaged: %s; the file as it was is now %s",
+            path,
+            damaged[0] + 1,
+            "is" if len(damaged) == 1 else f"and {len(damaged) - 1} more are",
+            "its batches are answered again" if check is check_record else "its times are lost",
+            kept.name,
+        )
+    return [line for n, line in enumerate(lines) if n not in set(damaged)]
+
+
+def _is_sound(line: str, check: Callable[[dict[str, Any], str], None]) -> bool:
+    try:
+        value = parse_line(line)
+        if f'"{CHECKSUM}"' not in line:  # of an earlier version
+            check(value, "")
+    except ValueError:
+        return False
+    return True
 
 
 def whole_batches(lines: Sequence[str], batches: Sequence[Batch]) -> dict[int, list[str]]:
@@ -304,13 +352,12 @@ def whole_batches(lines: Sequence[str], batches: Sequence[Batch]) -> dict[int, l
     for n, batch in enumerate(batches):
         starts[batch.key(batch.ids[0])] = n
     found: dict[int, list[str]] = {}
-    at = 0
+    keys, at = [_key(line) for line in lines], 0
     while at < len(lines):
-        n = starts.get(_key(lines[at]), -1)
+        n = starts.get(keys[at], -1)
         ids = batches[n].ids if n >= 0 else ()
-        group = lines[at : at + len(ids)]
-        if ids and [_key(line) for line in group] == [batches[n].key(own) for own in ids]:
-            found.setdefault(n, list(group))
+        if ids and keys[at : at + len(ids)] == [batches[n].key(own) for own in ids]:
+            found.setdefault(n, list(lines[at : at + len(ids)]))
             at += len(ids)
         else:
             at += 1
@@ -321,12 +368,9 @@ def _key(line: str) -> RecordKey | None:
     """What identifies the record in a line; None where there is no record."""
     names = ("method", "rounds", "latent_length", "rollout", "id")
     try:
-        record = json.loads(line)
-        return tuple(record[name] for name in names)
+        record = parse_line(line)
+        key = tuple(record[name] for name in names)
+        hash(key)
+        return key
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a file, without an incomplete one at its end."""
-    return path.read_text().split("\n")[:-1] if path.is_file() else []

@@ -11,6 +11,7 @@ from rmas.errors import InputError
 from rmas.evaluation.json_lines import scan
 from rmas.evaluation.layout import QUESTIONS
 from rmas.evaluation.records import COUNTS
+from rmas.places import has_file
 
 _TOOL_FIELDS = {"agent": str, "round": int, "tool": str, "result": str, "failed": bool}
 
@@ -36,7 +37,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def read_question(records: Path, question: str) -> str:
     """The text of a question, from the file of questions next to `records`; empty without one.
 
-    Raises InputError, naming the line, for one that is not a question.
+    Raises InputError, naming the line, for one that is not a question, and for a half file.
     """
     path = records.with_name(QUESTIONS)
     texts: dict[str, str] = {}
@@ -48,8 +49,9 @@ def read_question(records: Path, question: str) -> str:
         if name == question:
             texts[name] = text
 
-    if path.is_file():
-        scan(path, add)
+    file = scan(path, add) if has_file(path) else None
+    if file and (file.half_lines or not file.lines):
+        raise InputError(f"{path} is cut short; give the command of the evaluation again")
     return texts.get(question, "")
 
 

@@ -13,13 +13,14 @@ from typing import Any, Literal, overload
 import jax
 import numpy as np
 
+from rmas.checksums import read_checked
 from rmas.errors import InputError
 from rmas.experiment import derive
 from rmas.experiment.experiment import LINKS, SETTINGS, Experiment
 from rmas.experiment.links import warn_of_rounds
 from rmas.experiment.settings import Settings
-from rmas.files import read_json
 from rmas.links import Form, parse_form
+from rmas.places import has_file
 from rmas.shapes import Params
 from rmas.system import prompts as prompt_sets
 from rmas.system.answers import Answer, Limits, Question
@@ -234,20 +235,20 @@ def load(
     if root is not None:
         raise InputError(f"root belongs to a released system ({', '.join(STYLES)}), not to {name}")
     folder = Path(name).expanduser()
-    if os.path.isfile(folder / SETTINGS):
-        stored = read_json(folder / SETTINGS)
+    if has_file(folder / SETTINGS):
+        stored = read_checked(folder / SETTINGS)
         return _ready(_stored(stored, folder / SETTINGS, {**top, "system": system}), folder, links)
     if not os.path.isdir(folder):
         patterns = (WEIGHTS, MANIFEST)
         folder = hub.resolve(name, patterns=patterns).path
-    if not (folder / MANIFEST).is_file():
+    if not has_file(folder / MANIFEST):
         raise InputError(
             f"{folder} is not a trained workdir (no {SETTINGS}) nor a folder of links (no "
             f"{MANIFEST}); name one of these, a released system ({', '.join(STYLES)}), or a Hub id"
         )
     above = folder.parents[1] if len(folder.parents) > 1 else folder
-    if folder.name == LINKS and (above / SETTINGS).is_file() and agents is None:
-        stored = read_json(above / SETTINGS)
+    if folder.name == LINKS and has_file(above / SETTINGS) and agents is None:
+        stored = read_checked(above / SETTINGS)
         settings = _stored(stored, above / SETTINGS, {**top, "system": system})
         return _ready(settings, above, links or folder)
     settings = _of_manifest(folder, {**top, "system": system})
@@ -293,7 +294,7 @@ def _stored(stored: Any, path: Path, over: Mapping[str, Any]) -> Settings:
 def _of_manifest(folder: Path, over: Mapping[str, Any]) -> Settings:
     """Settings from what links say that they belong to."""
     path = folder / MANIFEST
-    manifest = read_json(path)
+    manifest = read_checked(path)
     try:
         topology = manifest["topology"]
         edges = [(f"{e['src']}->{e['dst']}", e["when"]) for e in topology["edges"]]

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from rmas.checksums import write_checked
 from rmas.errors import InputError
 from rmas.evaluation.layout import FOLDER
 from rmas.evaluation.reporting import Report, make_report
@@ -36,8 +37,8 @@ from rmas.experiment.methods import methods
 from rmas.experiment.outline import outline_of, published_outline, training_context
 from rmas.experiment.settings import Settings
 from rmas.experiment.toolboxes import toolboxes
-from rmas.files import atomic_write_json, read_json
 from rmas.parallel import is_first
+from rmas.places import has_entry, has_file
 from rmas.shapes import Params
 from rmas.system.load import System
 from rmas.system.outline import Outline
@@ -50,7 +51,7 @@ from rmas.training.inner import train_inner
 from rmas.training.loop import check_batch
 from rmas.training.objectives import TrainingContext, parse_objective
 from rmas.training.outer import check_longest, train_outer
-from rmas.training.workdir import open_workdir
+from rmas.training.workdir import open_workdir, read_identity
 
 _log = logging.getLogger(__name__)
 
@@ -65,13 +66,15 @@ class Experiment:
     Attributes:
       settings: with the values that follow from data and devices filled in.
       derived: those values, and why.
-      workdir: the folder of everything that it writes; made by the first stage.
+      workdir: the folder of everything that it writes; made by the first stage. A name that no
+        file system could have raises `InputError` at once.
     """
 
     def __init__(self, settings: Settings, workdir: str | Path) -> None:
         self._given = settings
         self.settings, self.derived = derive.names(settings)
         self.workdir = Path(workdir).expanduser()
+        has_entry(self.workdir)
         self.data = Data(self.settings, self.workdir)
 
     # What a stage needs, made once when it is first asked for.
@@ -150,9 +153,9 @@ class Experiment:
             longest = derive.longest_prompt(self.settings, self._unloaded, self.data)
         own = self.workdir / "outer" / LINKS
         if links is None:
-            missing = "" if own.exists() else "train them with this workdir, or name their folder"
+            missing = "" if has_entry(own) else "train them with this workdir, or name their folder"
         else:
-            missing = "" if Path(links).expanduser().exists() else f"{links} does not exist"
+            missing = "" if has_entry(Path(links).expanduser()) else f"{links} does not exist"
         return dry_run.describe(
             self.settings,
             self.derived,
@@ -189,11 +192,11 @@ class Experiment:
         identity = self._identity("links", "inner") | {"rounds": s.outer.rounds}
         for agent in agents:
             open_workdir(self.workdir / "inner" / agent, identity)
-        self._remember(only_once=(self.workdir / "outer" / LINKS).exists())
+        self._remember(only_once=has_entry(self.workdir / "outer" / LINKS))
         for agent in agents:
             folder = self.workdir / "inner" / agent
             examples = self.examples("inner", agent)
-            done = (folder / LINKS).exists()  # then no hidden states are needed any more
+            done = has_entry(folder / LINKS)  # then no hidden states are needed any more
             links = train_inner(
                 agent,
                 folder=folder,
@@ -214,7 +217,7 @@ class Experiment:
         """Trains the links of the whole system, from the inner links: `outer/links`."""
         s, topology = self.settings, self.outline.topology
         folders = {agent: self.workdir / "inner" / agent / LINKS for agent in topology.agents}
-        missing = [folder for folder in folders.values() if not folder.exists()]
+        missing = [folder for folder in folders.values() if not has_entry(folder)]
         if missing:
             raise InputError(
                 f"{missing[0]} is missing; train inner links with this workdir first "
@@ -331,10 +334,10 @@ class Experiment:
         """
         own = self.workdir / "outer" / LINKS
         released = self.outline.released_links
-        if released is not None and folder is None and not own.exists():
+        if released is not None and folder is None and not has_entry(own):
             return released
         folder = Path(folder).expanduser() if folder is not None else own
-        if not folder.exists():
+        if not has_entry(folder):
             raise InputError(
                 f"{folder} is missing; train the system with this workdir first "
                 "(experiments.train_outer, or Experiment.train_outer), name another folder of "
@@ -359,8 +362,8 @@ class Experiment:
     def _remember(self, only_once: bool = False) -> None:
         """Writes the settings beside the stages, for `rmas.load` and the commands."""
         path = self.workdir / SETTINGS
-        if is_first() and not (only_once and path.exists()):
-            atomic_write_json(path, self._given.anchored().to_dict())
+        if is_first() and not (has_file(path) and only_once):
+            write_checked(path, self._given.anchored().to_dict())
 
     def _cached(self, agent: str, examples: Examples) -> HiddenStateCache | None:
         """The agent's hidden states, where they are to be computed once and kept on disk."""
@@ -389,8 +392,7 @@ class Experiment:
 
     def _trained_on(self) -> Any:
         """The data of the outer training in the workdir; None where there was none."""
-        path = self.workdir / "outer" / "config.json"
-        return read_json(path).get("data") if path.is_file() else None
+        return read_identity(self.workdir / "outer").get("data")
 
 
 def _alone(method: str) -> None:

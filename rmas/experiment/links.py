@@ -51,8 +51,11 @@ def write_links(folder: Path, links: Params, manifest: Mapping[str, Any]) -> Non
     """Writes links with what they belong to; all processes call it together."""
     links = to_host(links)
     if is_first():
-        with report_full_disk(f"links in {folder}"):
-            save_links(folder, links, dict(manifest))
+        try:
+            with report_full_disk(f"links in {folder}"):
+                save_links(folder, links, dict(manifest))
+        except OSError as error:
+            raise InputError(f"links in {folder} cannot be written: {error.strerror}") from None
     barrier("links are saved")
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from rmas.checksums import without_checksum
+from rmas.errors import InputError
 from rmas.experiment.sections import (
     DataSettings,
     EvaluateSettings,
@@ -78,8 +80,14 @@ class Settings(Options):
     def from_dict(cls, values: Mapping[str, Any], where: str = "") -> "Settings":
         """Settings from nested dicts that name what differs from the defaults.
 
+        They may be those of a `settings.json`, with its checksum.
+
         Raises `InputError` naming the field at fault by its dotted path below `where`.
         """
+        try:
+            values = without_checksum(values) if isinstance(values, Mapping) else values
+        except ValueError as error:
+            raise InputError(f"settings: {error}") from None
         return build(cls, values, where)
 
     def anchored(self) -> "Settings":

@@ -1,6 +1,7 @@
 """Converts the links of a system from the released layout to this project's, and back."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -45,14 +46,17 @@ def to_released(style: Style, folder: Path, task_family: str, root: Path) -> Non
     Raises `InputError` for links of another topology, damaged links, and if `root` cannot be
     written.
     """
-    found, manifest = load_links(folder)
-    topology = manifest.get("topology")
-    name = topology.get("name") if isinstance(topology, dict) else None
-    if name != style.topology.name:
-        raise InputError(
-            f"links in {folder} belong to topology {name!r}; style {style.name} has "
-            f"{style.topology.name!r}"
-        )
+
+    def accept(manifest: dict[str, Any]) -> None:
+        topology = manifest.get("topology")
+        name = topology.get("name") if isinstance(topology, dict) else None
+        if name != style.topology.name:
+            raise InputError(
+                f"links in {folder} belong to topology {name!r}; style {style.name} has "
+                f"{style.topology.name!r}"
+            )
+
+    found, manifest = load_links(folder, accept=accept)
     form = parse_form(str(manifest.get("form")))
     try:
         widths = [(a, found["inner"][a]["proj1"]["bias"].shape[0]) for a in style.topology.agents]

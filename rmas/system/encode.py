@@ -1,9 +1,9 @@
 """From prompt templates to token ids: chat rendering, slots, and data that stays data.
 
-The chat template is the tokenizer's own. Slots are split out of the rendered text and the
-pieces tokenized separately, without special tokens, as the release does. Question text is
-data: where it holds a control token of the tokenizer, that text is tokenized in pieces that
-cannot be read as one.
+The chat template is the tokenizer's own; `chat_template.py` renders it. Slots are split out of the
+rendered text and the pieces tokenized separately, without special tokens, as the release does.
+Question text is data: where it holds a control token of the tokenizer, that text is tokenized in
+pieces that cannot be read as one.
 """
 
 import dataclasses
@@ -12,15 +12,43 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jinja2
-
 from rmas.errors import InputError
+from rmas.system.chat_template import ChatTemplate, Message, TemplateError
 from rmas.system.prompts import Field, Part, Slot
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 """How tokenizers with byte fallback write a byte that no other token covers."""
 Encoded = tuple[tuple[int, ...] | Slot, ...]
 """A prompt as runs of token ids and slots."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """How a chat is given to a template.
+
+    Attributes:
+      parts: the content of a message is a list of parts, not a text.
+      folded: the system text stands in front of the user's, not in a message of its own.
+    """
+
+    parts: bool
+    folded: bool
+
+    def messages(self, system: str, user: str, assistant: str = "") -> list[Message]:
+        """A chat; empty texts have no message."""
+        if self.folded:
+            system, user = "", f"{system}\n\n{user}"
+        texts = {"system": system, "user": user, "assistant": assistant}
+        return [
+            {"role": role, "content": [{"type": "text", "text": text}] if self.parts else text}
+            for role, text in texts.items()
+            if text or role == "user"
+        ]
+
+
+_FORMS = tuple(_Form(parts, folded) for parts in (False, True) for folded in (False, True))
+_USER, _OTHER = "\ue0001\ue001" * 99, "\ue0002\ue001" * 99
+"""Texts that no template writes of its own accord."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,40 +58,86 @@ class ChatTokenizer:
     Attributes:
       tokenizer: a fast tokenizer with a chat template.
       date: the date given to templates that print one.
-      where: its folder, for errors.
+      where: the agent and its folder, for errors.
+      template_file: the file that the template comes from, for errors; may be empty.
+      symbols: further control tokens, which the tokenizer does not list as added, with their ids.
+
+    Raises `InputError` if there is no template, or none of several is the default.
     """
 
     tokenizer: Any
     date: str
     where: str
+    template_file: str = ""
+    symbols: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.tokenizer.chat_template is None:
+        _ = self._template
+
+    @functools.cached_property
+    def _template(self) -> ChatTemplate:
+        text = self.tokenizer.chat_template
+        if isinstance(text, Mapping):
+            if "default" not in text:
+                raise InputError(
+                    f"{self.where}: the tokenizer has chat templates with the names "
+                    f"{', '.join(sorted(map(str, text)))}, and none is named 'default'; give the "
+                    "one to use that name, or write it into chat_template.jinja"
+                )
+            text = text["default"]
+        if text is None:
             raise InputError(f"{self.where}: the tokenizer has no chat template")
+        if not isinstance(text, str):
+            raise InputError(
+                f"{self.where}: the chat template is no text; write it into chat_template.jinja"
+            )
+        special = self.tokenizer.special_tokens_map.items()
+        tokens = {k: [*map(str, v)] if isinstance(v, list | tuple) else str(v) for k, v in special}
+        variables = {**tokens, "enable_thinking": False}
+        return ChatTemplate(text, variables, self.date, self.where, self.template_file)
 
     def render(self, system: str, user: str) -> str:
         """The chat as text up to where the assistant begins, thinking off.
 
-        A template that refuses a system message gets it in front of the user's.
+        A template that refuses a system message, or leaves it out, gets it in front of the
+        user's; one that reads the parts of messages gets parts. Raises `InputError` for a
+        template that fails, or leaves the user's text out.
         """
-        turn = {"role": "user", "content": user}
-        if system:
-            try:
-                return self._apply([{"role": "system", "content": system}, turn])
-            except jinja2.TemplateError:
-                turn["content"] = f"{system}\n\n{user}"
+        form = self._form_with_system if system else self._form_alone
+        messages = form.messages(system, user)
         try:
-            return self._apply([turn])
-        except jinja2.TemplateError as e:
-            raise InputError(f"{self.where}: the chat template fails: {e}") from e
+            return self._template.render(messages, opened=True)
+        except TemplateError as e:
+            raise InputError(str(e)) from e
 
-    def _apply(self, chat: list[dict[str, str]]) -> str:
-        return self.tokenizer.apply_chat_template(
-            chat,
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-            date_string=self.date,
+    @functools.cached_property
+    def _form_alone(self) -> _Form:
+        return self._find_form("", [form for form in _FORMS if not form.folded])
+
+    @functools.cached_property
+    def _form_with_system(self) -> _Form:
+        return self._find_form(_OTHER, _FORMS)
+
+    def _find_form(self, system: str, forms: Sequence[_Form]) -> _Form:
+        """The first form of a chat in which the template writes all of its texts."""
+        error: TemplateError | None = None
+        for form in forms:
+            try:
+                text = self._template.render(form.messages(system, _USER), opened=True)
+            except TemplateError as e:
+                error = error if form.parts else e
+                continue
+            if system in text and _USER in text:
+                return form
+            error = error if form.parts else None
+        if error:
+            raise InputError(str(error)) from error
+        raise self._lossy()
+
+    def _lossy(self) -> InputError:
+        return InputError(
+            f"{self.where}: the chat template repeats or drops the user's text; put one that "
+            "writes every message once into chat_template.jinja"
         )
 
     def ids(self, text: str) -> list[int]:
@@ -100,17 +174,30 @@ class ChatTokenizer:
     @functools.cached_property
     def close(self) -> tuple[int, ...]:
         """The ids that the template puts after an assistant's text; the eos token if none."""
-        mark = _unused_mark("")
-        chat = [{"role": "user", "content": ""}, {"role": "assistant", "content": mark}]
         try:
-            rendered = self.tokenizer.apply_chat_template(
-                chat, tokenize=False, enable_thinking=False, date_string=self.date
-            )
-        except jinja2.TemplateError as e:
-            raise InputError(f"{self.where}: the chat template fails: {e}") from e
-        _, found, after = rendered.rpartition(mark)
-        closing = tuple(self.ids(after)) if found else ()
+            closing = tuple(self.ids(self._after_assistant()))
+        except TemplateError as e:
+            raise InputError(str(e)) from e
         return closing or (self.tokenizer.eos_token_id,)
+
+    @functools.cached_property
+    def closing_id(self) -> int | None:
+        """The control token that the template puts after an assistant's text, if there is one.
+
+        None where the template has no assistant, or closes its turn with plain text.
+        """
+        try:
+            after = self._after_assistant().lstrip()
+        except TemplateError:
+            return None
+        found = self._control.match(after)
+        own = self._controls[found.group()] if found else None
+        return own if own in self._control_ids else None
+
+    def _after_assistant(self) -> str:
+        messages = self._form_alone.messages("", _USER, assistant=_OTHER)
+        _, found, after = self._template.render(messages, opened=False).rpartition(_OTHER)
+        return after if found else ""
 
     @functools.lru_cache(maxsize=100_000)  # noqa: B019 - a tokenizer lives as long as its run
     def text_ids(self, text: str) -> tuple[int, ...]:
@@ -120,11 +207,11 @@ class ChatTokenizer:
     @functools.cached_property
     def _controls(self) -> dict[str, int]:
         """Ids of added tokens, without blanks, single characters and bytes: these are text."""
-        added = self.tokenizer.added_tokens_decoder.items()
+        added = {t.content: i for i, t in self.tokenizer.added_tokens_decoder.items()}
         return {
-            t.content: i
-            for i, t in added
-            if len(t.content.replace("\u2581", " ").strip()) > 1 and not _BYTE.fullmatch(t.content)
+            text: i
+            for text, i in (added | dict(self.symbols)).items()
+            if len(text.replace("\u2581", " ").strip()) > 1 and not _BYTE.fullmatch(text)
         }
 
     @functools.cached_property
@@ -146,8 +233,11 @@ class ChatTokenizer:
         return [piece for piece in pieces if piece]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of generated ids, without control tokens."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        """The text of generated ids, without special tokens and the one that closes a turn."""
+        # The latter need not be marked as special.
+        return self.tokenizer.decode(
+            [i for i in ids if i != self.closing_id], skip_special_tokens=True
+        )
 
     def encode(self, system: str, parts: tuple[Part, ...], values: Mapping[str, str]) -> Encoded:
         """Fills the fields of a template and tokenizes it around its slots.
@@ -168,7 +258,7 @@ class ChatTokenizer:
                 user += values[part.name] if isinstance(part, Field) else part
         pieces = self.render(system, user).split(mark)
         if len(pieces) != len(holes) + 1:
-            raise InputError(f"{self.where}: the chat template repeats or drops the user's text")
+            raise self._lossy()
         encoded: list[tuple[int, ...] | Slot] = [tuple(self.ids(pieces[0]))]
         for hole, piece in zip(holes, pieces[1:], strict=True):
             if isinstance(hole, Slot):

@@ -3,10 +3,8 @@
 import dataclasses
 import filecmp
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
@@ -19,15 +17,13 @@ from rmas.parallel import placer, single_device_mesh
 from rmas.shapes import Params
 from rmas.system.encode import ChatTokenizer
 from rmas.system.prompts import PromptSet
+from rmas.system.tokenizer_files import load_tokenizer, template_file
 from rmas.system.topology import Topology
 from rmas.system.turn import SystemSpec
 from rmas.tools import Toolbox
 from rmas.weights import hub
 from rmas.weights.load import load_params
 from rmas.weights.placement import choose_mesh, heads_of, weight_dtype
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-"""A model folder with a tokenizer has one of these."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -176,7 +172,8 @@ def load_agents(
     agents: dict[str, Agent] = {}
     for source, at in located.items():
         model = models[source]
-        chat, eos = load_chat(at.path, model, date)
+        names = ", ".join(name for name, own in sources.items() if own == source)
+        chat, eos = load_chat(at.path, model, date, agent=names)
         if source not in shares:
             place = placer(mesh, heads_of(model))
             held[source] = load_params(model, at.path, dtype, place, quantize)
@@ -222,46 +219,31 @@ def _equal(one: Path, other: Path) -> bool:
     )
 
 
-def load_chat(path: Path, model: ModelSpec, date: str) -> tuple[ChatTokenizer, tuple[int, ...]]:
+def load_chat(
+    path: Path, model: ModelSpec, date: str, agent: str = ""
+) -> tuple[ChatTokenizer, tuple[int, ...]]:
     """The tokenizer of an agent's folder, and the ids that end a turn.
+
+    These are the tokenizer's eos token, those that `config.json` and `generation_config.json`
+    name, and the control token that the chat template puts after an assistant's text. `agent` is
+    its name, for errors.
 
     Raises `InputError` for a tokenizer that is missing, has no eos token, or does not fit the
     model.
     """
-    tokenizer = load_tokenizer(path)
+    tokenizer, symbols = load_tokenizer(path)
     if tokenizer.eos_token_id is None:
         raise InputError(
             f"{path}: the tokenizer has no eos token, so decoding could not stop; set eos_token in "
             "tokenizer_config.json"
         )
-    chat = ChatTokenizer(tokenizer, date=date, where=str(path))
+    where = f"agent {agent}: {path}" if agent else str(path)
+    chat = ChatTokenizer(
+        tokenizer, date=date, where=where, template_file=template_file(path), symbols=symbols
+    )
     _check_ids(path, model, chat)
-    return chat, _eos_ids(path, tokenizer.eos_token_id)
-
-
-def load_tokenizer(path: Path) -> Any:
-    """The tokenizer of a model folder; code in the folder is never run.
-
-    A folder that names the generic class is loaded from `tokenizer.json` alone. `AutoTokenizer`
-    would rebuild it by the model's family instead (qwen2: with that family's word splitting).
-
-    Raises `InputError` if there is none, or if it cannot be loaded.
-    """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    if not any((path / name).is_file() for name in TOKENIZER_FILES):
-        # AutoTokenizer would make an empty one of the model's family.
-        raise InputError(f"{path} holds no tokenizer; expected {' or '.join(TOKENIZER_FILES)}")
-    config = path / "tokenizer_config.json"
-    try:
-        named = json.loads(config.read_text()).get("tokenizer_class") if config.is_file() else None
-        generic = named in ("TokenizersBackend", "PreTrainedTokenizerFast")
-        loader = PreTrainedTokenizerFast if generic else AutoTokenizer
-        return loader.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    # The loaders raise whatever their parsers raise.
-    except Exception as e:
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise InputError(f"{path}: the tokenizer cannot be loaded: {reason}") from e
+    closing = [] if chat.closing_id is None else [chat.closing_id]
+    return chat, tuple(sorted({*_eos_ids(path, tokenizer.eos_token_id), *closing}))
 
 
 def _check_ids(path: Path, model: ModelSpec, chat: ChatTokenizer) -> None:
@@ -271,7 +253,8 @@ def _check_ids(path: Path, model: ModelSpec, chat: ChatTokenizer) -> None:
     """
     added = chat.tokenizer.added_tokens_decoder
     own = [i for i in chat.tokenizer.get_vocab().values() if i not in added]
-    largest = max([*own, *chat.ids(chat.render("a", "b")), chat.tokenizer.eos_token_id])
+    used = [*chat.ids(chat.render("a", "b")), chat.tokenizer.eos_token_id, chat.closing_id or 0]
+    largest = max([*own, *used])
     if largest >= model.vocab_size:
         raise InputError(
             f"{path}: the tokenizer has ids up to {largest}, but the model has only "
@@ -279,7 +262,7 @@ def _check_ids(path: Path, model: ModelSpec, chat: ChatTokenizer) -> None:
         )
 
 
-def _eos_ids(path: Path, own: int) -> tuple[int, ...]:
+def _eos_ids(path: Path, own: int) -> set[int]:
     """The tokenizer's eos id and those that the model's configuration files name."""
     ids = {own}
     for name in ("config.json", "generation_config.json"):
@@ -291,7 +274,7 @@ def _eos_ids(path: Path, own: int) -> tuple[int, ...]:
             found = settings.get("eos_token_id")
             found = found if isinstance(found, list) else [found]
             ids |= {i for i in found if isinstance(i, int)}
-    return tuple(sorted(ids))
+    return ids
 
 
 def fingerprint(directory: Path) -> str:
@@ -309,7 +292,11 @@ def fingerprint(directory: Path) -> str:
             for start in (0, max(size // 2 - part // 2, 0), max(size - part, 0)):
                 f.seek(start)
                 digest.update(f.read(part))
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    names = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
+    # Files that count only where the usual ones are missing.
+    names += ["tokenizer.model"] * (not (directory / "tokenizer.json").is_file())
+    names += ["chat_template.json"] * (template_file(directory) == "chat_template.json")
+    for name in names:
         file = directory / name
         if file.is_file():
             digest.update(name.encode() + file.read_bytes())

@@ -176,7 +176,7 @@ class Outline:
     def chats(self) -> dict[str, ChatTokenizer]:
         """The tokenizer and chat template of every agent whose folder is known."""
         return {
-            agent: load_chat(at.path, self.specs[agent], self.date)[0]
+            agent: load_chat(at.path, self.specs[agent], self.date, agent)[0]
             for agent, at in self.located.items()
         }
 
@@ -228,6 +228,11 @@ class Outline:
         agents = load_agents(
             sources, self.date, dtype=dtype, mesh=mesh, quantize=quantize, local=local
         )
+        if self.style:
+            # The release ends an answer at the tokenizer's eos token alone.
+            answers = agents[self.topology.output]
+            eos = (answers.chat.tokenizer.eos_token_id,)
+            agents[self.topology.output] = dataclasses.replace(answers, eos=eos)
         return System(self.topology, agents, self.prompts, self.task_family, tools or {})
 
     def size(self, mesh: Any, dtype: Any, quantize: bool = False) -> SystemSize:

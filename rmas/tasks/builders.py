@@ -18,18 +18,18 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from rmas.errors import InputError
-from rmas.files import checksums, open_file, read_json, replacing_folder, write_json
+from rmas.files import open_file, replacing_folder
 from rmas.tasks import columns, tables
 from rmas.tasks import files as rows_of_files
 from rmas.tasks.benchmarks import BENCHMARKS
 from rmas.tasks.files import parse_records
 from rmas.tasks.generated import PUZZLES
 from rmas.tasks.locate import Files
+from rmas.tasks.prepared import list_prepared
 from rmas.tasks.puzzle import MIX
 from rmas.tasks.rows import Row, to_record
 from rmas.tasks.tables import Cells, read_records
 
-_SUMS = "checksums.json"
 _FIELDS = ("id", "question", "answer", "texts", "meta")
 
 
@@ -233,7 +233,7 @@ def prepare(builder: RowBuilder) -> None:
             work = open_builder(type(builder), builder.builder_config, made.with_name("work"))
             work.download_and_prepare()
             os.rename(work.data_path, made)
-            write_json(made / _SUMS, checksums(made))
+            list_prepared(made)
     except InputError as error:  # without the notes that TFDS adds
         raise InputError(str(error)) from None
     except OSError as error:
@@ -243,38 +243,14 @@ def prepare(builder: RowBuilder) -> None:
         ) from None
 
 
-def check_prepared(folder: Path) -> None:
-    """Raises InputError where files of a prepared dataset are not what was written.
-
-    Their readers would wait for ever, or end the process, for some kinds of damage. Datasets of
-    versions that wrote no checksums pass.
-    """
-    if not (folder / _SUMS).exists():
-        return
-    try:
-        recorded, found = read_json(folder / _SUMS), checksums(folder)
-    except (OSError, InputError) as error:
-        wrong = f"{getattr(error, 'strerror', None) or error}"
-    else:
-        found.pop(_SUMS, None)
-        if recorded == found:
-            return
-        names = sorted(recorded) if isinstance(recorded, dict) else []
-        damaged = [name for name in names if found.get(name) != recorded[name]] or [_SUMS]
-        wrong = f"{damaged[0]} is not what was written"
-    raise InputError(
-        f"prepared rows in {folder} are damaged ({wrong}); delete this folder, and they are "
-        "prepared again"
-    )
-
-
 def open_builder(kind: type[RowBuilder], config, data_dir: str | Path) -> RowBuilder:
-    """A builder whose files are, or will be, under `data_dir`.
-
-    Raises InputError where they are there and damaged.
-    """
-    check_prepared(Path(data_dir) / kind.name / config.name / str(kind.VERSION))
+    """A builder whose files are, or will be, under `data_dir`."""
     return kind(data_dir=str(data_dir), config=config, file_format="array_record")
+
+
+def prepared_path(kind: type[RowBuilder], config, data_dir: str | Path) -> Path:
+    """The folder in which `open_builder`'s builder has, or will have, its files."""
+    return Path(data_dir) / kind.name / config.name / str(kind.VERSION)
 
 
 def _digest(*parts) -> str:

@@ -7,17 +7,7 @@ A process that hangs is killed and replaced, and its answer is wrong with the no
 answer of a process that dies is wrong with the note `crashed`.
 """
 
-import contextlib
-import ctypes
-import json
-import os
-import resource
-import select
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,11 +17,11 @@ from rmas.tasks.grader import Grade, Grader
 from rmas.tasks.grading import GRADERS
 from rmas.tasks.rows import Row
 from rmas.tools.sandbox import Sandbox
+from rmas.workers import NoReplyError, Worker
+from rmas.workers import serve as serve_jobs
 
 MEMORY = 2 << 30
 """Bytes of address space of a process that grades."""
-_START = 120.0  # seconds that a process may need to start
-_PR_SET_PDEATHSIG = 1
 
 
 class GraderPool:
@@ -46,7 +36,7 @@ class GraderPool:
     def __init__(self, processes: int = 2, seconds: float = 10.0, unsafe: bool = False):
         self._processes, self._seconds, self._unsafe = processes, seconds, unsafe
         self._local = threading.local()
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._threads: ThreadPoolExecutor | None = None
         self._sandbox: Sandbox | None = None
 
@@ -97,88 +87,38 @@ class GraderPool:
         """Each thread has a process, and starts another one where that fails."""
         worker = getattr(self._local, "worker", None)
         if worker is None:
-            worker = self._local.worker = _Worker()
+            worker = self._local.worker = _start()
             self._workers.append(worker)
         job = {"grader": grader.name, "text": text, "gold": row.answer, "meta": dict(row.meta)}
-        grade = worker.ask(job, self._seconds)
-        if grade.note in ("timeout", "crashed"):
-            worker.stop()
+        try:
+            grade = Grade(*worker.ask(job, self._seconds))
+        except NoReplyError as error:
             self._workers.remove(worker)
             self._local.worker = None
+            grade = Grade(None, note=str(error))
         return grader.ungraded(text, row, grade.note) if grade.note else grade
 
 
-class _Worker:
-    """A process that grades one answer after another; jobs and grades are lines of JSON."""
-
-    def __init__(self) -> None:
-        # Not forked, since this process runs JAX's threads, and not a child of multiprocessing,
-        # which would import this process's main module again.
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from rmas.tasks.grader_pool import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        )
-        assert self._process.stdin and self._process.stdout
-        self._jobs, self._grades = self._process.stdin, self._process.stdout
-        if self._line(_START) != b'"ready"\n':
-            self.stop()
-            raise InputError("a process that grades does not start; is math-verify installed?")
-
-    def ask(self, job: dict[str, Any], seconds: float) -> Grade:
-        """The grade; one with a note where the process needs too long, or dies."""
-        line: bytes | None = b""
-        with contextlib.suppress(OSError):
-            self._jobs.write(json.dumps(job).encode() + b"\n")
-            self._jobs.flush()
-            line = self._line(seconds)
-        if line is None:
-            return Grade(None, note="timeout")
-        return Grade(*json.loads(line)) if line else Grade(None, note="crashed")
-
-    def stop(self) -> None:
-        """Kills the process."""
-        self._process.kill()
-        self._process.wait()
-        with contextlib.suppress(OSError):
-            self._jobs.close()
-        self._grades.close()
-
-    def _line(self, seconds: float) -> bytes | None:
-        """Its next line; None where that needs longer than `seconds`, empty where it has ended."""
-        pipe, found, until = self._grades.fileno(), b"", time.monotonic() + seconds
-        while not found.endswith(b"\n"):
-            if not select.select([pipe], [], [], max(until - time.monotonic(), 0))[0]:
-                return None
-            new = os.read(pipe, 1 << 16)
-            if not new:
-                return b""
-            found += new
-        return found
+def _start() -> Worker:
+    try:
+        return Worker("from rmas.tasks.grader_pool import serve; serve()")
+    except NoReplyError as error:
+        raise InputError(
+            "a process that grades does not start; is math-verify installed?"
+        ) from error
 
 
 def serve() -> None:
     """The main function of a process that grades: it reads jobs until its input ends."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    _die_with_parent()
-    lines, out = sys.stdin, os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print goes to stderr
     import math_verify  # noqa: F401 - slow to import, so not within an answer's time limit
 
-    print('"ready"', file=out, flush=True)
-    for line in lines:
-        job = json.loads(line)
-        try:
-            row = Row("", "", job["gold"], meta=job["meta"])
-            grade = GRADERS[job["grader"]].grade(job["text"], row)
-        except Exception as error:  # parsers raise many kinds; the answer is wrong
-            grade = Grade(None, note=f"{type(error).__name__}: {str(error)[:100]}")
-        print(json.dumps([grade.answer, dict(grade.scores), grade.note]), file=out, flush=True)
+    serve_jobs(_graded, MEMORY)
 
 
-def _die_with_parent() -> None:
-    """Asks Linux to kill this process when its parent dies, also during an answer."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _graded(job: dict[str, Any]) -> list[Any]:
+    try:
+        row = Row("", "", job["gold"], meta=job["meta"])
+        grade = GRADERS[job["grader"]].grade(job["text"], row)
+    except Exception as error:  # parsers raise many kinds; the answer is wrong
+        grade = Grade(None, note=f"{type(error).__name__}: {str(error)[:100]}")
+    return [grade.answer, dict(grade.scores), grade.note]

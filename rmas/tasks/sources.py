@@ -7,6 +7,7 @@ import jax
 
 from rmas.errors import InputError
 from rmas.parallel import barrier, is_first
+from rmas.places import has_entry
 from rmas.tasks.benchmarks import BENCHMARKS, TRAINING_SETS, source_of
 from rmas.tasks.builders import (
     Generated,
@@ -16,11 +17,13 @@ from rmas.tasks.builders import (
     generated_config,
     open_builder,
     prepare,
+    prepared_path,
     public_config,
     row_file_config,
 )
 from rmas.tasks.generated import PUZZLES
 from rmas.tasks.locate import locate
+from rmas.tasks.prepared import Records, check_prepared, damaged
 from rmas.tasks.rows import Row, from_record
 from rmas.tasks.tables import nearest
 
@@ -132,7 +135,10 @@ def load_rows_source(
 def _load(
     kind: type[RowBuilder], config, data_dir: str | Path, origin: str = ""
 ) -> dict[str, RowSource]:
-    builder = open_builder(kind, config, data_dir)
+    folder = prepared_path(kind, config, data_dir)
+    if has_entry(folder):
+        check_prepared(folder)
+    builder = _open(kind, config, data_dir)
     if not builder.data_path.exists():
         if is_first():
             prepare(builder)
@@ -144,8 +150,22 @@ def _load(
             f"data_dir: {builder.data_path} is not there for process {jax.process_index()}; "
             f"name a folder that all processes share"
         )
-    builder = open_builder(kind, config, data_dir)  # reads the metadata that prepare wrote
+    builder = _open(kind, config, data_dir)  # reads the metadata that prepare wrote
+    try:
+        found = {split: builder.as_data_source(split) for split in builder.info.splits}
+    except Exception as error:  # the library's own, of several types
+        raise damaged(folder, error) from None
+    if not found:
+        raise damaged(folder, "no split is listed")
     return {
-        split: RowSource(builder.as_data_source(split), f"{builder.info.full_name} {split}", origin)
-        for split in builder.info.splits
+        split: RowSource(Records(own, folder), f"{builder.info.full_name} {split}", origin)
+        for split, own in found.items()
     }
+
+
+def _open(kind: type[RowBuilder], config, data_dir: str | Path) -> RowBuilder:
+    """A builder, which reads the metadata of prepared files if they are there."""
+    try:
+        return open_builder(kind, config, data_dir)
+    except Exception as error:  # the library's own, of several types
+        raise damaged(prepared_path(kind, config, data_dir), error) from None

@@ -4,17 +4,21 @@ A step holds the state (any pytree of arrays: links, optimizer, step), the state
 iterator, and a JSON dict that says what the state belongs to. It is written while training
 continues, and committed by one rename: a kill during a save leaves the earlier steps as they were.
 A step contains a list of every leaf's dtype, shape and checksum, and next to it lies a list of its
-files (it is missing for the newest step if the process was killed before writing it). A step that
-does not match its lists, or cannot be read, is renamed with a warning, and the step before it is
-used. A step may be restored by another number of processes, and onto another mesh.
+files (it is missing for the newest step if the process was killed before writing it): with several
+processes a damaged file may be read by one of them only, so each checks all files first, and they
+agree on the result. A step that does not match its lists, or cannot be read, is renamed with a
+warning, and the step before it is used. A step may be restored by another number of processes, and
+onto another mesh.
 """
 
 import base64
 import contextlib
+import json
 import logging
 import os
 import shutil
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +26,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from rmas import checksums
 from rmas.errors import InputError
 from rmas.files import report_full_disk
 from rmas.parallel import all_reduce_max, barrier, is_first
-from rmas.training import checksums, orbax_errors
+from rmas.training import orbax_errors
+from rmas.training.checkpoint_files import SCORE, StepFiles, one_line
 
 _log = logging.getLogger(__name__)
-_DAMAGED = "damaged-"
-_SCORE = "score"
 _OLD = "deleting"  # old steps are moved there first, so that a kill leaves no half-deleted step
 
 
@@ -37,13 +41,15 @@ class Checkpoints:
     """The checkpoints of one run, in one folder: it keeps the newest `keep` steps and the best one.
 
     All processes of a run make it, save and restore together. Making, using and closing it leaves
-    logging, warnings and hooks of the process as they were. Raises InputError where the folder
-    cannot be made.
+    logging, warnings and hooks of the process as they were. Steps that Orbax could not list are
+    renamed first.
+
+    Raises InputError where the folder cannot be made or read, or has no step that can be listed.
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 2) -> None:
         self.folder = Path(folder).expanduser().absolute()
-        self._saved: set[int] = set()
+        self._files, self._saved = StepFiles(self.folder), set[int]()
         policies = ocp.checkpoint_managers
         best = policies.BestN(
             get_metric_fn=_score, reverse=True, n=1, keep_checkpoints_without_metrics=False
@@ -59,11 +65,19 @@ class Checkpoints:
         try:
             if is_first():
                 self.folder.mkdir(parents=True, exist_ok=True)
+                if not self._files.rename_unlisted():
+                    raise self._none_left(self._files.steps())
             barrier("checkpoint folder")
-            self._manager = _Manager(self.folder, options=options)
         except OSError as error:
             raise InputError(
                 f"checkpoint folder {self.folder} cannot be used: {error.strerror or error}"
+            ) from None
+        try:
+            self._manager = _Manager(self.folder, options=options)
+        except Exception as error:  # whatever listing damaged steps may raise
+            raise InputError(
+                f"checkpoint folder {self.folder} cannot be read ({one_line(error)}); use another "
+                "--workdir, or delete the folder"
             ) from None
         self._delete_old()
 
@@ -97,15 +111,18 @@ class Checkpoints:
             "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
             "data": _data_to_json(data_state),
             "meta": meta,
+            SCORE: score,
         }
+        info = json.loads(json.dumps(info))  # it is written later, when the caller's may differ
         self.wait()
         with self._writing():
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(leaves), info=ocp.args.JsonSave(info)
+                    state=ocp.args.StandardSave(leaves),
+                    info=ocp.args.JsonSave(checksums.with_checksum(info)),
                 ),
-                metrics={_SCORE: score},
+                metrics={SCORE: score},
                 force=True,
             )
         if not saved:
@@ -151,7 +168,7 @@ class Checkpoints:
             raise InputError(f"no checkpoint in {self.folder}")
         damaged: list[int] = []
         for step in steps:
-            wrong = checksums.find_damage(self.folder, step)
+            wrong = self._files.find_damage(step)
             if wrong:
                 _log.warning("checkpoint step %d cannot be read (%s)", step, wrong)
             # A step that one process finds damaged, none begins to read.
@@ -167,10 +184,7 @@ class Checkpoints:
             structure = jax.tree.structure(template)
             state = jax.tree.unflatten(structure, [arrays[name] for name in wanted])
             return step, state, _data_from_json(info["data"]), info["meta"]
-        raise InputError(
-            f"no checkpoint in {self.folder} can be read (tried steps "
-            f"{', '.join(map(str, steps))}); use another --workdir, or delete the folder"
-        )
+        raise self._none_left(steps)
 
     def close(self) -> None:
         """Waits, and releases Orbax's threads; the object cannot be used after it."""
@@ -188,10 +202,7 @@ class Checkpoints:
     def _record_files(self) -> None:
         """Lists the files of steps that this object saved; older ones may be damaged already."""
         if is_first():
-            steps = {int(p.name) for p in self.folder.iterdir() if p.name.isdecimal()}
-            for step in steps & self._saved:
-                checksums.record(self.folder, step)
-            checksums.delete_others(self.folder, steps)
+            self._files.record(self._saved)
 
     def _delete_old(self) -> None:
         if is_first():
@@ -211,14 +222,17 @@ class Checkpoints:
         except InputError:
             raise
         except Exception as error:  # whatever reading a damaged step may raise
-            _log.warning("checkpoint step %d cannot be read (%s)", step, _one_line(error))
+            _log.warning("checkpoint step %d cannot be read (%s)", step, one_line(error))
             return None
 
     def _info(self, step: int) -> dict[str, Any]:
         with orbax_errors.reading():
             args = ocp.args.Composite(info=ocp.args.JsonRestore())
             found = self._manager.restore(step, args=args)
-        return {key: found.info[key] for key in ("leaves", "data", "meta")}
+        info = checksums.without_checksum(found.info)
+        if SCORE in info and info[SCORE] != self._files.read_score(step):
+            raise ValueError("its score is not what was saved")
+        return {key: info[key] for key in ("leaves", "data", "meta")}
 
     def _arrays(
         self, step: int, saved: dict[str, dict], wanted: dict[str, Any]
@@ -242,20 +256,22 @@ class Checkpoints:
                 raise ValueError(f"{name} is not what was saved")
         return found.state
 
+    def _none_left(self, tried: Collection[int]) -> InputError:
+        steps = ", ".join(map(str, sorted(tried, reverse=True)))
+        return InputError(
+            f"no checkpoint in {self.folder} can be read (tried steps {steps}); use another "
+            "--workdir, or delete the folder"
+        )
+
     def _rename_damaged(self, damaged: list[int], used: int) -> None:
         """Renames unreadable newer steps, so that the resumed run can save these steps again."""
         if not damaged:
             return
-        for step in damaged:
-            target = self.folder / f"{_DAMAGED}{step}"
-            count = 1
-            while target.exists():
-                count += 1
-                target = self.folder / f"{_DAMAGED}{step}-{count}"
-            if is_first():
-                (self.folder / str(step)).rename(target)
-                checksums.delete_others(self.folder, set(self._manager.all_steps()) - {step})
-            _log.warning("checkpoint step %d is used; step %d is now %s", used, step, target.name)
+        if is_first():
+            for step in damaged:
+                name = self._files.put_aside(step)
+                _log.warning("checkpoint step %d is used; step %d is now %s", used, step, name)
+            self._files.delete_lists(set(self._manager.all_steps()) - set(damaged))
         barrier("damaged checkpoints are renamed")
         self._manager.reload()
 
@@ -273,7 +289,7 @@ class _Manager(ocp.CheckpointManager):
 
 
 def _score(metrics: dict[str, float]) -> float:
-    return metrics[_SCORE]
+    return metrics[SCORE]
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
@@ -321,8 +337,3 @@ def _data_from_json(stored: dict | None) -> dict | bytes | None:
     if stored is None:
         return None
     return base64.b64decode(stored["bytes"]) if "bytes" in stored else stored["json"]
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"

@@ -21,9 +21,10 @@ import numpy as np
 from flax import struct
 
 from rmas import models
+from rmas.checksums import read_checked, write_checked
 from rmas.console import Progress
 from rmas.errors import InputError
-from rmas.files import atomic_write_json, read_json, replacing, report_full_disk
+from rmas.files import replacing, report_full_disk
 from rmas.models import ModelSpec
 from rmas.parallel import (
     Share,
@@ -37,6 +38,7 @@ from rmas.parallel import (
     to_host,
     use,
 )
+from rmas.places import has_file
 from rmas.shapes import Array, Params
 from rmas.system.batch import bucket
 from rmas.tasks.pipeline import batches
@@ -116,6 +118,11 @@ class Layout:
         """The number of chunks."""
         return -(-len(self.pairs) // (self.batch_size * CHUNK_BATCHES))
 
+    @property
+    def records(self) -> int:
+        """The number of records in all files: chunks are filled up to whole batches."""
+        return sum(len(self.groups(chunk)) for chunk in range(self.chunks)) * self.batch_size
+
     def groups(self, chunk: int) -> list[list[RowRound]]:
         """The batches of a chunk; the last pair fills up the last one."""
         size = self.batch_size * CHUNK_BATCHES
@@ -124,8 +131,8 @@ class Layout:
         return [pairs[at : at + self.batch_size] for at in range(0, len(pairs), self.batch_size)]
 
     def is_complete(self, chunk: int) -> bool:
-        """Whether all files of a chunk exist."""
-        return all(self.file(chunk, share).is_file() for share in range(self.shares))
+        """Whether all files of a chunk exist; InputError where something else is in their place."""
+        return all(has_file(self.file(chunk, share)) for share in range(self.shares))
 
     def encode(self, h_ND: np.ndarray, ids_N: np.ndarray) -> bytes:
         """One row as bytes: the number of tokens, their ids, the states."""
@@ -137,21 +144,41 @@ class Layout:
         n = int.from_bytes(record[:4], "little", signed=True)
         size = _TYPES[self.dtype].itemsize * self.width
         if n < 0 or len(record) != 4 + n * (4 + size):
-            raise InputError(f"cached hidden states in {self.folder} are damaged; delete it")
+            raise self.damaged()
         ids_N = np.frombuffer(record, np.int32, n, 4)
         h_ND = np.frombuffer(record, _TYPES[self.dtype], n * self.width, 4 + 4 * n)
         return h_ND.reshape(n, self.width), ids_N
 
+    def damaged(self, fault: object = "") -> InputError:
+        """What to raise where the files are not what was written."""
+        return InputError(
+            f"cached hidden states in {self.folder} are damaged; delete it, and the same command "
+            f"computes them again{f' ({str(fault)[:200]})' if fault else ''}"
+        )
+
 
 class HiddenStateCache:
-    """Random access to the states of a folder, all of whose files must exist."""
+    """Random access to the states of a folder, all of whose files must exist.
+
+    Raises `InputError` where they do not, or are damaged.
+    """
 
     def __init__(self, layout: Layout) -> None:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         self._layout = layout
         names = [(c, s) for c in range(layout.chunks) for s in range(layout.shares)]
-        self._records = ArrayRecordDataSource([str(layout.file(*name)) for name in names])
+        if missing := [
+            layout.file(*name).name for name in names if not has_file(layout.file(*name))
+        ]:
+            raise layout.damaged(f"{missing[0]} is missing")
+        try:
+            self._records = ArrayRecordDataSource([str(layout.file(*name)) for name in names])
+            n_records = len(self._records)
+        except Exception as error:  # the library's own, of several types
+            raise layout.damaged(error) from None
+        if n_records != layout.records:
+            raise layout.damaged(f"{n_records} records, not {layout.records}")
         block = layout.batch_size // layout.shares
         self._place: dict[RowRound, int] = {}
         first = 0
@@ -170,7 +197,11 @@ class HiddenStateCache:
         Raises `KeyError` for a pair that the schedule does not read, and `InputError` for a record
         that is damaged.
         """
-        records = self._records.__getitems__([self._place[pair] for pair in pairs])
+        places = [self._place[pair] for pair in pairs]
+        try:
+            records = self._records.__getitems__(places)
+        except Exception as error:  # the library's own, of several types
+            raise self._layout.damaged(error) from None
         rows = [self._layout.decode(record) for record in records]
         N = bucket(all_reduce_max(max(len(ids) for _, ids in rows)))
         h_BND = np.zeros((len(rows), N, self._layout.width), _TYPES[self._layout.dtype])
@@ -220,10 +251,11 @@ def cache_hidden_states(
     chunks = [schedule.batch_size, CHUNK_BATCHES]  # what the files are cut by
     facts = {**key, "agent": agent, "dtype": dtype, "pairs": _digest(pairs), "chunks": chunks}
     at = folder / f"{agent}-{_digest(facts)}"
-    # Any number of processes can read what another number has written.
-    shares = read_json(at / _FACTS)["shares"] if (at / _FACTS).is_file() else share.count
-    layout = Layout(at, pairs, model.d_model, dtype, schedule.batch_size, shares)
-    if not broadcast_from_first((at / _FACTS).is_file()):
+    complete = has_file(at / _FACTS)
+    layout = Layout(at, pairs, model.d_model, dtype, schedule.batch_size, share.count)
+    if complete:  # by any number of processes
+        layout = dataclasses.replace(layout, shares=_read_shares(layout, facts))
+    if not broadcast_from_first(complete):
         try:
             at.mkdir(parents=True, exist_ok=True)
             _fill(
@@ -236,11 +268,24 @@ def cache_hidden_states(
                 share=share,
             )
             if is_first():
-                atomic_write_json(at / _FACTS, {**facts, "shares": shares, "rows": len(pairs)})
+                write_checked(at / _FACTS, {**facts, "shares": share.count, "rows": len(pairs)})
         except OSError as error:
             raise InputError(f"hidden states cannot be written to {at}: {error.strerror}") from None
         barrier(f"hidden states of {agent}")
     return HiddenStateCache(layout)
+
+
+def _read_shares(layout: Layout, facts: Mapping[str, Any]) -> int:
+    """Among how many files each chunk is divided, from a file that must have these facts."""
+    try:
+        found = read_checked(layout.folder / _FACTS)
+    except InputError as error:
+        raise layout.damaged(error) from None
+    shares = found.get("shares") if isinstance(found, dict) else None
+    wanted = json.loads(json.dumps({**facts, "shares": shares, "rows": len(layout.pairs)}))
+    if found != wanted or type(shares) is not int or not 1 <= shares <= layout.batch_size:
+        raise layout.damaged(f"{_FACTS} has other facts")
+    return shares
 
 
 def _fill(

@@ -20,6 +20,7 @@ from rmas.parallel import (
     batch_multiple,
     batch_share,
     broadcast_from_first,
+    is_first,
     put_batch,
     put_whole,
     single_device_mesh,
@@ -30,12 +31,12 @@ from rmas.shapes import Params
 from rmas.tasks.pipeline import batches
 from rmas.training import optim as optimizers
 from rmas.training.checkpoints import Checkpoints
-from rmas.training.metrics import MetricsWriter
+from rmas.training.metrics import MetricsWriter, check_metrics
 from rmas.training.optim import Optim
 from rmas.training.profile import Profile
 from rmas.training.recorder import Recorder
 from rmas.training.step import Loss, TrainState, init_train_state, make_step
-from rmas.training.stopping import stop_on_sigterm
+from rmas.training.stopping import stop_on_signals
 from rmas.training.validation import Validation, ValidationData
 
 _log = logging.getLogger(__name__)
@@ -189,6 +190,8 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
             return state.links
 
     if start >= total:
+        if is_first():
+            check_metrics(folder, meta.get("metrics"))
         return result(state)
 
     # 2. Data, from the checkpoint's position on; each process reads its share of every batch.
@@ -232,8 +235,8 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
     saved_at = time.monotonic()
     with (
         use(mesh),
-        stop_on_sigterm() as stop,
-        MetricsWriter(folder, last_step=start) as writer,
+        stop_on_signals() as stop,
+        MetricsWriter(folder, start, meta.get("metrics")) as writer,
         Profile(folder / "profile", schedule.profile_steps) as profile,
         Progress(total, start=start, label=label) as progress,
     ):
@@ -259,12 +262,13 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
                 if not regular or not math.isfinite(score):
                     score = sys.float_info.max  # never the best
                 facts = {**task.facts, "label": label, "step": n + 1}
-                facts["losses"] = recorder.losses
+                facts |= {"losses": [*recorder.losses], "metrics": writer.written()}
                 checkpoints.save(n + 1, state, stream.get_state(), facts, score)
                 saved_at = time.monotonic()
             if stopping:
                 checkpoints.wait()
-                raise Stopped(f"{label}: stopped after step {n + 1} of {total}, which is saved")
+                told = f"{label}: stopped after step {n + 1} of {total}, which is saved"
+                raise Stopped(told, stop.status)
     return result(state)
 
 

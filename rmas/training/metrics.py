@@ -7,19 +7,23 @@ step's metrics before its checkpoint. Times of steps go to `timings.jsonl`.
 
 import contextlib
 import json
+import logging
 import math
 import os
 import socket
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat, TextIO
 
 from rmas.errors import InputError
-from rmas.files import append_lines, atomic_write_bytes, atomic_write_text
+from rmas.files import append_lines, atomic_write_bytes, atomic_write_text, parse_json, read_bytes
 from rmas.parallel import is_first
+from rmas.places import has_file
 
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
+_log = logging.getLogger(__name__)
 _FLUSH = 10.0  # seconds between flushes of TensorBoard's file
 
 
@@ -27,14 +31,21 @@ class MetricsWriter:
     """Writes `metrics.jsonl` and TensorBoard event files into one folder.
 
     `last_step` is the step of the checkpoint that the run resumes from: lines of later steps,
-    written before the kill, are dropped. Without a checkpoint (None) all lines are. Only the first
-    process of a run writes; the others only check the order of steps.
+    written before the kill, are dropped. Without a checkpoint (None) all lines are. `written` is
+    what the checkpoint has of `written()`: a warning tells where the lines that are kept are others
+    or fewer. Only the first process of a run writes; the others only check the order of steps.
 
     Raises InputError where the folder cannot be written, or a kept line is broken.
     """
 
-    def __init__(self, folder: str | os.PathLike, last_step: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        last_step: int | None = None,
+        written: Mapping[str, int] | None = None,
+    ) -> None:
         self.folder, self._last = Path(folder), last_step
+        self._written = _sum_of(b"")
         self._file: TextIO | None = None
         self._times: TextIO | None = None
         self._board: _Board | None = None
@@ -43,12 +54,15 @@ class MetricsWriter:
         path = self.folder / METRICS
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._last = _drop_later(path, last_step)
+            if has_file(self.folder / TIMINGS):  # before a file is opened: this may raise
+                _drop_half_line(self.folder / TIMINGS)
+            text, self._last = _drop_later(path, last_step)
+            self._written = _sum_of(text.encode())
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-            _drop_half_line(self.folder / TIMINGS)
             self._times = open(self.folder / TIMINGS, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
+        _warn_of_damage(path, self._written, written)
         # TensorBoard hides the dropped steps of older event files, too.
         try:
             with self._writing():
@@ -57,6 +71,10 @@ class MetricsWriter:
             self._file.close()
             self._times.close()
             raise
+
+    def written(self) -> dict[str, int]:
+        """How many lines `metrics.jsonl` has, and a checksum of all of them, for a checkpoint."""
+        return self._written
 
     def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """One line: {"step": step, **values}; on disk when this returns.
@@ -70,8 +88,10 @@ class MetricsWriter:
         if self._file is None or self._board is None:
             return
         line = _finite(values)
+        text = json.dumps({"step": int(step), **line}, allow_nan=False)
         with self._writing():
-            append_lines(self._file, [json.dumps({"step": int(step), **line}, allow_nan=False)])
+            append_lines(self._file, [text])
+            self._written = _sum_of(f"{text}\n".encode(), self._written)
             self._board.add(step, line)
 
     def write_times(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
@@ -161,22 +181,46 @@ def _finite(values: Mapping[str, SupportsFloat]) -> dict[str, float | None]:
     return {name: v if math.isfinite(v) else None for name, v in floats.items()}
 
 
+def check_metrics(folder: Path, written: Mapping[str, int] | None) -> None:
+    """Warns where the metrics of a run that has ended are not what its checkpoint says."""
+    path = folder / METRICS
+    data = read_bytes(path) if has_file(path) else b""
+    _warn_of_damage(path, _sum_of(data), written)
+
+
+def _sum_of(data: bytes, start: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Lines and checksum of what follows `start`."""
+    lines, crc = (start["lines"], start["crc32"]) if start else (0, 0)
+    return {"lines": lines + data.count(b"\n"), "crc32": zlib.crc32(data, crc)}
+
+
+def _warn_of_damage(path: Path, there: Mapping[str, int], written: Any) -> None:
+    if written is not None and there != written:
+        _log.warning(
+            "%s is damaged: of %d lines that were written before the checkpoint %s; links are not "
+            "affected",
+            path,
+            written["lines"],
+            f"{there['lines']} are there" if there["lines"] < written["lines"] else "some differ",
+        )
+
+
 def _drop_half_line(path: Path) -> None:
     """A line that a kill cut short would make one line with the next; it is dropped."""
-    data = path.read_bytes() if path.is_file() else b""
+    data = read_bytes(path)
     if data and not data.endswith(b"\n"):
         atomic_write_bytes(path, data[: data.rfind(b"\n") + 1])
 
 
-def _drop_later(path: Path, last_step: int | None) -> int | None:
-    """Drops lines of steps after `last_step`, atomically; returns the last step kept."""
-    if not path.exists():
-        return None
+def _drop_later(path: Path, last_step: int | None) -> tuple[str, int | None]:
+    """Drops lines of steps after `last_step`, atomically; returns what is kept, its last step."""
+    if not has_file(path):
+        return "", None
     kept, last = [], None
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_bytes(path).splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            step = json.loads(line)["step"]
+            step = parse_json(line)["step"]
             late = last_step is None or step > last_step
         except (ValueError, TypeError, KeyError):
             if number == len(lines):  # cut short by the kill
@@ -185,7 +229,7 @@ def _drop_later(path: Path, last_step: int | None) -> int | None:
                 f'{path}: line {number} is not a JSON object with a "step"; restore or delete it'
             ) from None
         if not late:
-            kept.append(line + "\n")
+            kept.append(line.decode() + "\n")
             last = step
     atomic_write_text(path, "".join(kept))
-    return last
+    return "".join(kept), last

@@ -1,8 +1,15 @@
-"""A run that is asked to end: SIGTERM, and the notices of preemption that clusters send as one."""
+"""A run that is asked to end and saves first: by SIGTERM, SIGHUP or Ctrl-C.
+
+Clusters send SIGTERM as their notice of preemption; a terminal that is closed sends SIGHUP, which
+`nohup` ignores.
+"""
 
 import contextlib
+import errno
 import itertools
+import os
 import signal
+import termios
 import threading
 from collections.abc import Iterator
 
@@ -10,16 +17,27 @@ import jax
 from jax.experimental import multihost_utils
 
 _calls = itertools.count(1)
+_TOLD = b"\nCtrl-C: this step is finished and saved first; Ctrl-C again ends at once\n"
 
 
 class StopSignal:
-    """Knows whether the run has been asked to end."""
+    """Knows whether the run has been asked to end.
+
+    Attributes:
+      status: the exit status of a command that ends for this: 130 after Ctrl-C, else 143.
+    """
 
     def __init__(self) -> None:
-        self._requested = threading.Event()
+        self._requested, self.status = threading.Event(), 143
 
-    def request(self, *_: object) -> None:
+    def request(self, number: int = signal.SIGTERM, _: object = None) -> None:
         """Asks the run to end after its current step; a signal handler."""
+        if number == signal.SIGHUP:
+            leave_lost_terminal()
+        if number == signal.SIGINT:
+            os.write(2, _TOLD)
+            self.status = 130
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         self._requested.set()
 
     def reached(self) -> bool:
@@ -35,28 +53,62 @@ class StopSignal:
 
 
 @contextlib.contextmanager
-def stop_on_sigterm() -> Iterator[StopSignal]:
-    """Inside the block, SIGTERM only sets the StopSignal; the handler before is put back after it.
+def stop_on_signals() -> Iterator[StopSignal]:
+    """Inside the block, signals only set the StopSignal; the handlers before are put back after it.
 
-    With many processes the handler stays as it is, since JAX's runtime receives SIGTERM in all of
-    them. Nor is it changed in a thread other than the main one, where Python allows no handlers;
-    there the signal is not noticed.
+    These are SIGTERM; SIGHUP, unless it is ignored; and the first Ctrl-C, where Python's own
+    handler is in place. With many processes JAX's runtime receives SIGTERM in all of them: its
+    handler stays, and a SIGHUP is passed on to it as SIGTERM. In a thread other than the main one,
+    where Python allows no handlers, no signal is noticed.
     """
     stop = StopSignal()
-    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = signal.signal(signal.SIGTERM, stop.request)
+    handlers = {}
+    several = jax.process_count() > 1
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        handlers[signal.SIGHUP] = _pass_on if several else stop.request
+    if not several:
+        handlers[signal.SIGTERM] = stop.request
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            handlers[signal.SIGINT] = stop.request
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            # One that Python did not install cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def end_on_sigterm() -> None:
-    """From here on SIGTERM ends the process, also where JAX's runtime has installed a handler.
+def _pass_on(*_: object) -> None:
+    leave_lost_terminal()
+    os.kill(os.getpid(), signal.SIGTERM)
 
-    It changes the process's own handler, so it is for commands that train no more.
+
+def end_on_signals() -> None:
+    """From here on SIGTERM and SIGHUP end the process, also where JAX's runtime has a handler.
+
+    It changes the process's own handlers, so it is for commands that train no more. A SIGHUP that
+    is ignored stays so.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def leave_lost_terminal() -> None:
+    """Sends what is printed from now on to nowhere, if the terminal it went to has been closed.
+
+    Every write to such a terminal is an error, by which a run would end before it has saved.
+    """
+    for descriptor in (1, 2):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rmas.errors import BusyError, InputError
-from rmas.files import atomic_write_json, remove_leftovers
+from rmas.files import atomic_write_json, read_json, remove_leftovers
 from rmas.parallel import barrier, is_first
+from rmas.places import has_file
 
 _held: dict[Path, int] = {}
 _SHOWN = 6  # differing keys that one message names
@@ -43,6 +44,16 @@ def open_workdir(
     return path
 
 
+def read_identity(path: Path, name: str = "config.json") -> dict[str, Any]:
+    """What made a folder; empty where no file says so. Raises InputError for a damaged one."""
+    if not has_file(path / name):
+        return {}
+    found = read_json(path / name)
+    if not isinstance(found, dict):
+        raise InputError(f"{path / name} is not a JSON object")
+    return found
+
+
 def _make(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -55,22 +66,16 @@ def _make(path: Path) -> None:
 def _open(path: Path, identity: Mapping[str, Any], name: str) -> None:
     file = path / name
     here = json.loads(json.dumps(identity))
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not has_file(file):
         _write(path, file, here)
         return
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"workdir {path}: {name} cannot be read: {error}") from None
     try:
-        there = json.loads(text)
-    except json.JSONDecodeError:
-        there = None
-    if not isinstance(there, dict):
+        there = read_identity(path, name)
+    except InputError as error:
         raise InputError(
-            f"workdir {path}: {name} is not a JSON object, so what made the folder is unknown; "
+            f"workdir {path}: {error}, so what made the folder is unknown; restore the file, or "
             "use another --workdir"
-        )
+        ) from None
     differences = _differences(_flat(there), _flat(here))
     if differences and is_first() and there.keys() & here.keys() and _is_bare(path, name):
         _write(path, file, here)

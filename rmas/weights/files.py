@@ -27,6 +27,31 @@ DTYPES: Mapping[str, np.dtype] = {
 """The dtypes that can be read, by their name in the files."""
 
 
+_EXPONENTS = {
+    np.dtype(np.float64): (np.uint64, 0x7FF0_0000_0000_0000),
+    np.dtype(np.float32): (np.uint32, 0x7F80_0000),
+    np.dtype(np.float16): (np.uint16, 0x7C00),
+    np.dtype(ml_dtypes.bfloat16): (np.uint16, 0x7F80),
+}
+"""An unsigned type of each dtype's size, and the bits of its exponent."""
+_BITS = 1 << 16
+"""Values that `is_finite` looks at at a time: they stay in the processor's cache."""
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether an array of one of `DTYPES` holds neither nan nor inf, with little extra memory.
+
+    Those are the values with all bits of the exponent set. numpy's own test of bfloat16 takes
+    each value for itself, and an array of the same size.
+    """
+    unsigned, exponent = _EXPONENTS[array.dtype]
+    bits = array.ravel("K").view(unsigned)
+    mask = unsigned(exponent)
+    return all(
+        (bits[i : i + _BITS] & mask).max(initial=0) != mask for i in range(0, bits.size, _BITS)
+    )
+
+
 def listed(names: Iterable[str], most: int = 8) -> str:
     """Sorted names in one line; of more than `most`, the number of the others."""
     names = sorted(names)
@@ -86,7 +111,8 @@ class TensorFiles:
         code = self._at[name].get_slice(name).get_dtype()
         if code not in DTYPES:
             raise InputError(
-                f"{self.directory}: {name} is stored as {code}; supported: {', '.join(DTYPES)}"
+                f"{self.directory}: {name} is stored as {code}; supported: {', '.join(DTYPES)} "
+                "(quantized weights are not read)"
             )
         return DTYPES[code]
 
@@ -180,8 +206,16 @@ def open_files(directory: str | Path) -> Iterator[TensorFiles]:
         elif (directory / INDEX).exists():
             expected = _shards(directory)
             names = sorted(set(expected.values()))
+        elif others := [file.name for file in directory.glob("*.safetensors")]:
+            raise InputError(
+                f"{directory} holds {listed(others)}, but neither {WEIGHTS} nor {INDEX}, which "
+                "says what is in which file; fetch it, too"
+            )
         else:
-            raise InputError(f"{directory} holds no weights; expected {WEIGHTS} or {INDEX}")
+            raise InputError(
+                f"{directory} holds no weights; expected {WEIGHTS} or {INDEX} (other formats, as "
+                "GGUF or pytorch_model.bin, are neither read nor downloaded)"
+            )
         handles = {n: stack.enter_context(_open(directory / n)) for n in names}
         files = TensorFiles(directory, handles)
         for name, file in expected.items():

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmas.errors import InputError
+from rmas.models.unsupported import format_of
 
 AGENT_FILES = (
     *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"),
@@ -70,6 +71,9 @@ def resolve(
     repo, at, named = source.partition("@")
     if os.path.isfile(folder) or not _REPO.fullmatch(repo):
         fact = "is a file" if os.path.isfile(folder) else f"is not a folder{_similar(folder)}"
+        if os.path.isfile(folder) and (known := format_of(folder.name)) is not None:
+            what, way = known
+            fact = f"is a file with {what}, which are not read; {way}"
         raise InputError(f"{source!r} {fact}; expected a folder or a Hub id owner/name[@revision]")
     if at and revision and named != revision:
         raise InputError(f"{source}: the name has revision {named!r}, but revision={revision!r}")

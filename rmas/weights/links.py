@@ -1,7 +1,6 @@
 """Trained links on disk: `links.safetensors`, and a manifest of the system that they belong to."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from rmas.checksums import CHECKSUM, with_checksum, without_checksum
 from rmas.errors import InputError
-from rmas.files import open_file, read_bytes, replacing_folder, write_json
+from rmas.files import read_json, replacing_folder, write_json
+from rmas.models.unsupported import refuse_pointer
+from rmas.places import has_file
 from rmas.shapes import Params
+from rmas.weights.files import is_finite
 
 WEIGHTS, MANIFEST, DIGEST = "links.safetensors", "manifest.json", "sha256"
 
@@ -35,7 +38,8 @@ def save_links(folder: str | Path, links: Params, manifest: dict[str, Any]) -> N
     flat = {name: np.ascontiguousarray(leaf) for name, leaf in _flat(links).items()}
     with replacing_folder(folder, last=(MANIFEST,)) as made:
         save_file(flat, made / WEIGHTS)
-        write_json(made / MANIFEST, manifest | {DIGEST: _digest(made / WEIGHTS)})
+        own = manifest | {DIGEST: _digest(made / WEIGHTS)}
+        write_json(made / MANIFEST, with_checksum(own))
 
 
 def load_links(
@@ -54,24 +58,29 @@ def load_links(
         template's (another topology, form or base model); the message names them.
     """
     folder = Path(folder)
+    for name in (WEIGHTS, MANIFEST):
+        if not has_file(folder / name):
+            raise InputError(f"no links in {folder}: {name} is missing")
+    refuse_pointer(folder / WEIGHTS)
     try:
-        open_file(folder / WEIGHTS).close()  # a pipe in its place would block the reader
         flat = load_file(folder / WEIGHTS)
-        manifest = json.loads(read_bytes(folder / MANIFEST).decode("utf-8"))
-    except FileNotFoundError as e:
-        raise InputError(f"no links in {folder}: {Path(str(e.filename or WEIGHTS)).name}") from e
-    except (OSError, SafetensorError, ValueError, RecursionError) as e:
-        raise InputError(f"links in {folder} cannot be read: {e}") from e
-    if not isinstance(manifest, dict):
+        written = read_json(folder / MANIFEST)
+    except (OSError, SafetensorError, ValueError) as e:
+        raise InputError(
+            f"links in {folder} cannot be read: {e}; give the command that wrote them again"
+        ) from e
+    if not isinstance(written, dict):
         raise InputError(f"links in {folder} cannot be read: {MANIFEST} is not a JSON object")
+    manifest = {name: value for name, value in written.items() if name != CHECKSUM}
     if manifest.pop(DIGEST, None) not in (None, _digest(folder / WEIGHTS)):
         raise InputError(
             f"links in {folder}: {WEIGHTS} does not match the digest in {MANIFEST}; "
-            "write both again"
+            "write both again, by the command that wrote them"
         )
     if accept is not None:
         accept(manifest)
     if template is None:
+        _check(folder, written)
         return _nested(flat), manifest
     wanted = _flat(template)
     missing, unknown = sorted(wanted.keys() - flat.keys()), sorted(flat.keys() - wanted.keys())
@@ -86,8 +95,19 @@ def load_links(
                 f"links in {folder}: {name} is {flat[name].dtype}{flat[name].shape}; "
                 f"this system needs {leaf.dtype}{tuple(leaf.shape)}"
             )
+        if not is_finite(flat[name]):
+            raise InputError(f"links in {folder}: {name} is damaged, since it holds nan or inf")
+    _check(folder, written)
     structure = jax.tree.structure(template)
     return jax.tree.unflatten(structure, [jax.numpy.asarray(flat[n]) for n in wanted]), manifest
+
+
+def _check(folder: Path, manifest: dict[str, Any]) -> None:
+    """Checks the manifest's checksum, last: an error in what it says tells more."""
+    try:
+        without_checksum(manifest)
+    except ValueError as error:
+        raise InputError(f"links in {folder}: {MANIFEST}: {error}") from None
 
 
 def _digest(path: Path) -> str:

@@ -14,10 +14,11 @@ from jax.sharding import Mesh
 
 from rmas.errors import InputError
 from rmas.models import Model, ModelSpec, abstract_params, read_spec
+from rmas.models.unsupported import ORIGINAL, quantized_tensors
 from rmas.parallel import Place, placer, single_device_mesh
 from rmas.shapes import Params
 from rmas.weights import hub
-from rmas.weights.files import TensorFiles, listed, open_files
+from rmas.weights.files import TensorFiles, is_finite, listed, open_files
 from rmas.weights.keys import (
     CONV,
     COPY,
@@ -123,12 +124,25 @@ def _read(files: TensorFiles, source: Source, dtype: np.dtype, index: Index) -> 
         stored = files.read(tensor, (at, *others))
         return stored.T if source.layout == TRANSPOSE else stored
 
+    def check(tensor: str, values: np.ndarray) -> None:
+        if not is_finite(values):
+            raise InputError(
+                f"{files.directory}: {tensor} holds nan or inf, or values beyond the range of "
+                f"{dtype}; the weights are damaged or need a wider dtype"
+            )
+
     if not source.stacked:
-        return one(source.tensors[0], index).astype(dtype, copy=False)
+        # A value that the cast overflows becomes inf, which is told by name.
+        with np.errstate(over="ignore"):
+            values = one(source.tensors[0], index).astype(dtype, copy=False)
+        check(source.tensors[0], values)
+        return values
     tensors = source.tensors[index[0]]
     out = np.empty((len(tensors), *(s.stop - s.start for s in index[1:])), dtype)
     for row, tensor in zip(out, tensors, strict=True):
-        row[...] = one(tensor, index[1:])
+        with np.errstate(over="ignore"):
+            row[...] = one(tensor, index[1:])
+        check(tensor, row)
     return out
 
 
@@ -146,7 +160,9 @@ def _check(spec: ModelSpec, files: TensorFiles, sources: list[Source], layout: L
             raise AssertionError(f"the key table does not use each row of {tensor} once")
     missing = owners.keys() - files.names
     if missing:
-        raise InputError(f"{where}: missing {len(missing)} tensors: {listed(missing)}")
+        raise InputError(
+            f"{where}: missing {len(missing)} tensors: {listed(missing)}{_hint(files)}"
+        )
     extra = files.names - owners.keys()
     head = layout.head + HEAD
     repeated = head in extra and spec.tied
@@ -157,7 +173,9 @@ def _check(spec: ModelSpec, files: TensorFiles, sources: list[Source], layout: L
         and not (repeated and n == head)
     }
     if unexpected:
-        raise InputError(f"{where}: unexpected {len(unexpected)} tensors: {listed(unexpected)}")
+        raise InputError(
+            f"{where}: unexpected {len(unexpected)} tensors: {listed(unexpected)}{_hint(files)}"
+        )
     wrong = [
         f"{name} is {files.shape(name)}, not {parts[0].tensor_shape}"
         for name, parts in owners.items()
@@ -167,6 +185,12 @@ def _check(spec: ModelSpec, files: TensorFiles, sources: list[Source], layout: L
         raise InputError(f"{where}: wrong shape: {listed(wrong)}")
     if repeated:
         _check_repeat(files, head, layout.body + EMBEDDING)
+
+
+def _hint(files: TensorFiles) -> str:
+    """What the files hold, if their tensors are those of quantized weights."""
+    what = quantized_tensors(files.names)
+    return f"; the weights are quantized with {what}: {ORIGINAL}" if what else ""
 
 
 def _check_repeat(files: TensorFiles, name: str, of: str, rows: int = 4096) -> None:

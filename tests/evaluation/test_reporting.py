@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from rmas.checksums import read_checked
 from rmas.errors import InputError
 from rmas.evaluation.records import read_evaluations
 from rmas.evaluation.reporting import make_report, write_report, write_summary
@@ -24,8 +25,11 @@ def workdir(tmp_path):
 def test_summary(workdir):
     rows = write_summary(workdir, {"asked": 4})
     assert rows == summarise_workdir(workdir)
-    found = json.loads((workdir / "evaluate" / "summary.json").read_text())
-    assert found == {"data": {"asked": 4}, "records": 8, "rows": rows}
+    assert read_checked(workdir / "evaluate" / "summary.json") == {
+        "data": {"asked": 4},
+        "records": 8,
+        "rows": rows,
+    }
 
 
 def test_one_workdir_by_any_name(workdir, monkeypatch):

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import pytest
 
 from rmas.evaluation.ceilings import Ceilings, read_ceilings
+from rmas.evaluation.json_lines import line_of, parse_line
 from rmas.evaluation.runner import Method, Plan, by_length, merge, run
 from rmas.system.answers import Answer
 from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.puzzle import ceiling
 from rmas.tasks.relay import RELAY
 from rmas.tasks.rows import Row
+from support.evaluations import timing as timed
 
 ROWS = [Row(f"row-{n}", f"what is {n}?", str(n % 3)) for n in range(5)]
 GRADERS = GraderPool()  # puzzles are graded here: no worker starts
@@ -65,10 +67,10 @@ def whole(tmp_path_factory):
 def test_records_in_the_order_of_the_plan(tmp_path, whole):
     fake = Fake()
     records = run(fake.plan(), GRADERS, tmp_path)
-    questions = map(json.loads, (tmp_path / "questions.jsonl").read_text().splitlines())
+    questions = map(parse_line, (tmp_path / "questions.jsonl").read_text().splitlines())
     assert list(questions) == [{"id": row.id, "question": row.question} for row in ROWS]
     assert (tmp_path / "records.jsonl").read_bytes() == whole
-    assert [json.loads(line) for line in whole.decode().splitlines()] == records
+    assert [parse_line(line) for line in whole.decode().split("\n")[:-1]] == records
     keys = [(r["method"], r["rounds"], r["id"]) for r in records]
     methods = [("latent", 1), ("latent", 3), ("text", 1)]
     assert keys == [(*m, row.id) for m in methods for row in ROWS]
@@ -242,7 +244,10 @@ def test_too_few_answers_are_an_error_before_anything_is_written(tmp_path):
 
 def test_progress_goes_on_from_what_is_done(tmp_path, whole, capsys):
     lines = whole.splitlines(keepends=True)
-    lines[5:7] = [line.replace(b'"exact": 1.0', b'"exact": 0.0') for line in lines[5:7]]
+    wrong = [parse_line(line) for line in lines[5:7]]
+    for record in wrong:
+        record["scores"]["exact"] = 0.0
+    lines[5:7] = [f"{line_of(record)}\n".encode() for record in wrong]
     (tmp_path / "records.jsonl").write_bytes(b"".join(lines[:7]))
     run(Fake().plan(), GRADERS, tmp_path)
     shown = capsys.readouterr().err.splitlines()
@@ -263,10 +268,11 @@ def test_files_of_processes_are_merged(tmp_path, whole):
     (tmp_path / "records.jsonl").write_text(groups[4])
     (tmp_path / "records.0.jsonl").write_text(groups[6] + groups[0] + groups[3][:40])
     (tmp_path / "records.1.jsonl").write_text(groups[1] + groups[4] + groups[5] + groups[7][:-1])
-    (tmp_path / "timings.1.jsonl").write_text('{"start": 2}\n{"sta')
+    timing = json.dumps(timed("latent", 2, [2, 3], 1.0)) + "\n"
+    (tmp_path / "timings.1.jsonl").write_text(timing + '{"sta')
     merge(tmp_path, batches)
     assert {p.name for p in tmp_path.iterdir()} == {"records.jsonl", "timings.jsonl"}
-    assert (tmp_path / "timings.jsonl").read_text() == '{"start": 2}\n'
+    assert (tmp_path / "timings.jsonl").read_text() == timing
     wanted = "".join(groups[n] for n in (0, 1, 4, 5, 6))
     assert (tmp_path / "records.jsonl").read_text() == wanted
     fake = Fake()

@@ -130,6 +130,12 @@ def test_overrides_in_any_order(folder):
     assert done.stdout == f"2.0 7 (1, 2, 3) {agents} 'three' True {Path.home()}/r 4\n"
 
 
+def test_a_workdir_with_an_endless_name(folder):
+    shown = error_of(start(folder, f"--workdir=runs/{'a' * 6000}"))
+    assert shown.startswith("runs/aaa") and len(shown) < 5000
+    assert shown.endswith("settings.json cannot be used: File name too long")
+
+
 def test_flagfile(folder):
     (folder / "flags").write_text("--config=c.py\n--config.outer.optim.warmup_steps=9\n")
     assert start(folder, "--flagfile=flags").stdout.startswith("1.0 9 ")
@@ -340,7 +346,11 @@ def test_a_bug_keeps_its_stack_trace(folder):
 
 @pytest.mark.parametrize(
     ("number", "status", "told"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "stopped")],
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "stopped"),
+        (signal.SIGHUP, 143, "stopped"),
+    ],
 )
 def test_a_signal_says_how_to_go_on(folder, number, status, told):
     with subprocess.Popen(

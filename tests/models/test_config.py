@@ -7,10 +7,9 @@ import os
 import pytest
 
 from rmas.errors import InputError
-from rmas.models import config as config_module
 from rmas.models import read_spec
-from rmas.models.config import CLASS_DEFAULTS, GEMMA3_PATTERN, GEMMA3_THETAS, QWEN3_5_INTERVAL
-from rmas.models.spec import ModelSpec
+from rmas.models.config import CLASS_DEFAULTS, COMPOSITES
+from rmas.models.spec import AttentionLayer, DeltaLayer, ModelSpec, RopeSpec
 from support.configurations import BASES, DELTA, GEMMA3, LLAMA, LOCAL, QWEN3_5, SIZES, read
 
 # field of ModelSpec -> (key, other value, value of the field then)
@@ -68,12 +67,8 @@ CONSTANT = {
         "qk_norm": True, "gated_attention": True, "embed_scale": None, "logit_softcap": None,
     },
 }  # fmt: skip
-# Read by rules of their own where they are missing; see `test_config_layers.py`.
-OPTIONAL = {
-    "llama": {"head_dim"},
-    "gemma3": {"sliding_window_pattern", "rope_theta", "rope_local_base_freq", "rope_scaling"},
-    "qwen3_5": {"full_attention_interval", "partial_rotary_factor"},
-}
+# Read by rules of their own where they are missing; see `test_config_rope.py`.
+OPTIONAL = {"rope_parameters", "rope_scaling"}
 EACH = [(family, field) for family in BASES for field in FIELDS[family]]
 
 
@@ -105,20 +100,22 @@ def test_each_field_is_read(family, field):
 def test_a_missing_key_is_named_or_the_class_default(family):
     kind = BASES[family]["model_type"]
     defaults = CLASS_DEFAULTS[kind]
-    for key in BASES[family].keys() - defaults.keys() - OPTIONAL[family] - {"model_type"}:
-        name = {"rope_parameters": "rope_theta"}.get(key, key)
-        with pytest.raises(InputError, match=rf"^config\.json: .*'{name}' is missing"):
+    for key in BASES[family].keys() - defaults.keys() - OPTIONAL - {"model_type"}:
+        with pytest.raises(InputError, match=rf"^config\.json: key '{key}' is missing"):
             read(BASES[family], **{key: ...})
-    with pytest.raises(InputError, match=r"^config\.json: unknown architecture None"):
+    with pytest.raises(InputError, match=r"^config\.json: unknown architecture null"):
         read(BASES[family], model_type=...)
+    bare = {k: v for k, v in BASES[family].items() if not k.startswith("rope")}
+    bare |= {"num_hidden_layers": 3, "num_attention_heads": 32, "hidden_size": 1024}
+    bare |= {"linear_num_value_heads": 32}
     for key, value in defaults.items():
-        without = read(BASES[family], num_hidden_layers=3, **{key: ...})
-        assert without == read(BASES[family], num_hidden_layers=3, **{key: value}), key
+        without = read(bare, **{key: ...})
+        assert without == read(bare, **{key: value}), key
 
 
 @pytest.mark.parametrize("key", sorted(LLAMA))
 def test_a_value_of_the_wrong_type_raises(key):
-    for wrong in ([1], "many", {"a": 1}):
+    for wrong in ([1], "many", {"rope_type": 1}):
         with pytest.raises(InputError) as error:
             read(LLAMA, **{key: wrong})
         assert "\n" not in str(error.value)
@@ -127,20 +124,17 @@ def test_a_value_of_the_wrong_type_raises(key):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vocab_size": True}, "'vocab_size' must be int, not True"),
-        ({"hidden_size": 32.0}, "'hidden_size' must be int"),
-        ({"num_hidden_layers": 0}, "'num_hidden_layers' is 0"),
-        ({"rms_norm_eps": -1.0}, "'rms_norm_eps' is -1.0"),
-        ({"rms_norm_eps": float("nan")}, "'rms_norm_eps' is nan"),
-        ({"attention_bias": 1}, "'attention_bias' must be bool"),
-        ({"num_key_value_heads": 3}, "multiple of key/value heads"),
-        ({"head_dim": 7}, "even"),
+        ({"attention_bias": 1}, "'attention_bias' is 1; it must be true or false"),
+        ({"num_key_value_heads": 3}, "'num_key_value_heads' is 3; it must divide 'num_attention_h"),
+        ({"head_dim": 7}, "'head_dim' is 7; it must be even"),
+        ({"head_dim": None, "hidden_size": 28}, "'head_dim' is 7; it must be even"),
+        ({"head_dim": None, "hidden_size": 33}, "'hidden_size' is 33; .* multiple of 'num_atten"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}},
-         "unknown rope type 'yarn'; supported: default, linear, llama3"),
+         "unknown rope type 'yarn'; supported: default, linear, llama3 .'rope_param"),
         ({"hidden_act": "gelu"}, "unknown activation 'gelu'; supported: silu, gelu_pytorch_tanh"),
         ({"model_type": "gpt2"},
          "unknown architecture 'gpt2'; supported: gemma3, gemma3_text, llama, .*, qwen3_5_text"),
-        ({"model_type": None}, "unknown architecture None"),
+        ({"model_type": None}, "unknown architecture null"),
     ],
 )  # fmt: skip
 def test_faults_are_told(changes, message):
@@ -211,7 +205,7 @@ def test_a_composite_may_tie_its_head_above(kind, text):
 )
 def test_mixtures_of_experts_are_refused_by_name(config):
     name = config["model_type"]
-    with pytest.raises(InputError, match=rf"'{name}\w*' is a mixture-of-experts model; only dense"):
+    with pytest.raises(InputError, match=rf"'{name}\w*' is a mixture-of-experts model.*only dense"):
         read(config)
 
 
@@ -219,32 +213,96 @@ def test_other_architectures_are_refused_by_name():
     for kind in ("qwen3_next", "gemma2", "gemma3n", "mamba2"):
         with pytest.raises(InputError, match=f"unknown architecture '{kind}'; supported: gemma3,"):
             read(SIZES | {"model_type": kind})
-    with pytest.raises(InputError, match=r"unknown activation 'relu'; supported: silu, gelu_p"):
+    with pytest.raises(InputError, match="unknown activation 'relu'; supported: silu, gelu_p"):
         read(GEMMA3, hidden_activation="relu")
+
+
+# Keys that the classes take without a field of their own, and where their effect shows.
+THROUGH = {
+    "rope_theta": lambda c: _full(c)["rope_theta"],
+    "rope_local_base_freq": lambda c: c.rope_parameters["sliding_attention"]["rope_theta"],
+    "partial_rotary_factor": lambda c: c.rope_parameters["partial_rotary_factor"],
+    "sliding_window_pattern": lambda c: c.layer_types.index("full_attention") + 1,
+    "full_attention_interval": lambda c: c.layer_types.index("full_attention") + 1,
+}
+
+
+def _full(config) -> dict:
+    return config.rope_parameters.get("full_attention", config.rope_parameters)
 
 
 @pytest.mark.parametrize("family", CLASS_DEFAULTS)
 def test_class_defaults_are_those_of_transformers(family):
     from transformers import AutoConfig
 
-    theirs = type(AutoConfig.for_model(family))
+    config = AutoConfig.for_model(family)
+    fields = {field.name: field.default for field in dataclasses.fields(config)}
     for key, value in CLASS_DEFAULTS[family].items():
-        assert getattr(theirs(), key) == value, key
-        assert key in theirs.__annotations__, key
+        theirs = THROUGH[key](config) if key in THROUGH else fields[key]
+        assert (theirs, type(theirs)) == (value, type(value)), key
+        assert (key in THROUGH) != (key in fields), key
 
 
-def test_constants_are_those_of_transformers():
+@pytest.mark.parametrize("family", CLASS_DEFAULTS)
+def test_bare_configurations_are_those_of_transformers(family):
+    """Only sizes, as the oldest files have them: all else is what `AutoConfig` makes of them."""
     from transformers import AutoConfig
 
-    gemma3 = AutoConfig.for_model("gemma3_text", num_hidden_layers=20)
-    assert gemma3.layer_types.index("full_attention") + 1 == GEMMA3_PATTERN
-    assert {k: v["rope_theta"] for k, v in gemma3.rope_parameters.items()} == GEMMA3_THETAS
-    qwen3_5 = AutoConfig.for_model("qwen3_5_text", num_hidden_layers=20)
-    assert qwen3_5.layer_types.index("full_attention") + 1 == QWEN3_5_INTERVAL
-    rotary = qwen3_5.rope_parameters["partial_rotary_factor"]
-    assert rotary == config_module.QWEN3_5_ROTARY
-    for kind, text in config_module.COMPOSITES.items():
+    sizes = {"vocab_size": 50, "hidden_size": 1024, "intermediate_size": 48}
+    sizes |= {"num_hidden_layers": 12, "num_attention_heads": 32}
+    theirs = AutoConfig.for_model(family, **sizes)
+    spec = read(sizes, model_type=family)
+    head_dim = getattr(theirs, "head_dim", 1024 // 32)
+    part = _full(theirs).get("partial_rotary_factor", 1)
+    rope = RopeSpec(_full(theirs)["rope_theta"], int(head_dim * part))
+    kinds = getattr(theirs, "layer_types", ["full_attention"] * 12)
+    assert (spec.n_kv_heads, spec.n_heads) == (theirs.num_key_value_heads, 32)
+    assert spec.head_dim == head_dim
+    assert (spec.norm_eps, spec.max_positions) == (1e-6, theirs.max_position_embeddings)
+    assert spec.tied == theirs.tie_word_embeddings
+    assert spec.activation == getattr(theirs, "hidden_act", None) or theirs.hidden_activation
+    assert spec.out_bias == getattr(theirs, "attention_bias", False)
+    full = AttentionLayer(4096 if family == "mistral" else None, rope)
+    for kind, layer in zip(kinds, spec.layers, strict=True):
+        if kind == "full_attention":
+            assert layer == full
+        elif kind == "sliding_attention":
+            local = theirs.rope_parameters["sliding_attention"]["rope_theta"]
+            assert layer == AttentionLayer(theirs.sliding_window, RopeSpec(local, rope.dim))
+        else:
+            named = ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim")
+            names = [f"linear_{name}" for name in (*named, "conv_kernel_dim")]
+            assert layer == DeltaLayer(*(getattr(theirs, name) for name in names))
+
+
+def test_the_inner_types_of_composites_are_those_of_transformers():
+    from transformers import AutoConfig
+
+    for kind, text in COMPOSITES.items():
         assert AutoConfig.for_model(kind).text_config.model_type == text
+
+
+def test_old_llama_folders_are_read(tmp_path):
+    """Llama 1 and 2 as their first conversions say it, the padding token -1 included."""
+    one = {
+        "architectures": ["LLaMAForCausalLM"], "bos_token_id": 0, "eos_token_id": 1,
+        "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 11008,
+        "initializer_range": 0.02, "max_sequence_length": 2048, "model_type": "llama",
+        "num_attention_heads": 32, "num_hidden_layers": 32, "pad_token_id": -1,
+        "rms_norm_eps": 1e-06, "torch_dtype": "float16", "use_cache": True, "vocab_size": 32000,
+    }  # fmt: skip
+    two = {
+        "hidden_act": "silu", "hidden_size": 8192, "intermediate_size": 28672,
+        "max_position_embeddings": 4096, "model_type": "llama", "num_attention_heads": 64,
+        "num_hidden_layers": 80, "num_key_value_heads": 8, "pretraining_tp": 1,
+        "rms_norm_eps": 1e-05, "rope_scaling": None, "tie_word_embeddings": False,
+        "vocab_size": 32000,
+    }  # fmt: skip
+    for config, kv, length in ((one, 32, 2048), (two, 8, 4096)):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        spec = read_spec(tmp_path)
+        assert (spec.n_kv_heads, spec.head_dim, spec.max_positions) == (kv, 128, length)
+        assert set(spec.layers) == {AttentionLayer(None, RopeSpec(10_000.0, 128))}
 
 
 def test_a_folder_and_its_faults(tmp_path):

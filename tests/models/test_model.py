@@ -1,11 +1,21 @@
 """Whole models against transformers, and properties that any input must keep."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rmas.models import abstract_params, embed, embedding_rms, init_params, positions, run
+from rmas.models import (
+    abstract_params,
+    embed,
+    embedding_rms,
+    init_params,
+    positions,
+    read_spec,
+    run,
+)
 from rmas.weights import load_params
 from support import rollouts
 
@@ -59,6 +69,28 @@ def test_ids_and_greedy_continuation(tiny, case):
     with torch.no_grad():
         embeds = m.torch.get_input_embeddings()(torch.tensor(ids))
     np.testing.assert_array_equal(embed(m.spec, m.params, ids), embeds)
+
+
+def test_a_folder_that_leaves_out_what_the_class_gives(tmp_path):
+    """As those of Llama 1 and 2: no theta, no number of key/value heads, no size of a head, ..."""
+    rope = {"rope_type": "default", "rope_theta": 1e4}
+    given = {"num_key_value_heads": 4, "rope_parameters": rope, "rms_norm_eps": 1e-6}
+    model = tiny_hf.make("llama_biased", **given, mlp_bias=False, tie_word_embeddings=False)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    for key in (
+        *("rope_parameters", "head_dim", "num_key_value_heads", "rms_norm_eps", "hidden_act"),
+        *("tie_word_embeddings", "max_position_embeddings", "mlp_bias"),
+    ):
+        config.pop(key, None)
+    path.write_text(json.dumps(config))
+    spec, valid = read_spec(tmp_path), np.ones((2, 18), bool)
+    x = np.random.default_rng(0).standard_normal((2, 18, 32)).astype(np.float32) * 0.5
+    h, logits = rollouts.whole(spec, load_params(spec, tmp_path), x, valid)
+    h_hf, logits_hf = tiny_hf.hidden_and_logits(model, x, valid)
+    close(h, h_hf, 3e-5)
+    close(logits, logits_hf, 5e-5)
 
 
 @pytest.mark.parametrize("case", FAMILIES)

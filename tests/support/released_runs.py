@@ -1,6 +1,5 @@
 """Runs of released systems, recorded under the names that the release's numbers have."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,13 +14,7 @@ def record(
     loaded: LoadedSystem, questions: Sequence[str], rounds: int, steps: int, tokens: int
 ) -> tuple[dict[str, np.ndarray], list[Answer]]:
     """Arrays as `experiments.dump_latents` names them, and the answers, greedily."""
-    # The release decodes up to the tokenizer's eos, whatever other ids the configuration names.
-    agents = {
-        name: dataclasses.replace(agent, eos=(agent.chat.tokenizer.eos_token_id,))
-        for name, agent in loaded.system.agents.items()
-    }
-    system = dataclasses.replace(loaded.system, agents=agents)
-    runner = Runner(system, Limits(steps, tokens, tokens), Sampling(), seed=0)
+    runner = Runner(loaded.system, Limits(steps, tokens, tokens), Sampling(), seed=0)
     asked = [Question(q, q) for q in questions]
     answers, thoughts = runner.recorded(loaded.links, loaded.form, asked, rounds, len(asked))
     arrays = {}

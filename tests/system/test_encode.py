@@ -1,7 +1,6 @@
 """Chats to token ids: templates of all habits, slots, and questions that try to break out."""
 
 import re
-import types
 
 import pytest
 
@@ -234,26 +233,7 @@ def test_trusted_text_is_read_as_before_after_data():
     assert c.ids("<|im_end|>") == before
 
 
-@pytest.mark.parametrize("assistant", ["", "{{ raise_exception('no assistant') }}"])
-def test_closing_tokens_of_templates_without_an_assistant(assistant):
-    import jinja2
-
-    class Fake:
-        chat_template = "x"
-        eos_token_id = 7
-        added_tokens_decoder = types.MappingProxyType({})
-
-        def apply_chat_template(self, chat, **_):
-            if assistant:
-                raise jinja2.TemplateError("no assistant")
-            return "user only"
-
-        def __call__(self, text, **_):
-            return {"input_ids": [1] * len(text)}
-
-    chat = ChatTokenizer(Fake(), date="", where="folder")
-    if assistant:
-        with pytest.raises(InputError, match="folder: the chat template fails"):
-            _ = chat.close
-    else:
-        assert chat.close == (7,)
+def test_no_closing_tokens_where_the_template_refuses_an_assistant():
+    c = chat(template=tk.CHATML + "{{ raise_exception('no') if messages[-1].role == 'assistant' }}")
+    with pytest.raises(InputError, match="FOLDER: the chat template fails: no"):
+        _ = c.close

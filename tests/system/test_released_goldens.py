@@ -60,3 +60,13 @@ def test_the_expected_answers_could_be_missed():
     first, last = EXPECTED["ids"]["R1"], EXPECTED["ids"]["R3"]
     assert sum(a != b for a, b in zip(first, last, strict=True)) == 2
     assert min(map(len, last)) < TOKENS
+
+
+def test_an_answer_ends_at_the_eos_token_alone(loaded):
+    """As in the release; an agent that writes in text exchange alone stops as any other does."""
+    solver, planner = (loaded.system.agents[name] for name in ("solver", "planner"))
+    named = json.loads((GOLDENS / "root/solver/generation_config.json").read_text())
+    assert len(named["eos_token_id"]) == 2
+    assert solver.eos == (solver.chat.tokenizer.eos_token_id,)
+    assert planner.chat.closing_id != planner.chat.tokenizer.eos_token_id
+    assert {planner.chat.closing_id, planner.chat.tokenizer.eos_token_id} <= set(planner.eos)

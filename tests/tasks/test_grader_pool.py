@@ -7,7 +7,6 @@ import threading
 import pytest
 
 from rmas.errors import InputError
-from rmas.tasks import grader_pool as module
 from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.rows import Row
 
@@ -40,7 +39,7 @@ def trapped(monkeypatch):
     def start(command, **more):
         return popen([*command[:2], TRAPS], **more)
 
-    monkeypatch.setattr(module.subprocess, "Popen", start)
+    monkeypatch.setattr(subprocess, "Popen", start)
     with GraderPool(processes=2, seconds=1) as made:
         yield made
 
@@ -72,7 +71,7 @@ def test_nothing_is_left_behind():
 
 
 def test_puzzles_start_no_process(monkeypatch):
-    monkeypatch.setattr(module.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
     (grade,) = GraderPool().grade("relay", ["value 3"], [Row("", "", "3")])
     assert grade.scores["exact"] == 1
 

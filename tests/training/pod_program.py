@@ -1,8 +1,8 @@
 """One process of a run: trains and evaluates a tiny random system, and may be told to stop.
 
 `python pod_program.py FOLDER MESH [--stop_at=STEP]` with the flags of a pod, and `tests/` in
-PYTHONPATH. With `--stop_at` the last process gets a SIGTERM, as a preempted machine would, when it
-prepares that step of outer training.
+PYTHONPATH. With `--stop_at` the last process gets a SIGTERM (or `--signal`), as a preempted machine
+would, when it prepares that step of outer training.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def placed(system: System, mesh) -> System:
     return dataclasses.replace(system, agents=agents)
 
 
-def stopping(prepare, at: int):
+def stopping(prepare, at: int, number: int):
     """`prepare` that asks this process to end when it is called for the `at`-th time."""
     calls = 0
 
@@ -57,7 +57,7 @@ def stopping(prepare, at: int):
         nonlocal calls
         calls += 1
         if calls == at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return prepare(*args)
 
     return prepared
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("mesh")
     parser.add_argument("--stop_at", type=int, default=0)
+    parser.add_argument("--signal", type=int, default=signal.SIGTERM)
     parser.add_argument("--coordinator")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--process", type=int, default=0)
@@ -135,7 +136,7 @@ def main() -> None:
 
     if asked.stop_at and asked.process == asked.processes - 1:
         objective = outer_module.OBJECTIVES["align"]
-        prepare = stopping(objective.prepare, asked.stop_at)
+        prepare = stopping(objective.prepare, asked.stop_at, asked.signal)
         outer_module.OBJECTIVES["align"] = dataclasses.replace(objective, prepare=prepare)
     schedule = Schedule(Optim(steps=STEPS, lr=1e-2), BATCH, save_every=10)
     try:

@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,7 +50,29 @@ def empty_manifest(folder: Path) -> None:
     os.truncate(folder / "state" / "manifest.ocdbt", 0)
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, truncate_arrays, truncate_info, empty_manifest])
+def damage_score(folder: Path) -> None:
+    (folder / "metrics" / "metrics").write_bytes(b"\xff{")
+
+
+def score_in_words(folder: Path) -> None:
+    (folder / "metrics" / "metrics").write_text('{"score": "low"}')
+
+
+def nest_metadata(folder: Path) -> None:
+    (folder / "_CHECKPOINT_METADATA").write_text("[" * 100_000)
+
+
+def unmark(folder: Path) -> None:
+    (folder / "commit_success.txt").unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(flip_a_bit, truncate_arrays, truncate_info, empty_manifest),
+        *(damage_score, score_in_words, nest_metadata, unmark),
+    ],
+)
 def test_damaged_latest_falls_back(tmp_path, caplog, damage):
     checkpoints = Checkpoints(tmp_path)
     state = {"w": jax.random.normal(jax.random.key(0), (64, 64)), "step": jnp.int32(1)}
@@ -151,6 +174,38 @@ def test_the_process_is_left_as_it_was(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore(make_state())[0] == 1
     assert global_state() == before
+
+
+def test_damaged_scores_of_all_steps_are_one_clear_line(tmp_path):
+    """And nothing is renamed: a training must not begin anew in silence."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"w": jnp.ones(3)}, None, {})
+    before = steps_in(tmp_path)
+    for step in (1, 2):
+        damage_score(tmp_path / str(step))
+    with pytest.raises(InputError, match=r"can be read \(tried steps 2, 1\)"):
+        Checkpoints(tmp_path)
+    assert steps_in(tmp_path) == before
+
+
+def test_a_newest_step_that_is_gone_is_told(tmp_path, caplog):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"w": jnp.ones(3)}, None, {})
+    shutil.rmtree(tmp_path / "2")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 1
+    assert f"checkpoint step 2 is gone from {tmp_path}" in caplog.text
+
+
+def test_what_is_saved_is_what_was_given(tmp_path):
+    """Facts are written while the caller goes on, and changes its own."""
+    facts, state = {"losses": [1.0]}, {"w": jnp.ones(3)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, None, facts)
+        facts["losses"].append(2.0)
+        assert checkpoints.restore(state)[3] == {"losses": [1.0]}
 
 
 def test_all_damaged_is_one_clear_line(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from rmas.errors import InputError
-from rmas.training.metrics import MetricsWriter
+from rmas.training.metrics import MetricsWriter, check_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,6 +96,34 @@ def test_broken_line_before_the_last_is_an_error(tmp_path):
     with pytest.raises(InputError, match="line 2 is not a JSON object with a"):
         MetricsWriter(tmp_path, 3)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda text: text, ""),
+        (lambda text: text[: text.index("\n") + 1], "of 3 lines that were written before the che"),
+        (lambda text: "", "of 3 lines that were written before the checkpoint 0 are there"),
+        (lambda text: text.replace("0.5", "0.6", 1), "some differ; links are not affected"),
+    ],
+)
+def test_lines_are_held_against_the_checkpoint(tmp_path, caplog, change, told):
+    """While a run goes on, and once it has ended; lines behind the checkpoint do not count."""
+    with MetricsWriter(tmp_path) as writer:
+        for step in range(3):
+            writer.write(step, {"lr": 0.5})
+        written = writer.written()
+        writer.write(3, {"lr": 0.5})
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(change(whole))
+    write(tmp_path, 2, [])
+    assert caplog.text == ""  # a checkpoint of an earlier version says nothing
+    path.write_text(change(whole))
+    MetricsWriter(tmp_path, 2, written).close()
+    check_metrics(tmp_path, written)
+    assert len(caplog.records) == (2 if told else 0)
+    assert all(told in r.getMessage() and str(path) in r.getMessage() for r in caplog.records)
 
 
 def test_folder_that_cannot_be(tmp_path):

@@ -1,7 +1,14 @@
 """When a run saves, stops and measures, and gradient accumulation."""
 
+import json
 import os
+import pty
+import select
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +24,8 @@ from rmas.training.optim import Optim
 from rmas.training.step import gradient_probe, init_train_state
 from rmas.training.validation import ValidationData
 
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -25,23 +34,92 @@ def whole(tmp_path_factory):
     return folder, train(folder)[0]
 
 
-@pytest.mark.parametrize("step", [1, 4])
-def test_sigterm_saves_and_ends(tmp_path, whole, step):
+@pytest.mark.parametrize(
+    ("number", "step", "status"),
+    [(signal.SIGTERM, 1, 143), (signal.SIGHUP, 4, 143), (signal.SIGINT, 4, 130)],
+)
+def test_a_signal_saves_and_ends(tmp_path, whole, number, step, status, capfd):
     """At the end of the step in which it comes, between two checkpoints."""
 
     def die(n):
         if n == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped, match=f"stopped after step {step + 1} of 7, which is saved"):
+    before = [signal.getsignal(n) for n in ENDING]
+    with pytest.raises(Stopped, match=f"stopped after step {step + 1} of 7, which is saved") as end:
         train(tmp_path, die)
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert end.value.status == status
+    told = "Ctrl-C: this step is finished and saved first; Ctrl-C again ends at once"
+    assert (told in capfd.readouterr().err) == (number == signal.SIGINT)
+    assert [signal.getsignal(n) for n in ENDING] == before
     assert Checkpoints(tmp_path / "checkpoints").latest_step() == step + 1
     trained, asked = train(tmp_path, start=None)
     assert asked == list(range(step + 1, 7))
     same_bits(trained, whole[1])
     assert (tmp_path / "metrics.jsonl").read_bytes() == (whole[0] / "metrics.jsonl").read_bytes()
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path):
+    def die(n):
+        if n == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, die)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert Checkpoints(tmp_path / "checkpoints").latest_step() == 3
+
+
+def test_handlers_of_others_stay(tmp_path, whole):
+    """A SIGHUP that nohup ignores, and what a host program does with Ctrl-C."""
+    seen = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    own = signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+    try:
+        trained, asked = train(
+            tmp_path, lambda n: [os.kill(os.getpid(), s) for s in (signal.SIGHUP, signal.SIGINT)]
+        )
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGINT, own)
+    assert asked == list(range(7)) and len(seen) == 7
+    same_bits(trained, whole[1])
+
+
+ON_A_TERMINAL = """
+import fcntl, sys, termios
+from pathlib import Path
+fcntl.ioctl(0, termios.TIOCSCTTY)
+from kill_program import main
+from rmas.errors import Stopped
+try:
+    main(Path(sys.argv[1]), 100000)
+except Stopped as stopped:
+    print(stopped, file=sys.stderr)
+    sys.exit(stopped.status)
+"""
+
+
+def test_a_closed_terminal_saves_and_ends(tmp_path):
+    """Although every write to it, as of the progress bar, is an error from then on."""
+    ours, theirs = pty.openpty()
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TERM": "xterm"}
+    command = [sys.executable, "-c", ON_A_TERMINAL, str(tmp_path)]
+    ends = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    with subprocess.Popen(command, env=env, start_new_session=True, **ends) as process:
+        os.close(theirs)
+        shown, file, deadline = b"", tmp_path / "metrics.jsonl", time.monotonic() + 60
+        while not file.is_file() or file.read_bytes().count(b"\n") < 20:
+            assert time.monotonic() < deadline, shown
+            if select.select([ours], [], [], 0.05)[0]:
+                shown += os.read(ours, 1 << 16)
+        os.close(ours)
+        assert process.wait(60) == 143
+    assert b"/100000" in shown
+    last = json.loads(file.read_text().splitlines()[-1])["step"]
+    assert Checkpoints(tmp_path / "checkpoints").latest_step() == last
 
 
 def test_checkpoints_by_time(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +16,12 @@ PROGRAM = TESTS / "training" / "pod_program.py"
 STEPS = 24
 
 
-def pod(folder: Path, processes: int, mesh: str, stop_at: int = 0) -> int:
+def pod(folder: Path, processes: int, mesh: str, stop_at: int = 0, number: int = 0) -> int:
     folder.mkdir(exist_ok=True)
     pod = [str(TESTS.parent / "launch" / "local_pod.py"), f"--processes={processes}", "--devices=2"]
     command = [sys.executable, "-W", "error", str(PROGRAM), str(folder), mesh]
     if stop_at:
-        command.append(f"--stop_at={stop_at}")
+        command += [f"--stop_at={stop_at}", f"--signal={number}"]
     paths = [TESTS.parent, TESTS]
     path = os.pathsep.join(map(str, paths))
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
@@ -75,13 +76,14 @@ def test_two_processes(tmp_path, alone):
 
 
 @pytest.mark.extended
-def test_preempted_as_two_and_resumed_as_four(tmp_path, alone):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_preempted_as_two_and_resumed_as_four(tmp_path, alone, number):
     """One process is told to end; both save the same step, and four others go on from it.
 
     Links lie in parts on both. The notice comes right behind a save, in the second training of the
     process: neither is to make it be overlooked.
     """
-    assert pod(tmp_path, 2, "fsdp=4", stop_at=11) == 143
+    assert pod(tmp_path, 2, "fsdp=4", stop_at=11, number=number) == 143
     stopped = metrics(tmp_path / "outer")[-1]["step"]
     assert 10 < stopped < STEPS
     saved = [

@@ -313,6 +313,7 @@ def test_a_local_folder_always_wins(tmp_path, monkeypatch):
         ("hf://lab/planner", None, "is not a folder"),
         ("file", None, "'file' is a file; expected a folder"),
         ("lab/file", None, "'lab/file' is a file"),
+        ("lab/Q4.gguf", None, "is a file with GGUF weights (llama.cpp), which are not read; use"),
         ("lab/planner@", None, "'' is not a branch, tag or commit hash"),
         ("lab/planner", "../../x", "'../../x' is not a branch"),
         ("lab/planner@/x", None, "'/x' is not a branch"),
@@ -321,7 +322,7 @@ def test_a_local_folder_always_wins(tmp_path, monkeypatch):
 )
 def test_names_that_can_be_neither(tmp_path, monkeypatch, source, revision, told):
     (tmp_path / "lab").mkdir()
-    for name in ("file", "lab/file"):
+    for name in ("file", "lab/file", "lab/Q4.gguf"):
         (tmp_path / name).write_text("")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as error:

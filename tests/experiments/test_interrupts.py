@@ -1,0 +1,29 @@
+"""Ctrl-C at any time ends in one line at most."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ENV = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.parametrize("loaded", ["/absl/", "/numpy/", "/jaxlib/"])
+def test_ctrl_c_while_modules_are_imported_is_quiet(loaded):
+    """At whatever import it comes: those of the command's own modules and of libraries."""
+    program = [sys.executable, "-W", "error", "-v", "-m", "experiments.report", "no such folder"]
+    with subprocess.Popen(program, cwd=ROOT, env=ENV, stderr=subprocess.PIPE) as process:
+        shown = []
+        for line in process.stderr:
+            shown.append(line)
+            if loaded.encode() in line:
+                process.send_signal(signal.SIGINT)
+                break
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    rest = [line for line in errors.splitlines() if line.startswith((b"Trace", b"interrupted"))]
+    assert rest == [b"interrupted"]
