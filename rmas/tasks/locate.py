@@ -38,9 +38,10 @@ def locate(name: str, source: Source, folder: str | os.PathLike | None = None) -
             raise InputError(f"{root} is not a folder; name one with the files of {name}")
         splits = _in_folder(root, source)
         if not splits:
+            where = f"they are in the dataset {source.repo} of the Hugging Face Hub"
             raise InputError(
-                f"{root} has no files of {name} ({_names(source)}, or SPLIT.jsonl); they are in "
-                f"the dataset {source.repo} of the Hugging Face Hub"
+                f"{root} has no files of {name} ({_names(source)}, or SPLIT.jsonl); "
+                f"{where if source.repo else source.access}"
             )
         return Files(splits, "local files")
     root, commit = _download(name, source)
@@ -63,6 +64,11 @@ def _in_folder(root: Path, source: Source) -> dict[str, tuple[Path, ...]]:
 
 def _download(name: str, source: Source) -> tuple[Path, str]:
     """The folder of the downloaded files, and their commit."""
+    if not source.repo:
+        raise InputError(
+            f"{name} is not on the Hugging Face Hub: {source.access}, and name as source its "
+            f"folder, which has {_names(source)}"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 

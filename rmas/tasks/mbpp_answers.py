@@ -6,9 +6,10 @@ compared, nor report that it passed.
 """
 
 import secrets
+from collections.abc import Mapping
 
 from rmas.tasks.code_answers import code_scores, find_code, run_code
-from rmas.tasks.grader import FENCE, Grader
+from rmas.tasks.grader import FENCE, Grader, Need, ReleaseRule, is_text
 from rmas.tasks.rows import Row
 from rmas.tools.sandbox import Sandbox
 
@@ -133,5 +134,22 @@ def score_mbpp(
     return code, code_scores(passed), note or ("" if passed else "failed")
 
 
-MBPP = Grader("mbpp", find_code, score_mbpp, "sandbox", opening=FENCE, retry_tokens=256)
+def _names_function(interface: object) -> bool:
+    name = interface.get("name") if isinstance(interface, Mapping) else None
+    return isinstance(name, str) and name.isidentifier() and interface.get("kind") == "function"
+
+
+MBPP = Grader(
+    "mbpp",
+    find_code,
+    score_mbpp,
+    "sandbox",
+    opening=FENCE,
+    retry_tokens=256,
+    needs=(
+        Need("script", is_text, "a script of tests"),
+        Need("interface", _names_function, '{"kind": "function", "name": NAME}'),
+    ),
+    release=ReleaseRule("it runs the same script behind the program, in one process"),
+)
 """Grades functions by a script of tests."""
