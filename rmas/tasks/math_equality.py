@@ -36,6 +36,7 @@ _STYLES = (
      r"(?![A-Za-z])\.?", ""),
     (r"\\(?:text)?color\s*\{[^{}]*\}|\\(?:bf|it|sf|tt|bfseries)(?![A-Za-z])", ""),
     (r"\\(?:mathbf|mathit|mathsf|boldsymbol|bm|underline)\s*\{([^{}]*)\}", r"{\1}"),
+    (r"\\[cdt]frac(?![A-Za-z])", r"\\frac"),
     (r"\b([AaPp])\. ?[Mm]\b\.?", r"\1m"),
 )  # fmt: skip
 _FORMS = (
@@ -133,10 +134,8 @@ def _plain(answer: str) -> tuple[str, str]:
     text = unicodedata.normalize("NFKC", text).strip()
     text = re.sub(r"\\[()\[\]]", "", text).strip().rstrip(".").strip("$ ")
     dollars = "dollar" if text.startswith("\\$") else ""
-    text, unit = split_unit(_rewritten(text, _STYLES).strip())
-    text = _TEXT.sub(r" \1", _rewritten(text, _FORMS)).strip().rstrip(".").strip()
-    while text.startswith("{") and _closing(text) == len(text) - 1:
-        text = text[1:-1].strip()
+    text, unit = split_unit(_unbraced(_rewritten(text, _STYLES)))
+    text = _unbraced(_TEXT.sub(r" \1", _rewritten(text, _FORMS)).strip().rstrip("."))
     if _SPACED.fullmatch(text):
         text = text.replace(" ", "")
     # In brackets and lists a comma separates two numbers.
@@ -163,14 +162,11 @@ def _same_word(one: str, other: str) -> bool:
     return words and one.casefold() == other.casefold()
 
 
-def _closing(text: str) -> int:
-    """The index of the brace that closes the first one; -1 without any."""
-    depth = 0
-    for at, c in enumerate(text):
-        depth += (c == "{") - (c == "}")
-        if depth == 0:
-            return at
-    return -1
+def _unbraced(text: str) -> str:
+    """Without braces around all of it."""
+    text = text.strip()
+    opened = (text[:n].count("{") > text[:n].count("}") for n in range(1, len(text)))
+    return _unbraced(text[1:-1]) if len(text) > 1 and text[-1] == "}" and all(opened) else text
 
 
 def _by_base(one: str, other: str) -> bool | None:

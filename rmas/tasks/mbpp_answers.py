@@ -135,8 +135,8 @@ def score_mbpp(
 
 
 def _names_function(interface: object) -> bool:
-    name = interface.get("name") if isinstance(interface, Mapping) else None
-    return isinstance(name, str) and name.isidentifier() and interface.get("kind") == "function"
+    given = interface if isinstance(interface, Mapping) else {}
+    return given.get("kind") == "function" and str(given.get("name", "")).isidentifier()
 
 
 MBPP = Grader(

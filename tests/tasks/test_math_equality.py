@@ -239,6 +239,7 @@ def test_unequal_answers(graders):
         ("-125\\textnormal{ miles}", "-125", True),
         ("{3, 5, 7}", "3, 5, 7", True),
         ("{(-1,6)}", "(-1,6)", True),
+        ("{60^\\circ \\text{C}}", "60^\\circ \\text{C}", True),
         ("3; 5; 7", "3, 5, 7", True),
         ("(5,2),(7,2)", "p=5,q=2;p=7,q=2", True),
         ("\\displaystyle \\text{(B)}", "\\text{(B)}", True),
