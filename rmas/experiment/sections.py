@@ -89,7 +89,7 @@ class SystemSettings(Options):
     task_family: str = option(
         "", "task family of the prompts; empty: that of the evaluation's data, else `math`"
     )
-    date: str = option(DATE, "date for chat templates that print one")
+    date: str = option(DATE, "date for chat templates that print one (or as 2024-07-26)")
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "type of the frozen weights; auto: bfloat16 on accelerators, float32 on CPU"
     )

@@ -87,7 +87,9 @@ _FULL, _SLIDING, _LINEAR = KINDS
 _LEGACY_KINDS = {"attention": _FULL, "mamba": _LINEAR}
 """Names in `layer_types` that transformers reads as others."""
 _DERIVED = ("llama", "mistral", "qwen2")
-"""Families whose heads, if `head_dim` is left out, share the width."""
+"""Families whose heads, if `head_dim` is left out or null, share the width."""
+_NULLABLE = (*_DERIVED, "qwen3")
+"""Families that have a key/value head for each head if their number is null."""
 
 
 def read_spec(directory: str | Path) -> ModelSpec:
@@ -102,8 +104,12 @@ def read_spec(directory: str | Path) -> ModelSpec:
     directory = Path(directory)
     refuse_folder(directory)
     path = directory / "config.json"
-    if not os.path.exists(path):
-        raise InputError(f"cannot read {path}: no such file; expected a model folder")
+    if not os.path.isfile(path):
+        fact = "it is not a file" if os.path.exists(path) else "no such file"
+        raise InputError(
+            f"cannot read {path}: {fact}; expected a model folder with config.json, "
+            "safetensors weights and a tokenizer"
+        )
     spec = parse_spec(_object(path), where=str(path))
     generation = directory / "generation_config.json"
     if generation.is_file():
@@ -146,15 +152,8 @@ def parse_spec(config: dict[str, Any], where: str) -> ModelSpec:
         )
     if gemma3 and read.get("use_bidirectional_attention"):
         raise InputError(f"{where}: use_bidirectional_attention is true; agents must be causal")
-    d_model, n_heads, head_dim = _heads(read, family)
-    n_kv_heads = n_heads
-    if gemma3 or qwen3_5 or read.get("num_key_value_heads") is not None:
-        n_kv_heads = read("num_key_value_heads", int)
-    if n_heads % n_kv_heads or head_dim % 2:
-        raise InputError(
-            f"{where}: {n_heads} heads of {head_dim} with {n_kv_heads} key/value heads; "
-            "heads must be a multiple of key/value heads, and their size even"
-        )
+    d_model = read("hidden_size", int)
+    n_heads, n_kv_heads, head_dim = _heads(read, family, d_model)
     # Only these classes read the keys; mistral has no biases, qwen2 always those of q, k, v.
     bias = family in ("llama", "qwen3", "gemma3", "qwen3_5") and read("attention_bias", bool)
     # attn_logit_softcapping, which gemma3 files also carry, is read by no class that runs it.
@@ -188,17 +187,28 @@ def parse_spec(config: dict[str, Any], where: str) -> ModelSpec:
     )
 
 
-def _heads(read: Fields, family: str) -> tuple[int, int, int]:
-    """The width, the number of heads and their size."""
-    d_model, n_heads = read("hidden_size", int), read("num_attention_heads", int)
-    if family not in _DERIVED or read.get("head_dim") is not None:
-        return d_model, n_heads, read("head_dim", int)
-    if d_model % n_heads:
+def _heads(read: Fields, family: str, d_model: int) -> tuple[int, int, int]:
+    """The numbers of heads and of key/value heads, and their size."""
+    heads = n_kv_heads = read("num_attention_heads", int)
+    if family not in _NULLABLE or read.get("num_key_value_heads") is not None:
+        n_kv_heads = read("num_key_value_heads", int)
+    if heads % n_kv_heads:
         raise InputError(
-            f"{read.where}: 'hidden_size' is {d_model}; without 'head_dim' it must be a multiple "
-            f"of 'num_attention_heads', {n_heads}"
+            f"{read.where}: 'num_key_value_heads' is {n_kv_heads}; it must divide "
+            f"'num_attention_heads', {heads}"
         )
-    return d_model, n_heads, d_model // n_heads
+    if family in _DERIVED and read.get("head_dim") is None:
+        if d_model % heads:
+            raise InputError(
+                f"{read.where}: 'hidden_size' is {d_model}; without 'head_dim' it must be a "
+                f"multiple of 'num_attention_heads', {heads}"
+            )
+        head_dim = d_model // heads
+    else:
+        head_dim = read("head_dim", int)
+    if head_dim % 2:
+        raise InputError(f"{read.where}: 'head_dim' is {head_dim}; it must be even")
+    return heads, n_kv_heads, head_dim
 
 
 def _check_ids(config: dict[str, Any], vocab_size: int, where: str) -> None:
@@ -242,10 +252,15 @@ def _kinds(read: Fields, family: str, n: int) -> list[str]:
         return [_FULL] * n
     if family == "mistral":
         return [_SLIDING if windowed else _FULL] * n
+    types = read.get("layer_types")
     if family in ("qwen2", "qwen3") and not read("use_sliding_window", bool):
+        if isinstance(types, list) and _SLIDING in types:
+            raise InputError(
+                f"{read.where}: 'use_sliding_window' is false, but 'layer_types' has {_SLIDING}; "
+                "correct the wrong one"
+            )
         return [_FULL] * n
     known = (_LINEAR if family == "qwen3_5" else _SLIDING, _FULL)
-    types = read.get("layer_types")
     if types is None and family in ("qwen2", "qwen3"):
         first = read("max_window_layers", int) if windowed else n
         return [_SLIDING if i >= first else _FULL for i in range(n)]

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from rmas.errors import InputError
 
-_T = TypeVar("_T", bool, int, float, str, dict)
+_T = TypeVar("_T", bool, int, float, str)
 _POSITIONS = (1, 1 << 30)
 _HEADS = (1, 1 << 14)
 _FACTOR = (1e-3, 1e6)
@@ -14,7 +14,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "vocab_size": (1, 1 << 24),
     "hidden_size": (1, 1 << 18),
     "intermediate_size": (1, 1 << 22),
-    "num_hidden_layers": (1, 1 << 10),
+    "num_hidden_layers": (1, 1 << 9),
     "num_attention_heads": _HEADS,
     "num_key_value_heads": _HEADS,
     "head_dim": (2, 1 << 14),
@@ -39,7 +39,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "high_freq_factor": _FACTOR,
 }
 """The smallest and the largest value of each number, far beyond those of existing models."""
-_TYPES = {bool: "true or false", str: "a string", dict: "an object"}
+_TYPES: Mapping[type, str] = {bool: "true or false", str: "a string"}
 
 
 def shown(value: object) -> str:

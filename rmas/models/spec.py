@@ -5,6 +5,7 @@ that a checkpoint decides have no defaults.
 """
 
 import dataclasses
+import functools
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,14 +100,18 @@ class ModelSpec:
     max_positions: int
     layers: tuple[LayerSpec, ...]
 
-    @property
+    @functools.cached_property
     def period(self) -> tuple[LayerSpec, ...]:
         """The shortest prefix of `layers` that `layers` repeats, the last time perhaps in part."""
-        n = len(self.layers)
-        for p in range(1, n + 1):
-            if all(self.layers[i] == self.layers[i % p] for i in range(n)):
-                return self.layers[:p]
-        raise AssertionError("a list of layers repeats with its own length")
+        layers = self.layers
+        # The lengths of the longest borders of all prefixes (Knuth, Morris and Pratt).
+        borders = [0] * len(layers)
+        for i in range(1, len(layers)):
+            n = borders[i - 1]
+            while n and layers[i] != layers[n]:
+                n = borders[n - 1]
+            borders[i] = n + (layers[i] == layers[n])
+        return layers[: len(layers) - borders[-1]]
 
     @property
     def n_periods(self) -> int:

@@ -14,8 +14,8 @@ from rmas.models.fields import shown
 
 POINTER, POINTER_BYTES = b"version https://git-lfs.github.com/spec/", 1024
 """How a Git LFS pointer begins, and the size that it is smaller than."""
-READ = ("*.json", "model*.safetensors", "*.model", "*.pt", "*.txt", "*.jinja", "*.tiktoken")
-"""The files of a model folder that are read."""
+READ = ("*.json", "model*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+"""The files of a model folder that are read, whatever is asked of it."""
 SAVE = "load it with transformers and save it with save_pretrained, which writes safetensors"
 ORIGINAL = "use the unquantized model (quantize=int8 holds its matrices in 8 bits)"
 FORMATS = {
@@ -85,7 +85,8 @@ def refuse_folder(directory: Path) -> None:
         names = sorted(file.name for file in directory.iterdir() if file.is_file())
     except OSError:  # the caller tells that there is no such folder
         return
-    refuse_pointers(directory)
+    for file in sorted(file for glob in READ for file in directory.glob(glob)):
+        refuse_pointer(file)
     refuse_adapter(directory, names)
     if "model_index.json" in names and "config.json" not in names:
         raise InputError(
@@ -102,29 +103,26 @@ def refuse_folder(directory: Path) -> None:
             raise InputError(_quantized(directory / name, found.get("quantization") or found))
 
 
-def refuse_pointers(directory: Path) -> None:
-    """Refuses Git LFS pointers among the files of a folder that are read.
+def refuse_pointer(path: Path) -> None:
+    """Refuses a file that is a Git LFS pointer.
 
     Raises:
-      InputError: a file is one; the message names it and says how to get its content.
+      InputError: it is one; the message says how to get its content. A file that is missing or
+        cannot be read is none.
     """
-    for file in sorted(file for glob in READ for file in directory.glob(glob)):
-        if _is_pointer(file):
-            raise InputError(
-                f"{file} is a Git LFS pointer, not the file itself; run `git lfs pull` in its "
-                "folder, or download the folder with `hf download`"
-            )
-
-
-def _is_pointer(path: Path) -> bool:
-    """Whether a file is a Git LFS pointer; files that cannot be read are not."""
     try:
+        # Only files: opening a pipe would wait for ever.
         if not path.is_file() or path.stat().st_size >= POINTER_BYTES:
-            return False
+            return
         with path.open("rb") as file:
-            return file.read(len(POINTER)) == POINTER
+            if file.read(len(POINTER)) != POINTER:
+                return
     except OSError:
-        return False
+        return
+    raise InputError(
+        f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder, or "
+        "download the folder with `hf download`"
+    )
 
 
 def refuse_adapter(directory: Path, names: list[str]) -> None:

@@ -47,7 +47,8 @@ class _Form:
 
 
 _FORMS = tuple(_Form(parts, folded) for parts in (False, True) for folded in (False, True))
-_USER, _OTHER = "\ue000u\ue001", "\ue000o\ue001"  # texts that no template writes itself
+_USER, _OTHER = "\ue0001\ue001" * 99, "\ue0002\ue001" * 99
+"""Texts that no template writes of its own accord."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,7 +132,13 @@ class ChatTokenizer:
             error = error if form.parts else None
         if error:
             raise InputError(str(error)) from error
-        raise InputError(f"{self.where}: the chat template repeats or drops the user's text")
+        raise self._lossy()
+
+    def _lossy(self) -> InputError:
+        return InputError(
+            f"{self.where}: the chat template repeats or drops the user's text; put one that "
+            "writes every message once into chat_template.jinja"
+        )
 
     def ids(self, text: str) -> list[int]:
         """Token ids of trusted text; control tokens count as such."""
@@ -251,7 +258,7 @@ class ChatTokenizer:
                 user += values[part.name] if isinstance(part, Field) else part
         pieces = self.render(system, user).split(mark)
         if len(pieces) != len(holes) + 1:
-            raise InputError(f"{self.where}: the chat template repeats or drops the user's text")
+            raise self._lossy()
         encoded: list[tuple[int, ...] | Slot] = [tuple(self.ids(pieces[0]))]
         for hole, piece in zip(holes, pieces[1:], strict=True):
             if isinstance(hole, Slot):

@@ -11,7 +11,6 @@ from pathlib import Path
 from rmas.errors import InputError
 from rmas.links import Form
 from rmas.models import ModelSpec
-from rmas.models.unsupported import refuse_pointers
 from rmas.shapes import Params
 from rmas.system.styles import STYLES, Style
 from rmas.weights import hub
@@ -72,7 +71,6 @@ def read_links(
 
     Raises `InputError` if links are missing, damaged, or do not fit the agents.
     """
-    refuse_pointers(outer)
     widths = {agent: spec.d_model for agent, spec in specs.items()}
     return read_released(
         layout_of(style), folders, outer, widths, style.link_task(task_family) or task_family

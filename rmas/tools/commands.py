@@ -16,6 +16,7 @@ Kind = Literal["bubblewrap", "namespaces", "none"]
 _HERE = Path(__file__).parent
 _LAUNCHER, _BUILDER = str(_HERE / "inside.py"), str(_HERE / "namespaces.py")
 _INSIDE = "/sandbox/inside.py"
+_ZEROS = ("/dev/full", "/dev/zero")  # reads the same, but gives no memory that processes share
 
 
 def launcher(kind: Kind, python: Interpreter, limits: Limits, user: int | None) -> list[str]:
@@ -48,13 +49,21 @@ def _bubblewrap(python: Interpreter, limits: Limits, user: int | None) -> list[s
     if path is None:
         raise FileNotFoundError("bwrap is not installed")
     if user is None:
-        # Else bubblewrap stays as process 1, with this process's rights and without limits.
-        rights = ["--unshare-all", "--cap-drop", "ALL", "--as-pid-1"]
+        rights = ["--unshare-all", "--cap-drop", "ALL"]
     else:  # no user namespace, which would have no other user id to change to
         rights = [f"--unshare-{name}" for name in ("ipc", "pid", "net", "uts", "cgroup-try")]
         rights += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     tmpfs = ["--size", str(limits.disk), "--perms", "1777", "--tmpfs"]
-    command = [path, *rights, "--die-with-parent", "--new-session", "--hostname", "sandbox"]
+    # As process 1 bubblewrap would have this process's rights and no limits.
+    command = [
+        path,
+        *rights,
+        "--as-pid-1",
+        "--die-with-parent",
+        "--new-session",
+        "--hostname",
+        "sandbox",
+    ]
     command += [*tmpfs, "/tmp"]  # before the binds: the interpreter may be below it
     # Parent folders, which may be a private home, must be accessible to the other user.
     for folder in sorted({str(p) for place in python.binds for p in Path(place).parents[:-1]}):
@@ -64,7 +73,10 @@ def _bubblewrap(python: Interpreter, limits: Limits, user: int | None) -> list[s
     for target, place in python.links:
         command += ["--symlink", target, place]
     command += ["--ro-bind", _LAUNCHER, _INSIDE]
-    command += ["--dev", "/dev", *tmpfs, "/dev/shm", "--remount-ro", "/dev"]
+    command += ["--dev", "/dev", *tmpfs, "/dev/shm"]
+    # Neither terminals, of which the machine has a fixed number, nor a device that gives memory.
+    command += ["--tmpfs", "/dev/pts", "--remount-ro", "/dev/pts"]
+    command += ["--dev-bind", *_ZEROS, "--remount-ro", "/dev"]
     command += ["--proc", "/proc", "--remount-ro", "/", "--chdir", "/tmp"]
     return [*command, "--"]
 

@@ -30,7 +30,7 @@ _DETACH = 2
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _MOUNT_SETATTR, _THE_WHOLE_TREE = 442, 0x8000
 _IFF_UP, _SIOCSIFFLAGS = 1, 0x8914
-_DEVICES = ("null", "zero", "full", "random", "urandom")
+_DEVICES = ("null", "full", "random", "urandom")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -86,6 +86,7 @@ def _build(spec: dict) -> None:
     sources = {place: os.path.realpath(place) for place in spec["binds"]}
     sources |= {place: os.path.realpath(path) for path, place in spec["programs"]}
     sources |= {f"/dev/{name}": f"/dev/{name}" for name in _DEVICES}
+    sources["/dev/zero"] = "/dev/full"  # reads the same, but gives no memory that processes share
     _mount(None, "/", None, _RECURSIVE | _PRIVATE)
     # Sources may be below any folder, so the machine's tree is first moved to another place.
     _mount("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, "size=1m,mode=0755")

@@ -6,8 +6,8 @@
 A program sees an empty working folder and the files of the interpreter. It has no network and no
 privileges, sees no other processes, and has limits on all resources (`Limits`), except that each of
 its processes may keep a core busy until the time limit. A filter of system calls (`inside.py`)
-blocks kernel memory outside of all limits (shared memory segments, message queues), other address
-families and new namespaces.
+blocks kernel memory outside of all limits (asynchronous I/O, shared memory segments, message
+queues), all sockets but local ones, and new namespaces.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,14 @@ from rmas.errors import InputError
 from rmas.tools.commands import Kind, environment, launcher, spare_user
 from rmas.tools.interpreter import Interpreter, this_interpreter
 from rmas.tools.limits import Completed, Limits
-from rmas.tools.supervise import Bounds, Outcome, tree, watch
+from rmas.tools.memory_groups import memory_group
+from rmas.tools.metering import Meter, tree
+from rmas.tools.supervise import Bounds, Outcome, watch
 
-_MACHINERY = 64 << 20
-"""Bytes of the processes around a program, which do not count towards its limit."""
+_MACHINERY = 16 << 20
+"""Bytes of the processes around a program, which a control group counts with it."""
+_SIGNALS = 128
+"""Signals that may wait for a program's processes, and timers that send them."""
 
 
 class SandboxError(RuntimeError):
@@ -84,54 +88,58 @@ class Sandbox:
     def run(
         self,
         program: Sequence[str] | str,
-        stdin: str = "",
+        stdin: str | int = "",
         limits: Limits | None = None,
         files: Mapping[str, str] | None = None,
+        stdout: int | None = None,
+        cancelled: Callable[[], bool] = bool,
     ) -> Completed:
         """Runs a program until it ends or reaches a limit; its child processes end with it.
 
         Args:
           program: a command, or Python source, whose last expression is printed.
-          stdin: the program's input.
+          stdin: the program's input, or a descriptor to read it from, which is closed.
           limits: None means `Limits()`.
           files: relative path -> text; they are written into the working folder first.
+          stdout: a descriptor to write to, which is closed; then `Completed.stdout` is empty.
+          cancelled: asked often; the program is ended once it is true.
 
         Raises:
           SandboxError: the sandbox could not be started.
           ValueError: a path of `files` leads out of the working folder.
         """
-        limits = limits or Limits()
-        for name in files or {}:
-            if not name or os.path.isabs(name) or ".." in Path(name).parts or "\0" in name:
-                raise ValueError(f"file {name!r} is not inside the program's folder")
-        user = None if self.kind == "none" else spare_user()
-        source = program if isinstance(program, str) else None
-        job = {
-            "files": dict(files or {}),
-            "argv": None if source is not None else list(program),
-            "source": source,
-            "packages": self.interpreter.packages,
-            "user": user,
-            "contained": self.kind != "none",
-            "limits": _rlimits(limits, self.kind),
-        }
-        bounds = Bounds(
-            wall=limits.wall,
-            output=limits.output,
-            memory=limits.memory + _MACHINERY,
-            files=sys.maxsize if self.kind == "none" else limits.files,
-        )
-        try:
-            command = launcher(self.kind, self.interpreter, limits, user)
-        except FileNotFoundError as error:
-            raise SandboxError(str(error)) from None
-        outcome, code = self._start(job, stdin, bounds, command)
-        out, err = (b.decode("utf-8", "replace") for b in (outcome.stdout, outcome.stderr))
-        if not outcome.started:
+        with contextlib.ExitStack() as given:
+            for stream in (stdin, stdout):
+                if isinstance(stream, int):
+                    given.callback(os.close, stream)
+            limits = limits or Limits()
+            for name in files or {}:
+                if not name or os.path.isabs(name) or ".." in Path(name).parts or "\0" in name:
+                    raise ValueError(f"file {name!r} is not inside the program's folder")
+            user = None if self.kind == "none" else spare_user()
+            source = program if isinstance(program, str) else None
+            job = {
+                "files": dict(files or {}),
+                "argv": None if source is not None else list(program),
+                "source": source,
+                "packages": self.interpreter.packages,
+                "user": user,
+                "contained": self.kind != "none",
+                "limits": _rlimits(limits, self.kind),
+            }
+            try:
+                command = launcher(self.kind, self.interpreter, limits, user)
+            except FileNotFoundError as error:
+                raise SandboxError(str(error)) from None
+            streams = _Streams(stdin, stdout, given)
+            outcome, code = self._start(job, streams, limits, command, cancelled)
+        texts = [output.decode("utf-8", "replace") for output in outcome.outputs]
+        out, err = texts if stdout is None else ("", *texts)
+        if not outcome.started and not cancelled():
             last = err.strip().splitlines()[-1:] or [f"it does not start (status {code})"]
             raise SandboxError(last[0])
-        if code > 128:  # ended by a signal
-            code = 128 - code
+        if self.kind != "none":
+            code = -signal.SIGKILL if outcome.status is None else outcome.status
         return Completed(
             stdout=out,
             stderr=err,
@@ -141,21 +149,33 @@ class Sandbox:
         )
 
     def _start(
-        self, job: dict[str, Any], stdin: str, bounds: Bounds, command: list[str]
+        self,
+        job: dict[str, Any],
+        streams: "_Streams",
+        limits: Limits,
+        command: list[str],
+        cancelled: Callable[[], bool],
     ) -> tuple[Outcome, int]:
+        stdin, stdout = streams.stdin, streams.stdout
         with contextlib.ExitStack() as stack:
-            inputs = [json.dumps(job).encode(), stdin.encode("utf-8", "surrogatepass")]
-            job_fd, stdin_fd = (stack.enter_context(_nameless(data)) for data in inputs)
+            job_fd = stack.enter_context(_nameless(json.dumps(job).encode()))
+            if isinstance(stdin, str):
+                data = stdin.encode("utf-8", "surrogatepass")
+                stdin = stack.enter_context(_nameless(data))
+            group = None
             folder, home = "/", "/tmp"
             if self.kind == "none":
                 folder = home = stack.enter_context(tempfile.TemporaryDirectory(prefix="program-"))
+            elif group := memory_group(limits.memory + _MACHINERY):
+                stack.callback(group.close)
+                command = group.command(command)
             started, begins = os.pipe()
             stack.callback(os.close, started)
             try:
                 process = subprocess.Popen(
                     [*command, str(job_fd), str(begins)],
-                    stdin=stdin_fd,
-                    stdout=subprocess.PIPE,
+                    stdin=stdin,
+                    stdout=subprocess.PIPE if stdout is None else stdout,
                     stderr=subprocess.PIPE,
                     pass_fds=(job_fd, begins),
                     cwd=folder,
@@ -166,6 +186,7 @@ class Sandbox:
                 raise SandboxError(f"{command[0]}: {error.strerror}") from None
             finally:
                 os.close(begins)
+                streams.given.close()  # so that the other side of a pipe sees the end
 
             def kill() -> None:
                 for pid in [] if process.poll() is not None else list(tree(process.pid)):
@@ -175,13 +196,16 @@ class Sandbox:
                     with contextlib.suppress(OSError):
                         os.killpg(process.pid, signal.SIGKILL)
 
-            assert process.stdout is not None and process.stderr is not None
-            outputs = process.stdout, process.stderr
+            outputs = [pipe for pipe in (process.stdout, process.stderr) if pipe is not None]
             for pipe in outputs:
                 stack.callback(pipe.close)
                 os.fchmod(pipe.fileno(), 0o666)  # so that another user can open /dev/stdout
+            files = sys.maxsize if self.kind == "none" else limits.files
+            meter = Meter(process.pid, limits.memory, files, group)
+            stack.callback(meter.close)
+            bounds = Bounds(limits.wall, limits.output)
             try:
-                outcome = watch(process, pipes=outputs, started=started, bounds=bounds, kill=kill)
+                outcome = watch(process, outputs, started, bounds, meter, kill, cancelled)
             finally:
                 kill()
                 process.wait()
@@ -196,15 +220,26 @@ class Sandbox:
             raise SandboxError(f"it does not contain programs: {reason[0]}")
 
 
+@dataclass(frozen=True)
+class _Streams:
+    """A program's streams as `run` gets them; `given` closes those that are descriptors."""
+
+    stdin: str | int
+    stdout: int | None
+    given: contextlib.ExitStack
+
+
 _PROBE = """
 import errno, os, socket
 assert not os.path.exists(SECRET), "the files of the machine can be seen"
 try:
-    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(("192.0.2.1", 9))
+    socket.socket(socket.AF_INET)
 except OSError as error:
-    assert error.errno == errno.ENETUNREACH, error
+    assert error.errno == errno.EAFNOSUPPORT, error
 else:
-    assert False, "there is a network"
+    assert False, "there are sockets"
+names = [line.split(":")[0].strip() for line in open("/proc/net/dev") if ":" in line]
+assert names == ["lo"], "there is a network"
 try:
     open(os.path.join(os.path.dirname(os.__file__), "written"), "w")
 except OSError:
@@ -221,10 +256,13 @@ def _rlimits(limits: Limits, kind: Kind) -> dict[str, int]:
         "AS": limits.memory,
         "FSIZE": limits.file_size,
         "NOFILE": limits.open_files,
-        "CORE": 0,
+        "CORE": 1,  # no file, and, unlike for 0, no program of the machine that would get it
+        "MEMLOCK": 0,
+        "MSGQUEUE": 0,
     }
     # Without namespaces the user's own processes would count.
-    return values if kind == "none" else values | {"NPROC": limits.processes}
+    counted = {"NPROC": limits.processes, "SIGPENDING": _SIGNALS}
+    return values if kind == "none" else values | counted
 
 
 @contextlib.contextmanager

@@ -5,9 +5,11 @@ import os
 import selectors
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import IO, Literal
+
+from rmas.tools.metering import Meter
 
 Stopped = Literal["", "time", "output", "memory", "files"]
 """The limit at which a program was stopped; empty if it was not."""
@@ -15,10 +17,7 @@ Stopped = Literal["", "time", "output", "memory", "files"]
 START = 30.0
 """The time limit for starting a sandbox in seconds; long enough for a busy machine."""
 
-_TICK = 0.05
 _GRACE = 2.0
-_TMPFS = ("tmp", "dev/shm")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,10 @@ class Bounds:
     Attributes:
       wall: seconds.
       output: bytes of stdout and stderr together.
-      memory: bytes of all processes together.
-      files: number of files in each tmpfs.
     """
 
     wall: float
     output: int
-    memory: int
-    files: int
 
 
 @dataclass
@@ -43,35 +38,40 @@ class Outcome:
     """The result of `watch`.
 
     Attributes:
-      stdout, stderr: what the process wrote, up to the limit.
+      outputs: what the process wrote into each pipe, up to the limit.
       stopped: the limit at which it was stopped, or empty.
       started: whether the program began; if not, the sandbox could not be started.
       seconds: from the program's beginning to the end.
+      status: as the sandbox tells it; None where it does not.
     """
 
-    stdout: bytes = b""
-    stderr: bytes = b""
+    outputs: list[bytes] = field(default_factory=list)
     stopped: Stopped = ""
     started: bool = False
     seconds: float = 0.0
+    status: int | None = None
 
 
 def watch(
     process: subprocess.Popen,
-    pipes: tuple[IO[bytes], IO[bytes]],
+    pipes: Sequence[IO[bytes]],
     started: int,
     bounds: Bounds,
+    meter: Meter,
     kill: Callable[[], None],
+    cancelled: Callable[[], bool] = bool,
 ) -> Outcome:
     """Waits until the process has ended and its pipes are closed.
 
     Args:
       process: has just been started.
-      pipes: its stdout and stderr.
-      started: the read end of a pipe into which a byte is written when the program begins.
-      bounds: the limits; time is measured from that byte on.
+      pipes: its outputs that are read here.
+      started: the read end of the pipe of `inside.py`.
+      bounds: the limits; time is measured from the dot in that pipe on.
+      meter: measures memory and files.
       kill: ends the process with all its children; also called if the process has ended but
         children of it keep the pipes open.
+      cancelled: whether it may end, since nobody needs it any more.
     """
     outputs = {pipe.fileno(): bytearray() for pipe in pipes}
     outcome = Outcome()
@@ -84,14 +84,19 @@ def watch(
         while selector.get_map() or process.poll() is None:
             if not selector.get_map():
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_TICK)
-            for key, _ in selector.select(_TICK) if selector.get_map() else ():
+                    process.wait(meter.interval)
+            for key, _ in selector.select(meter.interval) if selector.get_map() else ():
                 chunk = os.read(key.fd, 1 << 16)
                 if key.fd == started:
-                    outcome.started = bool(chunk)
-                    begin = time.monotonic()
-                    end = begin + bounds.wall
-                    selector.unregister(started)
+                    if chunk[:1] == b".":
+                        outcome.started = True
+                        meter.begin()
+                        begin = time.monotonic()
+                        end = begin + bounds.wall
+                    if chunk.strip(b"."):
+                        outcome.status = int(chunk.strip(b"."))
+                    if not chunk:
+                        selector.unregister(started)
                 elif not chunk:
                     selector.unregister(key.fd)
                 else:
@@ -108,61 +113,15 @@ def watch(
             elif not ended and now > end:
                 outcome.stopped = "time"
             elif not ended and outcome.started and now >= due:
-                outcome.stopped = _overused(process.pid, bounds)
-                due = now + _TICK
-            if outcome.stopped or (ended and selector.get_map()):
+                outcome.stopped = meter.overused()
+                due = time.monotonic() + meter.interval
+            if outcome.stopped or cancelled() or (ended and selector.get_map()):
                 kill()
                 killed, end = True, now + _GRACE
     outcome.seconds = time.monotonic() - begin
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_GRACE)
-    outcome.stdout, outcome.stderr = map(bytes, outputs.values())
+    if outcome.started and not outcome.stopped:
+        outcome.stopped = meter.overused()  # the kernel may have ended it in the last moment
+    outcome.outputs = [bytes(output) for output in outputs.values()]
     return outcome
-
-
-def _overused(pid: int, bounds: Bounds) -> Stopped:
-    """Which limit the processes of a sandbox exceed together, or empty."""
-    pids = list(tree(pid))
-    if sum(map(_resident, pids)) > bounds.memory and sum(map(_share, pids)) > bounds.memory:
-        return "memory"
-    if len(pids) > 1 and any(_files(pids[-1], place) > bounds.files for place in _TMPFS):
-        return "files"
-    return ""
-
-
-def tree(pid: int) -> Iterator[int]:
-    """The ids of a process and its descendants; in a PID namespace these include orphans."""
-    yield pid
-    with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
-                children = file.read().split()
-            for child in children:
-                yield from tree(int(child))
-
-
-def _resident(pid: int) -> int:
-    """Bytes of resident memory, including memory shared with other processes."""
-    try:
-        with open(f"/proc/{pid}/statm") as file:
-            return int(file.read().split()[1]) * _PAGE
-    except (OSError, IndexError):
-        return 0
-
-
-def _share(pid: int) -> int:
-    """Bytes of resident memory, where shared memory is divided among its processes; slow."""
-    try:
-        with open(f"/proc/{pid}/smaps_rollup") as file:
-            return sum(int(line.split()[1]) for line in file if line.startswith("Pss:")) * 1024
-    except OSError:
-        return _resident(pid)
-
-
-def _files(pid: int, place: str) -> int:
-    """The number of files on a tmpfs of the sandbox that a process is in."""
-    try:
-        facts = os.statvfs(f"/proc/{pid}/root/{place}")
-    except OSError:
-        return 0
-    return facts.f_files - facts.f_ffree - 1  # the folder itself

@@ -206,6 +206,11 @@ def open_files(directory: str | Path) -> Iterator[TensorFiles]:
         elif (directory / INDEX).exists():
             expected = _shards(directory)
             names = sorted(set(expected.values()))
+        elif others := [file.name for file in directory.glob("*.safetensors")]:
+            raise InputError(
+                f"{directory} holds {listed(others)}, but neither {WEIGHTS} nor {INDEX}, which "
+                "says what is in which file; fetch it, too"
+            )
         else:
             raise InputError(
                 f"{directory} holds no weights; expected {WEIGHTS} or {INDEX} (other formats, as "

@@ -13,8 +13,10 @@ from safetensors.numpy import load_file, save_file
 from rmas.checksums import CHECKSUM, with_checksum, without_checksum
 from rmas.errors import InputError
 from rmas.files import read_json, replacing_folder, write_json
+from rmas.models.unsupported import refuse_pointer
 from rmas.places import has_file
 from rmas.shapes import Params
+from rmas.weights.files import is_finite
 
 WEIGHTS, MANIFEST, DIGEST = "links.safetensors", "manifest.json", "sha256"
 
@@ -59,6 +61,7 @@ def load_links(
     for name in (WEIGHTS, MANIFEST):
         if not has_file(folder / name):
             raise InputError(f"no links in {folder}: {name} is missing")
+    refuse_pointer(folder / WEIGHTS)
     try:
         flat = load_file(folder / WEIGHTS)
         written = read_json(folder / MANIFEST)
@@ -92,6 +95,8 @@ def load_links(
                 f"links in {folder}: {name} is {flat[name].dtype}{flat[name].shape}; "
                 f"this system needs {leaf.dtype}{tuple(leaf.shape)}"
             )
+        if not is_finite(flat[name]):
+            raise InputError(f"links in {folder}: {name} is damaged, since it holds nan or inf")
     _check(folder, written)
     structure = jax.tree.structure(template)
     return jax.tree.unflatten(structure, [jax.numpy.asarray(flat[n]) for n in wanted]), manifest

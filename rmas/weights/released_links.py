@@ -16,7 +16,7 @@ from rmas.errors import InputError
 from rmas.links import Form, InnerLink, OuterLink, edge_name
 from rmas.shapes import Params
 from rmas.weights import torch_archive
-from rmas.weights.files import inside, listed
+from rmas.weights.files import inside, is_finite, listed
 from rmas.weights.released_manifests import (
     INNER_TYPE,
     OUTER,
@@ -44,8 +44,8 @@ def from_state_dict(state: Mapping[str, np.ndarray], template: Params, where: st
     """The parameters of one link, with the structure and dtypes of `template`.
 
     Raises:
-      InputError: a tensor is missing, unexpected, or of another shape; the message names it and
-        starts with `where`.
+      InputError: a tensor is missing, unexpected, of another shape, or holds nan or inf; the
+        message names it and starts with `where`.
     """
     wanted = {
         _released_name(layer, leaf): (layer, leaf, like)
@@ -65,6 +65,9 @@ def from_state_dict(state: Mapping[str, np.ndarray], template: Params, where: st
     ]
     if wrong:
         raise InputError(f"{where}: wrong dimensions for this system: {listed(wrong)}")
+    damaged = [name for name in wanted if not is_finite(state[name])]
+    if damaged:
+        raise InputError(f"{where}: damaged, since it holds nan or inf: {listed(damaged)}")
     params: Params = {layer: {} for layer in template}
     for name, (layer, leaf, like) in wanted.items():
         params[layer][leaf] = jnp.asarray(_transposed(leaf, state[name]), like.dtype)

@@ -20,6 +20,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from rmas.errors import InputError
 from rmas.files import replacing
+from rmas.models.unsupported import refuse_pointer
 from rmas.weights import torch_pickle
 from rmas.weights.torch_pickle import Storage, View
 
@@ -46,6 +47,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         file allows.
     """
     path = Path(path)
+    refuse_pointer(path)
     with _opened(path) as archive:
         pickled = archive.read("data.pkl", MAX_PICKLE).tobytes()
         state = torch_pickle.loads(pickled, str(path))

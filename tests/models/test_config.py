@@ -125,8 +125,9 @@ def test_a_value_of_the_wrong_type_raises(key):
     ("changes", "message"),
     [
         ({"attention_bias": 1}, "'attention_bias' is 1; it must be true or false"),
-        ({"num_key_value_heads": 3}, "multiple of key/value heads"),
-        ({"head_dim": 7}, "even"),
+        ({"num_key_value_heads": 3}, "'num_key_value_heads' is 3; it must divide 'num_attention_h"),
+        ({"head_dim": 7}, "'head_dim' is 7; it must be even"),
+        ({"head_dim": None, "hidden_size": 28}, "'head_dim' is 7; it must be even"),
         ({"head_dim": None, "hidden_size": 33}, "'hidden_size' is 33; .* multiple of 'num_atten"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}},
          "unknown rope type 'yarn'; supported: default, linear, llama3 .'rope_param"),

@@ -95,6 +95,11 @@ def test_windows_of_each_family():
         read(MIXED, sliding_window=None, layer_types=types)
     legacy = ["attention" if kind == full else kind for kind in types]
     assert read(MIXED, layer_types=legacy) == read(MIXED, layer_types=types)
+    with pytest.raises(
+        InputError, match="'use_sliding_window' is false, but 'layer_types' has sli"
+    ):
+        read(MIXED, use_sliding_window=False, layer_types=types)
+    assert windows(read(MIXED, use_sliding_window=False, layer_types=[full] * 5)) == [None] * 5
 
 
 def test_the_pattern_of_gemma3():

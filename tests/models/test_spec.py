@@ -32,6 +32,13 @@ def test_period_of_the_layer_pattern(pattern, period, repeats, rest):
     assert "".join(names[x] for x in spec.rest) == rest
 
 
+def test_the_period_of_many_layers():
+    """In time that grows with their number alone."""
+    layers = (DELTA, ATTENTION) * 10_000 + (ATTENTION,)
+    assert dataclasses.replace(SPEC, layers=layers).period == layers
+    assert dataclasses.replace(SPEC, layers=layers[:-1]).period == (DELTA, ATTENTION)
+
+
 def test_specs_are_hashable_statics():
     again = dataclasses.replace(SPEC)
     assert hash(SPEC) == hash(again)

@@ -113,6 +113,9 @@ def test_templates_that_read_parts_get_them():
             PARTS.replace("<{{", "{{ raise_exception('no') if m.role == 'system' }}<{{", 1),
             "<user>be brief\n\nhi</user>",
         ),
+        # What a template makes of letters is its own affair.
+        ("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}", "BE BRIEFHI"),
+        ("{% for m in messages %}{{ m['content'][:3] }}{% endfor %}", None),
         # Text is taken as text wherever it comes through.
         (WHOLE, "system: be brief\nuser: hi\n"),
     ],

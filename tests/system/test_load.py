@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from rmas.errors import InputError
 from rmas.system.load import System, fingerprint, load_agents
+from rmas.system.outline import Outline
 from rmas.system.prompts import from_json
 from rmas.system.styles import SEQUENTIAL
 from support.tiny_agents import PROMPTS, ROLES
@@ -89,6 +90,12 @@ def reshape_tensor(folder):
     save_file(tensors, folder / "model.safetensors")
 
 
+def spoil_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][3] = np.nan
+    save_file(tensors, folder / "model.safetensors")
+
+
 def cut_weights(folder):
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
@@ -128,6 +135,7 @@ def remove(*names):
         (cut_weights, "model.safetensors is damaged"),
         (drop_tensor, "missing 1 tensors: model.norm.weight"),
         (reshape_tensor, "wrong shape: model.norm.weight is (7,), not (32,)"),
+        (spoil_tensor, "model.norm.weight holds nan or inf"),
         (remove("model.safetensors"), "holds no weights"),
         (remove("config.json"), "cannot read"),
         (write("config.json", "{"), "config.json is not valid JSON"),
@@ -142,6 +150,39 @@ def test_damaged_folders(copy, damage, told):
         load_agent(copy)
     assert str(copy) in str(e.value)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (edit("config.json", quantization_config={"quant_method": "gptq"}), "quantized with GPTQ"),
+        (edit("config.json", num_hidden_layers=10**9), "'num_hidden_layers' is 1000000000"),
+        (edit("config.json", rope_theta=7.0, rope_scaling={"rope_theta": 8.0}), "contradict"),
+        (edit("generation_config.json", eos_token_id=[0, 10**6]), "'eos_token_id' is 1000000"),
+        (
+            write("tokenizer.json", "version https://git-lfs.github.com/spec/v1\n"),
+            "Git LFS pointer",
+        ),
+        (write("agent.gguf", "GGUF"), "GGUF weights"),
+        (write("adapter_config.json", '{"peft_type": "LORA"}'), "LORA adapter"),
+    ],
+)
+def test_outlines_tell_it_before_weights_are_read(folders, copy, damage, told):
+    (copy / "model.safetensors").unlink()
+    given = {"form": "ln_res", "prompts": "default", "task_family": "math", "date": DATE}
+    sources = {**folders, "solver": str(copy)}
+    Outline.of_agents(sources, SEQUENTIAL, **given)
+    damage(copy)
+    with pytest.raises(InputError, match=re.escape(told)) as e:
+        Outline.of_agents(sources, SEQUENTIAL, **given)
+    assert str(copy) in str(e.value)
+
+
+def test_errors_of_a_template_name_every_agent_that_has_it(copy):
+    (copy / "chat_template.jinja").write_text("{{ messages[0]['content'] + 1 }}")
+    names = {"a": str(copy), "b": str(copy)}
+    with pytest.raises(InputError, match=re.escape(f"agent a, b: {copy}: the chat template fails")):
+        load_agents(names, DATE)
 
 
 def test_no_folder(tmp_path):

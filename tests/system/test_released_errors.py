@@ -103,6 +103,15 @@ def test_a_missing_file(root, name, told):
     refused(at_fault, told, root=root)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["critic/adapter(math).pt", "outer/Critic-Solver-Outerlink(math).pt", "solver/config.json"],
+)
+def test_a_git_lfs_pointer_in_place_of_a_file(root, name):
+    (root / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    refused(f"{root / name} is a Git LFS pointer, not the file itself", root=root)
+
+
 def test_no_inner_link_at_all(root):
     for name in ("innerlink_config.json", "adapter(math).pt", "adapter(code).pt"):
         (root / "solver" / name).unlink()

@@ -62,19 +62,29 @@ def test_nothing_is_left_for_the_next_program(sandbox):
     assert sandbox.run(left).stdout == "[False, False]\n"
 
 
-def test_programs_may_use_threads_and_children_and_a_loopback_of_their_own(sandbox):
+def test_programs_may_use_threads_and_children_and_local_sockets(sandbox):
     source = """
-        import multiprocessing, socket, subprocess, sys
+        import asyncio, fcntl, multiprocessing, socket, sqlite3, subprocess, sys, tempfile
         def square(x):
             return x * x
         with multiprocessing.Pool(2) as pool:
             print(pool.map(square, range(4)))
         print(subprocess.run([sys.executable, "-c", "print(1)"], capture_output=True).stdout)
-        server = socket.create_server(("127.0.0.1", 0))
-        client = socket.create_connection(server.getsockname())
+        with multiprocessing.Manager() as manager:
+            print(manager.list([1])[0], multiprocessing.Value("i", 2).value)
+        async def later():
+            await asyncio.sleep(0.01)
+            return await asyncio.to_thread(square, 5)
+        print(asyncio.run(later()))
+        with sqlite3.connect("file.db") as base, tempfile.TemporaryFile() as file:
+            base.execute("create table t(x)")
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        with open("/dev/zero", "rb") as zero:
+            print(zero.read(2))
     """
     done = sandbox.run(textwrap.dedent(source))
-    assert done.stdout == "[0, 1, 4, 9]\nb'1\\n'\n", done.stderr
+    expected = "[0, 1, 4, 9]\nb'1\\n'\n1 2\n25\nb'\\x00\\x00'\n"
+    assert done.stdout == expected, done.stderr
 
 
 def test_a_missing_command_is_the_programs_own_fault(sandbox):
@@ -85,7 +95,8 @@ def test_a_missing_command_is_the_programs_own_fault(sandbox):
 def test_signals_are_told_as_subprocess_does(sandbox):
     done = sandbox.run("import os\nos.kill(os.getpid(), 15)")
     assert (done.returncode, done.stopped) == (-signal.SIGTERM, "")
-    assert sandbox.run("import os\nos._exit(7)").returncode == 7
+    for status in (7, 128, 137, 143, 255):
+        assert sandbox.run(f"import os\nos._exit({status})").returncode == status
 
 
 def test_what_was_printed_before_the_time_was_up_is_kept(sandbox):

@@ -107,15 +107,19 @@ def test_no_socket_reaches_the_machine(sandbox):
         places = [(int(s.family), s.getsockname()) for s in listeners]
         places += [(2, ("192.0.2.1", 80)), (10, ("2001:db8::1", 80))]
         source = f"""{TRY}
-print([attempt(socket.socket(family).connect, place) for family, place in {places!r}])
-attempt(socket.socket(2, socket.SOCK_DGRAM).sendto, b"x", {udp.getsockname()!r})
+def connect(family, kind, place):
+    socket.socket(family, kind).connect(place)
+print([attempt(connect, family, 1, place) for family, place in {places!r}], end=" ")
+print(attempt(connect, 2, 2, {udp.getsockname()!r}))
 try:
     socket.getaddrinfo("example.org", 80)
 except socket.gaierror:
     print("no names")
 """
         told, names = attack(sandbox, source).stdout.splitlines()
-        assert set(eval(told)) <= {"ECONNREFUSED", "ENOENT", "ENETUNREACH", "EADDRNOTAVAIL"}
+        told, packets = told.rsplit(" ", 1)
+        assert packets == "EAFNOSUPPORT"
+        assert set(eval(told)) <= {"ECONNREFUSED", "ENOENT", "EAFNOSUPPORT"}
         assert names == "no names"
         for server in [*listeners, udp]:
             server.setblocking(False)
@@ -126,11 +130,9 @@ except socket.gaierror:
 
 def test_other_address_families_are_refused(sandbox):
     # A network namespace does not contain AF_VSOCK (40), by which virtual machines reach hosts.
-    families = [n for n in range(46) if n not in (1, 2, 10)]
+    families = [n for n in range(46) if n != 1]
     source = f"{TRY}\n{{attempt(socket.socket, n, k) for n in {families} for k in (1, 2, 3)}}"
     assert attack(sandbox, source).stdout == "{'EAFNOSUPPORT'}\n"
-    source = f"{TRY}\n{{attempt(socket.socket, n, 3, 1) for n in (2, 10)}}"
-    assert attack(sandbox, source).stdout == "{'EPERM'}\n"
 
 
 # --- rights ------------------------------------------------------------------------------------
@@ -154,22 +156,23 @@ print(attempt(os.setpriority, os.PRIO_PROCESS, 0, -20), attempt(os.nice, -5))
 @pytest.mark.skipif(os.uname().machine not in inside._MACHINES, reason="numbers are not known")
 def test_calls_that_lead_out_are_refused(sandbox):
     column, _ = inside._MACHINES[os.uname().machine]
-    numbers = {name: row[column] for name, row in inside._DENIED.items()}
+    rows = inside._DENIED | inside._ABSENT
+    numbers = {name: row[column] for name, row in rows.items() if row[column] is not None}
     source = f"""{TRY}
 libc = ctypes.CDLL(None, use_errno=True)
 def call(number, *arguments):
     padded = [ctypes.c_ulong(a) for a in (*arguments, 0, 0, 0, 0, 0, 0)[:6]]
     return libc.syscall(ctypes.c_long(number), *padded), errno.errorcode[ctypes.get_errno()]
 got = {{name: call(number) for name, number in {numbers}.items()}}
-got["clone3"] = call({inside._CLONE3[column]})
 for flag in (0x20000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000):
     got[hex(flag)] = call({inside._CLONE[column]}, flag | 17)
 print(got)
 """
     told = eval(attack(sandbox, source).stdout)
-    assert told.pop("clone3") == (-1, "ENOSYS")
+    assert {told[name] for name in inside._ABSENT} == {(-1, "ENOSYS")}
     assert len(told) == len(numbers) + 7
-    assert set(told.values()) == {(-1, "EPERM")}
+    rest = [answer for name, answer in told.items() if name not in inside._ABSENT]
+    assert set(rest) == {(-1, "EPERM")}
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="a way in that x86_64 has")
@@ -252,19 +255,20 @@ def test_no_descriptor_of_the_machinery_is_open(sandbox):
 
 
 def test_the_number_tables_agree_with_this_kernels_headers():
-    rows = inside._DENIED | {
-        "clone": inside._CLONE,
-        "clone3": inside._CLONE3,
-        "socket": inside._SOCKET,
-        "socketpair": inside._SOCKETPAIR,
-    }
+    rows = inside._DENIED | inside._ABSENT | {"clone": inside._CLONE, "mmap": inside._MMAP}
+    rows |= {name: row[0] for name, row in inside._REFUSED.items()}
+    rows |= dict(zip(("socket", "socketpair"), inside._SOCKETS, strict=True))
     headers = ("x86_64-linux-gnu/asm/unistd_64.h", "asm-generic/unistd.h")
     paths = [Path("/usr/include", name) for name in headers]
     if not all(path.exists() for path in paths):
         pytest.skip("no kernel headers here")
     for column, path in enumerate(paths):
-        lines = [line.split() for line in path.read_text().splitlines() if "__NR_" in line]
-        known = {line[1]: line[2] for line in lines if line[0] == "#define" and len(line) == 3}
-        assert len(known.keys() & {f"__NR_{name}" for name in rows}) >= len(rows) - 1
+        lines = [line.split() for line in path.read_text().splitlines() if "__NR" in line]
+        known = {line[1]: line[2] for line in lines if line[0] == "#define" and len(line) >= 3}
+        # Some names stand for others, whose numbers all 64-bit machines share.
+        known = {name: known.get(number, number) for name, number in known.items()}
+        found = known.keys() & {f"__NR_{name}" for name in rows}
+        assert len(found) >= sum(row[column] is not None for row in rows.values()) - 1
         for name, numbers in rows.items():
-            assert known.get(f"__NR_{name}", str(numbers[column])) == str(numbers[column]), name
+            number = str(numbers[column])
+            assert known.get(f"__NR_{name}", number) == number, name

@@ -131,3 +131,21 @@ def test_another_shape_or_type_is_named(tmp_path, links, change, message):
     with pytest.raises(InputError, match=message) as e:
         load_links(tmp_path, template)
     assert "inner/a/pre_ln/bias" in str(e.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_links_that_hold_nan_or_inf(tmp_path, links, value):
+    part = {"inner": {"a": jax.tree.map(np.array, links["inner"]["a"])}}
+    part["inner"]["a"]["proj1"]["kernel"][1, 2] = value
+    save_links(tmp_path, part, {})
+    with pytest.raises(
+        InputError, match="inner/a/proj1/kernel is damaged, since it holds nan or i"
+    ):
+        load_links(tmp_path, jax.eval_shape(lambda: part))
+
+
+def test_links_that_are_git_lfs_pointers(tmp_path, links):
+    save_links(tmp_path, links, {})
+    (tmp_path / "links.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError, match=r"links\.safetensors is a Git LFS pointer"):
+        load_links(tmp_path)

@@ -131,6 +131,11 @@ def test_names_and_shapes_are_strict():
     refused("missing ln_source.bias, unexpected nothing", from_state_dict, one, template, "")
     more = released | {"scale": np.ones(1)}
     refused("missing nothing, unexpected scale", from_state_dict, more, template, "")
+    for value in (np.nan, -np.inf):
+        damaged = {n: np.full_like(a, value) if n == "proj2.weight" else a for n, a in one.items()}
+        damaged["ln_source.bias"] = released["ln_source.bias"]
+        refused("^here: damaged, .* nan or inf: proj2.weight", from_state_dict, damaged, template,
+                "here")  # fmt: skip
     template = link_template(OuterLink("ln_res", 8, 5))
     told = refused("^here: wrong dimensions", from_state_dict, released, template, "here")
     assert "proj1.weight is (12, 8), not (10, 8)" in told

@@ -209,6 +209,12 @@ def test_no_weights(tmp_path):
     fails(tmp_path, "holds no weights; expected model.safetensors or model.safetensors.index.json")
 
 
+def test_shards_without_their_index(tmp_path):
+    write_shards(tmp_path, tensors())
+    (tmp_path / "model.safetensors.index.json").unlink()
+    fails(tmp_path, "holds model-00001-of.* but neither model.safetensors nor model.*index.json, w")
+
+
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
 def test_truncated_files(tmp_path, keep):
     path = write(tmp_path, tensors()) / "model.safetensors"
