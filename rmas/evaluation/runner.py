@@ -294,8 +294,9 @@ def _write_questions(asked: Asked, path: Path) -> None:
 
 def _repair_questions(asked: Asked, path: Path) -> None:
     """Writes the texts of all questions again where their file is gone or damaged."""
+    there = has_file(path)
     try:
-        if has_file(path) and scan(path, lambda *_: None).lines == len(asked.source):
+        if there and scan(path, lambda *_: None).lines == len(asked.source):
             return
     except InputError as error:
         _log.warning("%s: it is written anew", error)
