@@ -130,6 +130,7 @@ def run(
             if _debug():
                 traceback.print_exc()
             print(f"error: {_one_line(reason)}", file=sys.stderr)
+            _drop_output()
             _leave(2)
         if not parallel.is_joined():
             raise
@@ -140,14 +141,16 @@ def run(
 def _to_the_end(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
     """Runs `main` until what it prints is written, so that a full disk there is an error, too."""
     status = main(argv)
+    sys.stdout.flush()
+    return status
+
+
+def _drop_output() -> None:
+    """What could not be printed shall not be tried again when the interpreter ends."""
     try:
         sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
-        if not is_full_disk(error):
-            raise
-        raise full_disk("the output") from error
-    return status
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _environment(error: Exception) -> str:

@@ -26,6 +26,7 @@ clone does.
 
 import dataclasses
 import json
+import os
 import re
 import secrets
 import sys
@@ -294,7 +295,10 @@ def main(_: list[str]) -> None:
     for flag, right in ((_RELEASE, "the clone's folder"), (_OUT, "the JSON file to write")):
         if not flag.value:
             raise InputError(f"--{flag.name} is missing; name {right}")
-    clone, out = Path(_RELEASE.value).expanduser().resolve(), Path(_OUT.value).expanduser()
+    clone, out = (
+        Path(os.path.realpath(Path(_RELEASE.value).expanduser())),
+        Path(_OUT.value).expanduser(),
+    )
     raw = release_prompt_set(clone, _PYTHON.value, _TIMEOUT.value)
     try:
         atomic_write_json(out, raw)

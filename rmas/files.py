@@ -10,6 +10,7 @@ import errno
 import fcntl
 import functools
 import hashlib
+import io
 import json
 import os
 import re
@@ -20,7 +21,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 from rmas.errors import InputError
 
@@ -77,7 +78,10 @@ def replacing_folder(path: str | os.PathLike, last: Sequence[str] = ()) -> Itera
       OSError: as `open`, `path` is a file, and whatever the block raises.
     """
     path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(path.parent)) from None
     inside = path.is_dir() and (
         os.path.ismount(path) or not os.access(path.parent, os.W_OK) or _has_files(path)
     )
@@ -155,12 +159,19 @@ def _temporary_folder(at: Path, path: Path) -> Iterator[Path]:
         yield folder
     except OSError as error:
         if str(error.filename).startswith(str(at / start)):
-            error.filename, error.filename2 = str(path), None  # the name that users know
+            error.filename, error.filename2 = _public(str(error.filename)), None
         raise
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
+
+
+def _public(text: str) -> str:
+    """A text in which files of temporary folders have the names that they are to get."""
+    token = r"\.[0-9a-f]{16}\.tmp"
+    text = re.sub(rf"/([^/]+)/\.[^/]*{token}/\1(?=/|$|\s)", r"/\1", text)  # in the folder itself
+    return re.sub(rf"/\.[^/]*{token}(?:/|(?=\s|$))", "/", text)
 
 
 def remove_leftovers(folder: str | os.PathLike, deep: bool = False) -> None:
@@ -240,8 +251,8 @@ def is_full_disk(error: BaseException) -> bool:
 def full_disk(what: object) -> InputError:
     """The error for `what`, which cannot be written since the disk is full."""
     return InputError(
-        f"{what} cannot be written: the disk is full; free some space and run the same "
-        "command again: files written before are complete"
+        f"{_public(str(what))} cannot be written: the disk is full; free some space and run the "
+        "same command again: files written before are complete"
     )
 
 
@@ -283,7 +294,7 @@ def append_lines(file: TextIO, lines: Iterable[str]) -> None:
             raise
 
 
-def open_file(path: str | os.PathLike) -> BinaryIO:
+def open_file(path: str | os.PathLike) -> io.BufferedReader:
     """Opens a file from outside for reading, as bytes.
 
     Raises:

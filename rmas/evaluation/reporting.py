@@ -17,7 +17,7 @@ from rmas.evaluation.results import ResultRow, RowsByBenchmark
 from rmas.evaluation.statistics import FLIPS, SAMPLES
 from rmas.evaluation.summary import summarise, summarise_workdir
 from rmas.evaluation.tables import markdown_report
-from rmas.files import atomic_write_json, atomic_write_text
+from rmas.files import replacing_folder, write_json
 from rmas.places import has_file
 
 SCHEMA = 1
@@ -124,29 +124,30 @@ def write_report(
 ) -> list[Path]:
     """Writes `report.md`, `report.json` and, with `draw`, plots; returns their paths.
 
-    Each file is written atomically. With several benchmarks a plot's name starts with its
-    benchmark. Raises InputError where the folder cannot be written, or matplotlib is missing.
+    All files are written, or on an error none. With several benchmarks a plot's name starts with
+    its benchmark. Raises InputError where the folder cannot be written, or matplotlib is missing.
     """
     listed = list(files)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        drawn = _draw(rows, out) if draw else {}
-        atomic_write_text(out / "report.md", markdown_report(rows, listed, drawn))
-        atomic_write_json(
-            out / "report.json",
-            {
-                "schema": SCHEMA,
-                "rmas": __version__,
-                "bootstrap": {"samples": SAMPLES, "flips": FLIPS, "seed": 0, "interval": 0.95},
-                "files": [
-                    {"kind": kind, **dataclasses.asdict(file)}
-                    for own_files in listed
-                    for kind, file in own_files.items()
-                ],
-                "benchmarks": rows,
-                "plots": drawn,
-            },
-        )
+        with replacing_folder(out, last=("report.md", "report.json")) as folder:
+            drawn = _draw(rows, folder) if draw else {}
+            text = markdown_report(rows, listed, drawn)
+            (folder / "report.md").write_text(text, encoding="utf-8")
+            write_json(
+                folder / "report.json",
+                {
+                    "schema": SCHEMA,
+                    "rmas": __version__,
+                    "bootstrap": {"samples": SAMPLES, "flips": FLIPS, "seed": 0, "interval": 0.95},
+                    "files": [
+                        {"kind": kind, **dataclasses.asdict(file)}
+                        for own_files in listed
+                        for kind, file in own_files.items()
+                    ],
+                    "benchmarks": rows,
+                    "plots": drawn,
+                },
+            )
     except OSError as error:
         raise InputError(f"report in {out} cannot be written: {error.strerror}") from None
     made = [name for names in drawn.values() for name in names]

@@ -25,6 +25,7 @@ from rmas.tasks.benchmarks import BENCHMARKS
 from rmas.tasks.files import parse_records
 from rmas.tasks.generated import PUZZLES
 from rmas.tasks.locate import Files
+from rmas.tasks.prepared import list_prepared
 from rmas.tasks.puzzle import MIX
 from rmas.tasks.rows import Row, to_record
 from rmas.tasks.tables import Cells, read_records
@@ -232,6 +233,7 @@ def prepare(builder: RowBuilder) -> None:
             work = open_builder(type(builder), builder.builder_config, made.with_name("work"))
             work.download_and_prepare()
             os.rename(work.data_path, made)
+            list_prepared(made)
     except InputError as error:  # without the notes that TFDS adds
         raise InputError(str(error)) from None
     except OSError as error:

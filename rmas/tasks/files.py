@@ -95,7 +95,7 @@ def _parse_row(item: Any, place: str, default_id: str) -> Row:
         for role, names in COLUMNS.items():
             given = [name for name in names if item.get(name) not in (None, "")]
             if given:
-                texts[role] = (_text(item, given[0], place),)
+                texts[role] = (_text(item, given[0], place, number=given[0] == "answer"),)
         meta = {k: v for k, v in item.items() if k not in _FLAT | {"id", "question"}}
         last = [texts[role][0] for role in _LAST if role in texts]
         if "answer" not in item and last:

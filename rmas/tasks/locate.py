@@ -70,15 +70,22 @@ def _split_of(file: Path, name: str, source: Source) -> str:
 def _in_folder(root: Path, name: str, source: Source) -> dict[str, tuple[Path, ...]]:
     splits = {}
     for split, patterns in source.files.items():
-        found = [path for pattern in patterns for path in sorted(root.glob(pattern))]
+        found = [path for pattern in patterns for path in _matching(root, pattern)]
         if not found:
             flat = [PurePosixPath(pattern).name for pattern in patterns]
-            found = [path for pattern in flat for path in sorted(root.glob(pattern))]
+            found = [path for pattern in flat for path in _matching(root, pattern)]
         if not found:
             found = _by_name(root, name, source, split)
         if found:
             splits[split] = tuple(dict.fromkeys(found))
     return splits
+
+
+def _matching(root: Path, pattern: str) -> list[Path]:
+    """The files of a pattern; a link to nowhere is one, so that its reader names it."""
+    return sorted(path for path in root.glob(pattern)) or (
+        [root / pattern] if os.path.lexists(root / pattern) else []
+    )
 
 
 def _by_name(root: Path, name: str, source: Source, split: str) -> list[Path]:

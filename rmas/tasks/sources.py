@@ -23,7 +23,7 @@ from rmas.tasks.builders import (
 )
 from rmas.tasks.generated import PUZZLES
 from rmas.tasks.locate import locate
-from rmas.tasks.prepared import Records, check_prepared, damaged, list_prepared
+from rmas.tasks.prepared import Records, check_prepared, damaged
 from rmas.tasks.rows import Row, from_record
 from rmas.tasks.tables import nearest
 
@@ -142,7 +142,6 @@ def _load(
     if not builder.data_path.exists():
         if is_first():
             prepare(builder)
-            list_prepared(folder)
         else:
             builder.read_splits()  # so that a faulty source ends every process
     barrier(f"prepared {config.name}", _PREPARE)

@@ -218,7 +218,9 @@ def _plain(value: Any, place: str, column: str = "", depth: int = 0) -> Any:
     if isinstance(value, list | tuple):
         keys = [item[0] for item in value if isinstance(item, tuple) and len(item) == 2]
         if keys and len(keys) == len(value) and all(isinstance(key, str) for key in keys):
-            return _plain(dict(value), place, column, depth)  # parquet's maps
+            if len(set(keys)) < len(keys):  # parquet's maps may
+                raise InputError(f"{where}: the key {_twice(keys)} is there twice in one map")
+            return _plain(dict(value), place, column, depth)
         return [_plain(item, place, column, depth + 1) for item in value]
     if isinstance(value, bytes):
         try:
@@ -365,6 +367,9 @@ class Cells:
 
     def wrong(self, name: str, wanted: str) -> InputError:
         """The error for a column that is not `wanted`."""
-        shown = repr(self.record[nearest(name, self.record) or name])
+        try:
+            shown = repr(self.record[self.first(name)])
+        except InputError as missing:
+            return missing
         shown = shown if len(shown) <= 40 else shown[:37] + "..."
         return InputError(f"{self.place}: column {name!r} is {shown}; it must be {wanted}")

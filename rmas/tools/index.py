@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rmas.errors import InputError
-from rmas.files import open_file, replacing
+from rmas.files import is_full_disk, open_file, replacing
 from rmas.tools.toolbox import ToolError
 
 PASSAGE = 1200
@@ -81,6 +81,8 @@ def _write(path: Path, documents: Iterable[Passage], name: str) -> int:
         try:
             connection.execute(_CREATE)
         except sqlite3.OperationalError as error:
+            if is_full_disk(error):
+                raise
             raise InputError(f"this Python's SQLite cannot make the index: {error}") from error
         connection.execute("BEGIN")
         rows = ((d.title, piece) for d in documents for piece in pieces(d.text))

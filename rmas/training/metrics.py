@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import socket
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -63,8 +64,13 @@ class MetricsWriter:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
         _warn_of_damage(path, self._written, written)
         # TensorBoard hides the dropped steps of older event files, too.
-        with self._writing():
-            self._board = _Board(self.folder, 0 if last_step is None else last_step + 1)
+        try:
+            with self._writing():
+                self._board = _Board(self.folder, 0 if last_step is None else last_step + 1)
+        except InputError:
+            self._file.close()
+            self._times.close()
+            raise
 
     def written(self) -> dict[str, int]:
         """How many lines `metrics.jsonl` has, and a checksum of all of them, for a checkpoint."""
@@ -131,12 +137,21 @@ class _Board:
     """
 
     def __init__(self, folder: Path, purge: int) -> None:
-        from tensorboardX import event_file_writer, proto  # library users may skip them
+        from tensorboardX import proto, record_writer  # library users may skip them
 
         self._proto = proto
-        self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        # The library's writer of events is one of records; closed on a full disk it stays open.
+        self._file = record_writer.RecordWriter(str(folder / name))
         start = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
-        self._write(step=purge, session_log=start)
+        try:
+            self._write(file_version="brain.Event:2")
+            self._write(step=purge, session_log=start)
+            self._file.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            raise
         self._flushed = time.monotonic()
 
     def add(self, step: int, line: Mapping[str, float | None]) -> None:
@@ -158,7 +173,7 @@ class _Board:
 
     def _write(self, **fields: Any) -> None:
         event = self._proto.event_pb2.Event(wall_time=time.time(), **fields)
-        self._file.write_event(event)
+        self._file.write(event.SerializeToString())
 
 
 def _finite(values: Mapping[str, SupportsFloat]) -> dict[str, float | None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rmas.errors import BusyError, InputError
-from rmas.files import atomic_write_json, read_json
+from rmas.files import atomic_write_json, read_json, remove_leftovers
 from rmas.parallel import barrier, is_first
 from rmas.places import has_file
 
@@ -36,6 +36,7 @@ def open_workdir(
     if is_first():
         _make(path)
         _hold(path)
+        remove_leftovers(path, deep=True)
         _open(path, identity, name)
     barrier(f"workdir {path.name}")
     if not is_first():

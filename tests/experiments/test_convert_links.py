@@ -1,6 +1,9 @@
 """Links from the released layout to ours and back, as a command."""
 
+import contextlib
 import json
+import os
+import resource
 from pathlib import Path
 
 import jax
@@ -77,6 +80,56 @@ def test_links_without_a_part_are_refused(root, tmp_path):
         with pytest.raises(InputError, match=r"links in .*links"):
             to_released(STYLE, tmp_path / "links", "math", tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+
+def files_of(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_export_on_a_full_disk_leaves_nothing_and_can_be_repeated(ours, there, tmp_path):
+    out = tmp_path / "out"
+    if there:
+        to_released(STYLE, ours, "code", out)
+    before = files_of(tmp_path)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limit[1]))
+    try:
+        with pytest.raises(
+            InputError, match=r"out/.* cannot be written: the disk is full"
+        ) as error:
+            to_released(STYLE, ours, "math", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert ".tmp" not in str(error.value)
+    assert files_of(tmp_path) == before
+    to_released(STYLE, ours, "math", out)
+    assert files_of(tmp_path).keys() > before.keys()
+
+
+def test_an_export_that_was_killed_can_be_repeated(ours, tmp_path, monkeypatch):
+    """While files are written, or moved into a folder with links of another task."""
+    to_released(STYLE, ours, "code", tmp_path / "whole")
+    to_released(STYLE, ours, "math", tmp_path / "whole")
+    whole, replace = files_of(tmp_path / "whole"), os.replace
+    for last in (2, 8, 11, 15):
+        out, moved = tmp_path / str(last), []
+
+        def killed(a, b, moved=moved, last=last):
+            if len(moved) == last:
+                raise SystemExit
+            moved.append(replace(a, b))
+
+        to_released(STYLE, ours, "code", out)
+        monkeypatch.setattr(os, "replace", killed)
+        with contextlib.suppress(SystemExit):
+            to_released(STYLE, ours, "math", out)
+        monkeypatch.setattr(os, "replace", replace)
+        if files_of(out) != whole:
+            to_released(STYLE, ours, "math", out)
+        assert files_of(out) == whole
+    with pytest.raises(InputError, match="has links for task 'math'; write to another folder"):
+        to_released(STYLE, ours, "math", out)
 
 
 @pytest.mark.parametrize(
