@@ -31,11 +31,11 @@ _SYMBOLS = str.maketrans(
     }
 )  # fmt: skip
 _STYLES = (
-    (r"(?<!\\)\\\\(?=[A-Za-z]{2})(?!(?s:.*)\\end\s*\{)", r"\\"),  # escaped twice
+    (r"(?<!\\)\\\\(?=[A-Za-z]{2}|[{}%!$])(?!(?s:.*)\\end\s*\{)", r"\\"),  # escaped twice
     (r"\\(?:left|right|middle|[Bb]igg?[lrm]?|(?:display|text|script)style|limits)"
      r"(?![A-Za-z])\.?", ""),
     (r"\\(?:text)?color\s*\{[^{}]*\}|\\(?:bf|it|sf|tt|bfseries)(?![A-Za-z])", ""),
-    (r"\\(?:mathbf|mathit|mathsf|boldsymbol|bm|underline)\s*\{([^{}]*)\}", r"{\1}"),
+    (r"\\(?:mathbf|mathit|mathsf|boldsymbol|bm|underline|boxed|fbox)(?![A-Za-z])", ""),
     (r"\\[cdt]frac(?![A-Za-z])", r"\\frac"),
     (r"\b([AaPp])\. ?[Mm]\b\.?", r"\1m"),
 )  # fmt: skip
@@ -56,7 +56,7 @@ _FORMS = (
     # A value that is announced.
     (r"^(?:[A-Za-z] *)?\\(?:approx|simeq|sim|doteq)(?![A-Za-z])|^[A-Za-z' ]{4,}= *", ""),
 )  # fmt: skip
-_AREA = re.compile("(?<=[0-9}]) ?[cdkm]?m[\u00b2\u00b3]")
+_AREA = re.compile("(?<=[0-9A-Za-z)}]) ?[cdkm]?m[\u00b2\u00b3]")
 _TEXT = re.compile(r"\\text(?:rm|bf|it|normal|sf)?\s*\{([^{}]*)\}")
 _OPERATOR = re.compile(r" *([-+*/^=,(){}\[\]<>|&]) *")
 _FACTORS = re.compile(r"(?<![A-Za-z\\])([A-Za-z0-9]) (?=[A-Za-z](?![A-Za-z]))")
@@ -64,6 +64,7 @@ _THOUSANDS = re.compile(r"(?<![\d.])([1-9]\d{0,2}(?:,\d{3})+)(?![\d,])")
 _SPACED = re.compile(r"[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 _COMMA = re.compile(r"[-+]?(?:0, \d{2,}|\d+, (?:\d{2}|\d{4,}))")
 _DECIMAL = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?")
+_NAMED = re.compile(r"^[A-Za-z]=(?=[^=<>\\]+$)")
 _SET, _POINT = re.compile(r"\\\{.*,.*\\\}"), re.compile(r"\([^()]*,[^()]*\)")
 _BASED = re.compile(r"([0-9A-Z]+)_\{?(\d+)\}?")
 _SCALE = re.compile(
@@ -97,6 +98,8 @@ def equal(answer: str, gold: str) -> bool:
     if _WORD.search(_COMMAND.sub(" ", f"{one}\n{other}")):
         return _said(answer, gold)
     one, other = _squeezed(one), _squeezed(other)
+    if not (_RELATION.search(one) and _RELATION.search(other)):
+        one, other = _NAMED.sub("", one), _NAMED.sub("", other)
     if one == other:
         return bool(one)
     for decide in (_by_base, _by_digits, _by_brackets):
@@ -132,12 +135,14 @@ def _plain(answer: str) -> tuple[str, str]:
     """An answer as plain LaTeX, and the name of its unit (empty without)."""
     text = _AREA.sub("", answer).translate(_SYMBOLS)
     text = unicodedata.normalize("NFKC", text).strip()
-    text = re.sub(r"\\[()\[\]]", "", text).strip().rstrip(".").strip("$ ")
+    text = re.sub(r"\\[()\[\]]", "", text).strip("* ").rstrip(".").strip("$ ")
     dollars = "dollar" if text.startswith("\\$") else ""
     text, unit = split_unit(_unbraced(_rewritten(text, _STYLES)))
     text = _unbraced(_TEXT.sub(r" \1", _rewritten(text, _FORMS)).strip().rstrip("."))
     if _SPACED.fullmatch(text):
         text = text.replace(" ", "")
+    if "," not in text:
+        text = text.replace(";", ",")
     # In brackets and lists a comma separates two numbers.
     if _THOUSANDS.sub("", text).count(",") == 0 and not text.startswith(("(", "[", "\\{")):
         text = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)

@@ -20,10 +20,11 @@ _NAMES |= dict.fromkeys(_PLAIN_WORDS.split(), "")
 _POWER = r"(?:\^\s*(?:\{\s*[23]\s*\}|[23]))?"
 _WORDS = "|".join(sorted((word for word in _NAMES if len(word) > 1), key=len, reverse=True))
 _PLAIN = re.compile(
-    rf"(?:(?<=[0-9}})\]])|(?<=\\pi)) *((?:\b(?:{_WORDS})s?\b\.?{_POWER}(?: |/|$))+)$", re.IGNORECASE
+    rf"(?:(?<=[0-9}})\]|!'])|(?<=\\pi)) *((?:\b(?:{_WORDS})s?\b\.?{_POWER}(?: |/|$))+)$",
+    re.IGNORECASE,
 )
 _STYLED = re.compile(
-    r"(?<=[0-9A-Za-z})\]$])(?:\\[,;:! ]|~|\s)*"
+    r"(?<=[0-9A-Za-z})\]$|!'])(?:\\[,;:! ]|~|\s)*"
     r"\\(?:text(?:rm|bf|it|normal)?|mathrm|mbox|rm)\s*\{([A-Za-z0-9./()^\s-]*)\}"
     rf"\s*{_POWER}\s*(?=,|$|[)\]]|\\right|\\\}})"
 )
