@@ -61,8 +61,9 @@ def known() -> str:
     for name, benchmark in BENCHMARKS.items():
         own = benchmark.source
         rows = f"{own.rows[benchmark.split]:,}"
-        access = "gated" if own.access else "open"
-        cells.append([name, benchmark.title, rows, benchmark.grader.name, own.repo, access])
+        access = "open" if not own.access else "gated" if own.repo else "the release's clone"
+        repo = own.repo or "-"
+        cells.append([name, benchmark.title, rows, benchmark.grader.name, repo, access])
     for name, own in TRAINING_SETS.items():
         cells.append([name, "training rows", f"{own.rows['train']:,}", "-", own.repo, "open"])
     return aligned(cells)

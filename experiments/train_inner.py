@@ -4,8 +4,8 @@
   python -m experiments.train_inner --config=CONFIG.py --config.plan
 
 Writes `inner/<agent>/{links,checkpoints,metrics.jsonl,timings.jsonl}` and TensorBoard's files in
-the workdir. Killed, it resumes from its newest checkpoint when the same command is given again; a
-SIGTERM saves one first (exit status 143). `--config.plan` prints what a step needs of each device.
+the workdir. Killed, it resumes from its newest checkpoint when the same command is given again;
+SIGTERM, SIGHUP and Ctrl-C save one first. `--config.plan` prints what a step needs of each device.
 """
 
 from absl import flags

@@ -4,8 +4,8 @@
 
 Objectives: `align`, `rollout`, `teacher_forced`, alone or weighted together, as in
 --config.objective="align:1.0,rollout:0.1". Writes `outer/{links,checkpoints,metrics.jsonl}`.
-Killed, it resumes from its newest checkpoint when the same command is given again; a SIGTERM saves
-one first (exit status 143). `--config.plan` prints what a step needs of each device of the mesh.
+Killed, it resumes from its newest checkpoint when the same command is given again; SIGTERM, SIGHUP
+and Ctrl-C save one first. `--config.plan` prints what a step needs of each device of the mesh.
 """
 
 from experiments import app

@@ -5,11 +5,11 @@
 
 `python experiments/configs/released.py` prints the command of every style and benchmark. DIR is the
 folder of the system (without `root`: from the Hub), release.json its prompts
-(experiments.import_prompts). It compares latent recursion with text exchange and the agents alone
-at one to three rounds. Hardware: weights and links take 9 GiB in bfloat16 for sequential_light, 8
-for deliberation, 22 for sequential_scaled, 25 for distillation, 27 for mixture (by
-experiments.inspect; --config.dry_run adds the caches). Run times and results on released weights
-were not measured here.
+(experiments.import_prompts), CLONE a clone of the public release. It compares latent recursion with
+text exchange and the agents alone at one to three rounds. Hardware: weights and links take 9 GiB in
+bfloat16 for sequential_light, 8 for deliberation, 22 for sequential_scaled, 25 for distillation, 27
+for mixture (by experiments.inspect; --config.dry_run adds the caches). Run times and results on
+released weights were not measured here.
 Published at three rounds (light / scaled): math500 77.8 / 88.0, medqa 31.7 / 79.3, gpqa 32.6 /
 66.2, aime25 34 / 86.7, aime26 20 / 86.7, mbppplus 37.4 / -, livecodebench - / 42.9.
 
@@ -61,7 +61,8 @@ def get_config(which: str) -> ConfigDict:
             f"{which!r} is not a STYLE,BENCHMARK; styles: {', '.join(STYLES)}; "
             f"benchmarks: {', '.join(BENCHMARKS)}"
         )
-    steps, tokens = STYLES[style].get(benchmark, STYLES[style][""])
+    task = benchmark.removesuffix("_release")  # the release's own rows are of the same task
+    steps, tokens = STYLES[style].get(task, STYLES[style][""])
     batch, temperature, rollouts = SAMPLING.get(benchmark, SAMPLING[""])
     config = {
         "seed": 42,
@@ -85,10 +86,11 @@ def main() -> None:
     """Prints the command of every style and benchmark."""
     for style in STYLES:
         for benchmark in BENCHMARKS:
+            source = "" if BENCHMARKS[benchmark].source.repo else "--config.evaluate.source=CLONE "
             print(
                 "python -m experiments.evaluate "
                 f"--config=experiments/configs/released.py:{style},{benchmark} "
-                "--config.system.prompts=release.json "
+                f"--config.system.prompts=release.json {source}"
                 f"--workdir=runs/{style}-{benchmark}"
             )
 

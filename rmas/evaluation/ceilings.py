@@ -35,13 +35,14 @@ class Ceilings:
 def write_ceilings(path: Path, grader: str, rows: Sequence[Row], rounds: Iterable[int]) -> None:
     """Writes the ceilings on `rows`, unless they are there or the grader does not know them.
 
-    `grader` is a name in `GRADERS`.
+    `grader` is a name in `GRADERS`. Raises InputError where something else is in the file's place.
     """
     ceiling = GRADERS[grader].ceiling
     if ceiling is None:
         return
+    there = has_file(path)
     try:
-        if read_ceilings(path) is not None:
+        if there and read_ceilings(path) is not None:
             return
     except InputError as error:
         _log.warning("%s: it is written anew", error)

@@ -1,7 +1,8 @@
 """Records and timings of evaluations, read strictly: errors name the file and the line.
 
 Files of schema 1 lack latent lengths, positions, compile seconds and the ids of batches; there the
-places of questions among the records stand for the ids.
+places of questions among the records stand for the ids. In schemas 1 and 2 every record has the
+release's score, from schema 3 on where the release has a rule.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from rmas.evaluation.layout import CEILINGS, CONFIG, FOLDER, RECORDS, TIMINGS
 from rmas.files import read_json
 from rmas.places import has_file
 
-SCHEMAS = (1, 2)
+SCHEMAS = (1, 2, 3)
 """Versions of the format that can be read."""
 COUNTS = ("decoded_tokens", "latent_steps", "prompt_tokens")
 """Counts that every record has of every agent."""
@@ -60,7 +61,7 @@ class Record:
     Attributes:
       gold: the gold answer.
       counts: `TOKENS` -> the sum over agents.
-      scores: each from 0 to 1; always `exact` and `release_compatible`.
+      scores: each from 0 to 1; always `exact`; `release_compatible` where the release has a rule.
       answered: whether an answer was found in the text.
       retried: whether the answer was asked for a second time.
       note: what grading noted, such as `timeout`; empty for nothing.
@@ -265,7 +266,7 @@ def _record(value: dict[str, Any], place: str, workdir: int) -> tuple[Key, Recor
         numbers["positions"] = integer_field(own, "positions", where, 0, sum(numbers.values()))
         counts = {count: counts[count] + numbers[count] for count in counts}
     scores = dict(field(value, "scores", dict, place))
-    for name in dict.fromkeys(("exact", "release_compatible", *scores)):
+    for name in dict.fromkeys(("exact", *scores)):
         score = scores.get(name)
         if not is_finite(score) or not 0 <= score <= 1:
             raise InputError(

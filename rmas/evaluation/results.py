@@ -73,7 +73,7 @@ class ResultRow(TypedDict):
       ceiling: the best accuracy that any system can reach on these questions in so many rounds;
         None where it is not known.
       pass_k: None without several rollouts of every question, or with scores other than 0 and 1.
-      release_compatible: mean of the public release's score.
+      release_compatible: mean of the public release's score; None where not all records have it.
       ours_only: records that `exact` scores higher than the release's score.
       release_only: records that the release's score scores higher.
       f1: mean F1; None where not all records have it.
@@ -108,7 +108,7 @@ class ResultRow(TypedDict):
     accuracy_high: float
     ceiling: float | None
     pass_k: PassAtK | None
-    release_compatible: float
+    release_compatible: float | None
     ours_only: int
     release_only: int
     f1: float | None

@@ -27,12 +27,12 @@ from rmas.parallel.meters import peak_bytes, seconds_compiling
 from rmas.places import has_file
 from rmas.system.answers import Answer, Question
 from rmas.system.batch import bucket
-from rmas.tasks.grader import Grade
+from rmas.tasks.grader import RELEASE, Grade
 from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the format of records and timings."""
 _log = logging.getLogger(__name__)
 _MAX_WAIT = 7 * 24 * 3600  # seconds that processes wait for the slowest one's answers
@@ -131,6 +131,7 @@ class Plan:
       seed: for records.
       rollouts: how often each question is answered.
       machine: what runs it, for timings; times of different machines are not compared.
+      by_release: whether the public release has its own score for these questions.
     """
 
     benchmark: str
@@ -141,6 +142,7 @@ class Plan:
     seed: int
     rollouts: int = 1
     machine: str = ""
+    by_release: bool = False
 
     def batches(self) -> Iterator[Batch]:
         """Every batch of every method, in the order in which records are written."""
@@ -153,6 +155,11 @@ class Plan:
 
     def record(self, batch: Batch, row: Row, answer: Answer, grade: Grade) -> dict[str, Any]:
         """The record of one question."""
+        scores = {
+            name: value
+            for name, value in grade.scores.items()
+            if self.by_release or name != RELEASE
+        }
         return {
             "schema": SCHEMA,
             "id": row.id,
@@ -167,7 +174,7 @@ class Plan:
             "tools": answer.tools,
             "answer": grade.answer,
             "gold": row.answer,
-            "scores": dict(grade.scores),
+            "scores": scores,
             "retried": answer.retried,
             "note": grade.note,
         }
@@ -287,8 +294,9 @@ def _write_questions(asked: Asked, path: Path) -> None:
 
 def _repair_questions(asked: Asked, path: Path) -> None:
     """Writes the texts of all questions again where their file is gone or damaged."""
+    there = has_file(path)
     try:
-        if has_file(path) and scan(path, lambda *_: None).lines == len(asked.source):
+        if there and scan(path, lambda *_: None).lines == len(asked.source):
             return
     except InputError as error:
         _log.warning("%s: it is written anew", error)

@@ -1,5 +1,6 @@
 """One recorded question as text for a terminal: every turn, its texts and tools, the outcome."""
 
+import json
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,21 +18,21 @@ _TOOL_FIELDS = {"agent": str, "round": int, "tool": str, "result": str, "failed"
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; an incomplete last line is left out.
+    """The records of a JSON-lines file, equal ones once; an incomplete last line is left out.
 
     Raises InputError, naming the line, for one that is not a record, and where there are none.
     """
-    records: list[dict[str, Any]] = []
+    records: dict[str, dict[str, Any]] = {}
 
     def add(record: dict[str, Any], place: str) -> None:
         if fault := _fault(record):
             raise InputError(f"{place}: {fault}; name a records.jsonl of an evaluation")
-        records.append(record)
+        records.setdefault(json.dumps(record), record)
 
     scan(path, add)
     if not records:
         raise InputError(f"{path} has no records; name a records.jsonl of an evaluation")
-    return records
+    return [*records.values()]
 
 
 def read_question(records: Path, question: str) -> str:

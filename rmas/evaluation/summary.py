@@ -37,6 +37,7 @@ from rmas.evaluation.statistics import (
     pass_at_k,
     wilson,
 )
+from rmas.tasks.grader import RELEASE
 
 REFERENCE = "text"
 """The method that others are compared with."""
@@ -84,7 +85,8 @@ def _row(
     rollouts = [len(own) for own in questions.values()]
     right = math.fsum(_means(questions, "exact").values())
     low, high = wilson(min(right, n), n)
-    gaps = [r.scores["exact"] - r.scores["release_compatible"] for r in records]
+    by_release = all(RELEASE in r.scores for r in records)
+    gaps = [r.scores["exact"] - r.scores[RELEASE] for r in records if by_release]
     notes = collections.Counter(printable(r.note[:40]) for r in records if r.note)
     has_f1 = all("f1" in r.scores for r in records)
     keys = [Key(benchmark, variant, q, rollout) for q, own in questions.items() for rollout in own]
@@ -107,7 +109,7 @@ def _row(
         accuracy_high=high,
         ceiling=_ceiling(evaluations, variant.rounds, n, records),
         pass_k=_pass_k(questions, k),
-        release_compatible=_mean(_means(questions, "release_compatible").values()),
+        release_compatible=_mean(_means(questions, RELEASE).values()) if by_release else None,
         ours_only=sum(gap > 0 for gap in gaps),
         release_only=sum(gap < 0 for gap in gaps),
         f1=_mean(_means(questions, "f1").values()) if has_f1 else None,

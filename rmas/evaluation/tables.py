@@ -174,20 +174,27 @@ def _costs(rows: Sequence[ResultRow]) -> Lines:
 def _scores(benchmark: str, rows: Sequence[ResultRow]) -> list[str]:
     """Where our score and the release's differ, F1, and what was not answered; as Markdown."""
     parts = []
-    if any(row["ours_only"] or row["release_only"] for row in rows):
+    known = BENCHMARKS[benchmark].grader.release if benchmark in BENCHMARKS else None
+    if all(row["release_compatible"] is None for row in rows):
+        title = BENCHMARKS[benchmark].title if benchmark in BENCHMARKS else "this data"
+        parts += [
+            f"The public release has no published command for {title}, so there is no score by its "
+            "rule (`release_compatible`).",
+            "",
+        ]
+    elif any(row["ours_only"] or row["release_only"] for row in rows):
         lines = [["method", "rounds", "ours", "release's", "only ours", "only release's"]]
         for row in rows:
             scores = (_number(x, ".3f") for x in (row["accuracy"], row["release_compatible"]))
             counts = map(str, (row["ours_only"], row["release_only"]))
             lines.append([printable(row["name"]), str(row["rounds"]), *scores, *counts])
-        known = BENCHMARKS[benchmark].grader.release_rule if benchmark in BENCHMARKS else ""
         parts += [
             *_markdown(lines),
             "*Ours* counts an answer as right if it equals the gold answer; an answer that cannot "
             "be parsed is wrong. The public release scores differently: "
-            f"{known or 'its rules read some answers differently'}. Compare published figures with "
-            "the release's score, and methods by ours. *Only ours* and *only release's* count the "
-            "records that one of the two scores higher.",
+            f"{known.words if known else 'its rules read some answers differently'}. Compare "
+            "published figures with the release's score, and methods by ours. *Only ours* and "
+            "*only release's* count the records that one of the two scores higher.",
             "",
         ]
     else:

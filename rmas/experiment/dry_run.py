@@ -14,6 +14,7 @@ from rmas.evaluation.runner import by_length
 from rmas.experiment import derive
 from rmas.experiment.data import Data
 from rmas.experiment.derive import Derived
+from rmas.experiment.evaluating import grader_pool
 from rmas.experiment.methods import grader_of, variants
 from rmas.experiment.settings import Settings
 from rmas.experiment.toolboxes import toolboxes
@@ -22,7 +23,6 @@ from rmas.system.outline import Outline
 from rmas.system.prompts import Field, Interface
 from rmas.system.sizes import CACHE_POSITIONS
 from rmas.system.topology import single
-from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
 from rmas.weights.placement import device_memory
@@ -55,7 +55,8 @@ def describe(
     asked = data.asked
     s, more = derive.lengths(settings, outline, longest)
     e, topology = s.evaluate, outline.topology
-    _check(s, outline, grader, missing_links)
+    grader_pool(s, data)
+    _check(s, outline, missing_links)
     chat = outline.chats.get(topology.output)
     interfaces: dict[str, Interface] = {}
 
@@ -100,9 +101,8 @@ def describe(
     )
 
 
-def _check(s: Settings, outline: Outline, grader: str, missing_links: str) -> None:
-    """Prompts, tools, graders and links, as the run will ask for them."""
-    GraderPool(unsafe=s.tools.unsafe).check(grader)
+def _check(s: Settings, outline: Outline, missing_links: str) -> None:
+    """Prompts, tools and links, as the run will ask for them."""
     if "single" in s.evaluate.methods:
         alone = single(outline.topology.output)
         outline.prompts.alone(s.system.task_family).check(alone, s.system.task_family)

@@ -10,25 +10,37 @@ from rmas.evaluation.results import ResultRow
 from rmas.evaluation.row_maker import ROWS, RowMaker
 from rmas.evaluation.runner import Method, Plan, by_length, run
 from rmas.evaluation.summary import summarise_workdir
+from rmas.experiment.data import Data
 from rmas.experiment.methods import grader_of, retry_of
 from rmas.experiment.settings import Settings
 from rmas.parallel import is_first
 from rmas.parallel.meters import machine
 from rmas.system.load import System
 from rmas.system.run import Runner
+from rmas.tasks.benchmarks import BENCHMARKS
 from rmas.tasks.grader_pool import GraderPool
+from rmas.tasks.grading import GRADERS
 from rmas.tasks.rows import Row
 from rmas.tasks.sources import RowSource
 
 
-def grader_pool(settings: Settings) -> GraderPool:
+def grader_pool(settings: Settings, data: Data) -> GraderPool:
     """What scores answers, as the settings ask.
 
-    Raises `InputError` if nothing does, or this machine cannot run it.
+    Raises `InputError` if nothing does, this machine cannot run it, or a question that is asked
+    lacks what it needs.
     """
+    name = grader_of(settings)
     pool = GraderPool(seconds=settings.evaluate.grade_seconds, unsafe=settings.tools.unsafe)
-    pool.check(grader_of(settings))
+    pool.check(name)
+    if not _is_own(data.name, name):  # the reader of a benchmark's columns sees to its own
+        GRADERS[name].check(data.asked, data.name)
     return pool
+
+
+def _is_own(data: str, grader: str) -> bool:
+    """Whether the data is a benchmark and its own grader scores it."""
+    return data in BENCHMARKS and BENCHMARKS[data].grader.name == grader
 
 
 def evaluate(
@@ -56,6 +68,7 @@ def evaluate(
         seed=settings.seed,
         rollouts=evaluate.rollouts,
         machine=machine(system.mesh),
+        by_release=_is_own(settings.questions_name, grader_of(settings)),
     )
     with pool:
         run(plan, pool, workdir / FOLDER)

@@ -167,8 +167,8 @@ class Experiment:
 
     def check(self) -> None:
         """Raises `InputError` for what would stop the evaluation, before anything is trained."""
-        evaluating.grader_pool(self.settings)
-        _ = self.data.questions  # reading them is the check
+        evaluating.grader_pool(self.settings, self.data)
+        _ = self.data.questions  # reading them is a check, too
 
     # The stages.
 
@@ -276,7 +276,7 @@ class Experiment:
           The rows of the table.
         """
         several = jax.process_count() > 1
-        pool = evaluating.grader_pool(self.settings)
+        pool = evaluating.grader_pool(self.settings, self.data)
         rows, asked = self.data.questions, self.data.asked
         settings = self._lengths()
         latent = "latent" in settings.evaluate.methods
@@ -307,7 +307,7 @@ class Experiment:
         Returns how many rows, of how many questions, and the file.
         """
         _alone("make_rows")
-        pool = evaluating.grader_pool(self.settings)
+        pool = evaluating.grader_pool(self.settings, self.data)
         asked, settings = self.data.asked, self._lengths()
         folder = self.workdir / "rows"
         parts = ("limits", "sampling", "evaluate", "num_questions")

@@ -104,7 +104,11 @@ def retry_of(settings: Settings) -> Retry | None:
     grader = GRADERS[grader_of(settings)]
     if not settings.evaluate.retry or not grader.opening:
         return None
-    lacks = grader.lacks or (lambda text: grader.extract(text) is None)
+    released = bool(settings.system.style)
+
+    def lacks(text: str) -> bool:
+        return grader.is_unanswered(text, released)
+
     return Retry(lacks, grader.opening, grader.retry_tokens)
 
 

@@ -9,6 +9,8 @@ columns     readers of the columns of each public dataset
 locate      finds their files, in a folder or on the Hub
 tables      records of files, with their places
 grader      what a grader is; `*_answers` are the kinds
+boxed       the answer in a text; math_equality and units: whether two mathematical ones are equal
+release_rule  how the public release scores answers
 grading     all graders by name
 grader_pool  isolated processes that grade
 builders    TFDS builders (generated tasks, files, public datasets), prepared once and cached

@@ -8,7 +8,7 @@ from rmas.tasks.choice_answers import CHOICE
 from rmas.tasks.columns import Read
 from rmas.tasks.grader import Grader
 from rmas.tasks.livecodebench_answers import LIVECODEBENCH
-from rmas.tasks.math_answers import INTEGER, MATH
+from rmas.tasks.math_answers import INTEGER, MATH, WORD_PROBLEM
 from rmas.tasks.mbpp_answers import MBPP
 from rmas.tasks.qa_answers import QA
 from rmas.tasks.tables import Cells
@@ -19,11 +19,11 @@ class Source:
     """A dataset repository of the Hugging Face Hub.
 
     Attributes:
-      repo: its id.
+      repo: its id; empty where the files are not on the Hub.
       files: patterns of file names by split, in the order in which they are read.
       rows: the number of rows of each split.
       revision: a branch or commit; the commit that is downloaded is recorded.
-      access: how to get access, where the repository is gated.
+      access: how to get access, where the repository is gated or the files are not on the Hub.
     """
 
     repo: str
@@ -85,6 +85,11 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "MedQA", CHOICE, "choice",
         _one("GBaker/MedQA-USMLE-4-options", "phrases_no_exclude_test.jsonl", 1273), columns.medqa,
     ),
+    "medqa_release": Benchmark(
+        "MedQA, the release's 300 rows", CHOICE, "choice",
+        _one("", "dataset/medqa.json", 300, "it is a file of the public release; clone that"),
+        columns.medqa_release,
+    ),
     "mbppplus": Benchmark(
         "MBPP+", MBPP, "code",
         _one("evalplus/mbppplus", "data/test-*.parquet", 378), columns.mbppplus,
@@ -102,7 +107,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         _one("chiayewken/bamboogle", "data/test-*.parquet", 125), columns.bamboogle,
     ),
     "gsm8k": Benchmark(
-        "GSM8K", MATH, "math",
+        "GSM8K", WORD_PROBLEM, "math",
         Source(
             "openai/gsm8k",
             {"test": ("main/test-*.parquet",), "train": ("main/train-*.parquet",)},

@@ -1,60 +1,135 @@
-r"""The answer in a text: the last `\boxed{...}`, or what follows `the answer is`."""
+r"""The answer in a text: the last `\boxed{...}`, or what is said to be the answer.
+
+Boxes that are joined (`\boxed{2} and \boxed{3}`) are one list. What stands after a model's thinking
+(`<think>...</think>`) comes before what stands in it.
+"""
 
 import re
+from collections.abc import Callable
 
 MAX_ANSWER = 10_000
 """Most characters of an answer; a longer text is not one."""
+_MAX_LINE = 400
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[A-Za-z0-9+-]))")
 _BARE = re.compile(r"[^\s$.,;\\]+")  # after `\boxed ` without a brace
-_SAID = re.compile(
-    r"\b(?:final answer|the answer|answer)\s*(?:is\b|:|=)\s*:?[ \t]*([^\n]{1,400})", re.IGNORECASE
+_BETWEEN = re.compile(r"[$*]+|\\[()\[\]]|\\q?quad|\\text\s*\{([^{}]*)\}|\\[,;:! ]")
+_JOINED = re.compile(
+    r" *|\s*[,;&]\s*(?:and|or)?\s*(?:[A-Za-z][\w ]{0,9}= *)?|[ +]+"
+    r"|\s*(?:[a-z()]+ +){0,4}(?:and|or)\s+(?:[A-Za-z]\w{0,9} *= *)?"
 )
+_THINKING = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_SAID = re.compile(
+    r"(?<![A-Za-z])(?:answers?|(?:final|correct) (?:choice|option))\**\s*"
+    r"(?:to (?:the|this) (?:question|problem)\s*)?(?:is\b|are\b|:|=)\s*:?[*_]*"
+    # A heading of its own; the answer is in the next line.
+    r"|^[ \t]*+(?:[#*]++[ \t*]*+(?:the )?(?:(?:final|correct) )?|final )answer[*: \t]*+$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_HASHES = re.compile(r"^#{4}[ \t]+(?=[-+$\\(\d.])", re.MULTILINE)
+_FORMULA = re.compile(
+    r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\$((?:\\.|[^$\\])+)\$(?!\d)|\\\((.+?)\\\)", re.DOTALL
+)
+_FILLER = re.compile(r"(?:therefore|thus|then|simply|just|exactly|equal to|given by)\b[ ,:]*")
+_NO_VALUE = re.compile(r"(?:in)?correct\b|right\b|wrong\b", re.IGNORECASE)
+_MORE = re.compile(r"\s*(?:,|,?\s*(?:and|or)\b)\s*")
+_BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 SENTENCE = re.compile(r"\.(?:\s|$)")
 """The end of a sentence, and of an answer in it."""
+
+
+def beyond_thinking(find: Callable[[str], str | None], text: str) -> str | None:
+    """What `find` finds in a text without its model's thinking; where that is None, in all of it.
+
+    A tag that is not closed hides what follows it, one that was not opened what is before it.
+    """
+    outside: list[str] = []
+    start, thinks = 0, False
+    for tag in _THINKING.finditer(text):
+        if not tag[1] and not thinks:
+            outside.append(text[start : tag.start()])
+        elif tag[1] and not thinks:
+            outside.clear()
+        start, thinks = tag.end(), not tag[1]
+    if not thinks:
+        outside.append(text[start:])
+    own = "".join(outside)
+    return find(own) or (find(text) if own != text else None)
 
 
 def boxed(text: str) -> str | None:
     r"""The content of the last `\boxed{...}` with matching braces, or of `\boxed 5`; else None.
 
-    The time is linear in the length of the text.
+    Of boxes with at most a few words between them, a list. The time is linear in the length of the
+    text.
     """
+    found: list[str] = []
+    later = len(text)  # where the box after the current one begins
     for match in reversed(list(_BOX.finditer(text))):
         start = match.end()
-        if not match.group().endswith("{"):
-            found = _BARE.match(text[start : start + 100])
-            return found[0] if found else None
-        end = _closing(text, start)
-        if end is not None:
-            return text[start:end].strip() or None
-        if len(text) - start > MAX_ANSWER:
-            return None
-    return None
+        end: int | None
+        if match.group().endswith("{"):
+            end = _closing(text, start)
+            after = len(text) if end is None else end + 1
+        else:
+            bare = _BARE.match(text[start : start + 100])
+            end = after = start + bare.end() if bare else start
+        if found and not (after <= later and _are_joined(text[after:later])):
+            break
+        if end is None:
+            if len(text) - start > MAX_ANSWER:
+                break
+            continue  # an earlier box may be closed
+        content = text[start:end].strip()
+        if not content:
+            break
+        if content not in found:
+            found.insert(0, content)
+        later = match.start()
+    return ", ".join(found) or None
+
+
+def _are_joined(between: str) -> bool:
+    """Whether the text between two boxes makes one list of them."""
+    if len(between) > 80:
+        return False
+    plain = _BETWEEN.sub(lambda match: match[1] or "", between)
+    return _JOINED.fullmatch(plain) is not None
 
 
 def said(text: str, end: re.Pattern | None = SENTENCE) -> str | None:
-    """What follows the last `answer is` or `answer:`; None where nothing does.
+    """What follows the last `answer is`, `answer:`, heading `Answer` or `####`; None without any.
 
     It is a formula, or ends before the first match of `end`, else with its line.
     """
-    found = _SAID.findall(text)
-    if not found:
-        return None
-    answer = found[-1].strip("*_ \t")
-    if _BOX.search(answer):
+    marks = sorted(mark.end() for form in (_SAID, _HASHES) for mark in form.finditer(text))
+    rests = (text[at : at + 2 * _MAX_LINE].lstrip('*_`" \t\r\n:') for at in reversed(marks))
+    rest = next((rest for rest in rests if not _NO_VALUE.match(rest)), "")
+    return _value(_FILLER.sub("", rest, count=1) if _FILLER.match(rest) else rest, end)
+
+
+def _value(rest: str, end: re.Pattern | None) -> str | None:
+    """The answer at the start of a text."""
+    if _BOX.match(rest):
         return None  # a box without its closing brace
-    formula = re.match(r"\$([^$]+)\$", answer)
-    if formula:
-        return formula[1].strip() or None
+    formulas, at = [], 0
+    while formula := _FORMULA.match(rest, at):
+        formulas.append(next(filter(None, formula.groups())).strip())
+        more = _MORE.match(rest, formula.end())
+        at = more.end() if more else len(rest)
+    if formulas:
+        return ", ".join(formulas) or None
+    bold = _BOLD.match(rest)
+    answer = bold[1] if bold else rest.split("\n")[0][:_MAX_LINE]
     if end is not None:
         answer = end.split(answer, maxsplit=1)[0]
-    return re.sub(r"^[*_\s$]+|[*_\s$.]+$", "", answer) or None
+    return re.sub(r"^[*_`\s$]+|[*_`\s$.]+$", "", answer) or None
 
 
 def _closing(text: str, start: int) -> int | None:
     """Index of the brace that closes the one before `start`, within `MAX_ANSWER` characters."""
     depth, at = 1, start
-    end = min(len(text), start + MAX_ANSWER)
+    end = text.rfind("}", start, start + MAX_ANSWER) + 1
     while at < end:
         c = text[at]
         if c == "\\":

@@ -3,32 +3,48 @@
 import re
 from collections.abc import Mapping
 
-from rmas.tasks.boxed import boxed, said
-from rmas.tasks.grader import BOX, Grader
+from rmas.tasks import release_rule
+from rmas.tasks.boxed import beyond_thinking, boxed, said
+from rmas.tasks.grader import CHOICE_BOX, Grader, Need, ReleaseRule
 from rmas.tasks.rows import Row
 
-_WRAPPED = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
+_WRAPPED = re.compile(
+    r"\\(?:text(?:bf|rm|it)?|mathrm|mathbf|mbox)\s*\{([^{}]*)\}|\\displaystyle\b|\\[()\[\]]"
+)
 _LETTER = re.compile(
-    r"^(?:(?:option|choice|answer)\b)?\s*[(\[]?\s*([A-Za-z])\s*"
-    r"(?:[)\]][.:,]?|[.:,]|$|(?=\s(?:because|since|as|due)\b))",
+    r"^(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\b(?:\s+is\b)?)?[\s:]*[(\[]?\s*"
+    r"([A-Za-z])\s*(?:[)\]][.:,]?|[.:,]|$|(?=\s(?:because|since|as|due|is\s+correct)\b))",
     re.IGNORECASE,
 )
 _ANOTHER = re.compile(
     r"^[\s,./;&]*(?:(?:and|or)\s+)?[(\[]?([A-Za-z])(?:[)\].,:;]|$|\s+(?:and|or)\b)"
 )
+_CORRECT = re.compile(
+    r"(?:(?i:option|choice|answer)\s*\(?|\(|^|[.:]\s+)([A-Z])\)?\s+is\s+(?:the\s+)?"
+    r"(?:correct|right|best)\b|(?i:option|choice)\s*:?\s*\(?([A-Z])\b\)?[.\s]*\Z",
+    re.MULTILINE,
+)
+_ALONE = re.compile(r"[*_\s]*[(\[]?([A-Z])(?:[)\]]?[.:)]?[*_\s]*|\s+(?:because|since)\b.*)")
+_WITH_TEXT = re.compile(r"[*_\s]*[(\[]?([A-Z])[)\]]?[.:)][*_]*\s+\S.*")
 
 
 def find_choice(text: str, options: Mapping[str, str] | None = None) -> str | None:
-    """The letter in the last boxed answer, or after `the answer is`; None where there is none.
+    """The letter in the last boxed answer, or that is said to be the answer; None without any.
 
     With `options` (letter -> text) only these letters count, and the text of exactly one option
-    counts as its letter, alone or after it. An answer with several letters has none.
+    counts as its letter, alone or after it. An answer with several letters has none. Without a
+    statement a last line counts that is a letter, alone or before an option's text.
     """
+    return beyond_thinking(lambda own: _find(own, options), text)
+
+
+def _find(text: str, options: Mapping[str, str] | None) -> str | None:
     stated = said(text, None)  # further sentences may follow
-    for found in (boxed(text), stated):
+    box = boxed(text)
+    for found in (box, stated):
         if found is None:
             continue
-        plain = _WRAPPED.sub(r"\1", found).strip().strip("$* ")
+        plain = _WRAPPED.sub(lambda match: match[1] or "", found).strip().strip("$* ")
         match = _LETTER.match(plain)
         letter, rest = (match[1].upper(), plain[match.end() :]) if match else ("", "")
         same = [k for k, option in (options or {}).items() if _same(option, plain)]
@@ -43,7 +59,17 @@ def find_choice(text: str, options: Mapping[str, str] | None = None) -> str | No
         if other and (options is None or other[1].upper() in options):
             continue
         return letter
-    return None
+    return None if box or stated else _unmarked(text, options)
+
+
+def _unmarked(text: str, options: Mapping[str, str] | None) -> str | None:
+    """The letter of `Option B is correct`, or of a last line `B`, `(B)`, `**B**` or `B: text`."""
+    named = [one or other for one, other in _CORRECT.findall(text)]
+    lines = text.strip().split("\n")
+    alone = _ALONE.fullmatch(lines[-1])
+    listed = [line[1] for line in map(_WITH_TEXT.fullmatch, lines) if line]
+    letters = named[-1:] or ([alone[1]] if alone else listed)
+    return letters[0] if len(letters) == 1 and letters[0] in (options or "ABCDEFGHIJ") else None
 
 
 def lacks_choice(text: str) -> bool:
@@ -52,12 +78,9 @@ def lacks_choice(text: str) -> bool:
 
 
 def score_choice(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
-    """The letter and its scores; the release counts an answer that cannot be parsed as A."""
+    """The letter, and whether it is the right one."""
     letter = find_choice(text, row.meta.get("options"))
-    return letter, {
-        "exact": float(letter == row.answer),
-        "release_compatible": float((letter or "A") == row.answer),
-    }
+    return letter, {"exact": float(letter == row.answer)}
 
 
 def _same(one: str, other: str) -> bool:
@@ -65,13 +88,30 @@ def _same(one: str, other: str) -> bool:
     return next(plain) == next(plain)
 
 
+def _are_options(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 1
+        and all(isinstance(k, str) and isinstance(v, str) for k, v in value.items())
+    )
+
+
 CHOICE = Grader(
     "choice",
     find_choice,
     score_choice,
     "process",
-    opening=BOX,
+    opening=CHOICE_BOX,
     lacks=lacks_choice,
-    release_rule="it counts an answer that cannot be parsed as A",
+    release_lacks=release_rule.lacks_letter,
+    needs=(
+        Need("options", _are_options, "an object of options, letter -> text,"),
+        Need("answer", lambda gold: re.fullmatch("[A-Z]", gold) is not None, "a letter"),
+    ),
+    release=ReleaseRule(
+        "it takes a letter behind words such as `answer` from anywhere in the text, and counts an "
+        "answer without any letter as A",
+        release_rule.same_letter,
+    ),
 )
 """Grades answers that are the letter of an option."""

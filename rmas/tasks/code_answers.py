@@ -68,5 +68,5 @@ def retry_once(run: Callable[[], _Result]) -> _Result:
 
 
 def code_scores(passed: bool) -> dict[str, float]:
-    """Both scores, which are the same for code."""
-    return {"exact": float(passed), "release_compatible": float(passed)}
+    """The score of code: whether all tests passed."""
+    return {"exact": float(passed)}

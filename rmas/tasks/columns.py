@@ -11,8 +11,12 @@ import re
 from typing import Any
 
 from rmas.errors import InputError
+from rmas.tasks.grader import RELEASE_GOLD
 from rmas.tasks.private_tests import decode_tests
+from rmas.tasks.release_rule import medqa_gold
 from rmas.tasks.tables import Cells
+
+_LETTERED = re.compile(r"\s*([A-D])\s*[.:)-]\s*(.*)", re.DOTALL)
 
 Read = tuple[str, str, str, dict[str, Any]]
 """Id, question, gold answer and meta."""
@@ -69,13 +73,14 @@ def medqa(cells: Cells) -> Read:
         letter = cells.text("answer_idx")
         stem = cells.text("question")
     else:
-        listed = [text.partition(".") for text in cells.texts("options")]
-        options = {letter.strip(): text.strip() for letter, _, text in listed}
+        listed = cells.texts("options")
+        named = [match for match in map(_LETTERED.fullmatch, listed) if match]
+        options = {match[1]: match[2].strip() for match in named}
         answer = cells.text("answer")
         letter = next((k for k, text in options.items() if text == answer), "")
-        stem = cells.text("query").removesuffix("Choose the correct option.").strip()
-        for letter_, text in options.items():  # the query has them as well
-            stem = stem.replace(f"{letter_}. {text}", "")
+        stem = cells.text("query", "question").removesuffix("Choose the correct option.")
+        for text in listed:  # the question has them as well
+            stem = stem.replace(text.strip(), "")
         stem = stem.strip()
     if letter not in options or list(options) != list(LETTERS):
         raise InputError(
@@ -83,6 +88,13 @@ def medqa(cells: Cells) -> Read:
             "be one of A, B, C, D"
         )
     return "", with_options(stem, options), letter, {"options": options}
+
+
+def medqa_release(cells: Cells) -> Read:
+    """The release's own rows of MedQA, with the letter that the release takes for the right one."""
+    own, question, letter, meta = medqa(cells)
+    gold = medqa_gold(cells.text("answer"), cells.texts("options"))
+    return own, question, letter, meta | {RELEASE_GOLD: gold}
 
 
 def _option(cells: Cells, given: Any, key: str) -> str:
@@ -170,7 +182,8 @@ def bamboogle(cells: Cells) -> Read:
 def gsm8k(cells: Cells) -> Read:
     """GSM8K: the gold answer follows `####`; commas in it are dropped."""
     solution, mark, answer = cells.text("answer").rpartition("####")
-    answer = answer.strip().replace(",", "")
-    if not mark or not answer:
+    plain = answer.strip().replace(",", "")
+    if not mark or not plain:
         raise InputError(f"{cells.place}: column 'answer' has no '####' followed by the answer")
-    return "", cells.text("question"), answer, {"solution": solution.strip()}
+    meta = {"solution": solution.strip(), RELEASE_GOLD: answer.strip()}
+    return "", cells.text("question"), plain, meta

@@ -7,13 +7,14 @@ preceded by the imports of the benchmark's own harness.
 
 import json
 import secrets
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from rmas.errors import InputError
 from rmas.tasks.code_answers import code_scores, run_code
 from rmas.tasks.code_blocks import find_code
-from rmas.tasks.grader import FENCE, Grader
+from rmas.tasks.grader import FENCE, Grader, Need, is_text
 from rmas.tasks.private_tests import decode_tests
 from rmas.tasks.rows import Row
 from rmas.tools.sandbox import Sandbox
@@ -127,7 +128,21 @@ def _numbers(line: str) -> list[Any] | None:
     return numbers if all(number.is_finite() for number in numbers) else None
 
 
+def _is_interface(value: object) -> bool:
+    return isinstance(value, Mapping) and value.get("kind") in ("program", "function")
+
+
 LIVECODEBENCH = Grader(
-    "livecodebench", find_code, score_livecodebench, "sandbox", opening=FENCE, retry_tokens=256
+    "livecodebench",
+    find_code,
+    score_livecodebench,
+    "sandbox",
+    opening=FENCE,
+    retry_tokens=256,
+    needs=(
+        Need("public", is_text, "tests, as the benchmark's column public_test_cases,"),
+        Need("private", lambda tests: isinstance(tests, str), "tests, or an empty text,"),
+        Need("interface", _is_interface, '{"kind": "program"}, or "function" and its "name",'),
+    ),
 )
 """Grades programs and functions by inputs and outputs."""

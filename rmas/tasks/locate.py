@@ -46,9 +46,10 @@ def locate(name: str, source: Source, at: str | os.PathLike | None = None) -> Fi
     if not splits:
         wanted = ", ".join(f"{split}{suffix}" for split in source.files for suffix in SUFFIXES)
         there = [path.name for path in _data_files(root)]
+        hub = f"they are in the dataset {source.repo} of the Hugging Face Hub"
         raise InputError(
-            f"{root} has no files of {name} ({_names(source)}, or {wanted}); they are in the "
-            f"dataset {source.repo} of the Hugging Face Hub"
+            f"{root} has no files of {name} ({_names(source)}, or {wanted}); "
+            f"{hub if source.repo else source.access}"
             + (f"; if {' or '.join(there[:4])} has its rows, rename it" if there else "")
         )
     return Files(splits, "local files")
@@ -89,7 +90,7 @@ def _matching(root: Path, pattern: str) -> list[Path]:
 
 def _by_name(root: Path, name: str, source: Source, split: str) -> list[Path]:
     """Files that are called by a split or its dataset: one, or the numbered parts of one."""
-    datasets = {bare(name), bare(source.repo.split("/")[1])}
+    datasets = {bare(name), bare(source.repo.rpartition("/")[2])} - {""}
     names = {bare(split)} | {own + bare(split) for own in datasets}
     if len(source.files) == 1:
         names |= datasets
@@ -113,6 +114,11 @@ def _data_files(root: Path) -> list[Path]:
 
 def _download(name: str, source: Source) -> tuple[Path, str]:
     """The folder of the downloaded files, and their commit."""
+    if not source.repo:
+        raise InputError(
+            f"{name} is not on the Hugging Face Hub: {source.access}, and name as source its "
+            f"folder, which has {_names(source)}"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 

@@ -7,13 +7,14 @@ import contextlib
 import fcntl
 import os
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rmas.tasks import remote_calls
 from rmas.tasks.code_answers import code_limits, code_scores, retry_once
 from rmas.tasks.code_blocks import find_code
-from rmas.tasks.grader import FENCE, Grader
+from rmas.tasks.grader import FENCE, Grader, Need, ReleaseRule, is_text
 from rmas.tasks.rows import Row
 from rmas.tools.limits import Completed
 from rmas.tools.sandbox import Sandbox
@@ -83,5 +84,22 @@ def _pipe() -> tuple[int, int]:
     return ends
 
 
-MBPP = Grader("mbpp", find_code, score_mbpp, "sandbox", opening=FENCE, retry_tokens=256)
+def _names_function(interface: object) -> bool:
+    given = interface if isinstance(interface, Mapping) else {}
+    return given.get("kind") == "function" and str(given.get("name", "")).isidentifier()
+
+
+MBPP = Grader(
+    "mbpp",
+    find_code,
+    score_mbpp,
+    "sandbox",
+    opening=FENCE,
+    retry_tokens=256,
+    needs=(
+        Need("script", is_text, "a script of tests"),
+        Need("interface", _names_function, '{"kind": "function", "name": NAME}'),
+    ),
+    release=ReleaseRule("it runs the same script behind the program, in one process"),
+)
 """Grades functions by a script of tests."""

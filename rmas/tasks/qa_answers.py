@@ -5,8 +5,9 @@ import string
 import unicodedata
 from collections import Counter
 
-from rmas.tasks.boxed import MAX_ANSWER, boxed, said
-from rmas.tasks.grader import BOX, Grader
+from rmas.tasks import release_rule
+from rmas.tasks.boxed import MAX_ANSWER, beyond_thinking, boxed, said
+from rmas.tasks.grader import BOX, Grader, Need, is_text
 from rmas.tasks.rows import Row
 
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
@@ -15,8 +16,11 @@ _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation))
 _ALIKE = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\u2212", "''\"\"---")
 _SHORT = (
     *("St", "Dr", "Mr", "Mrs", "Ms", "Jr", "Sr", "Prof", "Mt", "Ft", "Lt", "Col", "Gen"),
-    *("Sgt", "Capt", "Rev", "vs", "Inc", "Co"),
+    *("Sgt", "Capt", "Rev", "vs", "Inc", "Co", "Adm", "Cmdr", "Maj", "Brig", "Cpl", "Pvt"),
+    *("Gov", "Sen", "Rep", "Pres", "Hon", "Fr", "Bros", "Ltd", "Corp", "Ave", "Blvd", "Rd"),
+    *("Univ", "Dept", "Esq", "Ph", "etc", "feat"),
 )
+_NUMBERED = "No", "Nos", "Op", "Vol", "Ch", "Pt", "Art", "Fig", "Sec", "pp", "Bk"
 _BEGIN = (
     *("It", "He", "She", "They", "The", "This", "That", "These", "There", "We", "I", "In", "A"),
     *("An", "His", "Her", "Its", "Their", "So", "Thus", "Both", "But", "However", "Therefore"),
@@ -26,6 +30,8 @@ _NAMES_END = re.compile(
     # Not after initials (J. R. R. Tolkien, U.S. Navy) and short words, unless a sentence begins.
     r"(?<![^\w][A-Za-z])(?<!^[A-Za-z])(?<!\.[A-Za-z])"
     + "".join(rf"(?<!\b{word})" for word in _SHORT)
+    # Nor between `No.` and its number.
+    + "".join(rf"(?!(?<=\b{word})\.\s*\d)" for word in _NUMBERED)
     + rf"\.(?:\s|$)|\.\s+(?=(?:{'|'.join(_BEGIN)})\b(?!\.))"
 )
 _FINAL = re.compile(r"\bfinal answer\s*(?:is\b|:|=)", re.IGNORECASE)
@@ -34,11 +40,16 @@ _CLOSED = ("yes", "no", "noanswer")
 
 def find_fact(text: str) -> str | None:
     """The boxed answer, what follows `the answer is`, or the last line; None for an empty text."""
-    found = boxed(text) or said(text, _NAMES_END)
-    if found is None:
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        found = lines[-1] if lines else None
+    found = beyond_thinking(lambda own: _stated(own) or _last_line(own), text)
     return _WRAPPED.sub(r"\1", found[:MAX_ANSWER]) if found else None
+
+
+def _stated(text: str) -> str | None:
+    return boxed(text) or said(text, _NAMES_END)
+
+
+def _last_line(text: str) -> str | None:
+    return text.strip().rsplit("\n", 1)[-1].strip() or None
 
 
 def lacks_fact(text: str) -> bool:
@@ -63,19 +74,12 @@ def f1(answer: str, gold: str) -> float:
 
 
 def score_fact(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
-    """The answer, its exact match and its F1. The release replaces punctuation by blanks."""
+    """The answer, its exact match and its F1."""
     answer = find_fact(text)
     if answer is None:
-        return None, {"exact": 0.0, "release_compatible": 0.0, "f1": 0.0}
+        return None, {"exact": 0.0, "f1": 0.0}
     hit = float(normalise(answer) == normalise(row.answer))
-    same = float(_released(answer) == _released(row.answer))
-    return answer, {"exact": hit, "release_compatible": same, "f1": f1(answer, row.answer)}
-
-
-def _released(text: str) -> str:
-    """The release's normal form: punctuation becomes blanks, so that `well-known` is two words."""
-    plain = re.sub(r"[^\w\s]|_", " ", unicodedata.normalize("NFKC", text).lower())
-    return " ".join(_ARTICLES.sub(" ", plain).split())
+    return answer, {"exact": hit, "f1": f1(answer, row.answer)}
 
 
 QA = Grader(
@@ -85,6 +89,7 @@ QA = Grader(
     "process",
     opening=BOX,
     lacks=lacks_fact,
-    release_rule="it replaces punctuation by blanks, so that `well-known` is two words",
+    release_lacks=release_rule.lacks_box,
+    needs=(Need("answer", is_text, "a gold answer"),),
 )
 """Grades answers that are short texts, by exact match and F1."""

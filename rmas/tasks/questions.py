@@ -19,7 +19,7 @@ def question_of(row: Row) -> Question:
 
 def _interface(meta: Mapping[str, object]) -> Interface:
     given = meta.get("interface")
-    if isinstance(given, Mapping):
+    if isinstance(given, Mapping) and "kind" in given:
         return Interface(str(given["kind"]), str(given.get("name", "")))
     if meta.get("type") in ("function", "functional"):
         name = str(meta.get("fn_name") or "")

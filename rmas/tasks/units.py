@@ -1,36 +1,33 @@
 r"""Units after a quantity in mathematical answers: finds, names and removes them.
 
-In `\text{...}` every known unit counts, and so does a single short word that is unknown. Among
-plain letters only units of two letters or more count, since `2h` is a product.
+In `\text{...}` every known unit counts, and so does a short word that is unknown. Among plain
+letters only units of two letters or more count, since `2h` is a product.
 """
 
 import re
 
-_WRITTEN = {
-    "meter": "m|met(?:er|re)s?", "centimeter": "cm|centimet(?:er|re)s?",
-    "millimeter": "mm|millimet(?:er|re)s?", "kilometer": "km|kilomet(?:er|re)s?",
-    "inch": "in|inch(?:es)?", "foot": "ft|foot|feet", "yard": "yds?|yards?", "mile": "mi|miles?",
-    "second": "s|secs?|seconds?", "minute": "mins?|minutes?", "hour": "h|hrs?|hours?",
-    "day": "days?", "week": "wks?|weeks?", "month": "months?", "year": "yrs?|years?",
-    "gram": "g|grams?", "kilogram": "kg|kilograms?", "pound": "lbs?|pounds?",
-    "ounce": "oz|ounces?", "liter": "l|lit(?:er|re)s?", "milliliter": "ml|millilit(?:er|re)s?",
-    "gallon": "gals?|gallons?", "dollar": "dollars?", "cent": "cents?", "mile/hour": "mph",
-    "joule": "j|joules?", "kilojoule": "kj|kilojoules?", "newton": "n|newtons?",
-    "watt": "w|watts?", "volt": "v|volts?", "am": "am", "pm": "pm",
-    "": "units?|square|sq|cubic|cu|per|degrees?|deg|radians?|rad|percent|points?|people|ways",
-}  # fmt: skip
+_SPELLED = (
+    "meter metre m", "centimeter centimetre cm", "millimeter mm", "kilometer km", "inch inche in",
+    "foot feet ft", "yard yd", "mile mi", "second sec s", "minute min", "hour hr h", "day",
+    "week wk", "month", "year yr", "gram g", "kilogram kg", "pound lb", "ounce oz", "liter litre l",
+    "milliliter ml", "gallon gal", "dollar", "cent", "mph", "joule j", "kilojoule kj", "newton n",
+    "watt w", "volt v", "am", "pm",
+)  # fmt: skip
+_NAMES = {word: names.split()[0] for names in _SPELLED for word in names.split()}
+# Words that name no dimension.
+_PLAIN_WORDS = "unit square sq cubic cu per degree deg radian rad percent point people way"
+_NAMES |= dict.fromkeys(_PLAIN_WORDS.split(), "")
 _POWER = r"(?:\^\s*(?:\{\s*[23]\s*\}|[23]))?"
+_WORDS = "|".join(sorted((word for word in _NAMES if len(word) > 1), key=len, reverse=True))
 _PLAIN = re.compile(
-    r"(?:(?<=[0-9})\]])|(?<=\\pi)) *"
-    rf"((?:\b(?=[A-Za-z]{{2}})(?:{'|'.join(_WRITTEN.values())})\b\.?{_POWER}(?: |/|$))+)$",
+    rf"(?:(?<=[0-9}})\]|!'])|(?<=\\pi)) *((?:\b(?:{_WORDS})s?\b\.?{_POWER}(?: |/|$))+)$",
     re.IGNORECASE,
 )
 _STYLED = re.compile(
-    r"(?<=[0-9A-Za-z})\]$])(?:\\[,;:! ]|~|\s)*"
-    r"\\(?:text(?:rm|bf|it)?|mathrm|mbox|rm)\s*\{([A-Za-z0-9./()^\s-]*)\}"
+    r"(?<=[0-9A-Za-z})\]$|!'])(?:\\[,;:! ]|~|\s)*"
+    r"\\(?:text(?:rm|bf|it|normal)?|mathrm|mbox|rm)\s*\{([A-Za-z0-9./()^\s-]*)\}"
     rf"\s*{_POWER}\s*(?=,|$|[)\]]|\\right|\\\}})"
 )
-_SHORT = 3
 _NO_UNIT = ("e", "i", "or", "and", "is", "not", "no")
 
 
@@ -42,28 +39,13 @@ def split_unit(text: str) -> tuple[str, str]:
     names = []
 
     def remove(match: re.Match) -> str:
-        name = _name(match[1], styled=True)
-        names.append(name or "")
-        return match[0] if name is None else ""
+        words = [word.lower() for word in re.findall("[A-Za-z]+", match[1].replace("(s)", ""))]
+        known = [_NAMES.get(word, _NAMES.get(word.removesuffix("s"))) for word in words]
+        if not words or None in known:
+            alone = len(words) == 1 and len(words[0]) <= 3 and words[0] not in _NO_UNIT
+            return "" if alone else match[0]
+        names.append("/".join(filter(None, known)))
+        return ""
 
-    text = _STYLED.sub(remove, text)
-    match = _PLAIN.search(text)
-    if match:
-        names.append(_name(match[1], styled=False) or "")
-        text = text[: match.start()]
+    text = _PLAIN.sub(remove, _STYLED.sub(remove, text))
     return text.rstrip(), next(filter(None, reversed(names)), "")
-
-
-def _name(words: str, styled: bool) -> str | None:
-    """The name of a unit in any spelling; None for other words."""
-    found = re.findall(r"[A-Za-z]+", words.replace("(s)", ""))
-    if not 0 < len(found) <= 5:
-        return None
-    known = [
-        next((name for name, how in _WRITTEN.items() if re.fullmatch(how, word.lower())), None)
-        for word in found
-    ]
-    if None in known:
-        alone = styled and len(found) == 1 and len(found[0]) <= _SHORT
-        return "" if alone and found[0].lower() not in _NO_UNIT else None
-    return "/".join(name for name in known if name)

@@ -175,7 +175,7 @@ def wrong_agent(**counts):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 3}, "field 'schema' must be one of 1, 2"),
+        ({"schema": 4}, "field 'schema' must be one of 1, 2, 3"),
         ({"id": 5}, "field 'id' must be text"),
         ({"benchmark": ""}, "field 'benchmark' must be a name of 1 to 200 printable"),
         ({"method": "a\x1b[2J"}, "field 'method' must be a name"),
@@ -191,7 +191,7 @@ def wrong_agent(**counts):
         (wrong_agent(prompt_tokens=10**400), r"agents.b\x1b: field 'prompt_tokens' must"),
         (wrong_agent(positions=None), r"agents.b\x1b: field 'positions' must"),
         (
-            {"scores": {"exact": 1.0}},
+            {"scores": {"exact": 1.0, "release_compatible": None}},
             "'scores.release_compatible' must be a number from 0 to 1",
         ),
         ({"scores": {"release_compatible": 1.0}}, "field 'scores.exact' must be a number"),

@@ -75,7 +75,7 @@ def test_records_in_the_order_of_the_plan(tmp_path, whole):
     methods = [("latent", 1), ("latent", 3), ("text", 1)]
     assert keys == [(*m, row.id) for m in methods for row in ROWS]
     assert records[6] == {
-        "schema": 2,
+        "schema": 3,
         "id": "row-1",
         "benchmark": "toy",
         "method": "latent",
@@ -88,7 +88,7 @@ def test_records_in_the_order_of_the_plan(tmp_path, whole):
         "tools": [],
         "answer": "1",
         "gold": "1",
-        "scores": {"exact": 1.0, "release_compatible": 1.0},
+        "scores": {"exact": 1.0},
         "retried": False,
         "note": "",
     }

@@ -109,10 +109,11 @@ def test_tables_have_as_many_cells_as_heads(workdir):
 def test_scores_are_shown_where_they_differ(tmp_path):
     same = report_of(write(tmp_path / "1", [record(0), record(1, exact=0.0)]))
     assert "Our score and the public release's agree on every record." in same
-    assert "first integer" not in section(same, "### Scores")
+    assert "first numbers" not in section(same, "### Scores")
     for name, reason in (
-        ("math500", "it compares the first integers of both answers"),
-        ("gpqa", "it counts an answer that cannot be parsed as A"),
+        ("math500", "the integer parts of the first numbers agree"),
+        ("gpqa", "counts an answer without any letter as A"),
+        ("gsm8k", "its command does not offer this benchmark"),
         ("mine", "its rules read some answers differently"),
     ):
         differ = {"exact": 0.0, "release_compatible": 1.0, "f1": 0.25}
@@ -122,6 +123,27 @@ def test_scores_are_shown_where_they_differ(tmp_path):
         assert reason in scores
         assert "| latent | 1 | 0.250 |" in scores
         assert "| latent | 1 | 1 | 0 | timeout 1 |" in scores
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), [("aime25", "AIME 2025"), ("hotpotqa", "HotpotQA"), ("mine", "this data")]
+)
+def test_without_a_rule_of_the_release_the_report_says_so(tmp_path, name, data):
+    records = [record(q, benchmark=name, scores={"exact": float(q)}) for q in (0, 1)]
+    path = write(tmp_path, records)
+    (row,) = summarise_workdir(path)
+    assert (row["accuracy"], row["release_compatible"]) == (0.5, None)
+    assert (row["ours_only"], row["release_only"]) == (0, 0)
+    scores = section(report_of(path), "### Scores")
+    assert f"The public release has no published command for {data}, so there is no score" in scores
+    assert "agree on every record" not in scores and "scores differently" not in scores
+
+
+def test_records_with_and_without_the_release_s_score(tmp_path):
+    """As where a workdir of an earlier version is continued: no mean of a part is shown."""
+    records = [record(0), record(1, scores={"exact": 1.0})]
+    (row,) = summarise_workdir(write(tmp_path, records))
+    assert (row["accuracy"], row["release_compatible"]) == (1.0, None)
 
 
 def test_pass_at_k_and_lengths(tmp_path):

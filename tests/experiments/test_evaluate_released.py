@@ -67,7 +67,7 @@ def test_the_plan_and_the_records(tmp_path):
     flags = [*FLAGS, f"--config.data.folder={tmp_path / 'data'}", f"--workdir={tmp_path / 'run'}"]
     plan = run("evaluate", *flags, "--config.dry_run")
     assert plan.returncode == 0, plan.stderr
-    assert "gsm8k, split test: 2 questions, graded by math" in plan.stdout
+    assert "gsm8k, split test: 2 questions, graded by gsm8k" in plan.stdout
     assert "12 answers in all" in plan.stdout
     assert not (tmp_path / "run" / "evaluate").exists()
 

@@ -98,6 +98,18 @@ MEDQA_LIST = [
         "query": f"Which is the largest artery?\n{_LINES}\nChoose the correct option.",
     },
 ]
+MEDQA_RELEASE = [
+    {
+        "question": "Which metal does blood need?",
+        "options": ["A: Iron oxide", "B: Iron", "C: Zinc", "D: Lead"],
+        "answer": "Iron",
+    },
+    {
+        "question": "Which gas?\nA: Helium\nB: Neon\nC: Argon\nD: Xenon",
+        "options": ["A: Helium", "B: Neon", "C: Argon", "D: Xenon"],
+        "answer": "Argon",
+    },
+]
 _SCRIPT = """def assertion(out, exp, atol):
     assert out == exp, f"out: {out}, exp: {exp}"
 
@@ -310,6 +322,10 @@ def main() -> None:
     write_jsonl(SAMPLES / "medqa" / "phrases_no_exclude_test.jsonl", MEDQA)
     (SAMPLES / "medqa_list").mkdir(exist_ok=True)
     (SAMPLES / "medqa_list" / "test.json").write_text(json.dumps(MEDQA_LIST, indent=1) + "\n")
+    (SAMPLES / "medqa_release" / "dataset").mkdir(parents=True, exist_ok=True)
+    (SAMPLES / "medqa_release" / "dataset" / "medqa.json").write_text(
+        json.dumps(MEDQA_RELEASE, indent=1) + "\n"
+    )
     write_parquet(SAMPLES / "mbppplus" / "data" / "test-00000-of-00001.parquet", MBPPPLUS)
     for n, row in enumerate(LIVECODEBENCH, 1):
         name = "test.jsonl" if n == 1 else f"test{n}.jsonl"

@@ -23,6 +23,7 @@ from rmas.evaluation.reporting import make_report, write_summary
 from rmas.evaluation.row_maker import RowMaker
 from rmas.evaluation.runner import Method, Plan, by_length, run
 from rmas.evaluation.show import read_question, read_records
+from rmas.experiment.links import read_links
 from rmas.system.answers import Answer
 from rmas.system.styles import SEQUENTIAL
 from rmas.tasks.grader_pool import GraderPool
@@ -33,7 +34,7 @@ from rmas.training.hidden_state_cache import cache_hidden_states, scheduled
 from rmas.training.loop import Schedule, TrainingTask, fit
 from rmas.training.optim import Optim
 from rmas.training.workdir import open_workdir
-from rmas.weights.links import load_links, save_links
+from rmas.weights.links import save_links
 from support.tiny_training import PAIR, Case, make_examples, make_rows
 
 FOLDER = "run"
@@ -239,11 +240,15 @@ def rows(folder: Path) -> dict[str, list[Row]]:
     return {split: own[:] for split, own in found.items()}
 
 
-def links(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """Links and their manifest."""
+def _manifest() -> dict[str, Any]:
+    return {"form": "ln_res", "latent_steps": 8, "rounds": 3} | _case().system.facts()
+
+
+def links(folder: Path) -> Any:
+    """Links, read as what they belong to."""
     template = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, OWN))
-    loaded, manifest = load_links(folder, template)
-    return jax.tree.map(lambda leaf: np.asarray(leaf).tobytes(), loaded), manifest
+    found = read_links(folder, template, _manifest())
+    return jax.tree.map(lambda leaf: np.asarray(leaf).tobytes(), found)
 
 
 def settings(folder: Path) -> Any:
@@ -289,7 +294,7 @@ STAGES = {
         },
     ),
     "links": Stage(
-        lambda folder: save_links(folder, OWN, {"form": "ln_res", "latent_steps": 8}),
+        lambda folder: save_links(folder, OWN, _manifest()),
         links,
         {"weights": "links.safetensors", "manifest": "manifest.json"},
     ),

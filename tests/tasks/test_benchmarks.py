@@ -75,7 +75,11 @@ def test_every_benchmark_has_a_sample_and_a_grader():
 
 def test_questions(prepared):
     assert prepared("aime26")["test"][1].question == "Add 2 and 3."
-    assert prepared("gsm8k")["test"][0].meta == {"solution": "He has 3*4=<<3*4=12>>12 apples."}
+    assert prepared("gsm8k")["test"][0].meta == {
+        "solution": "He has 3*4=<<3*4=12>>12 apples.",
+        "release_gold": "12",
+    }
+    assert prepared("gsm8k")["test"][1].meta["release_gold"] == "1,250"
     row = prepared("medqa")["test"][1]
     assert row.question == (
         "Which organ makes insulin?\n\nA. Pancreas\nB. Liver\nC. Spleen\nD. Kidney"
@@ -84,6 +88,27 @@ def test_questions(prepared):
     (row,) = prepared("medqa", SAMPLES / "medqa_list")["test"]
     lines = "A. Aorta\nB. Vena cava\nC. Femur\nD. Ulna"
     assert (row.question, row.answer) == (f"Which is the largest artery?\n\n{lines}", "A")
+
+
+@pytest.mark.parametrize("folder", ["medqa_release", "medqa_release/dataset"])
+def test_the_release_s_own_rows_of_medqa(prepared, folder):
+    """The right letter is ours; the release takes the first option that contains the answer."""
+    iron, argon = prepared("medqa_release", SAMPLES / folder)["test"]
+    lines = "A. Iron oxide\nB. Iron\nC. Zinc\nD. Lead"
+    assert iron.question == f"Which metal does blood need?\n\n{lines}"
+    assert (iron.answer, iron.meta["release_gold"]) == ("B", "A")
+    assert (argon.answer, argon.meta["release_gold"]) == ("C", "C")
+    assert argon.question.startswith("Which gas?\n\nA. Helium\nB. Neon")
+    for letter, ours, theirs in (("B", 1, 0), ("A", 0, 1)):
+        scores = GRADERS["choice"].grade(f"\\boxed{{{letter}}}", iron).scores
+        assert scores == {"exact": ours, "release_compatible": theirs}
+
+
+def test_what_is_not_on_the_hub_says_where_it_is(tmp_path):
+    with pytest.raises(InputError, match="it is a file of the public release; clone that"):
+        load_rows_source("medqa_release", data_dir=tmp_path)
+    with pytest.raises(InputError, match=r"has no files of medqa_release \(dataset/medqa.json"):
+        load_rows_source("medqa_release", data_dir=tmp_path, source=tmp_path)
 
 
 def test_options_of_gpqa_stand_in_the_order_of_the_release(prepared):

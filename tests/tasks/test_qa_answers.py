@@ -1,4 +1,4 @@
-"""Questions of fact: exact match, the release's match, and F1."""
+"""Questions of fact: exact match and F1."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from rmas.tasks.rows import Row
 )  # fmt: skip
 def test_exact_match_and_f1(text, gold, exact, f1):
     scores = GRADERS["qa"].grade(text, Row("", "", gold)).scores
-    assert scores["exact"] == scores["release_compatible"] == exact
+    assert scores["exact"] == exact
     assert scores["f1"] == pytest.approx(f1)
 
 
@@ -32,20 +32,32 @@ def test_alike_quotes_and_dashes_count_as_one():
 @pytest.mark.parametrize(
     ("text", "gold", "scores"),
     [
-        ("\\boxed{\\text{Paris}}", "Paris", (1, 1, 1)),
-        ("\\boxed{well known}", "well-known", (0, 1, 0)),
-        ("\\boxed{the U.S.}", "US", (1, 0, 1)),
-        ("The answer is J. R. R. Tolkien.", "J. R. R. Tolkien", (1, 1, 1)),
-        ("The answer is St. Louis. It lies on a river.", "St. Louis", (1, 1, 1)),
-        ("Final answer: U.S. Navy", "U.S. Navy", (1, 1, 1)),
-        ("The answer is Paris. It is a city.", "Paris", (1, 1, 1)),
-        ("The final answer is No. They were of different nationality.", "no", (1, 1, 1)),
-        ("The answer is vitamin C. It is in fruit.", "vitamin C", (1, 1, 1)),
-        ("The answer is World War I. It ended in 1918.", "World War I", (1, 1, 1)),
-        ("The answer is Apple Inc. It is big.", "Apple Inc", (1, 1, 1)),
-        ("The answer is George W. Bush. He was president.", "George W. Bush", (1, 1, 1)),
+        ("\\boxed{\\text{Paris}}", "Paris", (1, 1)),
+        ("\\boxed{well known}", "well-known", (0, 0)),
+        ("\\boxed{the U.S.}", "US", (1, 1)),
+        ("The answer is J. R. R. Tolkien.", "J. R. R. Tolkien", (1, 1)),
+        ("The answer is St. Louis. It lies on a river.", "St. Louis", (1, 1)),
+        ("Final answer: U.S. Navy", "U.S. Navy", (1, 1)),
+        ("The answer is Paris. It is a city.", "Paris", (1, 1)),
+        ("The final answer is No. They were of different nationality.", "no", (1, 1)),
+        ("The answer is vitamin C. It is in fruit.", "vitamin C", (1, 1)),
+        ("The answer is World War I. It ended in 1918.", "World War I", (1, 1)),
+        ("The answer is Apple Inc. It is big.", "Apple Inc", (1, 1)),
+        ("The answer is George W. Bush. He was president.", "George W. Bush", (1, 1)),
+        ("The answer is Symphony No. 7.", "Symphony No. 7", (1, 1)),
+        ("The answer is Symphony No. 7. It is in A.", "Symphony No. 7", (1, 1)),
+        ("The answer is Rear Adm. J. Edward Snyder.", "Rear Adm. J. Edward Snyder", (1, 1)),
+        ("The answer is Gov. George Ryan. He ruled.", "Gov. George Ryan", (1, 1)),
+        ("Final answer: Op. 12 No. 3 in G.", "Op. 12 No. 3 in G", (1, 1)),
+        ("The answer is Warner Bros. Pictures.", "Warner Bros. Pictures", (1, 1)),
+        ("**Answer:** Mt. Everest", "Mt. Everest", (1, 1)),
+        ("<think>The answer is Rome.</think>\nParis", "Paris", (1, 1)),
     ],
 )
-def test_our_score_and_the_release_s(text, gold, scores):
+def test_names_with_dots(text, gold, scores):
     found = score_fact(text, Row("", "", gold))[1]
-    assert tuple(found[k] for k in ("exact", "release_compatible", "f1")) == scores
+    assert tuple(found[k] for k in ("exact", "f1")) == scores
+
+
+def test_the_release_has_no_rule_for_facts():
+    assert "release_compatible" not in GRADERS["qa"].grade("Paris", Row("", "", "Paris")).scores

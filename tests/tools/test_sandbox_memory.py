@@ -24,7 +24,7 @@ def each(count, what):
             try:
                 what(number)
             finally:
-                time.sleep(9)
+                time.sleep(60)
 def fresh(size):
     held = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return write(held)
@@ -76,7 +76,7 @@ def sockets(number):
         held += pair
         for one in pair:
             fill(one.fileno())
-    time.sleep(9)
+    time.sleep(60)
 each(30, sockets)
 """,
         False,
@@ -101,7 +101,7 @@ for page in range(1, SIZE, 2):
     ctypes.memset(at + 4096 * page, 1, 1)
 for _ in range(30):
     if attempt(os.fork):
-        time.sleep(9)
+        time.sleep(60)
 """,
         False,
     ),
@@ -113,7 +113,7 @@ def pipes(number):
         held.append(ends[0])
         fill(ends[1])
         os.close(ends[1])
-    time.sleep(9)
+    time.sleep(60)
 each(30, pipes)
 """,
         True,
@@ -126,7 +126,7 @@ def locks(number):
         out = os.open(f"/tmp/{number}-{n}", os.O_CREAT | os.O_RDWR)
         for place in range(1000):
             fcntl.lockf(out, fcntl.LOCK_EX, 1, 2 * place)
-    time.sleep(9)
+    time.sleep(60)
 each(8, locks)
 """,
         True,
@@ -179,7 +179,7 @@ def measured(sandbox, source: str, by: str, monkeypatch, seconds: float):
     try:
         limits = Limits(wall=seconds, memory=LIMITS[by], open_files=128)
         # Most of a process's mappings; half of its address space.
-        whole = f"SIZE = {min(60000, LIMITS[by] // 5500)}\n{PREPARE}\n{source}\ntime.sleep(9)"
+        whole = f"SIZE = {min(60000, LIMITS[by] // 5500)}\n{PREPARE}\n{source}\ntime.sleep(60)"
         done = sandbox.run(whole, limits=limits)
     finally:
         for peak, made in zip(peaks, groups, strict=True):
