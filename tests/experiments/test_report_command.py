@@ -80,7 +80,7 @@ def test_what_is_unfinished_is_told(tmp_path):
         (["{run}", "--k=0"], "flag --k=0"),
         (["{run}", "--k=3"], "k of pass@k is 3; it must be from 1 to 2, the most rollouts"),
         (["{broken}"], "evaluate/records.jsonl, line 2 is not a JSON object"),
-        (["{run}", "--out={run}/evaluate/records.jsonl"], "cannot be written: File exists"),
+        (["{run}", "--out={run}/evaluate/records.jsonl"], "cannot be written: Not a directory"),
     ],
 )  # fmt: skip
 def test_wrong_input_ends_in_one_line(tmp_path, words, told):
