@@ -8,6 +8,7 @@ Reads `evaluate/records.jsonl` and `timings.jsonl` of each workdir and writes `r
 number comes from these files, whose hashes are in the report; nothing is run.
 """
 
+import os
 from pathlib import Path
 
 from absl import flags
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> None:
     workdirs = [Path(word).expanduser() for word in argv[1:]]
     if not workdirs:
         raise InputError("name a workdir, as in python -m experiments.report runs/quickstart")
-    if len({path.resolve() for path in workdirs}) > 1 and not _OUT.value:
+    if len({os.path.realpath(path) for path in workdirs}) > 1 and not _OUT.value:
         raise InputError("several workdirs need --out=FOLDER, a folder for their report")
     out = Path(_OUT.value).expanduser() if _OUT.value else None
     report = make_report(workdirs, out, _K.value)

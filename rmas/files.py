@@ -55,6 +55,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(os.path.abspath(path))
     with report_full_disk(f"{path}"), _temporary_folder(path.parent, path) as folder:
+        _check_replaceable(path)
         temporary = folder / path.name
         temporary.touch(exist_ok=False)
         mode = stat.S_IMODE(temporary.stat().st_mode)
@@ -94,6 +95,14 @@ def replacing_folder(path: str | os.PathLike, last: Sequence[str] = ()) -> Itera
         for own in [*made.rglob("*"), made]:
             _finish(own, made_mode if own.is_dir() else made_mode & 0o666)
         _place(made, path, last, whole=not inside)
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raises OSError for a device or a pipe, such as /dev/null, which a file would replace."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
 
 
 def _place(made: Path, path: Path, last: Sequence[str], whole: bool) -> None:

@@ -204,6 +204,17 @@ def test_leftovers_of_another_machine_go_after_a_day_and_other_files_never(tmp_p
     assert (tmp_path / ".c.0123456789abcdef.tmp").exists()
 
 
+@pytest.mark.parametrize("kind", ["fifo", "device without end"])
+def test_pipes_and_devices_are_not_replaced(kind, tmp_path):
+    path = tmp_path / "a"
+    replacements(path)[kind]()
+    before = path.lstat()
+    with pytest.raises(OSError, match="Not a regular file"):
+        files.atomic_write_text(path, "x")
+    assert os.path.samestat(before, path.lstat())
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
 def test_names_as_long_as_names_can_be(tmp_path):
     files.atomic_write_text(tmp_path / ("é" * 120), "x")
     assert (tmp_path / ("é" * 120)).read_text() == "x"

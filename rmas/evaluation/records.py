@@ -8,6 +8,7 @@ release's score, from schema 3 on where the release has a rule.
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,7 +139,7 @@ def read_evaluations(workdirs: Iterable[Path]) -> Evaluations:
     data: dict[str, tuple[Any, Path]] = {}
     files: list[Mapping[str, File]] = []
     ceilings: list[Ceilings | None] = []
-    for index, workdir in enumerate(dict.fromkeys(Path(w).resolve() for w in workdirs)):
+    for index, workdir in enumerate(dict.fromkeys(Path(os.path.realpath(w)) for w in workdirs)):
         folder = workdir / FOLDER
         path = folder / RECORDS
         if not has_file(path):

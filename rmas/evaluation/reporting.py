@@ -1,6 +1,7 @@
 """Writes the files of an evaluation's results: `summary.json`, and a report of some workdirs."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -67,7 +68,7 @@ def make_report(workdirs: Sequence[Path], out: Path | None = None, k: int | None
     Raises InputError for files that are missing or damaged, a `k` that no method has so many
     rollouts for, several workdirs without `out`, and a folder that cannot be written.
     """
-    workdirs = list({path.resolve(): path for path in workdirs}.values())
+    workdirs = list({os.path.realpath(path): path for path in workdirs}.values())
     if not workdirs:
         raise InputError("a report needs at least one workdir")
     if out is None and len(workdirs) > 1:
