@@ -95,8 +95,9 @@ def equal(answer: str, gold: str) -> bool:
         return bool(one)
     if not (harmless(answer) and harmless(gold)):
         return False
-    if _WORD.search(_COMMAND.sub(" ", f"{one}\n{other}")):
-        return _said(answer, gold)
+    worded = [_WORD.search(_COMMAND.sub(" ", side)) is not None for side in (one, other)]
+    if any(worded):
+        return not all(worded) and _said(answer, gold)
     one, other = _squeezed(one), _squeezed(other)
     if not (_RELATION.search(one) and _RELATION.search(other)):
         one, other = _NAMED.sub("", one), _NAMED.sub("", other)
@@ -220,11 +221,11 @@ def _verified(one: str, other: str) -> bool:
 
 
 def _said(answer: str, gold: str) -> bool:
-    """Whether a number or formula within words is the other one; words alone are not compared."""
+    """Whether a number or formula within words is the other side, which has none."""
     from math_verify import parse, verify
 
-    sides = (answer, gold)
-    if not all(re.search(r"[0-9\\]", side) for side in sides) or _SCALE.search(f"{answer} {gold}"):
+    sides = [side if "$" in side or "\\" not in side else f"${side}$" for side in (answer, gold)]
+    if not all(re.search(r"[0-9\\]", side) for side in sides) or _SCALE.search("\n".join(sides)):
         return False
     said = [parse(side, parsing_timeout=None) for side in sides]
     return bool(verify(said[1], said[0], timeout_seconds=None))

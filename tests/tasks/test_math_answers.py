@@ -58,6 +58,13 @@ def graders():
         ("Final answer\n7", "7"),
         ("Final Answer: **73**", "73"),
         ("I hope my answer is right.", None),
+        # A conclusion, where nothing is called the answer.
+        ("We add them. Therefore, the sum is $12$.", "12"),
+        ("Thus, $x = 3$ and y is 4\nSo the largest value is **42**.", "42"),
+        ("Hence AB = 12.5.", "12.5"),
+        ("So the area is \\(9\\pi\\).", "9\\pi"),
+        ("So x is 3. Now we try 4 and", None),
+        ("It is 3.", None),
         # Several boxes.
         (r"\boxed{2} and \boxed{3}", "2, 3"),
         (r"\boxed{2}, \boxed{3}, and \boxed{5}", "2, 3, 5"),

@@ -255,6 +255,8 @@ def test_unequal_answers(graders):
         ("The largest $n$ is 34", "34", True),
         ("The sum is $\\frac{1}{2}$", "0.5", True),
         ("twelve", "12", False),
+        ("\\text{July 20}", "\\text{June 20}", False),
+        ("12 \\text{ feet}+1", "12 \\text{ feet}", False),
         ("12 million", "12", False),
         ("9^9^9", "9^9^9+0", False),
         ("\\dfrac{2^{2005}}{3}", "\\frac{2^{2005}}{3}", True),  # too large to be evaluated
