@@ -22,7 +22,7 @@ def each(count, what):
     for number in range(count):
         if attempt(os.fork) == 0:
             try:
-                what(number)
+                kept = what(number)
             finally:
                 time.sleep(9)
 def fresh(size):
