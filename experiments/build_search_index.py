@@ -12,7 +12,7 @@ one when all is written, so runs that have that one open go on with it.
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,21 +96,37 @@ def tfds_rows(folder: Path, split: str) -> tuple[int, Rows]:
         named = re.findall(r'"(?:pythonClassName|type)"\s*:\s*"([^"]*)"', features)
         if foreign := [name for name in named if not name.startswith(_TFDS_FEATURE)]:
             raise ValueError(f"feature of type {foreign[0]!r}")  # TFDS would import it
+        for file in (path for path in folder.iterdir() if not path.is_dir()):
+            open_file(file).close()  # a pipe in its place would block the readers
         builder = tfds.builder_from_directory(str(folder))
         if split not in builder.info.splits:
             known = ", ".join(builder.info.splits) or "none"
             raise InputError(f"--split={split}: {folder} has no such split; it has: {known}")
         source = builder.as_data_source(split)
+        total = len(source)
     except InputError:
         raise
-    # What TFDS raises for folders that are not its own.
-    except (OSError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
+    except Exception as error:  # TFDS raises what its parsers raise
         raise InputError(
-            f"--source={folder} is not a TFDS dataset that can be read ({error}); it needs "
+            f"--source={folder} is not a TFDS dataset that can be read ({_short(error)}); it needs "
             f"features.json, dataset_info.json and array_record files"
         ) from error
-    rows = ((f"{folder}, {split} row {n}", row) for n, row in enumerate(source))
-    return len(source), rows
+    return total, _records(source, f"{folder}, {split} row")
+
+
+def _records(source: Sequence[Mapping[str, Any]], place: str) -> Rows:
+    for n in range(len(source)):
+        try:
+            row = source[n]
+        except Exception as error:  # the reader's own, of several types
+            raise InputError(
+                f"{place} {n} cannot be read ({_short(error)}); prepare the dataset again"
+            ) from error
+        yield f"{place} {n}", row
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def documents(rows: Rows, title: str, text: str, progress: Progress) -> Iterator[Passage]:

@@ -1,8 +1,10 @@
 """The command that builds search indexes."""
 
+import contextlib
 import io
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from rmas.errors import InputError
 from rmas.tasks.builders import RowFile, open_builder, prepare, row_file_config
 from rmas.tools.index import Index, Passage
 from support.commands import run
+from support.damage import damages, replacements
 
 TOWNS = [
     {"title": "Paris", "text": "The capital of France.", "url": "x"},
@@ -119,3 +122,15 @@ def test_a_dataset_imports_nothing_but_tfds(dataset, tmp_path):
     features.write_text(text.replace(first, "antigravity.FeaturesDict"))
     with pytest.raises(InputError, match=r"feature of type 'antigravity\.FeaturesDict'"):
         tfds_rows(tmp_path, "train")
+
+
+@pytest.mark.parametrize("pattern", ["*.array_record*", "features.json", "dataset_info.json"])
+def test_damaged_files_of_a_dataset_are_one_line(pattern, dataset, tmp_path):
+    folder = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    (path,) = folder.glob(pattern)
+    content = path.read_bytes()
+    changes = [lambda own=own: path.write_bytes(own) for own in damages(content).values()]
+    for change in [*changes, *replacements(path).values()]:
+        change()
+        with contextlib.suppress(InputError):  # whatever else is raised is a fault
+            assert len(list(tfds_rows(folder, "train")[1])) <= 3
