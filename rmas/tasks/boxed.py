@@ -21,7 +21,7 @@ _JOINED = re.compile(
 _THINKING = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 _SAID = re.compile(
     r"(?<![A-Za-z])(?:answers?|(?:final|correct) (?:choice|option))\**\s*"
-    r"(?:to (?:the|this) (?:question|problem)\s*)?(?:is\b|are\b|:|=)\s*:?[*_]*"
+    r"(?:(?:to|for|of) [^\n.:=]{1,60}?\s|\([^()\n]{1,40}\)\s*)?(?:is\b|are\b|:|=)\s*:?[*_]*"
     # A heading of its own; the answer is in the next line.
     r"|^[ \t]*+(?:[#*]++[ \t*]*+(?:the )?(?:(?:final|correct) )?|final )answer[*: \t]*+$",
     re.IGNORECASE | re.MULTILINE,
