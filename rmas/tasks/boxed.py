@@ -21,12 +21,18 @@ _JOINED = re.compile(
 _THINKING = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 _SAID = re.compile(
     r"(?<![A-Za-z])(?:answers?|(?:final|correct) (?:choice|option))\**\s*"
-    r"(?:to (?:the|this) (?:question|problem)\s*)?(?:is\b|are\b|:|=)\s*:?[*_]*"
+    r"(?:(?:to|for|of) [^\n.:=]{1,60}?\s|\([^()\n]{1,40}\)\s*)?(?:is\b|are\b|:|=)\s*:?[*_]*"
     # A heading of its own; the answer is in the next line.
     r"|^[ \t]*+(?:[#*]++[ \t*]*+(?:the )?(?:(?:final|correct) )?|final )answer[*: \t]*+$",
     re.IGNORECASE | re.MULTILINE,
 )
 _HASHES = re.compile(r"^#{4}[ \t]+(?=[-+$\\(\d.])", re.MULTILINE)
+_CONCLUDED = re.compile(
+    r"(?:\A|[.!?:]\s|\n)\W*(?:therefore|thus|hence|so|consequently|in conclusion|finally)\b"
+    r"[^\n]*(?:\bis\b|\bare\b|\bequals\b|=)\s*"
+    r"(\$[^$\n]+\$|\\\([^\n]+?\\\)|\*\*[^*\n]+\*\*|[-+]?\\?\$?\d[\d,./]*(?:\\?%)?)\.?\s*\Z",
+    re.IGNORECASE,
+)
 _FORMULA = re.compile(
     r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\$((?:\\.|[^$\\])+)\$(?!\d)|\\\((.+?)\\\)", re.DOTALL
 )
@@ -106,6 +112,12 @@ def said(text: str, end: re.Pattern | None = SENTENCE) -> str | None:
     rests = (text[at : at + 2 * _MAX_LINE].lstrip('*_`" \t\r\n:') for at in reversed(marks))
     rest = next((rest for rest in rests if not _NO_VALUE.match(rest)), "")
     return _value(_FILLER.sub("", rest, count=1) if _FILLER.match(rest) else rest, end)
+
+
+def concluded(text: str) -> str | None:
+    """The formula or number at the end of a last sentence that begins with `therefore` or so."""
+    found = _CONCLUDED.search(text.rstrip()[-_MAX_LINE:])
+    return _value(found[1], None) if found else None
 
 
 def _value(rest: str, end: re.Pattern | None) -> str | None:

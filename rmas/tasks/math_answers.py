@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 from rmas.tasks import release_rule
-from rmas.tasks.boxed import beyond_thinking, boxed, said
+from rmas.tasks.boxed import beyond_thinking, boxed, concluded, said
 from rmas.tasks.grader import BOX, Grader, Need, ReleaseRule, is_text
 from rmas.tasks.math_equality import equal, normalise
 from rmas.tasks.rows import Row
@@ -22,7 +22,7 @@ def find_math(text: str) -> str | None:
 def _find(text: str) -> str | None:
     box = boxed(text)
     if box is None:
-        return said(text)
+        return said(text) or concluded(text)
     # A final answer after the last box is the later word, unless it is words.
     later = text[text.rfind("\\boxed") :]
     final = said(later) if _FINAL.search(later) else None

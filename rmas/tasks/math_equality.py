@@ -1,7 +1,7 @@
 r"""Whether two mathematical answers are equal: by math-verify, which gets both in a form it reads.
 
 Styles, sizes, units and thousands separators go; symbols of Unicode become commands. Our own rules
-were each measured to help: number bases, kinds of brackets (an interval is no set), units that
+were each measured to help: number bases, kinds of brackets (a set is not a point), units that
 differ, letters that differ only in case, decimal numbers and very small ones compared exactly.
 Answers that could take very long (towers of powers, factorials, deep braces) are refused before
 they are parsed; the time limit of the process that grades (`grader_pool.py`) covers the rest.
@@ -27,9 +27,14 @@ _SYMBOLS = str.maketrans(
         "\u03c0": "\\pi ", "\u03b8": "\\theta ", "\u221e": "\\infty ", "\u2264": "\\le ",
         "\u2265": "\\ge ", "\u2260": "\\ne ", "\u2248": "\\approx ", "\u00b1": "\\pm ",
         "\u222a": "\\cup ", "\u2229": "\\cap ", "\u2208": "\\in ", "\u2205": "\\emptyset ",
-        "\u00b0": "^\\circ ", "\u00b2": "^2", "\u00b3": "^3", "\u2019": "'",
+        "\u00b0": "^\\circ ", "\u2019": "'",
     }
 )  # fmt: skip
+_SMALL = (  # what loses its meaning as a full-size character
+    (re.compile("([\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)"), r"^{\1}"),
+    (re.compile("([\u2080-\u2089]+)"), r"_{\1}"),
+    (re.compile("([\u00bc-\u00be\u2150-\u215e])"), r"\\frac{\1}"),
+)
 _STYLES = (
     (r"(?<!\\)\\\\(?=[A-Za-z]{2}|[{}%!$])(?!(?s:.*)\\end\s*\{)", r"\\"),  # escaped twice
     (r"\\(?:left|right|middle|[Bb]igg?[lrm]?|(?:display|text|script)style|limits)"
@@ -78,7 +83,7 @@ _COMMAND = re.compile(r"\\\\|\\(?:begin|end)\s*\{\w+\}(?:\s*\{[clr|\s]*\})?|\\[A
 
 _ENDLESS = re.compile(r"\\(?:int|lim)|gamma|\\(?:prod|sum)(?=.*\d{3})", re.IGNORECASE)
 _POWER = re.compile(r"\^|\*\*")
-_TOWER = re.compile(r"(?:\^|\*\*) *(?:\{[^{}]*\^|\(?(?:[\d.]+|\w)\)? *(?:\^|\*\*))")
+_TOKEN = re.compile(r"-?\s*(?:[\d.]+(?![({])|[A-Za-z](?![({])|\\[A-Za-z]+)")
 
 
 def equal(answer: str, gold: str) -> bool:
@@ -93,10 +98,11 @@ def equal(answer: str, gold: str) -> bool:
         return False
     if one == other or _same_word(one, other):
         return bool(one)
-    if not (harmless(answer) and harmless(gold)):
+    if not all(map(harmless, (answer, gold, one, other))):
         return False
-    if _WORD.search(_COMMAND.sub(" ", f"{one}\n{other}")):
-        return _said(answer, gold)
+    worded = [_WORD.search(_COMMAND.sub(" ", side)) is not None for side in (one, other)]
+    if any(worded):
+        return not all(worded) and _said(answer, gold)
     one, other = _squeezed(one), _squeezed(other)
     if not (_RELATION.search(one) and _RELATION.search(other)):
         one, other = _NAMED.sub("", one), _NAMED.sub("", other)
@@ -120,10 +126,21 @@ def harmless(text: str) -> bool:
     factorials = text.count("!") - text.count("\\!") + len(re.findall(r"\\[dt]?binom", text))
     if factorials and (factorials > 2 or "!!" in text or re.search(r"\d{3}|\)!|\}!", text)):
         return False
-    if _TOWER.search(text):
+    if any(_is_tower(text[power.end() :].lstrip()) for power in _POWER.finditer(text)):
         return False
     exponents = re.split(_POWER, text)[1:]
     return all(len(digits) <= 3 for e in exponents for digits in re.findall(r"^\W*(\d+)", e))
+
+
+def _is_tower(exponent: str) -> bool:
+    """Whether the exponent at the start of a text has a power in it, or behind it."""
+    token = _TOKEN.match(exponent)
+    end, depth = token.end() if token else 0, 0
+    while end < len(exponent) and (depth or exponent[end] in "({"):
+        depth += (exponent[end] in "({") - (exponent[end] in ")}")
+        end += 1
+    within, behind = exponent[:end], exponent[end:].lstrip()
+    return _POWER.search(within) is not None or _POWER.match(behind) is not None
 
 
 def normalise(answer: str) -> str:
@@ -133,8 +150,10 @@ def normalise(answer: str) -> str:
 
 def _plain(answer: str) -> tuple[str, str]:
     """An answer as plain LaTeX, and the name of its unit (empty without)."""
-    text = _AREA.sub("", answer).translate(_SYMBOLS)
-    text = unicodedata.normalize("NFKC", text).strip()
+    text = _AREA.sub("", answer)
+    for pattern, new in _SMALL:
+        text = pattern.sub(new, text)
+    text = unicodedata.normalize("NFKC", text.translate(_SYMBOLS)).replace("\u2044", "}{").strip()
     text = re.sub(r"\\[()\[\]]", "", text).strip("* ").rstrip(".").strip("$ ")
     dollars = "dollar" if text.startswith("\\$") else ""
     text, unit = split_unit(_unbraced(_rewritten(text, _STYLES)))
@@ -220,11 +239,11 @@ def _verified(one: str, other: str) -> bool:
 
 
 def _said(answer: str, gold: str) -> bool:
-    """Whether a number or formula within words is the other one; words alone are not compared."""
+    """Whether a number or formula within words is the other side, which has none."""
     from math_verify import parse, verify
 
-    sides = (answer, gold)
-    if not all(re.search(r"[0-9\\]", side) for side in sides) or _SCALE.search(f"{answer} {gold}"):
+    sides = [side if "$" in side or "\\" not in side else f"${side}$" for side in (answer, gold)]
+    if not all(re.search(r"[0-9\\]", side) for side in sides) or _SCALE.search("\n".join(sides)):
         return False
     said = [parse(side, parsing_timeout=None) for side in sides]
     return bool(verify(said[1], said[0], timeout_seconds=None))

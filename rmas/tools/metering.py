@@ -35,6 +35,7 @@ class Meter:
         self._folders: list[int] = []  # descriptors of the sandbox's tmpfs
         # Bytes and page faults when last measured, and until when that holds.
         self._exact: tuple[int, int, float] | None = None
+        self._near = False  # whether more than half of the limit is used
         self.interval = 0.01 if group is None else 0.05
         """Seconds from one call of `overused` to the next."""
 
@@ -67,23 +68,26 @@ class Meter:
         """Whether the memory of all processes and `stored` bytes of files exceed the limit.
 
         Memory that processes share is first counted for each of them, and mappings as if each had
-        one page. Where that exceeds the limit the processes are stopped for a moment and measured
-        exactly. From then on the count is that measure and one page for each page fault, for as
-        long as the measure took and until that exceeds the limit again.
+        one page. Where that exceeds the limit they are measured exactly. From then on the count is
+        that measure and one page for each page fault, for as long as the measure took and until
+        that exceeds the limit again. Processes that use more than half of the limit are stopped
+        while they are counted, so that they cannot use more meanwhile.
         """
-        pids = list(tree(self._pid))
-        facts = list(map(_status, pids))
-        left = self._memory - stored - self._kernel(pids, facts)
-        private = sum(f.get("RssAnon", 0) + f.get("VmSwap", 0) for f in facts)
-        pages = [(pid, f.get("VmSize", 0) // _PAGE) for pid, f in zip(pids, facts, strict=True)]
-        mappings = sum(number * self._mapping(pid) for pid, number in pages)
-        if private + mappings <= left:
-            return False
-        start = time.monotonic()
-        if self._exact is not None:
-            held, faults, until = self._exact
-            if start < until and held + (sum(map(_faults, pids)) - faults) * _PAGE <= left:
+        with _stopped(self._pid) if self._near else contextlib.nullcontext():
+            pids = list(tree(self._pid))
+            facts = list(map(_status, pids))
+            left = self._memory - stored - self._kernel(pids, facts)
+            private = sum(f.get("RssAnon", 0) + f.get("VmSwap", 0) for f in facts)
+            pages = [(pid, f.get("VmSize", 0) // _PAGE) for pid, f in zip(pids, facts, strict=True)]
+            mappings = sum(number * self._mapping(pid) for pid, number in pages)
+            self._near = private + self._memory - left > self._memory / 2
+            if private + mappings <= left:
                 return False
+            start = time.monotonic()
+            if self._exact is not None:
+                held, faults, until = self._exact
+                if start < until and held + (sum(map(_faults, pids)) - faults) * _PAGE <= left:
+                    return False
         with _stopped(self._pid) as pids:
             held = sum(_share(pid) + _mappings(pid) * self._mapping(pid) for pid in pids)
             faults = sum(map(_faults, pids))

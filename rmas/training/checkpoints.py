@@ -223,7 +223,8 @@ class Checkpoints:
             raise
         except Exception as error:  # whatever reading a damaged step may raise
             _log.warning("checkpoint step %d cannot be read (%s)", step, one_line(error))
-            return None
+        orbax_errors.forget_reads()
+        return None
 
     def _info(self, step: int) -> dict[str, Any]:
         with orbax_errors.reading():

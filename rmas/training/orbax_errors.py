@@ -4,10 +4,12 @@ Nothing here changes global state for longer than a `with` block.
 """
 
 import contextlib
+import gc
 import logging
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 
 _lock = threading.RLock()  # reads of two threads take turns: each puts back the hook it found
@@ -34,8 +36,34 @@ def reading() -> Iterator[None]:
     `sys.unraisablehook`. Inside the block that hook ignores this one error, and a block that fails
     ends only when such reads have ended.
     """
-    with _lock:
+    with _lock, _quiet():
         yield from _reading()
+
+
+def forget_reads() -> None:
+    """After a read that failed, once its error is gone: drops what the other reads have left.
+
+    These are tasks and coroutines, which tell of themselves when they are deleted.
+    """
+    with _lock, _quiet():
+        gc.collect()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps off what asyncio tells of tasks that failed, and of coroutines that never ran."""
+    logger = logging.getLogger("asyncio")
+    logger.addFilter(_drop)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            yield
+    finally:
+        logger.removeFilter(_drop)
+
+
+def _drop(record: logging.LogRecord) -> bool:
+    return False
 
 
 def _reading() -> Iterator[None]:

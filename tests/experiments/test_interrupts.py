@@ -27,3 +27,33 @@ def test_ctrl_c_while_modules_are_imported_is_quiet(loaded):
     assert process.returncode == 130, errors
     rest = [line for line in errors.splitlines() if line.startswith((b"Trace", b"interrupted"))]
     assert rest == [b"interrupted"]
+
+
+PROGRAM = """
+import time
+from experiments import app
+def main(_):
+    print("on", flush=True)
+    time.sleep(60)
+app.run(main, workdir="runs/x")
+"""
+
+
+def test_nohup_is_respected():
+    """A SIGHUP that is ignored from outside ends nothing."""
+    with subprocess.Popen(
+        ["nohup", sys.executable, "-c", PROGRAM],
+        env=ENV,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "on\n"
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert errors.splitlines()[-1] == "stopped; the same command resumes the run"

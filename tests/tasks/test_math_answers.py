@@ -58,6 +58,15 @@ def graders():
         ("Final answer\n7", "7"),
         ("Final Answer: **73**", "73"),
         ("I hope my answer is right.", None),
+        ("The answer to part (b) is 12.", "12"),
+        ("The answer (in cm) is 12.", "12"),
+        # A conclusion, where nothing is called the answer.
+        ("We add them. Therefore, the sum is $12$.", "12"),
+        ("Thus, $x = 3$ and y is 4\nSo the largest value is **42**.", "42"),
+        ("Hence AB = 12.5.", "12.5"),
+        ("So the area is \\(9\\pi\\).", "9\\pi"),
+        ("So x is 3. Now we try 4 and", None),
+        ("It is 3.", None),
         # Several boxes.
         (r"\boxed{2} and \boxed{3}", "2, 3"),
         (r"\boxed{2}, \boxed{3}, and \boxed{5}", "2, 3, 5"),
@@ -90,6 +99,7 @@ HOSTILE = [
     "9**9**9**9", "9^{9^{9}}", "10^{10^{10}}", "9^9^9^9", "(9^9)^{9^9}", "99999!", "((3!)!)!",
     "3!!!!!!", r"\sum_{n=1}^{99999999} n", "2^{99999}", "10^{99999999}",
     r"\binom{99999}{555}", "(" * 3000 + "1" + ")" * 3000, r"\frac{1}{" * 300 + "1" + "}" * 300,
+    r"9^{\boldsymbol{9^{\boldsymbol{9}}}}", "9\u2079\u2079\u2079\u2079\u2079",
     "1" * 300 + "^{" + "1" * 90 + "}", "x" * 399, "__import__('os').system('true')", "\x00\ud800",
 ]  # fmt: skip
 

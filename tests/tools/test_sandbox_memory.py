@@ -22,7 +22,7 @@ def each(count, what):
     for number in range(count):
         if attempt(os.fork) == 0:
             try:
-                what(number)
+                kept = what(number)
             finally:
                 time.sleep(60)
 def fresh(size):
@@ -133,6 +133,8 @@ each(8, locks)
     ),
 }
 FAST = ("processes", "shared pages that are written", "files", "sockets")
+MARKS = {name: [] if name in FAST else [pytest.mark.extended] for name in HOLDERS}
+MARKS["page tables"] = [pytest.mark.slow]
 
 
 class Peak:
@@ -189,9 +191,7 @@ def measured(sandbox, source: str, by: str, monkeypatch, seconds: float):
 
 
 @pytest.mark.parametrize("by", ["the kernel", "counting"])
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in HOLDERS]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=MARKS[n]) for n in HOLDERS])
 def test_no_program_holds_much_more_than_its_limit(any_sandbox, name, by, monkeypatch):
     source, fits = HOLDERS[name]
     done, held = measured(any_sandbox, source, by, monkeypatch, 4 if fits else 30)
