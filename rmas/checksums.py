@@ -5,7 +5,6 @@ have none, and are taken as they are. Of other files in a folder a list is kept.
 """
 
 import json
-import os
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -58,15 +57,10 @@ def read_checked(path: Path) -> Any:
 
 def list_files(folder: Path, listed: Path) -> None:
     """Writes sizes and checksums of the files in `folder` to `listed`."""
-    atomic_write_json(listed, _sums(folder, lambda _: True, lambda _: False))
+    atomic_write_json(listed, _sums(folder))
 
 
-def find_damage(
-    folder: Path,
-    listed: Path,
-    which: Callable[[str], bool] = lambda _: True,
-    by_size: Callable[[str], bool] = lambda _: False,
-) -> str:
+def find_damage(folder: Path, listed: Path, which: Callable[[str], bool] = lambda _: True) -> str:
     """What is wrong with the files of a folder; empty if nothing is.
 
     Without a list nothing can be wrong but that something is no file.
@@ -74,11 +68,10 @@ def find_damage(
     Args:
       listed: the list that `list_files` wrote.
       which: whether a file, by its path in the folder, is looked at.
-      by_size: whether the size of a file is enough, so that it is not read.
     """
     try:
         recorded = parse_json(read_bytes(listed)) if has_file(listed) else {}
-        found = _sums(folder, which, by_size)
+        found = _sums(folder, which)
     except OSError as error:
         return f"it cannot be read: {error}"
     except ValueError as error:  # an InputError, too
@@ -86,26 +79,20 @@ def find_damage(
     if not isinstance(recorded, dict):
         return f"{listed.name} is not a list of files"
     for name, facts in recorded.items():
-        whole = isinstance(facts, list) and len(facts) == 2
-        if which(name) and (not whole or found.get(name) not in (facts, [facts[0], None])):
+        if which(name) and found.get(name) != facts:
             return f"{name} is {'not what was written' if name in found else 'missing'}"
     return ""
 
 
-def _sums(
-    folder: Path, which: Callable[[str], bool], by_size: Callable[[str], bool]
-) -> dict[str, list[int | None]]:
-    """Size and CRC-32 (None for `by_size`) of every file, by its path in the folder."""
-    found: dict[str, list[int | None]] = {}
+def _sums(folder: Path, which: Callable[[str], bool] = lambda _: True) -> dict[str, list[int]]:
+    """Size and CRC-32 of every file, by its path in the folder."""
+    found: dict[str, list[int]] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if not which(name) or (path.is_dir() and not path.is_symlink()):
             continue
         total, size = 0, 0
         with open_file(path) as file:
-            if by_size(name):
-                found[name] = [os.fstat(file.fileno()).st_size, None]
-                continue
             while block := file.read(1 << 22):
                 total, size = zlib.crc32(block, total), size + len(block)
         found[name] = [size, total]

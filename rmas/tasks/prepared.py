@@ -1,7 +1,8 @@
 """Prepared datasets on disk, checked before TFDS reads them.
 
-Sizes of all files are compared with a list that was made when they were written, and checksums of
-the small ones; records carry checksums of their own. Datasets of earlier versions have no list.
+All files are compared with a list of their checksums that was made when they were written: the
+index at the end of an array_record file has none of its own, and damaged it gives other records.
+Datasets of earlier versions have no list.
 """
 
 from collections.abc import Sequence
@@ -21,9 +22,7 @@ def list_prepared(folder: Path) -> None:
 
 def check_prepared(folder: Path) -> None:
     """Raises InputError, naming the folder, where files are not what was written."""
-    fault = checksums.find_damage(
-        folder, folder / LIST, by_size=lambda name: ".array_record" in name
-    )
+    fault = checksums.find_damage(folder, folder / LIST)
     if fault:
         raise damaged(folder, fault)
 
