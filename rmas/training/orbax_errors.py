@@ -37,7 +37,11 @@ def reading() -> Iterator[None]:
     ends only when such reads have ended.
     """
     with _lock, _quiet():
-        yield from _reading()
+        try:
+            yield
+        except Exception:
+            time.sleep(_LATE_READS)
+            raise
 
 
 def forget_reads() -> None:
@@ -51,8 +55,20 @@ def forget_reads() -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps off what asyncio tells of tasks that failed, and of coroutines that never ran."""
-    logger = logging.getLogger("asyncio")
+    """Keeps off what asyncio tells of tasks that failed, and of coroutines that never ran.
+
+    Errors in threads and destructors are ignored where the loop was closed, and where a read was
+    ended by its deletion.
+    """
+    before, logger = sys.unraisablehook, logging.getLogger("asyncio")
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        error = unraisable.exc_value
+        closed = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+        if not closed and not isinstance(getattr(error, "__cause__", None), GeneratorExit):
+            before(unraisable)
+
+    sys.unraisablehook = hook
     logger.addFilter(_drop)
     try:
         with warnings.catch_warnings():
@@ -60,25 +76,8 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.removeFilter(_drop)
+        sys.unraisablehook = before
 
 
 def _drop(record: logging.LogRecord) -> bool:
     return False
-
-
-def _reading() -> Iterator[None]:
-    before = sys.unraisablehook
-
-    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-        error = unraisable.exc_value
-        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-            before(unraisable)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    except Exception:
-        time.sleep(_LATE_READS)
-        raise
-    finally:
-        sys.unraisablehook = before
