@@ -49,6 +49,8 @@ from rmas.training.loop import Schedule
 CHUNK_BATCHES = 16
 _OFTEN = 2  # reads of a state, on average, from which on it is cached
 _FACTS = "hidden_states.json"
+_FORMAT = 2  # of the records
+_HEAD = 12  # bytes before a record's ids
 _TYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 RowRound = tuple[int, int]
@@ -134,19 +136,23 @@ class Layout:
         """Whether all files of a chunk exist; InputError where something else is in their place."""
         return all(has_file(self.file(chunk, share)) for share in range(self.shares))
 
-    def encode(self, h_ND: np.ndarray, ids_N: np.ndarray) -> bytes:
-        """One row as bytes: the number of tokens, their ids, the states."""
-        head = np.array([len(ids_N)], np.int32).tobytes()
+    def encode(self, pair: RowRound, h_ND: np.ndarray, ids_N: np.ndarray) -> bytes:
+        """One row as bytes: what it is of, the number of tokens, their ids, the states."""
+        head = np.array([*pair, len(ids_N)], np.int32).tobytes()
         return head + ids_N.astype(np.int32).tobytes() + h_ND.astype(_TYPES[self.dtype]).tobytes()
 
-    def decode(self, record: bytes) -> tuple[np.ndarray, np.ndarray]:
-        """States `[N, D]` and ids `[N]`; raises `InputError` for a record that is damaged."""
-        n = int.from_bytes(record[:4], "little", signed=True)
+    def decode(self, pair: RowRound, record: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """States `[N, D]` and ids `[N]`.
+
+        Raises `InputError` for a record that is damaged, or of something else: the index of an
+        array_record file has no checksum, unlike its records.
+        """
+        *of, n = np.frombuffer(record[:_HEAD].ljust(_HEAD, b"\xff"), np.int32).tolist()
         size = _TYPES[self.dtype].itemsize * self.width
-        if n < 0 or len(record) != 4 + n * (4 + size):
+        if tuple(of) != pair or n < 0 or len(record) != _HEAD + n * (4 + size):
             raise self.damaged()
-        ids_N = np.frombuffer(record, np.int32, n, 4)
-        h_ND = np.frombuffer(record, _TYPES[self.dtype], n * self.width, 4 + 4 * n)
+        ids_N = np.frombuffer(record, np.int32, n, _HEAD)
+        h_ND = np.frombuffer(record, _TYPES[self.dtype], n * self.width, _HEAD + 4 * n)
         return h_ND.reshape(n, self.width), ids_N
 
     def damaged(self, fault: object = "") -> InputError:
@@ -202,7 +208,7 @@ class HiddenStateCache:
             records = self._records.__getitems__(places)
         except Exception as error:  # the library's own, of several types
             raise self._layout.damaged(error) from None
-        rows = [self._layout.decode(record) for record in records]
+        rows = [self._layout.decode(*own) for own in zip(pairs, records, strict=True)]
         N = bucket(all_reduce_max(max(len(ids) for _, ids in rows)))
         h_BND = np.zeros((len(rows), N, self._layout.width), _TYPES[self._layout.dtype])
         ids_BN, valid_BN = np.zeros((len(rows), N), np.int32), np.zeros((len(rows), N), bool)
@@ -249,7 +255,14 @@ def cache_hidden_states(
         dtype = "bfloat16" if weights == "bfloat16" else "float32"
     share = batch_share(examples.renderer.system.mesh)
     chunks = [schedule.batch_size, CHUNK_BATCHES]  # what the files are cut by
-    facts = {**key, "agent": agent, "dtype": dtype, "pairs": _digest(pairs), "chunks": chunks}
+    facts = {
+        **key,
+        "format": _FORMAT,
+        "agent": agent,
+        "dtype": dtype,
+        "pairs": _digest(pairs),
+        "chunks": chunks,
+    }
     at = folder / f"{agent}-{_digest(facts)}"
     complete = has_file(at / _FACTS)
     layout = Layout(at, pairs, model.d_model, dtype, schedule.batch_size, share.count)
@@ -313,7 +326,7 @@ def _fill(
                     text = examples.inner(agent, rows, [k for _, k in group[own]])
                     with use(mesh):
                         h_BTD = _states(model, params, put_batch(mesh, text, 0, share))
-                    records += _records(layout, text, to_host(h_BTD)[own])
+                    records += _records(layout, group[own], text, to_host(h_BTD)[own])
                 if share.count > 1 or is_first():
                     _write(layout.file(chunk, share.index), records)
                 barrier(f"chunk {chunk} of {agent}")
@@ -321,10 +334,13 @@ def _fill(
             progress.update(min(done, len(layout.pairs)))
 
 
-def _records(layout: Layout, text: Text, h_BTD: np.ndarray) -> list[bytes]:
+def _records(
+    layout: Layout, pairs: Sequence[RowRound], text: Text, h_BTD: np.ndarray
+) -> list[bytes]:
     mask_BT = text.text_BT[:, 1:] & text.prompt.valid_BT[:, :-1]
-    rows = zip(h_BTD, np.asarray(text.prompt.ids_BT)[:, 1:], np.asarray(mask_BT), strict=True)
-    return [layout.encode(h_TD[:-1][mask_T], ids_T[mask_T]) for h_TD, ids_T, mask_T in rows]
+    ids_BT = np.asarray(text.prompt.ids_BT)[:, 1:]
+    rows = zip(pairs, h_BTD, ids_BT, np.asarray(mask_BT), strict=True)
+    return [layout.encode(pair, h_TD[:-1][mask], ids_T[mask]) for pair, h_TD, ids_T, mask in rows]
 
 
 def _write(path: Path, records: Sequence[bytes]) -> None:

@@ -161,7 +161,15 @@ def test_auto_caches_what_is_read_twice_or_more(tmp_path, case):
 def test_damage_is_told(tmp_path, case):
     reader = cached(case, tmp_path)
     with pytest.raises(InputError, match="are damaged; delete it"):
-        reader._layout.decode(b"\x05\x00\x00\x00short")
+        reader._layout.decode((0, 0), b"\x05\x00\x00\x00short")
+
+
+def test_a_damaged_index_gives_no_other_record(tmp_path, case):
+    reader = cached(case, tmp_path)
+    one, other, *_ = reader._place
+    reader._place[one], reader._place[other] = reader._place[other], reader._place[one]
+    with pytest.raises(InputError, match="are damaged; delete it"):
+        reader.read([one])
 
 
 def test_on_a_mesh(tmp_path, case):
