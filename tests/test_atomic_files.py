@@ -1,8 +1,6 @@
-import contextlib
 import json
 import os
 import re
-import resource
 import stat
 import subprocess
 import sys
@@ -15,6 +13,7 @@ from safetensors.numpy import save_file
 from rmas import files
 from rmas.errors import InputError
 from support.damage import replacements
+from support.disks import files_of_at_most
 
 
 def test_json_round_trip_and_mode(tmp_path):
@@ -71,19 +70,9 @@ def test_lines_on_a_full_disk_leave_the_file_as_it_was(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("1\n")
     full = pytest.raises(InputError, match=r"a\.jsonl cannot be written: the disk is full")
-    with open(path, "a", encoding="utf-8") as file, at_most(50), full:
+    with open(path, "a", encoding="utf-8") as file, files_of_at_most(50), full:
         files.append_lines(file, ["x" * 30, "y" * 30])
     assert path.read_text() == "1\n"  # not a part of a line, nor later from a buffer
-
-
-@contextlib.contextmanager
-def at_most(size):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def written(folder):
@@ -136,7 +125,11 @@ def test_a_folder_that_fails_leaves_what_was_there(tmp_path):
     assert written(tmp_path) == {"out/part/x": "old", "out/manifest": "old"}
     for folder in (tmp_path / "out", tmp_path / "new"):
         told = re.escape(f"{folder}/x cannot be written: the disk is full")
-        with pytest.raises(InputError, match=told), at_most(1), files.replacing_folder(folder) as f:
+        with (
+            pytest.raises(InputError, match=told),
+            files_of_at_most(1),
+            files.replacing_folder(folder) as f,
+        ):
             files.atomic_write_text(f / "x", "xx")
     (tmp_path / "file").write_text("")
     with (

@@ -1,9 +1,7 @@
 """A disk that is full at any byte of any write: one line, and what was there before is intact."""
 
-import contextlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -28,6 +26,7 @@ from rmas.weights.load import load_params
 from rmas.weights.released_export import write_released
 from rmas.weights.released_manifests import Layout
 from rmas.weights.save import save_params
+from support.disks import files_of_at_most
 
 ROOT = Path(__file__).parents[1]
 LAYOUT = Layout("duo", "duo", {"a": "A", "b": "B"}, {("a", "b"): "ab"}, by_task=False)
@@ -92,16 +91,6 @@ WRITERS = {
 """What writes a file or a folder, and how."""
 STREAMS = {"records", "metrics and TensorBoard"}
 """What is written line by line: lines before the disk was full stay."""
-
-
-@contextlib.contextmanager
-def files_of_at_most(size):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def content(folder):
