@@ -121,6 +121,7 @@ def tree(pid: int) -> Iterator[int]:
     yield pid
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
+            children: list[str] = []  # of a thread that has ended meanwhile
             with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
                 children = file.read().split()
             for child in children:

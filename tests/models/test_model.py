@@ -1,5 +1,6 @@
 """Whole models against transformers, and properties that any input must keep."""
 
+import dataclasses
 import json
 
 import jax
@@ -202,7 +203,7 @@ def test_window_reaches_exactly_its_length(tiny, distance):
     """One layer with window 5 sees the position 4 before, not the one 5 before."""
     torch_model = tiny_hf.make("mistral_window", num_hidden_layers=1)
     m = tiny("mistral_window")
-    spec = type(m.spec)(**{**vars(m.spec), "layers": m.spec.layers[:1]})
+    spec = dataclasses.replace(m.spec, layers=m.spec.layers[:1])
     layers = jax.tree.map(lambda a: a[:1], m.params["layers"])
     params = {**m.params, "layers": layers}
     assert spec.layers[0].window == 5 == torch_model.config.sliding_window
