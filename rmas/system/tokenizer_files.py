@@ -15,6 +15,10 @@ TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "chat_template
 LARGEST_TEMPLATE = 1 << 20
 """Bytes of the largest `chat_template.jinja` that is read."""
 _GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
+_PIECES = ("spiece.model", "sentencepiece*.model")
+"""SentencePiece models of families that give their pieces other ids (t5, xlm-roberta, ...)."""
+_BESIDE = "put the tokenizer.json of the same model into the folder"
+"""The way out where a vocabulary is not read."""
 _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 
 
@@ -128,26 +132,32 @@ def _user_defined(file: Path) -> dict[str, int]:
     # A piece that is not UTF-8 is given as bytes.
     if not whole or not all(isinstance(piece.piece, str) for piece in model.pieces):
         raise InputError(f"{file} {_other_format(b'')}")
+    trainer = model.trainer_spec
+    if trainer.model_type == trainer.WORD or trainer.treat_whitespace_as_suffix:
+        # Their converters give such models other ids than SentencePiece does.
+        what = "whole words" if trainer.model_type == trainer.WORD else "blanks behind words"
+        raise InputError(
+            f"{file} is a SentencePiece model of {what}, which is not read here; {_BESIDE}"
+        )
     defined = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
     return {piece.piece: i for i, piece in enumerate(model.pieces) if piece.type == defined}
 
 
 def _other_format(data: bytes) -> str:
     """What a file is that is no SentencePiece model, and the way out."""
-    beside = "put the tokenizer.json of the same model into the folder"
     if data.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file itself; run git lfs pull in the folder"
     if _TIKTOKEN.match(data):
-        return f"is a tiktoken vocabulary, which is not read here; {beside}"
+        return f"is a tiktoken vocabulary, which is not read here; {_BESIDE}"
     if data.lstrip()[:1] in (b"{", b"["):
-        return f"is JSON (a tekken vocabulary?), not a SentencePiece model; {beside}"
-    return f"is not a SentencePiece model, or is damaged; copy the file again, or {beside}"
+        return f"is JSON (a tekken vocabulary?), not a SentencePiece model; {_BESIDE}"
+    return f"is not a SentencePiece model, or is damaged; copy the file again, or {_BESIDE}"
 
 
 def _other_vocabulary(path: Path) -> str:
     """A hint where a folder has a vocabulary in a format that is not read."""
-    patterns = ("tekken.json", "tiktoken.model", "*.tiktoken", "tokenizer.model.v*")
+    patterns = ("tekken.json", "tiktoken.model", "*.tiktoken", "tokenizer.model.v*", *_PIECES)
     names = sorted(file.name for pattern in patterns for file in path.glob(pattern))
     if not names:
         return ""
-    return f"; {names[0]} is not read: put the tokenizer.json of the same model into the folder"
+    return f"; {names[0]} is not read: {_BESIDE}"

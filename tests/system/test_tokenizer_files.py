@@ -25,19 +25,27 @@ TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n"
     "{{ m['content'] }}<end_of_turn>\n{% endfor %}"
 )
+UNREAD = {
+    "word": ({"model_type": "word"}, "whole words"),
+    "suffix": ({"model_type": "bpe", "treat_whitespace_as_suffix": True}, "blanks behind words"),
+    "unigram suffix": (
+        {"model_type": "unigram", "treat_whitespace_as_suffix": True}, "blanks behind words"
+    ),
+}  # fmt: skip
 KINDS = {
     "llama": {"model_type": "bpe"},
     "gemma": {"model_type": "bpe", "add_dummy_prefix": False, "user_defined_symbols": SYMBOLS},
     "unigram": {"model_type": "unigram", "user_defined_symbols": SYMBOLS},
+    "char": {"model_type": "char"},
 }
-CLASSES = {"llama": "LlamaTokenizer", "gemma": "GemmaTokenizer", "unigram": None}
+CLASSES = {"llama": "LlamaTokenizer", "gemma": "GemmaTokenizer", "unigram": None, "char": None}
 
 
 @pytest.fixture(scope="module")
 def trained():
     """Real SentencePiece models (about 6 KB, 20 ms each) as bytes, by kind."""
     models = {}
-    for kind, settings in KINDS.items():
+    for kind, settings in (KINDS | {kind: own for kind, (own, _) in UNREAD.items()}).items():
         made = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(TEXTS * 3),
@@ -71,7 +79,7 @@ def test_sentencepiece_models_load_as_they_are(trained, kind, tmp_path):
         assert tokenizer(text, add_special_tokens=False)["input_ids"] == exact.encode(text), text
         assert tokenizer.decode(exact.encode(text)) == exact.decode(exact.encode(text))
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (exact.bos_id(), exact.eos_id())
-    expected = SYMBOLS if kind != "llama" else ()
+    expected = SYMBOLS if kind in ("gemma", "unigram") else ()
     assert symbols == {symbol: exact.piece_to_id(symbol) for symbol in expected}
 
 
@@ -158,7 +166,19 @@ def test_other_formats_and_damage(trained, damage, told, tmp_path):
     assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("name", ["tekken.json", "qwen.tiktoken", "tokenizer.model.v3"])
+@pytest.mark.parametrize("kind", UNREAD)
+def test_sentencepiece_models_that_would_get_other_ids(trained, kind, tmp_path):
+    told = f"tokenizer.model is a SentencePiece model of {UNREAD[kind][1]}, which is not read here"
+    with pytest.raises(InputError, match=f"{told}; put the tokenizer.json") as e:
+        load_tokenizer(folder(tmp_path, trained[kind]))
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tekken.json", "qwen.tiktoken", "tokenizer.model.v3", "spiece.model",
+     "sentencepiece.bpe.model", "sentencepiece.model"],
+)  # fmt: skip
 def test_vocabularies_that_are_not_read(name, tmp_path):
     (tmp_path / name).write_text("{}")
     with pytest.raises(InputError, match=rf"holds no tokenizer; .*; {name} is not read: put the"):
