@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 
 import pytest
@@ -237,6 +238,7 @@ def test_named_templates_in_files(saved):
         ("tokenizer_config.json", {"default": "x"}),
         ("tokenizer_config.json", [{"name": "default"}]),
         ("tokenizer_config.json", ["x"]),
+        ("tokenizer_config.json", []),
         ("chat_template.json", ["x"]),
     ],
 )
@@ -253,6 +255,55 @@ def test_templates_that_are_no_text(saved, name, value):
 def test_template_files_that_are_no_text(saved, data, told):
     (saved / "chat_template.jinja").write_bytes(data)
     with pytest.raises(InputError, match=f"chat_template.jinja .*{told}"):
+        load_tokenizer(saved)
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"tokenizer_config.json": "[]"}, "tokenizer_config.json must hold a JSON object"),
+        ({"tokenizer_config.json": '{"tokenizer_class": 7}'}, "'tokenizer_class' must be a string"),
+        ({"tokenizer_config.json": '{"added_tokens_decoder": 3}'}, "from tokenizer.json: Attrib.*; "
+         "check tokenizer_config.json"),
+        ({"tokenizer.json": "{}"}, r"tokenizer.json is no tokenizer, or is damaged \(Model miss"),
+        ({"tokenizer.json": "[]"}, r"tokenizer.json is no tokenizer, .*; fetch it again"),
+        ({"tokenizer.json": None, "vocab.json": "{}"}, "holds vocab.json without merges.txt; "),
+        ({"tokenizer.json": None, "vocab.json": "{}", "merges.txt": "a b"},
+         "cannot be loaded from vocab.json: .* put the tokenizer.json of the same model into"),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_tokenizer(saved, files, told):
+    """One line that names the file and says what would be right."""
+    (saved / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    for name, text in files.items():
+        if text is None:
+            (saved / name).unlink()
+        else:
+            (saved / name).write_text(text)
+    with pytest.raises(InputError, match=f"^{re.escape(str(saved))}.*{told}") as e:
+        load_tokenizer(saved)
+    assert "\n" not in str(e.value)
+
+
+def test_files_with_byte_order_marks(saved):
+    """The loaders refuse such files; what they say counts all the same."""
+    settings = {"model_type": "qwen2", "chat_template": TEMPLATE, "tokenizer_class": "Qwen2Tok"}
+    before = load_tokenizer(saved)[0]("the plan")["input_ids"]
+    for name in ("config.json", "tokenizer_config.json", "tokenizer.json"):
+        text = (saved / name).read_text() if name == "tokenizer.json" else json.dumps(settings)
+        (saved / name).write_text(text, encoding="utf-8-sig")
+    tokenizer, _ = load_tokenizer(saved)
+    assert tokenizer.chat_template == TEMPLATE
+    assert tokenizer("the plan")["input_ids"] == before
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "merges.txt", "chat_template.jinja", "special_tokens_map.json"]
+)
+def test_pipes_in_the_place_of_files(saved, name):
+    (saved / name).unlink(missing_ok=True)
+    os.mkfifo(saved / name)
+    with pytest.raises(InputError, match=f"{name} is a pipe; a file must be there, or nothing"):
         load_tokenizer(saved)
 
 
