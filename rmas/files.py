@@ -5,6 +5,8 @@ process that is killed while it writes leaves either the old content or the new,
 temporary folder of a killed process is removed by the next one that writes there.
 """
 
+import codecs
+import collections
 import contextlib
 import errno
 import fcntl
@@ -330,7 +332,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text in UTF-8 of at most `MAX_DEPTH` levels.
+    """The value of a JSON text in UTF-8 of at most `MAX_DEPTH` levels, each key once per object.
 
     Numbers beyond the range of a float, integers of hundreds of digits among them, are infinite.
 
@@ -356,22 +358,31 @@ def parse_json(text: str | bytes) -> Any:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=each_once)
     except json.JSONDecodeError:
         raise
     except ValueError:  # an integer of more digits than Python reads
-        return json.loads(text, parse_int=_integer)
+        return json.loads(text, parse_int=_integer, object_pairs_hook=each_once)
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON text, for `json.loads`. Raises ValueError for a key that it has twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{twice[:80]!r} is there twice in one object")
+    return found
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Reads a JSON file of at most `MAX_JSON` bytes.
+    """Reads a JSON file of at most `MAX_JSON` bytes, with a byte order mark or without.
 
     Raises:
       InputError: the file cannot be read, is too large, or is not valid JSON (`parse_json`).
     """
     try:
         with open_file(path) as file:
-            data = file.read(MAX_JSON + 1)
+            data = file.read(MAX_JSON + 1).removeprefix(codecs.BOM_UTF8)
     except OSError as e:
         raise InputError(f"cannot read {path}: {e.strerror}") from e
     if len(data) > MAX_JSON:

@@ -17,6 +17,7 @@ from rmas.errors import InputError
 from rmas.files import read_json
 from rmas.models.config import read_spec
 from rmas.system import prompts
+from rmas.system.load import load_chat
 from rmas.tasks import builders
 from rmas.tasks.benchmarks import BENCHMARKS, source_of
 from rmas.tasks.locate import locate
@@ -27,8 +28,10 @@ from rmas.weights import torch_archive
 from rmas.weights.files import open_files
 from rmas.weights.links import load_links, save_links
 from rmas.weights.released_links import read_outer
+from support import tokenizers_for_tests as tokens_for_tests
 from support.damage import damages, replacements
 from support.make_samples import SAMPLES, write_jsonl, write_parquet
+from support.tiny_systems import model_spec
 
 HERE = Path(__file__).parent
 RELEASED = HERE / "system" / "released_goldens" / "root"
@@ -82,6 +85,19 @@ def tensors(path):
             name: files.read(name, tuple(slice(n) for n in files.shape(name)))
             for name in sorted(files.names)
         }
+
+
+def chat(path):
+    tokens, ends = load_chat(path.parent, model_spec("qwen2", 16, 1 << 16), "26 Jul 2024")
+    return tokens.encode("Be brief.", ("the plan ", prompts.Slot("a"), "is"), {}), ends
+
+
+def chat_file(folder, name):
+    """A file of an agent's folder that says how it reads and ends a chat."""
+    tokens_for_tests.byte_level().save_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "qwen2"}')
+    (folder / "generation_config.json").write_text('{"eos_token_id": [0, 3]}')
+    return folder / name
 
 
 def put(path, content):
@@ -156,6 +172,13 @@ KINDS: dict[str, tuple[Make, Callable, bool]] = {
         lambda f: released(f, "planner", "config.json"), lambda p: read_spec(p.parent), False
     ),
     "model weights": (lambda f: released(f, "planner", "model.safetensors"), tensors, False),
+    **{
+        name: (lambda f, name=name: chat_file(f, name), chat, False)
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    },
+    "generation_config.json": (
+        lambda f: chat_file(f, "generation_config.json"), chat, False
+    ),
     "settings": (
         lambda f: put(f / "settings.json", b'{"seed": 3, "outer": {"rounds": 2}}'),
         lambda path: config.load(str(path)).to_dict(), False,
@@ -170,8 +193,8 @@ KINDS: dict[str, tuple[Make, Callable, bool]] = {
     "prepared features": (lambda f: prepared_file(f, "features.json"), prepared, False),
 }  # fmt: skip
 """Every kind of file that is read."""
-MAY_BE_GONE = {"benchmark livecodebench"}
-"""One of several files: the others are read, and the evaluation says that questions lack."""
+MAY_BE_GONE = {"benchmark livecodebench", "generation_config.json", "tokenizer_config.json"}
+"""One of several files: the others are read; an evaluation says that questions lack."""
 
 
 @contextlib.contextmanager

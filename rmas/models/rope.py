@@ -13,15 +13,11 @@ from rmas.errors import InputError
 from rmas.models.fields import Fields, shown
 from rmas.models.spec import RopeSpec
 
+LENGTH, POSITIONS = "original_max_position_embeddings", "max_position_embeddings"
 ROPE_NUMBERS = {
     "default": (),
     "linear": ("factor",),
-    "llama3": (
-        "factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "original_max_position_embeddings",
-    ),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", LENGTH),
 }
 """The types that are supported, and the numbers that each reads."""
 NEW, OLD, PARTIAL = "rope_parameters", "rope_scaling", "partial_rotary_factor"
@@ -48,7 +44,8 @@ def read_rope(read: Fields, head_dim: int, partial: bool) -> RopeSpec:
                 f"{read.where}: '{key}' is nested by kind of layer ('{nested[0]}'); in this family "
                 "it holds one setting for all layers"
             )
-    return _agreed(read, found, "rope_theta", head_dim, partial)
+    beside = {"rope_theta": "rope_theta", LENGTH: LENGTH} | ({PARTIAL: PARTIAL} if partial else {})
+    return _agreed(read, found, beside, head_dim)
 
 
 def read_gemma3_ropes(read: Fields, head_dim: int) -> dict[str, RopeSpec]:
@@ -73,8 +70,8 @@ def read_gemma3_ropes(read: Fields, head_dim: int) -> dict[str, RopeSpec]:
     found = {name: own for name, own in ((f"{NEW}.{full}", by_kind[full]), (OLD, old)) if own}
     local = {f"{NEW}.{sliding}": by_kind[sliding]} if by_kind[sliding] else {}
     return {
-        full: _agreed(read, found, "rope_theta", head_dim),
-        sliding: _agreed(read, local, "rope_local_base_freq", head_dim),
+        full: _agreed(read, found, {"rope_theta": "rope_theta"}, head_dim),
+        sliding: _agreed(read, local, {"rope_theta": "rope_local_base_freq"}, head_dim),
     }
 
 
@@ -103,16 +100,14 @@ class _Settings:
 def _agreed(
     read: Fields,
     found: dict[str, dict[str, Any]],
-    theta_key: str,
+    beside: dict[str, str],
     head_dim: int,
-    partial: bool = False,
 ) -> RopeSpec:
     """What several objects of settings, by name, all say.
 
     Args:
-      theta_key: the key beside them that holds the base where they leave it out.
+      beside: by key that they may leave out, the one beside them that then holds its value.
     """
-    beside = {"rope_theta": theta_key} | ({PARTIAL: PARTIAL} if partial else {})
     first, *others = (_complete(read, *item, beside) for item in (found or {"": {}}).items())
     for other in others:
         for key in first.values | other.values:
@@ -125,7 +120,7 @@ def _agreed(
             f"{read.where}: unknown rope type {shown(kind)}; supported: {', '.join(ROPE_NUMBERS)} "
             f"('{first.keys['rope_type']}')"
         )
-    return _spec(read, first, kind, _rotated(read, first, kind, head_dim, partial))
+    return _spec(read, first, kind, _rotated(read, first, kind, head_dim, PARTIAL in beside))
 
 
 def _complete(read: Fields, name: str, given: dict[str, Any], beside: dict[str, str]) -> _Settings:
@@ -137,14 +132,19 @@ def _complete(read: Fields, name: str, given: dict[str, Any], beside: dict[str, 
     if not isinstance(kind, str) or kind not in ROPE_NUMBERS:
         return _Settings(name, given | {"rope_type": kind}, keys)  # compared, and then refused
     values = {"rope_type": kind} | {key: given[key] for key in ROPE_NUMBERS[kind] if key in given}
-    for key, other in beside.items():
+    for key, other in ((k, beside[k]) for k in ("rope_theta", PARTIAL) if k in beside):
         outside = read.config.get(other)
         if key in given and outside is not None and given[key] != outside:
             _refuse(read, other, keys[key], outside, given[key])
         values[key] = given[key] if key in given else read.get(other)
         keys.setdefault(key, other)
     if kind == "llama3":
-        values.setdefault("original_max_position_embeddings", read("max_position_embeddings", int))
+        outer = beside[LENGTH] if beside.get(LENGTH) in read.config else POSITIONS
+        values.setdefault(LENGTH, read(outer, int))
+        keys.setdefault(LENGTH, outer)
+        # transformers takes either, the one beside where both are there; gemma3's is not read.
+        if read.config.get(LENGTH, values[LENGTH]) != values[LENGTH]:
+            _refuse(read, LENGTH, keys[LENGTH], read.config[LENGTH], values[LENGTH])
     if PARTIAL not in beside:
         values[PARTIAL] = given.get(PARTIAL, read.get(PARTIAL))
     return _Settings(name, values, keys)
@@ -193,5 +193,5 @@ def _spec(read: Fields, settings: _Settings, kind: str, dim: int) -> RopeSpec:
             f"{read.where}: 'high_freq_factor' is {high}; it must be larger than "
             f"'low_freq_factor', {low}"
         )
-    original = read("original_max_position_embeddings", int, inside=settings.values)
+    original = read(LENGTH, int, inside=settings.values, name=settings.keys[LENGTH])
     return RopeSpec(theta, dim, kind, number("factor"), low, high, original)

@@ -11,6 +11,7 @@ from typing import Any
 from rmas.errors import InputError
 from rmas.files import read_json
 from rmas.models.fields import shown
+from rmas.places import has_file
 
 POINTER, POINTER_BYTES = b"version https://git-lfs.github.com/spec/", 1024
 """How a Git LFS pointer begins, and the size that it is smaller than."""
@@ -63,13 +64,20 @@ QUANTIZED_TENSORS = {
 _QUANTIZATION = ("quantization_config", "quantization", "compression_config", "quant_config")
 _QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-_SPARSE = ("mixtral", "dbrx", "deepseek_v2", "deepseek_v3", "gpt_oss", "jamba", "arctic", "llama4")
+_SPARSE = (
+    "mixtral", "dbrx", "deepseek_v2", "deepseek_v3", "deepseek_v4", "gpt_oss", "jamba", "arctic",
+    "llama4", "qwen3_next", "minimax", "grok", "switch_transformers", "aria", "dots1", "flex_olmo",
+    "kimi_k2", "kimi_linear", "longcat_flash", "mimo_v2_flash",
+)  # fmt: skip
+"""How the `model_type` of mixtures of experts begins, where it does not hold `moe`."""
 _ADAPTERS = ("adapter_model.*", "adapters.safetensors", "pytorch_adapter.bin")
+_MERGE = "(peft: merge_and_unload, then save_pretrained)"
 
 
 def format_of(name: str) -> tuple[str, str] | None:
     """What a file with weights in another format holds, and the way out; None for other files."""
-    return next((what for glob, what in FORMATS.items() if fnmatch.fnmatch(name, glob)), None)
+    name = name.lower()
+    return next((what for glob, what in FORMATS.items() if fnmatch.fnmatchcase(name, glob)), None)
 
 
 def refuse_folder(directory: Path) -> None:
@@ -78,8 +86,8 @@ def refuse_folder(directory: Path) -> None:
     A folder without weights is not refused: its configuration may be all that is needed.
 
     Raises:
-      InputError: files are Git LFS pointers; or it holds an adapter, a diffusion pipeline,
-        quantized weights, or weights in another format only.
+      InputError: files are Git LFS pointers, or weights pipes; or it holds an adapter, a
+        diffusion pipeline, quantized weights, or weights in another format only.
     """
     try:
         names = sorted(file.name for file in directory.iterdir() if file.is_file())
@@ -87,6 +95,8 @@ def refuse_folder(directory: Path) -> None:
         return
     for file in sorted(file for glob in READ for file in directory.glob(glob)):
         refuse_pointer(file)
+    for file in sorted(directory.glob("*.safetensors")):
+        has_file(file)  # raises for a pipe, which would block whoever reads it
     refuse_adapter(directory, names)
     if "model_index.json" in names and "config.json" not in names:
         raise InputError(
@@ -133,9 +143,10 @@ def refuse_adapter(directory: Path, names: list[str]) -> None:
     Raises:
       InputError: the folder is an adapter; the message names its base model if the folder does.
     """
-    manifest = _json(directory / "adapter_config.json") if "adapter_config.json" in names else {}
+    listed = "adapter_config.json" in names
+    manifest = _json(directory / "adapter_config.json") if listed else {}
     files = [n for n in names if any(fnmatch.fnmatch(n, glob) for glob in _ADAPTERS)]
-    alone = "config.json" not in names and (files or (manifest and "adapter_type" not in manifest))
+    alone = "config.json" not in names and (files or (listed and "adapter_type" not in manifest))
     if not (alone or "peft_type" in manifest or "fine_tune_type" in manifest):
         return
     kind = manifest.get("peft_type") or manifest.get("fine_tune_type")
@@ -145,8 +156,7 @@ def refuse_adapter(directory: Path, names: list[str]) -> None:
     rest = "; if it is merged already, remove adapter_config.json" if not alone else ""
     raise InputError(
         f"{directory} holds {what}, not a whole model; merge it into its base model"
-        f"{base and ' ' + base} (peft: merge_and_unload, then save_pretrained) and use the "
-        f"result{rest}"
+        f"{base and ' ' + base} {_MERGE} and use the result{rest}"
     )
 
 
@@ -163,12 +173,12 @@ def refuse_config(config: Mapping[str, Any], where: str) -> None:
     for key in _QUANTIZATION:
         if config.get(key):
             raise InputError(_quantized(f"{where}: '{key}'", config[key], key == "quantization"))
-    kind, inner = config.get("model_type"), config.get("text_config")
-    kind = kind if isinstance(kind, str) else ""
-    parts = [part for part in (config, inner, config.get("ffn_config")) if isinstance(part, dict)]
+    inner = (config.get(key) for key in ("text_config", "ffn_config"))
+    parts = [config, *(part for part in inner if isinstance(part, dict))]
     experts = next((key for part in parts for key in _EXPERTS if part.get(key)), None)
-    if experts or "moe" in kind or kind.startswith(_SPARSE):
+    if experts or any(_is_sparse(part.get("model_type")) for part in parts):
         reason = f" ('{experts}')" if experts else ""
+        kind = config.get("model_type", "")
         raise InputError(
             f"{where}: {shown(kind)} is a mixture-of-experts model{reason}; only dense ones are "
             "supported: use a dense model of a supported family"
@@ -177,10 +187,22 @@ def refuse_config(config: Mapping[str, Any], where: str) -> None:
         raise InputError(f"{where}: 'per_layer_config' is not read; all layers must have one size")
 
 
-def quantized_tensors(names: Iterable[str]) -> str:
-    """What wrote the tensors of quantized weights among these names; empty if there are none."""
+def _is_sparse(kind: object) -> bool:
+    name = kind.lower().replace("-", "_") if isinstance(kind, str) else ""
+    return "moe" in name or name.startswith(_SPARSE)
+
+
+def told_by_tensors(names: Iterable[str]) -> str:
+    """What tensors of these names are, with the way out, as the end of a message.
+
+    Empty where they are neither those of quantized weights nor of adapters.
+    """
+    names = list(names)
+    if any(name.startswith("base_model.model.") or ".lora_" in name for name in names):
+        return f"; they are those of a LoRA adapter: merge it into its base model {_MERGE}"
     lasts = {name.rpartition(".")[2] for name in names}
-    return next((what for last, what in QUANTIZED_TENSORS.items() if last in lasts), "")
+    what = next((what for last, what in QUANTIZED_TENSORS.items() if last in lasts), "")
+    return f"; the weights are quantized with {what}: {ORIGINAL}" if what else ""
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ pieces that cannot be read as one.
 
 import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,12 +28,12 @@ class _Form:
     """How a chat is given to a template.
 
     Attributes:
-      parts: the content of a message is a list of parts, not a text.
+      parts: the roles whose messages have a list of parts as their content, not a text.
       folded: the system text stands in front of the user's, not in a message of its own.
     """
 
-    parts: bool
-    folded: bool
+    parts: frozenset[str]
+    folded: bool = False
 
     def messages(self, system: str, user: str, assistant: str = "") -> list[Message]:
         """A chat; empty texts have no message."""
@@ -40,14 +41,25 @@ class _Form:
             system, user = "", f"{system}\n\n{user}"
         texts = {"system": system, "user": user, "assistant": assistant}
         return [
-            {"role": role, "content": [{"type": "text", "text": text}] if self.parts else text}
+            {
+                "role": role,
+                "content": [{"type": "text", "text": text}] if role in self.parts else text,
+            }
             for role, text in texts.items()
             if text or role == "user"
         ]
 
 
-_FORMS = tuple(_Form(parts, folded) for parts in (False, True) for folded in (False, True))
-_USER, _OTHER = "\ue0001\ue001" * 99, "\ue0002\ue001" * 99
+def _forms(*roles: str, folded: bool = False) -> tuple[_Form, ...]:
+    """Texts for all roles, parts for all, and then texts for some and parts for the others."""
+    mixed = (some for n in range(1, len(roles)) for some in itertools.combinations(roles, n))
+    return tuple(_Form(frozenset(parts), folded) for parts in ((), roles, *mixed))
+
+
+_ALONE, _WITH_ASSISTANT = _forms("user"), _forms("user", "assistant")
+_WITH_SYSTEM = (*_forms("system", "user"), *_forms("user", folded=True))
+_UNITS = 99
+_USER, _OTHER = "\ue0001\ue001" * _UNITS, "\ue0002\ue001" * _UNITS
 """Texts that no template writes of its own accord."""
 
 
@@ -100,8 +112,8 @@ class ChatTokenizer:
         """The chat as text up to where the assistant begins, thinking off.
 
         A template that refuses a system message, or leaves it out, gets it in front of the
-        user's; one that reads the parts of messages gets parts. Raises `InputError` for a
-        template that fails, or leaves the user's text out.
+        user's; one that reads the parts of messages, or of those of some roles, gets parts.
+        Raises `InputError` for a template that fails, or does not write the user's text once.
         """
         form = self._form_with_system if system else self._form_alone
         messages = form.messages(system, user)
@@ -112,27 +124,52 @@ class ChatTokenizer:
 
     @functools.cached_property
     def _form_alone(self) -> _Form:
-        return self._find_form("", [form for form in _FORMS if not form.folded])
+        return self._find_form("", _ALONE)
 
     @functools.cached_property
     def _form_with_system(self) -> _Form:
-        return self._find_form(_OTHER, _FORMS)
+        return self._find_form(_OTHER, _WITH_SYSTEM)
 
     def _find_form(self, system: str, forms: Sequence[_Form]) -> _Form:
-        """The first form of a chat in which the template writes all of its texts."""
+        """The first form of a chat in which the template writes all texts, the user's once."""
+
+        def whole(form: _Form, text: str) -> bool:
+            once = (_USER, system) if form.folded else (_USER,)
+            parts = all(text.count(own[: len(own) // _UNITS]) == _UNITS for own in once)
+            return system in text and _USER in text and parts
+
+        try:
+            found = self._first(forms, whole, system, _USER)
+        except TemplateError as e:
+            raise InputError(str(e)) from e
+        if found is None:
+            raise self._lossy()
+        return found[0]
+
+    def _first(
+        self,
+        forms: Sequence[_Form],
+        fits: Callable[[_Form, str], bool],
+        *texts: str,
+        opened: bool = True,
+    ) -> tuple[_Form, str] | None:
+        """The first form of a chat that renders to a text that fits, with it; None if none does.
+
+        Raises `TemplateError` where none fits and the template fails for messages that are texts.
+        """
         error: TemplateError | None = None
         for form in forms:
             try:
-                text = self._template.render(form.messages(system, _USER), opened=True)
+                text = self._template.render(form.messages(*texts), opened)
             except TemplateError as e:
                 error = error if form.parts else e
                 continue
-            if system in text and _USER in text:
-                return form
+            if fits(form, text):
+                return form, text
             error = error if form.parts else None
         if error:
-            raise InputError(str(error)) from error
-        raise self._lossy()
+            raise error
+        return None
 
     def _lossy(self) -> InputError:
         return InputError(
@@ -182,22 +219,22 @@ class ChatTokenizer:
 
     @functools.cached_property
     def closing_id(self) -> int | None:
-        """The control token that the template puts after an assistant's text, if there is one.
+        """The first control token that the template puts after an assistant's text.
 
-        None where the template has no assistant, or closes its turn with plain text.
+        None where the template has no assistant, or closes its turn with plain text alone.
         """
         try:
-            after = self._after_assistant().lstrip()
+            after = self._after_assistant()
         except TemplateError:
             return None
-        found = self._control.match(after)
-        own = self._controls[found.group()] if found else None
-        return own if own in self._control_ids else None
+        found = (self._controls[match.group()] for match in self._control.finditer(after))
+        return next((own for own in found if own in self._control_ids), None)
 
     def _after_assistant(self) -> str:
-        messages = self._form_alone.messages("", _USER, assistant=_OTHER)
-        _, found, after = self._template.render(messages, opened=False).rpartition(_OTHER)
-        return after if found else ""
+        found = self._first(
+            _WITH_ASSISTANT, lambda _, text: _OTHER in text, "", _USER, _OTHER, opened=False
+        )
+        return found[1].rpartition(_OTHER)[2] if found else ""
 
     @functools.lru_cache(maxsize=100_000)  # noqa: B019 - a tokenizer lives as long as its run
     def text_ids(self, text: str) -> tuple[int, ...]:

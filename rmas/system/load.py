@@ -14,6 +14,7 @@ from rmas.files import read_json
 from rmas.links import Form, LinkSpec
 from rmas.models import ModelSpec, read_spec
 from rmas.parallel import placer, single_device_mesh
+from rmas.places import has_file
 from rmas.shapes import Params
 from rmas.system.encode import ChatTokenizer
 from rmas.system.prompts import PromptSet
@@ -267,7 +268,7 @@ def _eos_ids(path: Path, own: int) -> set[int]:
     ids = {own}
     for name in ("config.json", "generation_config.json"):
         file = path / name
-        if file.is_file():
+        if has_file(file):
             settings = read_json(file)
             if not isinstance(settings, dict):
                 raise InputError(f"{file} is not a JSON object")

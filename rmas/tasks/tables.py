@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rmas.errors import InputError
-from rmas.files import open_file
+from rmas.files import each_once, open_file
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 """Suffixes of files that can be read, in small letters or capitals."""
@@ -110,7 +110,7 @@ def _decoded(data: bytes, place: str, first: bool = True) -> str:
 
 def _load(text: str, place: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return json.loads(text, object_pairs_hook=each_once)
     except json.JSONDecodeError as error:
         where = f"column {error.colno}"
         if not re.search(r", line \d+$", place):
@@ -122,13 +122,6 @@ def _load(text: str, place: str) -> Any:
     except (ValueError, RecursionError) as error:  # digits beyond Python's limit; deep nesting
         reason = str(error).split(";")[0]
         raise InputError(f"{place}: JSON that cannot be read ({reason})") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"{_twice(key for key, _ in pairs)} is there twice in one object")
-    return found
 
 
 def _twice(names: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from rmas.errors import InputError
 from rmas.models import Model, ModelSpec, abstract_params, read_spec
-from rmas.models.unsupported import ORIGINAL, quantized_tensors
+from rmas.models.unsupported import told_by_tensors
 from rmas.parallel import Place, placer, single_device_mesh
 from rmas.shapes import Params
 from rmas.weights import hub
@@ -158,11 +158,10 @@ def _check(spec: ModelSpec, files: TensorFiles, sources: list[Source], layout: L
         edges = [0, *(stop for _, stop in spans)]
         if [start for start, _ in spans] != edges[:-1] or edges[-1] != parts[0].whole:
             raise AssertionError(f"the key table does not use each row of {tensor} once")
+    hint = told_by_tensors(files.names)
     missing = owners.keys() - files.names
     if missing:
-        raise InputError(
-            f"{where}: missing {len(missing)} tensors: {listed(missing)}{_hint(files)}"
-        )
+        raise InputError(f"{where}: missing {len(missing)} tensors: {listed(missing)}{hint}")
     extra = files.names - owners.keys()
     head = layout.head + HEAD
     repeated = head in extra and spec.tied
@@ -174,7 +173,7 @@ def _check(spec: ModelSpec, files: TensorFiles, sources: list[Source], layout: L
     }
     if unexpected:
         raise InputError(
-            f"{where}: unexpected {len(unexpected)} tensors: {listed(unexpected)}{_hint(files)}"
+            f"{where}: unexpected {len(unexpected)} tensors: {listed(unexpected)}{hint}"
         )
     wrong = [
         f"{name} is {files.shape(name)}, not {parts[0].tensor_shape}"
@@ -185,12 +184,6 @@ def _check(spec: ModelSpec, files: TensorFiles, sources: list[Source], layout: L
         raise InputError(f"{where}: wrong shape: {listed(wrong)}")
     if repeated:
         _check_repeat(files, head, layout.body + EMBEDDING)
-
-
-def _hint(files: TensorFiles) -> str:
-    """What the files hold, if their tensors are those of quantized weights."""
-    what = quantized_tensors(files.names)
-    return f"; the weights are quantized with {what}: {ORIGINAL}" if what else ""
 
 
 def _check_repeat(files: TensorFiles, name: str, of: str, rows: int = 4096) -> None:

@@ -23,6 +23,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 SHORT = {k: v for k, v in LLAMA3.items() if not k.startswith("original")}
+OUTER = {"original_max_position_embeddings": 64}
 THETA = {"rope_theta": 300.0}
 
 
@@ -50,6 +51,13 @@ READ = {
     "old with theta at both places": THETA | old(**LINEAR, **THETA),
     "old llama3": THETA | old(**LLAMA3),
     "old llama3 without its length": THETA | old(**SHORT),
+    "old llama3, its length beside": THETA | OUTER | old(**SHORT),
+    "old llama3, its length at both places": THETA | OUTER | old(**LLAMA3),
+    "new llama3, its length beside": OUTER | new(**SHORT, **THETA),
+    "new llama3, its length at both places": OUTER | new(**LLAMA3, **THETA),
+    "new and old llama3, its length beside": THETA | OUTER | new(**SHORT) | old(**SHORT),
+    "length beside others": THETA | OUTER | new(**LINEAR),
+    "length alone": OUTER,
     "new default": new(rope_type="default", **THETA),
     "new linear": new(**LINEAR, **THETA),
     "new linear by type": new(type="linear", factor=4.0, **THETA),
@@ -107,6 +115,23 @@ REFUSED = {
         THETA | new(**LLAMA3) | old(**SHORT),
         "'rope_parameters' and 'rope_scaling' contradict each other in original_max",
     ),
+    "length beside old": (
+        THETA | old(**LLAMA3) | {"original_max_position_embeddings": 32},
+        "'original_max_position_embeddings' and 'rope_scaling.original_max_position_embeddings' "
+        "contradict each other: 32 and 64",
+    ),
+    "length beside new": (
+        {"original_max_position_embeddings": 32} | new(**LLAMA3, **THETA),
+        "'original_max_position_embeddings' and 'rope_parameters.original_max_position_embeddings'",
+    ),
+    "null length beside": (
+        THETA | old(**SHORT) | {"original_max_position_embeddings": None},
+        "'original_max_position_embeddings' is null",
+    ),
+    "length out of range": (
+        THETA | old(**SHORT) | {"original_max_position_embeddings": 0},
+        "'original_max_position_embeddings' is 0; it must be an integer",
+    ),
     "two types": (THETA | old(type="default", **LINEAR), "'rope_scaling.type' and .*rope_type'"),
     "yarn": (
         THETA | old(type="yarn", factor=4.0),
@@ -159,6 +184,7 @@ GEMMA3_READ = {
     "the other left out": new(**{SLIDING: LINEAR}),
     "linear for both": new(**{FULL: LINEAR, SLIDING: LINEAR}),
     "llama3 without its length": new(**{FULL: SHORT, SLIDING: {}}),
+    "llama3, its length beside too": OUTER | new(**{FULL: LLAMA3, SLIDING: {}}),
 }
 GEMMA3_REFUSED = {
     "theta": ({"rope_theta": 9.0} | new(**NESTED), "'rope_theta' and .*full_attention.rope_theta'"),
@@ -167,6 +193,14 @@ GEMMA3_REFUSED = {
         "'rope_local_base_freq' and 'rope_parameters.sliding_attention.rope_theta' contradict",
     ),
     "theta of scaling": ({"rope_theta": 9.0, "rope_scaling": LINEAR | THETA}, "'rope_scaling.rope"),
+    "length": (
+        new(**{FULL: LLAMA3}) | {"original_max_position_embeddings": 32},
+        "'original_max_position_embeddings' and 'rope_parameters.full_attention.original_max",
+    ),
+    "length, none inside": (
+        OUTER | new(**{FULL: SHORT}),
+        "'original_max_position_embeddings' and 'max_position_embeddings' contradict",
+    ),
     "scaling": (
         THETA | new(**NESTED) | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
         "'rope_parameters.full_attention' and 'rope_scaling' contradict each other in factor",
@@ -193,7 +227,9 @@ def theirs(family: str, layout: dict) -> dict:
     from transformers import AutoConfig
 
     config = json.loads(json.dumps(config_of(family, layout)))
-    return AutoConfig.for_model(config.pop("model_type"), **config).rope_parameters
+    made = AutoConfig.for_model(config.pop("model_type"), **config)
+    made.standardize_rope_params()  # as the models do, once more: only then the outer length counts
+    return made.rope_parameters
 
 
 def spec_of(settings: dict, dim: int) -> RopeSpec:

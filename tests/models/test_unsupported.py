@@ -121,6 +121,9 @@ def test_adapters_without_a_manifest(tmp_path):
         write(tmp_path, **{name: b""})
         refused(tmp_path, "holds an adapter, not a whole model", "merge_and_unload")
         (tmp_path / name).unlink()
+    for manifest in ("{", "[]", "{}", ""):
+        write(tmp_path, adapter_config__json=manifest)
+        refused(tmp_path, "holds an adapter, not a whole model", "merge_and_unload")
 
 
 def test_the_releases_own_adapter_config_is_none_of_them(tmp_path):
@@ -158,6 +161,8 @@ def test_pointers_that_are_not_read_do_not_matter(tmp_path):
     ("name", "what"),
     [
         ("Llama-Q4_K_M.gguf", "GGUF weights"),
+        ("MODEL.GGUF", "GGUF weights"),
+        ("PyTorch_Model.BIN", "PyTorch weights"),
         ("ggml-model-q4_0.bin", "GGML weights"),
         ("pytorch_model.bin", "PyTorch weights"),
         ("pytorch_model-00001-of-00002.bin", "PyTorch weights"),
@@ -185,6 +190,24 @@ def test_a_folder_without_weights_is_planned_with(tmp_path):
     assert len(FORMATS) > 10
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "more.safetensors"])
+def test_weights_that_are_no_files(tmp_path, name):
+    write(tmp_path, config__json=LLAMA)
+    os.mkfifo(tmp_path / name)
+    refused(tmp_path, f"{name} is a pipe; a file must be there, or nothing")
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("nowhere")
+    refused(tmp_path, f"{name} is a link to nothing")
+
+
+def test_configurations_as_windows_writes_them(tmp_path):
+    """With a byte order mark; a key that is there twice is refused."""
+    write(tmp_path, config__json=b"\xef\xbb\xbf" + json.dumps(LLAMA).encode())
+    assert read_spec(tmp_path) == read(LLAMA)
+    write(tmp_path, config__json=json.dumps(LLAMA)[:-1] + ', "hidden_size": 64}')
+    refused(tmp_path, "config.json is not valid JSON: 'hidden_size' is there twice in one object")
+
+
 def test_pipelines_of_diffusers(tmp_path):
     write(tmp_path, model_index__json={"_class_name": "StableDiffusionPipeline"})
     refused(tmp_path, "is a pipeline of diffusers, not a language model")
@@ -201,6 +224,28 @@ def test_pipelines_of_diffusers(tmp_path):
         {"model_type": "llama4", "text_config": {"num_local_experts": 16}},
         {"model_type": "kimi_vl", "text_config": {"n_routed_experts": 64}},
         {"model_type": "granitemoehybrid"},
+        {"model_type": "kimi_vl", "text_config": {"model_type": "deepseek_v3"}},
+        *(
+            {"model_type": kind}
+            for kind in (
+                "qwen3_next",
+                "minimax",
+                "minimax_m2",
+                "MiniMaxText01",
+                "grok-1",
+                "jamba",
+                "switch_transformers",
+                "dbrx",
+                "deepseek_v2",
+                "gpt_oss",
+                "olmoe",
+                "phimoe",
+                "granitemoe",
+                "llama4",
+                "llama4_text",
+                "qwen2_moe",
+            )
+        ),
     ],
     ids=lambda config: config["model_type"],
 )

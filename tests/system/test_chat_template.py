@@ -25,6 +25,7 @@ PARTS = (
     "{% for m in messages %}<{{ m['role'] }}>"
     "{% for part in m['content'] %}{{ part['text'] }}{% endfor %}</{{ m['role'] }}>{% endfor %}"
 )
+BOTH = "be brief hi"
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 
@@ -107,7 +108,14 @@ def test_templates_that_read_parts_get_them():
         # Its system message would be left out without a word.
         ("{{ messages[-1]['content'] }}", "be brief\n\nhi"),
         # It looks for parts in one message and for text in the other.
-        ("{{ messages[0]['content'] | string }}{{ messages[1]['content'][0].text }}", None),
+        ("{{ messages[0]['content'] | string }} {{ messages[1]['content'][0].text }}", BOTH),
+        ("{{ messages[0]['content'][0].text }} {{ messages[1]['content'] | string }}", BOTH),
+        # The same, but without a system message.
+        (
+            "{{ raise_exception('no') if messages[0].role == 'system' }}"
+            "{{ messages[0]['content'][0]['text'] }}",
+            "be brief\n\nhi",
+        ),
         # Parts, and no system message.
         (
             PARTS.replace("<{{", "{{ raise_exception('no') if m.role == 'system' }}<{{", 1),

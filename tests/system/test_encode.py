@@ -204,10 +204,23 @@ def test_missing_values():
         chat().encode("", (QUESTION, Field("interface")), {"question": "hi"})
 
 
-@pytest.mark.parametrize("template", ["{{ messages[0]['content'] * 2 }}", "nothing"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[-1]['content'] * 2 }}",
+        tk.CHATML + "{{ messages[-1]['content'] }}",
+        tk.CHATML + "About: {{ messages[-1]['content'][:40] }}",
+        "{{ messages[-1]['content'][5:] }}",
+        "nothing",
+    ],
+)
 def test_templates_that_repeat_or_drop_the_user(template):
+    """They are refused before the first prompt, whatever is in it."""
     with pytest.raises(InputError, match="FOLDER: the chat template repeats or drops"):
         chat(template=template).encode("", ("a", Slot("x")), {})
+    for system in ("", "be brief"):
+        with pytest.raises(InputError, match="FOLDER: the chat template repeats or drops"):
+            chat(template=template).render(system, "hi")
 
 
 def test_decode_leaves_control_tokens_out():

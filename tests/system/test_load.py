@@ -123,9 +123,9 @@ def remove(*names):
     [
         (remove("tokenizer.json", "tokenizer_config.json"), "holds no tokenizer"),
         (remove("tokenizer.json"), "holds no tokenizer; expected tokenizer.json or"),
-        (write("tokenizer.json", "{"), "the tokenizer cannot be loaded"),
-        (write("tokenizer.json", "{}"), "the tokenizer cannot be loaded"),
-        (write("tokenizer_config.json", "[]"), "the tokenizer cannot be loaded"),
+        (write("tokenizer.json", "{"), "tokenizer.json is no tokenizer, or is damaged"),
+        (write("tokenizer.json", "{}"), "tokenizer.json is no tokenizer, or is damaged"),
+        (write("tokenizer_config.json", "[]"), "tokenizer_config.json must hold a JSON object"),
         (remove("chat_template.jinja"), "the tokenizer has no chat template"),
         (edit("tokenizer_config.json", eos_token=None), "the tokenizer has no eos token"),
         (edit("tokenizer.json", added_tokens=[], model={

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 
 import pytest
@@ -25,19 +26,27 @@ TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n"
     "{{ m['content'] }}<end_of_turn>\n{% endfor %}"
 )
+UNREAD = {
+    "word": ({"model_type": "word"}, "whole words"),
+    "suffix": ({"model_type": "bpe", "treat_whitespace_as_suffix": True}, "blanks behind words"),
+    "unigram suffix": (
+        {"model_type": "unigram", "treat_whitespace_as_suffix": True}, "blanks behind words"
+    ),
+}  # fmt: skip
 KINDS = {
     "llama": {"model_type": "bpe"},
     "gemma": {"model_type": "bpe", "add_dummy_prefix": False, "user_defined_symbols": SYMBOLS},
     "unigram": {"model_type": "unigram", "user_defined_symbols": SYMBOLS},
+    "char": {"model_type": "char"},
 }
-CLASSES = {"llama": "LlamaTokenizer", "gemma": "GemmaTokenizer", "unigram": None}
+CLASSES = {"llama": "LlamaTokenizer", "gemma": "GemmaTokenizer", "unigram": None, "char": None}
 
 
 @pytest.fixture(scope="module")
 def trained():
     """Real SentencePiece models (about 6 KB, 20 ms each) as bytes, by kind."""
     models = {}
-    for kind, settings in KINDS.items():
+    for kind, settings in (KINDS | {kind: own for kind, (own, _) in UNREAD.items()}).items():
         made = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(TEXTS * 3),
@@ -71,7 +80,7 @@ def test_sentencepiece_models_load_as_they_are(trained, kind, tmp_path):
         assert tokenizer(text, add_special_tokens=False)["input_ids"] == exact.encode(text), text
         assert tokenizer.decode(exact.encode(text)) == exact.decode(exact.encode(text))
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (exact.bos_id(), exact.eos_id())
-    expected = SYMBOLS if kind != "llama" else ()
+    expected = SYMBOLS if kind in ("gemma", "unigram") else ()
     assert symbols == {symbol: exact.piece_to_id(symbol) for symbol in expected}
 
 
@@ -158,7 +167,19 @@ def test_other_formats_and_damage(trained, damage, told, tmp_path):
     assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("name", ["tekken.json", "qwen.tiktoken", "tokenizer.model.v3"])
+@pytest.mark.parametrize("kind", UNREAD)
+def test_sentencepiece_models_that_would_get_other_ids(trained, kind, tmp_path):
+    told = f"tokenizer.model is a SentencePiece model of {UNREAD[kind][1]}, which is not read here"
+    with pytest.raises(InputError, match=f"{told}; put the tokenizer.json") as e:
+        load_tokenizer(folder(tmp_path, trained[kind]))
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tekken.json", "qwen.tiktoken", "tokenizer.model.v3", "spiece.model",
+     "sentencepiece.bpe.model", "sentencepiece.model"],
+)  # fmt: skip
 def test_vocabularies_that_are_not_read(name, tmp_path):
     (tmp_path / name).write_text("{}")
     with pytest.raises(InputError, match=rf"holds no tokenizer; .*; {name} is not read: put the"):
@@ -217,6 +238,7 @@ def test_named_templates_in_files(saved):
         ("tokenizer_config.json", {"default": "x"}),
         ("tokenizer_config.json", [{"name": "default"}]),
         ("tokenizer_config.json", ["x"]),
+        ("tokenizer_config.json", []),
         ("chat_template.json", ["x"]),
     ],
 )
@@ -233,6 +255,55 @@ def test_templates_that_are_no_text(saved, name, value):
 def test_template_files_that_are_no_text(saved, data, told):
     (saved / "chat_template.jinja").write_bytes(data)
     with pytest.raises(InputError, match=f"chat_template.jinja .*{told}"):
+        load_tokenizer(saved)
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"tokenizer_config.json": "[]"}, "tokenizer_config.json must hold a JSON object"),
+        ({"tokenizer_config.json": '{"tokenizer_class": 7}'}, "'tokenizer_class' must be a string"),
+        ({"tokenizer_config.json": '{"added_tokens_decoder": 3}'}, "from tokenizer.json: Attrib.*; "
+         "check tokenizer_config.json"),
+        ({"tokenizer.json": "{}"}, r"tokenizer.json is no tokenizer, or is damaged \(Model miss"),
+        ({"tokenizer.json": "[]"}, r"tokenizer.json is no tokenizer, .*; fetch it again"),
+        ({"tokenizer.json": None, "vocab.json": "{}"}, "holds vocab.json without merges.txt; "),
+        ({"tokenizer.json": None, "vocab.json": "{}", "merges.txt": "a b"},
+         "cannot be loaded from vocab.json: .* put the tokenizer.json of the same model into"),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_tokenizer(saved, files, told):
+    """One line that names the file and says what would be right."""
+    (saved / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    for name, text in files.items():
+        if text is None:
+            (saved / name).unlink()
+        else:
+            (saved / name).write_text(text)
+    with pytest.raises(InputError, match=f"^{re.escape(str(saved))}.*{told}") as e:
+        load_tokenizer(saved)
+    assert "\n" not in str(e.value)
+
+
+def test_files_with_byte_order_marks(saved):
+    """The loaders refuse such files; what they say counts all the same."""
+    settings = {"model_type": "qwen2", "chat_template": TEMPLATE, "tokenizer_class": "Qwen2Tok"}
+    before = load_tokenizer(saved)[0]("the plan")["input_ids"]
+    for name in ("config.json", "tokenizer_config.json", "tokenizer.json"):
+        text = (saved / name).read_text() if name == "tokenizer.json" else json.dumps(settings)
+        (saved / name).write_text(text, encoding="utf-8-sig")
+    tokenizer, _ = load_tokenizer(saved)
+    assert tokenizer.chat_template == TEMPLATE
+    assert tokenizer("the plan")["input_ids"] == before
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "merges.txt", "chat_template.jinja", "special_tokens_map.json"]
+)
+def test_pipes_in_the_place_of_files(saved, name):
+    (saved / name).unlink(missing_ok=True)
+    os.mkfifo(saved / name)
+    with pytest.raises(InputError, match=f"{name} is a pipe; a file must be there, or nothing"):
         load_tokenizer(saved)
 
 

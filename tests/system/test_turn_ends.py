@@ -31,7 +31,12 @@ PARTS = (
     "{% endfor %}"
 )
 PLAIN = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n### End\n{% endfor %}"
-AFTER_TEXT = "{% for m in messages %}{{ m['content'] }} over<|im_end|>{% endfor %}"
+AFTER_TEXT = "{% for m in messages %}{{ m['content'] }}\n### End<|im_end|>{% endfor %}"
+AFTER_LINES = "{% for m in messages %}{{ m['content'] }}\n\n###\n\n<|eot_id|> <|end|>{% endfor %}"
+MIXED = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ m['content'][0]['text'] }}{% else %}"
+    "{{ m['content'] }}{% endif %}<|end|>\n{% endfor %}"
+)
 NONE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% endfor %}"
 NO_ASSISTANT = "{% for m in messages if m['role'] != 'assistant' %}{{ m['content'] }}{% endfor %}"
 REFUSED = "{{ raise_exception('no') if messages[-1]['role'] == 'assistant' }}" + NONE
@@ -56,6 +61,9 @@ def chat(template, special=True, eos="<|endoftext|>"):
         (SPACED, "</s>"),
         (TWO, "<|im_end|>"),
         (PARTS, "<|end|>"),
+        (AFTER_TEXT, "<|im_end|>"),
+        (AFTER_LINES, "<|eot_id|>"),
+        (MIXED, "<|end|>"),
     ],
 )
 @pytest.mark.parametrize("special", [True, False])
@@ -68,7 +76,7 @@ def test_the_closing_token_is_found(template, closing, special):
     assert c.decode([*c.ids("the plan"), c.closing_id]) == "the plan"
 
 
-@pytest.mark.parametrize("template", [PLAIN, AFTER_TEXT, NONE, NO_ASSISTANT, REFUSED])
+@pytest.mark.parametrize("template", [PLAIN, NONE, NO_ASSISTANT, REFUSED])
 def test_templates_without_a_closing_token(template):
     assert chat(template).closing_id is None
 

@@ -126,6 +126,12 @@ def test_quantized_tensors_are_named(tmp_path):
         told = rf"{q}\w+.*; the weights are quantized with {what}: use the unquantized model"
         with pytest.raises(InputError, match=told):
             load_params(spec, folder, place=on_host)
+    lora = {q + "lora_A.default.weight": scale}
+    for extra in (lora, {"base_model.model." + n: a for n, a in whole.items()}):
+        save_file(whole | extra, folder / "model.safetensors")
+        told = "unexpected .*; they are those of a LoRA adapter: merge it into its base model"
+        with pytest.raises(InputError, match=told):
+            load_params(spec, folder, place=on_host)
     save_file(whole | {q + "weight": whole[q + "weight"].astype(ml_dtypes.float8_e4m3fn)},
               folder / "model.safetensors")  # fmt: skip
     with pytest.raises(InputError, match=r"stored as F8_E4M3; .* \(quantized weights are not read"):
