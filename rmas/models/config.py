@@ -14,6 +14,7 @@ from rmas.models.fields import Fields, shown
 from rmas.models.rope import KINDS, read_gemma3_ropes, read_rope
 from rmas.models.spec import AttentionLayer, DeltaLayer, LayerSpec, ModelSpec, RopeSpec
 from rmas.models.unsupported import refuse_config, refuse_folder
+from rmas.places import has_file
 
 _DENSE = {
     "hidden_act": "silu",
@@ -112,7 +113,7 @@ def read_spec(directory: str | Path) -> ModelSpec:
         )
     spec = parse_spec(_object(path), where=str(path))
     generation = directory / "generation_config.json"
-    if generation.is_file():
+    if has_file(generation):
         _check_ids(_object(generation), spec.vocab_size, str(generation))
     return spec
 

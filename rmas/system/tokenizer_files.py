@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rmas.errors import InputError
-from rmas.files import read_json
+from rmas.files import open_file, read_bytes, read_json
+from rmas.places import has_file
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """A model folder with a tokenizer has one of these."""
@@ -14,6 +15,8 @@ TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "chat_template
 """Where a chat template can be: the first of these that has one counts."""
 LARGEST_TEMPLATE = 1 << 20
 """Bytes of the largest `chat_template.jinja` that is read."""
+_BESIDE = ("special_tokens_map.json", "added_tokens.json", "merges.txt")
+_NO_LIMIT = 10**30  # tokens of a text; what tokenizer_config.json says is not needed
 _GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
 _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 
@@ -33,24 +36,30 @@ def load_tokenizer(path: Path) -> tuple[Any, dict[str, int]]:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    found = [name for name in TOKENIZER_FILES if (path / name).is_file()]
+    found = [name for name in TOKENIZER_FILES if has_file(path / name)]
     if not found:
         # AutoTokenizer would make an empty one of the model's family.
         raise InputError(
             f"{path} holds no tokenizer; expected {' or '.join(TOKENIZER_FILES)}"
             f"{_other_vocabulary(path)}"
         )
+    for name in _BESIDE:
+        has_file(path / name)  # the loaders take what is no file for missing
     _check_template(path)
     pieces_only = found == ["tokenizer.model"]
     symbols = _user_defined(path / "tokenizer.model") if pieces_only else {}
     config = path / "tokenizer_config.json"
     try:
-        named = read_json(config).get("tokenizer_class") if config.is_file() else None
+        named = read_json(config).get("tokenizer_class") if has_file(config) else None
         generic = pieces_only or named in _GENERIC
         loader = PreTrainedTokenizerFast if generic else AutoTokenizer
         tokenizer = loader.from_pretrained(
-            str(path), local_files_only=True, trust_remote_code=False
+            str(path),
+            local_files_only=True,
+            trust_remote_code=False,
+            model_max_length=_NO_LIMIT,
         )
+        tokenizer.decode(tokenizer("a")["input_ids"])  # some settings are first looked at here
     # The loaders raise whatever their parsers raise.
     except Exception as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
@@ -68,7 +77,7 @@ def template_file(path: Path) -> str:
     """
     for name in TEMPLATE_FILES:
         file = path / name
-        if file.is_file() and (name.endswith(".jinja") or _stored_template(file) is not None):
+        if has_file(file) and (name.endswith(".jinja") or _stored_template(file) is not None):
             return name
     return ""
 
@@ -87,7 +96,7 @@ def _check_template(path: Path) -> None:
     file = path / name
     if name.endswith(".jinja"):
         try:
-            with file.open("rb") as opened:
+            with open_file(file) as opened:
                 data = opened.read(LARGEST_TEMPLATE + 1)
             data.decode()
         except (OSError, UnicodeDecodeError) as e:
@@ -116,7 +125,10 @@ def _user_defined(file: Path) -> dict[str, int]:
     # Late, since few folders need it.
     from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
-    data = file.read_bytes()
+    try:
+        data = read_bytes(file)
+    except OSError as e:
+        raise InputError(f"cannot read {file}: {e.strerror}") from None
     try:
         model = sentencepiece_model_pb2.ModelProto.FromString(data)
         SentencePieceProcessor(model_proto=data)
