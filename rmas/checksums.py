@@ -5,6 +5,7 @@ have none, and are taken as they are. Of other files in a folder a list is kept.
 """
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from rmas.places import has_file
 
 CHECKSUM = "checksum"
 """The entry of a JSON object that holds its checksum."""
+_SUM = re.compile(r"crc32:[0-9a-f]{8}")
 
 
 def with_checksum(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,8 +30,11 @@ def with_checksum(value: Mapping[str, Any]) -> dict[str, Any]:
 def without_checksum(value: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `with_checksum`; an object that has no checksum is returned as it is.
 
-    Raises ValueError where the checksum is that of something else.
+    Raises ValueError where the checksum is that of something else, or stands under another name.
     """
+    for name, own in value.items():
+        if name != CHECKSUM and isinstance(own, str) and _SUM.fullmatch(own):
+            raise ValueError(f"it is damaged: its {CHECKSUM} stands under the name {name[:40]!r}")
     if CHECKSUM in value and value[CHECKSUM] != with_checksum(value)[CHECKSUM]:
         raise ValueError(
             f"it is not what was written: its {CHECKSUM} is that of something else; restore it, "

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import json
 import shutil
 import signal
@@ -11,13 +12,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import sentencepiece
+from safetensors.numpy import load_file, save_file
 
+import rmas
 from experiments import config
+from experiments.build_search_index import jsonl_rows
 from rmas.errors import InputError
 from rmas.files import read_json
 from rmas.models.config import read_spec
 from rmas.system import prompts
-from rmas.system.load import load_chat
+from rmas.system.load import fingerprint, load_chat
 from rmas.tasks import builders
 from rmas.tasks.benchmarks import BENCHMARKS, source_of
 from rmas.tasks.locate import locate
@@ -27,13 +32,12 @@ from rmas.tools.toolbox import ToolError
 from rmas.weights import torch_archive
 from rmas.weights.files import open_files
 from rmas.weights.links import load_links, save_links
-from rmas.weights.released_links import read_outer
-from support import tokenizers_for_tests as tokens_for_tests
-from support.damage import damages, replacements
+from rmas.weights.released_links import read_inner, read_outer
+from support.damage import damages, replacements, unreadable
 from support.make_samples import SAMPLES, write_jsonl, write_parquet
-from support.tiny_systems import model_spec
 
 HERE = Path(__file__).parent
+PACKAGED = Path(rmas.__file__).parent / "tiny" / "planner"
 RELEASED = HERE / "system" / "released_goldens" / "root"
 SECONDS = 30
 ROWS = [
@@ -71,12 +75,28 @@ def prepared(path):
 
 
 def links(path):
-    return jax.tree.map(np.asarray, load_links(path.parent))
+    def accept(manifest):
+        if manifest.get("form") != "linear":
+            raise InputError("links of another form")
+
+    return jax.tree.map(np.asarray, load_links(path.parent, accept=accept))
 
 
 def outer(path):
     edges = {"outer_12": (16, 12)}
     return jax.tree.map(np.asarray, read_outer(path.parent, "math", edges))
+
+
+def inner(path):
+    form, params = read_inner(path.parent, "math", 16)
+    return form, jax.tree.map(np.asarray, params)
+
+
+def agent(path):
+    """What an agent's folder says but for its weights: ids of a chat, and those that end a turn."""
+    model = read_spec(path.parent)
+    chat, eos = load_chat(path.parent, model, "1 May 2025")
+    return chat.ids(chat.render("1 + 1", "two")), eos, fingerprint(path.parent)
 
 
 def tensors(path):
@@ -85,19 +105,6 @@ def tensors(path):
             name: files.read(name, tuple(slice(n) for n in files.shape(name)))
             for name in sorted(files.names)
         }
-
-
-def chat(path):
-    tokens, ends = load_chat(path.parent, model_spec("qwen2", 16, 1 << 16), "26 Jul 2024")
-    return tokens.encode("Be brief.", ("the plan ", prompts.Slot("a"), "is"), {}), ends
-
-
-def chat_file(folder, name):
-    """A file of an agent's folder that says how it reads and ends a chat."""
-    tokens_for_tests.byte_level().save_pretrained(folder)
-    (folder / "config.json").write_text('{"model_type": "qwen2"}')
-    (folder / "generation_config.json").write_text('{"eos_token_id": [0, 3]}')
-    return folder / name
 
 
 def put(path, content):
@@ -131,6 +138,45 @@ def released(folder, *parts):
     return folder / Path(*parts)
 
 
+def agent_file(folder, name, content=None):
+    shutil.copytree(PACKAGED, folder / "agent")
+    if content is not None:
+        (folder / "agent" / name).write_bytes(content)
+    return folder / "agent" / name
+
+
+def processor_template(folder):
+    path = agent_file(folder, "chat_template.jinja")
+    template = path.read_text()
+    path.unlink()
+    return put(path.with_suffix(".json"), json.dumps({"chat_template": template}).encode())
+
+
+def sentencepiece_file(folder):
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["seven and nine", "check the sum"] * 9), model_writer=made,
+        vocab_size=60, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    path = agent_file(folder, "tokenizer.model", made.getvalue())
+    (path.parent / "tokenizer.json").unlink()
+    put(path.parent / "tokenizer_config.json", b'{"eos_token": "</s>"}')
+    return path
+
+
+def index_of_weights(folder):
+    path = agent_file(folder, "model.safetensors.index.json")
+    whole = path.with_name("model.safetensors")
+    arrays = load_file(whole)
+    whole.unlink()
+    files = {name: f"model-{n % 2}.safetensors" for n, name in enumerate(sorted(arrays))}
+    for file in set(files.values()):
+        save_file(
+            {name: arrays[name] for name in arrays if files[name] == file}, path.parent / file
+        )
+    return put(path, json.dumps({"weight_map": files}).encode())
+
+
 def prepared_file(folder, pattern):
     write_jsonl(folder / "rows.jsonl", ROWS)
     load_rows_source(folder / "rows.jsonl", data_dir=folder / "data")
@@ -157,7 +203,7 @@ KINDS: dict[str, tuple[Make, Callable, bool]] = {
     "questions": (lambda f: put(f / "q.json", b'["What is 1 + 1?", "And 2?"]'), read_json, False),
     "search index": (index_file, search, True),
     "links": (lambda f: links_file(f, "links.safetensors"), links, True),
-    "manifest of links": (lambda f: links_file(f, "manifest.json"), links, False),
+    "manifest of links": (lambda f: links_file(f, "manifest.json"), links, True),
     "released link": (
         lambda f: Path(shutil.copy(RELEASED / "planner" / "adapter(math).pt", f)),
         torch_archive.read, True,
@@ -171,14 +217,28 @@ KINDS: dict[str, tuple[Make, Callable, bool]] = {
     "model config": (
         lambda f: released(f, "planner", "config.json"), lambda p: read_spec(p.parent), False
     ),
-    "model weights": (lambda f: released(f, "planner", "model.safetensors"), tensors, False),
-    **{
-        name: (lambda f, name=name: chat_file(f, name), chat, False)
-        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-    },
     "generation_config.json": (
-        lambda f: chat_file(f, "generation_config.json"), chat, False
+        lambda f: agent_file(f, "generation_config.json", b'{"eos_token_id": [46, 47]}'), agent,
+        False,
     ),
+    "tokenizer.json": (lambda f: agent_file(f, "tokenizer.json"), agent, False),
+    "tokenizer_config.json": (lambda f: agent_file(f, "tokenizer_config.json"), agent, False),
+    "special_tokens_map.json": (
+        lambda f: agent_file(f, "special_tokens_map.json", b'{"additional_special_tokens": []}'),
+        agent, False,
+    ),
+    "chat template": (lambda f: agent_file(f, "chat_template.jinja"), agent, False),
+    "chat template of a processor": (processor_template, agent, False),
+    "SentencePiece model": (sentencepiece_file, agent, False),
+    "index of weights": (index_of_weights, tensors, True),
+    "innerlink_config.json": (
+        lambda f: released(f, "planner", "innerlink_config.json"), inner, False
+    ),
+    "documents": (
+        lambda f: put(f / "docs.jsonl", b'{"title": "a", "text": "b c"}\n' * 9),
+        lambda path: list(jsonl_rows(path)[1]), False,
+    ),
+    "model weights": (lambda f: released(f, "planner", "model.safetensors"), tensors, False),
     "settings": (
         lambda f: put(f / "settings.json", b'{"seed": 3, "outer": {"rounds": 2}}'),
         lambda path: config.load(str(path)).to_dict(), False,
@@ -188,13 +248,15 @@ KINDS: dict[str, tuple[Make, Callable, bool]] = {
                       b"def get_config():\n    return ConfigDict({'seed': 3})\n"),
         lambda path: config.load(str(path)).to_dict(), False,
     ),
-    "prepared rows": (lambda f: prepared_file(f, "*.array_record*"), prepared, False),
-    "prepared dataset_info": (lambda f: prepared_file(f, "dataset_info.json"), prepared, False),
-    "prepared features": (lambda f: prepared_file(f, "features.json"), prepared, False),
+    "prepared rows": (lambda f: prepared_file(f, "*.array_record*"), prepared, True),
+    "prepared dataset_info": (lambda f: prepared_file(f, "dataset_info.json"), prepared, True),
+    "prepared features": (lambda f: prepared_file(f, "features.json"), prepared, True),
 }  # fmt: skip
 """Every kind of file that is read."""
-MAY_BE_GONE = {"benchmark livecodebench", "generation_config.json", "tokenizer_config.json"}
-"""One of several files: the others are read; an evaluation says that questions lack."""
+MAY_BE_GONE = {"benchmark livecodebench", "generation_config.json", "tokenizer_config.json",
+               "special_tokens_map.json", "innerlink_config.json"}  # fmt: skip
+"""One of several files: the others are read, and the evaluation says that questions lack. The
+others are optional."""
 
 
 @contextlib.contextmanager
@@ -227,6 +289,7 @@ def outcome(read, path, whole, checked):
 def test_damage_is_one_line_or_changes_nothing(kind, tmp_path):
     make, read, checked = KINDS[kind]
     path = make(tmp_path)
+    (tmp_path / "unreadable").mkdir()
     whole, content = repr(read(path)), path.read_bytes()
     wrong = {}
     for name, damaged in damages(content).items():
@@ -237,4 +300,7 @@ def test_damage_is_one_line_or_changes_nothing(kind, tmp_path):
             continue
         replace()
         wrong[name] = outcome(read, path, whole, checked=True)
+    path = make(tmp_path / "unreadable")
+    with unreadable(path), pytest.raises((InputError, ToolError), match=r"^[^\n]*$"):
+        read(path)
     assert {name: fault for name, fault in wrong.items() if fault} == {}

@@ -76,6 +76,9 @@ def test_checksums_go_along(tmp_path):
         InputError, match=r"value.json: it is not what was written.*take out its entry"
     ):
         read_checked(path)
+    path.write_text(text.replace('"checksum"', '"chegksum"'))
+    with pytest.raises(InputError, match=r"its checksum stands under the name 'chegksum'"):
+        read_checked(path)
     path.write_text(json.dumps(json.loads(text)))  # laid out otherwise
     assert read_checked(path) == value
 

@@ -3,6 +3,8 @@
 import dataclasses
 import filecmp
 import hashlib
+import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from rmas.errors import InputError
-from rmas.files import read_json
+from rmas.files import open_file, read_json
 from rmas.links import Form, LinkSpec
 from rmas.models import ModelSpec, read_spec
 from rmas.parallel import placer, single_device_mesh
@@ -213,7 +215,10 @@ def _equal(one: Path, other: Path) -> bool:
     """Whether two folders hold the same weights; contents are read only if sizes are equal."""
     if one.samefile(other):
         return True
-    files = [sorted(folder.glob("*.safetensors")) for folder in (one, other)]
+    files = [
+        [file for file in sorted(folder.glob("*.safetensors")) if has_file(file)]
+        for folder in (one, other)
+    ]
     sizes = [[(f.name, f.stat().st_size) for f in group] for group in files]
     return sizes[0] == sizes[1] and all(
         filecmp.cmp(a, b, shallow=False) for a, b in zip(*files, strict=True)
@@ -274,7 +279,7 @@ def _eos_ids(path: Path, own: int) -> set[int]:
                 raise InputError(f"{file} is not a JSON object")
             found = settings.get("eos_token_id")
             found = found if isinstance(found, list) else [found]
-            ids |= {i for i in found if isinstance(i, int)}
+            ids |= {i for i in found if type(i) is int}  # true is no id
     return ids
 
 
@@ -284,21 +289,31 @@ def fingerprint(directory: Path) -> str:
     Small files are read whole; of each weight file the size and one MiB at the start (with its
     table of tensors), the middle and the end: enough to distinguish models without reading
     gigabytes.
+
+    Raises `InputError` for a file that cannot be read.
     """
     digest = hashlib.sha256()
     for file in sorted(directory.glob("*.safetensors")):
-        size, part = file.stat().st_size, 1 << 20
-        digest.update(f"{file.name} {size}\n".encode())
-        with file.open("rb") as f:
+        with _opened(file) as f:
+            size, part = os.fstat(f.fileno()).st_size, 1 << 20
+            digest.update(f"{file.name} {size}\n".encode())
             for start in (0, max(size // 2 - part // 2, 0), max(size - part, 0)):
                 f.seek(start)
                 digest.update(f.read(part))
     names = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
     # Files that count only where the usual ones are missing.
-    names += ["tokenizer.model"] * (not (directory / "tokenizer.json").is_file())
+    names += ["tokenizer.model"] * (not has_file(directory / "tokenizer.json"))
     names += ["chat_template.json"] * (template_file(directory) == "chat_template.json")
     for name in names:
         file = directory / name
-        if file.is_file():
-            digest.update(name.encode() + file.read_bytes())
+        if has_file(file):
+            with _opened(file) as f:
+                digest.update(name.encode() + f.read())
     return digest.hexdigest()[:16]
+
+
+def _opened(file: Path) -> io.BufferedReader:
+    try:
+        return open_file(file)
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from None

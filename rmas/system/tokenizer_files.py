@@ -20,6 +20,7 @@ TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "chat_template
 """Where a chat template can be: the first of these that has one counts."""
 LARGEST_TEMPLATE = 1 << 20
 """Bytes of the largest `chat_template.jinja` that is read."""
+_NO_LIMIT = 10**30  # tokens of a text; what tokenizer_config.json says is not needed
 _GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
 _PIECES = ("spiece.model", "sentencepiece*.model")
 """SentencePiece models of families that give their pieces other ids (t5, xlm-roberta, ...)."""
@@ -62,8 +63,12 @@ def load_tokenizer(path: Path) -> tuple[Any, dict[str, int]]:
     try:
         with _without_marks(path) as folder:
             tokenizer = loader.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
+                str(folder),
+                local_files_only=True,
+                trust_remote_code=False,
+                model_max_length=_NO_LIMIT,
             )
+        tokenizer.decode(tokenizer("a")["input_ids"])  # some settings are first looked at here
     # The loaders raise whatever their parsers raise.
     except Exception as e:
         raise InputError(_failure(path, found, e)) from e
@@ -159,7 +164,7 @@ def _check_template(path: Path) -> None:
     file = path / name
     if name.endswith(".jinja"):
         try:
-            with file.open("rb") as opened:
+            with open_file(file) as opened:
                 data = opened.read(LARGEST_TEMPLATE + 1)
             data.decode()
         except (OSError, UnicodeDecodeError) as e:
@@ -190,7 +195,10 @@ def _user_defined(file: Path) -> dict[str, int]:
     # Late, since few folders need it.
     from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
-    data = file.read_bytes()
+    try:
+        data = read_bytes(file)
+    except OSError as e:
+        raise InputError(f"cannot read {file}: {e.strerror}") from None
     try:
         model = sentencepiece_model_pb2.ModelProto.FromString(data)
         SentencePieceProcessor(model_proto=data)

@@ -28,7 +28,7 @@ from rmas.tasks.locate import Files
 from rmas.tasks.prepared import list_prepared
 from rmas.tasks.puzzle import MIX
 from rmas.tasks.rows import Row, to_record
-from rmas.tasks.tables import Cells, read_records
+from rmas.tasks.tables import Cells, Placed, read_records
 
 _FIELDS = ("id", "question", "answer", "texts", "meta")
 
@@ -187,24 +187,30 @@ def public_config(dataset: str, files: Files) -> PublicConfig:
 
 
 def _benchmark_rows(name: str, paths: Iterable[Path]) -> Iterator[Row]:
-    benchmark, n = BENCHMARKS[name], -1
+    benchmark = BENCHMARKS[name]
     seen: dict[str, str] = {}
-    for path in paths:
-        for place, record in read_records(path):
-            n += 1
-            own, question, answer, meta = benchmark.read(Cells(record, place))
-            row = Row(f"{name}/{own}" if own else f"{name}-{n:06d}", question, answer, meta=meta)
-            if row.id in seen:
-                raise InputError(f"{place}: the id {row.id!r} is also that of {seen[row.id]}")
-            seen[row.id] = place
-            yield row
-    if n < 0:
-        raise InputError(f"empty dataset: the files of {name} have no rows")
+    for n, (place, record) in enumerate(_records(paths)):
+        own, question, answer, meta = benchmark.read(Cells(record, place))
+        row = Row(f"{name}/{own}" if own else f"{name}-{n:06d}", question, answer, meta=meta)
+        if row.id in seen:
+            raise InputError(f"{place}: the id {row.id!r} is also that of {seen[row.id]}")
+        seen[row.id] = place
+        yield row
 
 
 def _training_rows(name: str, paths: Iterable[Path]) -> Iterator[Row]:
-    records = (placed for path in paths for placed in read_records(path))
-    yield from parse_records(records, name)
+    yield from parse_records(_records(paths), name)
+
+
+def _records(paths: Iterable[Path]) -> Iterator[Placed]:
+    """The records of all files, none of which may be empty."""
+    for path in paths:
+        empty = True
+        for placed in read_records(path):
+            empty = False
+            yield placed
+        if empty:
+            raise InputError(f"empty dataset: {path} has no rows; it needs at least one")
 
 
 def _digest_of(path: Path) -> str:

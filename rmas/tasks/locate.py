@@ -2,13 +2,15 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rmas.errors import InputError
 from rmas.tasks.benchmarks import Source
 from rmas.tasks.tables import SUFFIXES, bare
+
+_PART = re.compile(r"(.+)-(\d{1,5})-of-(\d{1,5})")  # the stem of a file that is one of several
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,9 @@ def locate(name: str, source: Source, at: str | os.PathLike | None = None) -> Fi
         return Files(_in_folder(root, name, source), f"{source.repo}@{commit}")
     root = Path(at).expanduser()
     if os.path.isfile(root):
-        return Files({_split_of(root, name, source): (root,)}, "local files")
+        split = _split_of(root, name, source)
+        _check_parts([root])
+        return Files({split: (root,)}, "local files")
     if not os.path.isdir(root):
         raise InputError(f"{str(root)[:300]} is not a folder; name one with the files of {name}")
     splits = _in_folder(root, name, source)
@@ -58,11 +62,16 @@ def locate(name: str, source: Source, at: str | os.PathLike | None = None) -> Fi
 def _split_of(file: Path, name: str, source: Source) -> str:
     """The split that a file is of: the only one, or the one that its name tells."""
     named = [split for split in source.files if split in file.stem.casefold()]
+    if file.suffix.lower() not in SUFFIXES:
+        raise InputError(
+            f"{file} is not read as rows of {name}: its name must end in one of "
+            f"{', '.join(SUFFIXES)}"
+        )
     found = list(source.files) if len(source.files) == 1 else named
-    if len(found) != 1 or file.suffix.lower() not in SUFFIXES:
+    if len(found) != 1:
         raise InputError(
             f"{file} may hold any of {', '.join(source.files)} of {name}; call it by one of them, "
-            f"as {next(iter(source.files))}.jsonl ({', '.join(SUFFIXES)} are read)"
+            f"as {next(iter(source.files))}{file.suffix}"
         )
     return found[0]
 
@@ -78,7 +87,30 @@ def _in_folder(root: Path, name: str, source: Source) -> dict[str, tuple[Path, .
             found = _by_name(root, name, source, split)
         if found:
             splits[split] = tuple(dict.fromkeys(found))
+            _check_parts(splits[split])
     return splits
+
+
+def _check_parts(paths: Iterable[Path]) -> None:
+    """Refuses files of which each says that it is one of N, where not all N are there."""
+    sets: dict[str, dict[int, set[int]]] = {}
+    for path in paths:
+        if part := _PART.fullmatch(path.stem):
+            called = f"{path.with_name(part[1])}-*{path.suffix}"
+            sets.setdefault(called, {}).setdefault(int(part[3]), set()).add(int(part[2]))
+    for called, sizes in sets.items():
+        if len(sizes) > 1:
+            several = " and ".join(str(size) for size in sizes)
+            raise InputError(f"{called} are parts of {several} files; keep those of one division")
+        ((size, there),) = sizes.items()
+        first = 0 if 0 in there or size not in there else 1
+        missing = [n for n in range(first, first + size) if n not in there]
+        if missing:
+            listed = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+            raise InputError(
+                f"{called}: by their names there are {size} files, of which number {listed} is "
+                "missing; copy it there, too, and name their folder"
+            )
 
 
 def _matching(root: Path, pattern: str) -> list[Path]:
@@ -96,7 +128,7 @@ def _by_name(root: Path, name: str, source: Source, split: str) -> list[Path]:
         names |= datasets
     stems: dict[str, list[Path]] = {}
     for path in _data_files(root):
-        part = re.fullmatch(r"(.+)-\d+-of-\d+", path.stem)
+        part = _PART.fullmatch(path.stem)
         if bare(part[1] if part else path.stem) in names:
             key = f"{path.parent}/{part[1] if part else path.stem}{path.suffix}"
             stems.setdefault(key, []).append(path)
@@ -107,9 +139,12 @@ def _by_name(root: Path, name: str, source: Source, split: str) -> list[Path]:
 
 
 def _data_files(root: Path) -> list[Path]:
-    """The files of a folder, and of those in it, that rows can be read from."""
+    """What a folder, and those in it, have under a name of a file that rows are read from.
+
+    That it is no file (a broken link, a pipe, a folder) its reader tells.
+    """
     found = sorted([*root.glob("*"), *root.glob("*/*")])
-    return [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file()]
+    return [path for path in found if path.suffix.lower() in SUFFIXES]
 
 
 def _download(name: str, source: Source) -> tuple[Path, str]:

@@ -161,7 +161,7 @@ def _fill(file: io.FileIO, array: np.ndarray) -> None:
 
 def _data_starts(path: Path) -> dict[str, int]:
     """The offset of each tensor's bytes in a file whose header `_open` has checked."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
     header.pop("__metadata__", None)

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from rmas.checksums import CHECKSUM, with_checksum, without_checksum
 from rmas.errors import InputError
-from rmas.files import read_json, replacing_folder, write_json
+from rmas.files import open_file, read_json, replacing_folder, write_json
 from rmas.models.unsupported import refuse_pointer
 from rmas.places import has_file
 from rmas.shapes import Params
@@ -111,7 +111,7 @@ def _check(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,9 +1,11 @@
-"""What can happen to a file: damaged contents, and what may stand in its place."""
+"""What can happen to a file: damaged contents, what may stand in its place, no permission."""
 
+import contextlib
+import ctypes
 import os
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 FLIPS = 20
@@ -52,7 +54,7 @@ def damages(data: bytes, seed: int = 0) -> dict[str, bytes]:
 def replacements(path: Path) -> dict[str, Callable[[], None]]:
     """What may stand in the place of the file `path`: name -> a function that puts it there.
 
-    Each removes what is there before. (Permissions are not among them: they do not bind root.)
+    Each removes what is there before.
     """
 
     def put(make: Callable[[], object]) -> Callable[[], None]:
@@ -73,3 +75,39 @@ def replacements(path: Path) -> dict[str, Callable[[], None]]:
         "loop of links": put(lambda: path.symlink_to(path)),
         "device without end": put(lambda: path.symlink_to("/dev/zero")),
     }
+
+
+@contextlib.contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """Takes away the permission to read a file, from root too (from this thread of it)."""
+    mode = path.stat().st_mode
+    path.chmod(0)
+    try:
+        with _bound_by_permissions():
+            if os.access(path, os.R_OK, effective_ids=True):
+                raise RuntimeError(f"{path} can still be read")
+            yield
+    finally:
+        path.chmod(mode)
+
+
+@contextlib.contextmanager
+def _bound_by_permissions() -> Iterator[None]:
+    """Gives up the capabilities by which root reads every file, for a while."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # capabilities(7): version 3, this thread
+    data = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; their upper halves
+
+    def call(function: Callable[..., int]) -> None:
+        if function(header, data):
+            raise OSError(ctypes.get_errno(), "capabilities cannot be changed")
+
+    call(libc.capget)
+    before = data[0]
+    data[0] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    call(libc.capset)
+    try:
+        yield
+    finally:
+        data[0] = before
+        call(libc.capset)

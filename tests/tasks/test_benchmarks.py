@@ -240,7 +240,7 @@ def test_a_bad_row_of_a_parquet_file(tmp_path, name, row, message):
         ("math500", "test.jsonl", b'{"problem": "a", \n', "line 1, column 17: not valid JSON"),
         ("math500", "test.jsonl", b"[1]\n", "line 1: not an object"),
         ("math500", "test.jsonl", b"\xff\n", "byte 0 is not UTF-8"),
-        ("math500", "test.jsonl", b"", "the files of math500 have no rows"),
+        ("math500", "test.jsonl", b"", "test.jsonl has no rows; it needs at least one"),
         ("math500", "test.json", b'{"a": 1}', "field 'data' is not a list of rows"),
         ("gsm8k", "test.parquet", b"PAR1 and more", "test.parquet: not valid parquet"),
         ("gpqa", "gpqa_diamond.csv", b"Question,Correct Answer\nq\n", "row 0: the number of cells"),

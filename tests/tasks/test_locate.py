@@ -10,7 +10,8 @@ from rmas.tasks.locate import locate
 from rmas.tasks.sources import load_rows_source
 from rmas.tasks.tables import SUFFIXES
 from support import make_samples
-from support.make_samples import write_jsonl
+from support.damage import replacements
+from support.make_samples import write_jsonl, write_parquet
 
 
 def put(folder, *names):
@@ -49,6 +50,62 @@ def test_one_file_by_its_dataset_or_split(name, file, tmp_path):
 def test_numbered_parts_are_one_file_in_order(tmp_path):
     parts = [f"test-0000{n}-of-00003.parquet" for n in range(3)]
     put(tmp_path, *(f"default/{part}" for part in parts))
+    assert found("math500", tmp_path) == {"test": parts}
+
+
+PARTS = [f"test-0000{n}-of-00002" for n in range(2)]
+FAULTS = {
+    "gone": r"test-\*SUFFIX: by their names there are 2 files, of which number 1 is missing",
+    "folder": r"test-00001-of-00002SUFFIX: cannot be read \(Is a directory\)",
+    "fifo": r"test-00001-of-00002SUFFIX: cannot be read \(Not a regular file\)",
+    "dangling link": r"test-00001-of-00002SUFFIX: cannot be read \(No such file or directory\)",
+    "loop of links": r"test-00001-of-00002SUFFIX: cannot be read \(Too many levels",
+    "device without end": r"test-00001-of-00002SUFFIX: cannot be read \(Not a regular file\)",
+}
+
+
+@pytest.mark.parametrize("folder", ["", "data"])
+@pytest.mark.parametrize(
+    ("name", "write", "suffix"),
+    [
+        ("math500", write_jsonl, ".jsonl"),
+        ("bamboogle", write_parquet, ".parquet"),
+        ("sequential-math", write_parquet, ".parquet"),
+    ],
+)
+def test_no_part_is_lost_in_silence(name, write, suffix, folder, tmp_path):
+    rows = make_samples.BAMBOOGLE if name == "bamboogle" else make_samples.MATH500
+    if name == "sequential-math":
+        rows = [{"question": "q", "answer": "1", "plan": "p", "refined_plan": "r"}]
+    source, data = tmp_path / "source", tmp_path / "data"
+    (source / folder).mkdir(parents=True)
+    first, second = (source / folder / f"{part}{suffix}" for part in PARTS)
+    write(first, rows[:1])
+    for fault, replace in replacements(second).items():
+        replace()
+        expected = FAULTS[fault].replace("SUFFIX", re.escape(suffix))
+        with pytest.raises(InputError, match=expected):
+            load_rows_source(name, data_dir=data, source=source)
+    second.unlink()
+    if suffix == ".jsonl":
+        second.write_text("")
+        with pytest.raises(InputError, match=r"empty dataset: .*test-00001-of-00002\.jsonl has no"):
+            load_rows_source(name, data_dir=data, source=source)
+    with pytest.raises(InputError, match=r"number 1 is missing"):
+        second.unlink(missing_ok=True)
+        load_rows_source(name, data_dir=data, source=first)
+    assert not data.exists() or not [*data.rglob("*.array_record*")]
+
+
+def test_parts_of_two_divisions_are_refused(tmp_path):
+    put(tmp_path, "test-00000-of-00001.parquet", *(f"{part}.parquet" for part in PARTS))
+    with pytest.raises(InputError, match=r"are parts of 1 and 2 files; keep those of one"):
+        locate("bamboogle", source_of("bamboogle"), tmp_path)
+
+
+def test_parts_may_be_counted_from_one(tmp_path):
+    parts = [f"test-{n}-of-2.jsonl" for n in (1, 2)]
+    put(tmp_path, *parts)
     assert found("math500", tmp_path) == {"test": parts}
 
 
