@@ -2,10 +2,11 @@
 
 import ast
 import builtins
+import itertools
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 MAX_CODE = 200_000
 """Most characters of a program."""
@@ -27,7 +28,14 @@ _THOUGHT = re.compile("</?think>")
 _GOES_ON = re.compile(r"(?:else|elif|except|finally)\b")
 _FENCE = re.compile(r"[ \t>]*(?:`{3,}|~{3,})")
 _CHUNKS, _TRIES = 20, 2000  # most parts of one statement, and most that are parsed in a text
-_DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_REPAIRS, _ENDS_TRIED = 20, 20  # most repairs of blocks in a text, and ends tried in each of them
+_ONE_LINE = re.compile(_LEAD + r"(`{3,})(?:python\s|py\s)?(?P<code>[^`]+)\2\s*$")
+_PROMPT = re.compile(r"^[ \t]*(?:>>>|\.\.\.)(?:[ \t](.*))?$", re.MULTILINE)
+_BLANKS = dict.fromkeys(map(ord, "\xa0\u2007\u202f"), " ") | dict.fromkeys(map(ord, "\u200b\ufeff"))
+_INDENTED = re.compile(r"^(?: {4}|\t)", re.MULTILINE)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_DEFINES = (*_FUNCTIONS, ast.ClassDef)
+_MAKES = (ast.Lambda, ast.Call, ast.Name, ast.Attribute, ast.IfExp)  # a function, as a value
 _GIVES = (*_DEFINES, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
 
 # Answers are parsed, and what Python has to say about their escapes is nobody's concern.
@@ -36,11 +44,15 @@ warnings.filterwarnings("ignore", module="<answer>")
 
 @dataclass(frozen=True)
 class _Block:
-    """Code of a text; `python` is 2 where its fence says so, 1 for no mark, 0 for another."""
+    """Code of a text; `python` is 2 where its fence says so, 1 for no mark, 0 for another.
+
+    `whole` is the code with the indentation of its first line.
+    """
 
     code: str
     python: int
     tree: ast.Module | None
+    whole: str = ""
 
 
 def find_code(text: str, interface: Mapping[str, str] | None = None) -> str | None:
@@ -50,17 +62,19 @@ def find_code(text: str, interface: Mapping[str, str] | None = None) -> str | No
     function `interface["name"]`, or a program that reads its input and prints. Among equals a fence
     that says Python is preferred, then code without syntax errors, then the last one. What is
     defined in another block and used here precedes the code. A block that is not closed ends with
-    the text; a fence inside a string does not end a block. What follows `</think>` is preferred.
+    the text; a fence inside a string does not end a block. Blocks with syntax errors are tried as
+    what they may mean: ended by a fence with text around it, lines behind prompts, blanks that
+    Python does not know, or continued in the next block. What follows `</think>` is preferred.
     """
     name = (interface or {}).get("name", "")
     answer = text.rpartition("</think>")[2]
     for part in dict.fromkeys((answer, _THOUGHT.sub("\n", text))):
-        blocks = list(_blocks(part))
+        blocks = _joined(_blocks(part))
         best = max(enumerate(blocks), key=lambda item: _rank(item, name), default=None)
         if best is None or _wanted(best[1], name) == 0:
-            bare = _bare(part)
-            if bare is not None and _wanted(bare, name) and len(bare.code) <= MAX_CODE:
-                return bare.code
+            for bare in map(_bare, dict.fromkeys((part, _INDENTED.sub("", part)))):
+                if bare is not None and _wanted(bare, name) and len(bare.code) <= MAX_CODE:
+                    return bare.code
         if best is not None:
             code = _with_parts(best[1], blocks[: best[0]] + blocks[best[0] + 1 :])
             return code if len(code) <= MAX_CODE else best[1].code
@@ -80,22 +94,40 @@ def _wanted(block: _Block, name: str) -> int:
         return int(bool(re.search(r"^\s*(?:def|class|async|import|from)\b", block.code, re.M)))
     if block.tree is None:
         return 2 * bool(re.search(rf"^\s*(?:async\s+)?def\s+{re.escape(name)}\b", block.code, re.M))
-    found = [node for node in _members(block.tree) if name in _bound(node)]
-    found = [node for node in found if isinstance(node, _DEFINES) or name not in _read(node)]
+    found = [node for node in _members(block.tree) if _makes(node, name)]
     return 2 - all(_is_stub(node) for node in found) if found else 0
 
 
-def _members(tree: ast.Module) -> Iterator[ast.stmt]:
-    for node in tree.body:
+def _members(tree: ast.Module) -> Iterator[ast.AST]:
+    """The statements outside of functions, also those of classes, conditions and the like."""
+    left: list[ast.AST] = [tree]
+    while left:
+        node = left.pop()
         yield node
-        if isinstance(node, ast.ClassDef):
-            yield from node.body
+        if not isinstance(node, _FUNCTIONS):
+            parts = (ast.stmt, ast.excepthandler, ast.match_case)
+            left += [part for part in ast.iter_child_nodes(node) if isinstance(part, parts)]
 
 
-def _is_stub(node: ast.stmt) -> bool:
-    """Whether a function has no body but a docstring, `pass` or `...`."""
+def _makes(node: ast.AST, name: str) -> bool:
+    """Whether a statement makes a function or class of this name; its use makes none."""
+    if isinstance(node, _DEFINES):
+        return node.name == name
+    if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not isinstance(node.value, _MAKES):
+        return False
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    own = any(isinstance(part, ast.Lambda) for part in ast.walk(node.value))  # may call itself
+    return any(isinstance(t, ast.Name) and t.id == name for t in targets) and (
+        own or name not in _read(node.value)
+    )
+
+
+def _is_stub(node: ast.AST) -> bool:
+    """Whether a function has no body but a docstring, `pass`, `...` or `NotImplementedError`."""
     return isinstance(node, _DEFINES) and all(
-        isinstance(s, ast.Pass) or (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))
+        isinstance(s, ast.Pass)
+        or (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))
+        or (isinstance(s, ast.Raise) and s.exc and "NotImplementedError" in _read(s.exc))
         for s in node.body
     )
 
@@ -104,19 +136,70 @@ def _is_stub(node: ast.stmt) -> bool:
 
 
 def _blocks(text: str) -> Iterator[_Block]:
-    lines, at = text.split("\n"), 0
+    lines, at, repairs = text.split("\n"), 0, _REPAIRS
     while at < len(lines):
-        opening = _OPENING.match(lines[at])
+        opening, short = _OPENING.match(lines[at]), _ONE_LINE.match(lines[at])
         at += 1
+        if short and (tree := _parse(short["code"])):
+            yield _Block(f"{short['code'].strip()}\n", 1, tree)
         if opening is None or opening["info"].strip().lower() in ("markdown", "md"):
             continue
-        end = _end(lines, at, opening["fence"])
-        code = _dedent(lines[at:end], len(opening["lead"]))
-        at = end + 1
-        if code.strip() and len(code) <= MAX_CODE:
+        end, lead = _end(lines, at, opening["fence"]), len(opening["lead"])
+        found, after = _read_block(lines[at:end], lead), end + 1
+        if found.tree is None and repairs > 0:
+            repairs -= 1
+            for n, code in _other_ends(lines[at:end], opening["fence"]):
+                if (other := _read_block(code, lead)).tree and other.code.strip():
+                    again = _OPENING.match(lines[at + n])
+                    found = other
+                    after = at + n + (not (again and _PYTHON.match(again["info"])))
+                    break
+        at = after
+        if found.code.strip() and len(found.code) <= MAX_CODE:
             marked = opening["info"].strip()
             python = 1 if not marked else 2 * bool(_PYTHON.match(marked))
-            yield _Block(code, python, _parse(code))
+            yield replace(found, python=python)
+
+
+def _read_block(lines: Sequence[str], lead: int) -> _Block:
+    """The code of lines, whose fence is indented by `lead`."""
+    whole = "\n".join(_cut(line, lead, " \t>") for line in lines) + "\n"
+    code = _dedent(whole)
+    if len(code) > MAX_CODE or (tree := _parse(code)):
+        return _Block(code, 0, None if len(code) > MAX_CODE else tree, whole)
+    prompted = "".join(f"{line}\n" for line in _PROMPT.findall(whole))
+    for other in (prompted, whole.translate(_BLANKS)):
+        if other.strip() and other != whole and (tree := _parse(_dedent(other))):
+            return _Block(_dedent(other), 0, tree, other)
+    return _Block(code, 0, None, whole)
+
+
+def _other_ends(lines: Sequence[str], fence: str) -> Iterator[tuple[int, list[str]]]:
+    """Where a block may end otherwise: lines with a fence behind code or before other text."""
+    places = ((n, line.find(fence)) for n, line in enumerate(lines))
+    for n, place in itertools.islice(((n, p) for n, p in places if p >= 0), _ENDS_TRIED):
+        yield n, [*lines[:n], lines[n][:place]]
+
+
+def _joined(blocks: Iterable[_Block]) -> list[_Block]:
+    """The blocks; two that only together are a program are one."""
+    found: list[_Block] = []
+    tries = _REPAIRS
+    for block in blocks:
+        last = found[-1] if found else None
+        if last and tries > 0 and (last.tree is None or _continues(block)):
+            tries -= 1
+            whole = last.whole + block.whole
+            if len(whole) <= MAX_CODE and (tree := _parse(whole)):
+                found[-1] = replace(last, code=whole, tree=tree, whole=whole)
+                continue
+        found.append(block)
+    return found
+
+
+def _continues(block: _Block) -> bool:
+    """Whether a block cannot be a program of its own."""
+    return block.tree is None or any(isinstance(node, ast.Return) for node in _members(block.tree))
 
 
 def _end(lines: Sequence[str], start: int, fence: str) -> int:
@@ -149,12 +232,12 @@ def _quote_after(line: str, quote: str) -> str:
             return ""
 
 
-def _dedent(lines: Sequence[str], lead: int) -> str:
-    """The lines without the indentation of their fence, and then of their first line."""
-    lines = [_cut(line, lead, " \t>") for line in lines]
+def _dedent(code: str) -> str:
+    """The code without the indentation of its first line."""
+    lines = code.split("\n")
     first = next((line for line in lines if line.strip()), "")
     indent = len(first) - len(first.lstrip(" \t"))
-    return "\n".join(_cut(line, indent, " \t") for line in lines) + "\n"
+    return "\n".join(_cut(line, indent, " \t") for line in lines)
 
 
 def _cut(line: str, most: int, characters: str) -> str:

@@ -35,20 +35,23 @@ _PRELUDE = "".join(
     + ["sys.setrecursionlimit(50000)\n"]
 )
 
+# A solution runs in a module that can be imported by its name, without which its classes are not
+# pickled and its functions not given to other processes.
 _PROGRAM = """
-names = {"__name__": "__main__"}
 for part in ("prelude.py", "candidate.py"):
-    exec(compile(open(part).read(), part, "exec"), names)
+    exec(compile(open(part).read(), part, "exec"))
 """
 
 _CALL = """
-import json, sys
+import json, sys, types
 name, mark = sys.argv[1:]
 arguments = [json.loads(line) for line in sys.stdin.read().split("\\n") if line.strip()]
-names = {"__name__": "candidate"}
+module = sys.modules["__main__"] = sys.modules["candidate"] = types.ModuleType("candidate")
 for part in ("prelude.py", "candidate.py"):
-    exec(compile(open(part).read(), part, "exec"), names)
-function = getattr(names["Solution"](), name) if "Solution" in names else names[name]
+    exec(compile(open(part).read(), part, "exec"), vars(module))
+owner = getattr(module, "Solution", None)
+alone = hasattr(module, name) and not hasattr(owner, name)
+function = getattr(module if alone else owner(), name)
 result = json.dumps(function(*arguments))
 print("\\n" + mark + result, flush=True)
 """

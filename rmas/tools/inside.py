@@ -85,7 +85,9 @@ _CLONE, _MMAP = (56, 220), (9, 222)
 _SHARED_ANONYMOUS = 0x21  # MAP_SHARED and MAP_ANONYMOUS: memory that no process need show
 # Values of an argument that are refused: (numbers, place of the argument, values).
 _REFUSED = {
-    "fcntl": ((72, 25), 1, (1024, 1026, 1031)),  # F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ
+    # Locks that no process is said to hold (F_OFD_SETLK, F_OFD_SETLKW), and F_SETLEASE, F_NOTIFY,
+    # F_SETPIPE_SZ.
+    "fcntl": ((72, 25), 1, (37, 38, 1024, 1026, 1031)),
     "setsockopt": ((54, 208), 2, (7, 8, 32, 33)),  # SO_SNDBUF, SO_RCVBUF, and the same forced
 }
 _SOCKETS = ((41, 198), (53, 199))  # socket and socketpair: AF_UNIX (1) alone

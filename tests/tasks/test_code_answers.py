@@ -162,6 +162,20 @@ time.sleep(1.5)
 print(sum(map(int, input().split())))
 """
 SUM = "print(sum(map(int, input().split())))"
+ORDERED = "def order(a, b):\n    return sorted([a, b])"
+NEED_THEIR_MODULE = (
+    "import pickle\nclass A:\n    pass\nassert type(pickle.loads(pickle.dumps(A()))) is A",
+    "import __main__\nx = 3\nassert __main__.x == 3",
+    "import sys\nx = 3\nassert sys.modules[__name__].x == 3",
+)
+POOL = """
+import multiprocessing
+def double(x):
+    return 2 * x
+if __name__ == "__main__":
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        print(sum(pool.map(double, map(int, input().split()))) // 2)
+"""
 ORDER = "class Solution:\n    def order(self, a: int, b: int) -> List[int]:\n        return {}"
 
 
@@ -187,6 +201,11 @@ ORDER = "class Solution:\n    def order(self, a: int, b: int) -> List[int]:\n   
             "",
         ),
         (0, "def deep(n):\n    return n and 1 + deep(n - 1)\ndeep(20000)\n" + SUM, ""),
+        *((0, f"{code}\n{SUM}", "") for code in NEED_THEIR_MODULE),
+        (0, POOL, ""),
+        *((1, f"{code}\n{ORDERED}", "") for code in NEED_THEIR_MODULE),
+        (1, f"class Solution:\n    def other(self):\n        pass\n{ORDERED}", ""),
+        (1, f"class Solution:\n    def __init__(self, a):\n        pass\n{ORDERED}", ""),
         (1, "def order(a, b):\n    sqrt(a)\n    return sorted([a, b], key=cmp_to_key(sub))", ""),
         (1, ORDER.format("sorted([a, b])"), ""),
         (1, ORDER.format("tuple(sorted([a, b]))"), ""),

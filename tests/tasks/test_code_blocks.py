@@ -80,6 +80,25 @@ def test_a_string_that_never_ends_does_not_take_the_text_along():
     assert find_code(f"{block('x = 1')}{block('# no')}" + block("'''") + "text") is not None
 
 
+RECURSIVE = "area = lambda r: r and 3 + area(r - 1)\n"
+IMPORTS = (
+    f"from solution import area\n{USES}",
+    f"import area\n{USES}",
+    f"try:\n    from solution import area\nexcept ImportError:\n    pass\n{USES}",
+    f"from solution import other as area\n{USES}",
+    "area = 3\nprint(area)",
+    "for area in (1, 2):\n    print(2)",
+    "with open('x') as area:\n    pass",
+)
+STUBS = (
+    "raise NotImplementedError",
+    "raise NotImplementedError('write it')",
+    "'What it is.'\n    raise NotImplementedError()",
+    "'What it is.'\n    ...",
+    "pass  # your code",
+)
+
+
 @pytest.mark.parametrize(
     ("text", "interface", "code"),
     [
@@ -90,6 +109,10 @@ def test_a_string_that_never_ends_does_not_take_the_text_along():
         (block(DEFINES) + "In short:\n" + block("def area(r): ..."), AREA, DEFINES),
         (block(DEFINES) + f"{FENCE}python\ndef area(r):\n    return (3", AREA, DEFINES),
         (block("area = lambda r: 3 * r") + block(USES), AREA, "area = lambda r: 3 * r\n"),
+        (block(RECURSIVE) + block(USES), AREA, RECURSIVE),
+        *((block(DEFINES) + "Use it:\n" + block(use), AREA, DEFINES) for use in IMPORTS),
+        *((block(use) + block(DEFINES), AREA, DEFINES) for use in IMPORTS),
+        *((block(DEFINES) + block(f"def area(r):\n    {body}"), AREA, DEFINES) for body in STUBS),
         (
             block("class Solution:\n    def area(self, r):\n        return r") + block(USES),
             AREA,
@@ -121,11 +144,51 @@ def test_what_is_asked_outweighs_what_follows(text, interface, code):
             "import sys\nfor line in sys.stdin:\n    if line:\n        print(1)\n    else:\n"
             "        print(2)\ntry:\n    pass\nexcept OSError:\n    pass\n",
         ),
+        (f"So:\n\n{shifted(DEFINES, '    ')}\nThat is it.", AREA, DEFINES),
+        (f"So:\n\n{shifted(DEFINES, chr(9))}\nThat is it.", AREA, DEFINES),
         (f"{DEFINES}\nIt prints\n{block('6', '')}", AREA, DEFINES),
     ],
 )  # fmt: skip
 def test_code_without_a_fence_counts(text, interface, code):
     assert find_code(text, interface) == code
+
+
+@pytest.mark.parametrize("use", ["", block(USES)])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{FENCE}python\n{DEFINES}{FENCE}.\nThat is it.\n",
+        f"{FENCE}python\n{DEFINES}{FENCE}<|im_end|>\n",
+        f"{FENCE}python\n{DEFINES}{FENCE} as asked\n",
+        f"1. So:\n\n   {FENCE}python\n{shifted(DEFINES, '   ')}   {FENCE}, done.\n",
+        f"{FENCE}python\n{DEFINES.rstrip()}{FENCE}\n",
+        f"{FENCE}python\n{DEFINES.rstrip()} {FENCE} That is it.\n",
+        f"{FENCE}python\n{DEFINES}",  # not closed before the next
+        f"{FENCE}python\n{DEFINES.replace('    ', chr(160) * 4)}{FENCE}\n",
+        f"{FENCE}python\n>>> {DEFINES.rstrip().replace(chr(10), chr(10) + '... ')}\n{FENCE}\n",
+        f"{FENCE}pycon\n>>> {DEFINES.replace(chr(10), chr(10) + '... ')}\n{FENCE}\n",
+        f"{FENCE}python\ndef area(r):\n{FENCE}\nand\n\n{FENCE}python\n    return 3 * r\n{FENCE}\n",
+    ],
+)  # fmt: skip
+def test_what_python_cannot_read_is_tried_as_what_it_may_mean(text, use):
+    assert (find_code(text + use, AREA) or "").rstrip() == DEFINES.rstrip()
+
+
+def test_a_block_that_goes_on_in_the_next_one():
+    first, second = "def area(r):\n    s = 3", "    return s * r\n"
+    text = f"{block(first)}and then\n{block(second)}{block(USES)}"
+    assert find_code(text, AREA) == f"{first}\n{second}"
+
+
+def test_other_ways_to_write_code():
+    short = "def area(r): return 3 * r"
+    for text in (f"{FENCE}{short}{FENCE}", f"- {FENCE}python {short}{FENCE}\nDone."):
+        assert find_code(text + "\n" + block(USES), AREA) == f"{short}\n"
+    calls = ">>> def area(r):\n...     return 3 * r\n...\n>>> area(2)\n6\n"
+    assert find_code(block(calls), AREA) == DEFINES + "\narea(2)\n"
+    # What is valid stays as it is, with what it quotes.
+    code = f"def area(r):\n    return '{FENCE}\xa0>>> 1'\n"
+    assert find_code(block(code), AREA) == code
 
 
 def test_what_another_block_defines_precedes_the_code():
@@ -142,6 +205,8 @@ def test_what_another_block_defines_precedes_the_code():
     "part",
     [
         *(f"{FENCE}x\n", f"{FENCE}python\n'''\n{FENCE}\n", "if a\n", "x = 1\n", "> ", "'"),
+        *(f"{FENCE}python\nx\n{FENCE}y z\n", f"{FENCE}python\n{FENCE}a\n    return 1\n{FENCE}\n"),
+        *(f"{FENCE}python\nreturn 1\n{FENCE}\n", ">>> x\n", f"{FENCE}x{FENCE}", "    x = 1\n"),
         *(f"{FENCE}\narea(x)\n{FENCE}\n", "1. ", "a+", "import a\n", f'"""\n{FENCE}\n', "(", "f("),
     ],
 )

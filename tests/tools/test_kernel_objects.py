@@ -15,7 +15,7 @@ from rmas.tools.limits import Limits
 from support.sandboxes import TRY, named, wait_until
 
 PREPARE = f"""{TRY}
-import array, fcntl, mmap, select
+import array, fcntl, mmap, select, struct
 libc = ctypes.CDLL(None, use_errno=True)
 held = []
 def keep(thing):
@@ -46,6 +46,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN])
 pair[0].setblocking(False)
 """
 
+LOCK = "struct.pack('hhqqi4x', 1, 0, 0, 1, 0)"
 PROBES = {
     # what is tried: (expression, what comes back)
     "shared memory without a file": ("keep(mmap.mmap(-1, 4096))", "EPERM"),
@@ -67,6 +68,9 @@ PROBES = {
     "Landlock": ("libcall('syscall', 444, None, 0, 1)", "EPERM"),
     "pages in pipes": ("libcall('vmsplice', pipe[1], None, 0, 0)", "EPERM"),
     "a large pipe": ("fcntl.fcntl(pipe[1], 1031, 1 << 20)", "EPERM"),
+    "a lock of no process": (f"fcntl.fcntl(file, 37, {LOCK})", "EPERM"),
+    "a lock of no process, waiting": (f"fcntl.fcntl(file, 38, {LOCK})", "EPERM"),
+    "a lock": (f"len(fcntl.fcntl(file, 6, {LOCK}))", 32),
     "a lease": ("fcntl.fcntl(file, 1024, 0)", "EPERM"),
     "news of a folder": ("fcntl.fcntl(os.open('/tmp', 0), 1026, 1)", "EPERM"),
     "a large send buffer": ("pair[0].setsockopt(1, 7, 1 << 22)", "EPERM"),
