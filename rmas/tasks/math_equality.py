@@ -18,6 +18,7 @@ from rmas.tasks.units import split_unit
 MAX_LENGTH = 400
 """Most characters of an answer that is parsed; gold answers are much shorter."""
 _DEPTH = 12
+_DIGITS = 5  # in an exponent, or in what a factorial is of
 _ROUNDING, _MOST_DIGITS = 6, 15  # digits after the point: math-verify's own, and most
 _PRECISION = 50  # digits: with math-verify's own 15, numbers below 1e-15 would all be equal
 
@@ -39,8 +40,11 @@ _STYLES = (
     (r"(?<!\\)\\\\(?=[A-Za-z]{2}|[{}%!$])(?!(?s:.*)\\end\s*\{)", r"\\"),  # escaped twice
     (r"\\(?:left|right|middle|[Bb]igg?[lrm]?|(?:display|text|script)style|limits)"
      r"(?![A-Za-z])\.?", ""),
-    (r"\\(?:text)?color\s*\{[^{}]*\}|\\(?:bf|it|sf|tt|bfseries)(?![A-Za-z])", ""),
-    (r"\\(?:mathbf|mathit|mathsf|boldsymbol|bm|underline|boxed|fbox)(?![A-Za-z])", ""),
+    (r"^\s*\\text(?:bf)?\s*\{\s*\([A-J]\)\s*\}(?:\\ |\\quad|~|\s)*(?=.)", ""),  # an option's letter
+    (r"\\(?:text)?color(?:box)?\s*\{[^{}]*\}|\\(?:bf|it|sf|tt|bfseries)(?![A-Za-z])", ""),
+    (r"\\(?:math(?:bf|it|sf)|boldsymbol|bm|pmb|underline|boxed|fbox|cancel|[Ll]arge)(?![A-Za-z])"
+     r"|\\(?:text\w*|mathrm)\s*(?=\{\s*[\\$])", ""),
+    (r"[\u20ac\u00a3\u00a5]|\bUSD\b|\bRs\.(?= ?\d)", ""),
     (r"\\[cdt]frac(?![A-Za-z])", r"\\frac"),
     (r"\b([AaPp])\. ?[Mm]\b\.?", r"\1m"),
 )  # fmt: skip
@@ -49,10 +53,11 @@ _FORMS = (
     (r"\\varnothing", r"\\emptyset"),
     (r"(?<!\\)\\!\s*|\{,\}\s*(?=\d{3}(?!\d))", ""),
     (r"(?<!\\)\\[,;:! ]|\\q?quad(?![A-Za-z])|~|\s+", " "),
-    (r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree(?![A-Za-z])", ""),
+    (r"(?:\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree(?![A-Za-z]))(?: ?[CF](?![A-Za-z]))?", ""),
+    (r"(?<=\d) (?:[NJWV]|Hz|[kMG]B|\\Omega)$", ""),
+    (r"(?<=\d)[eE]([-+]?\d+)(?!\w)", r"\\times 10^{\1}"),
+    (r"^\\\{ *[A-Za-z] *(?:\\mid|[:|]) *([^{}]*)\\\}$", r"\1"),
     # Functions and numbers as they are typed.
-    (r"\u221a\s*(\d+(?:\.\d+)?|[A-Za-z])", r"\\sqrt{\1}"),
-    (r"(?:\u221a|\\?sqrt)\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"(?<![A-Za-z\\])(pi|sin|cos|tan|log|ln)(?![A-Za-z])", r"\\\1 "),
     (r"\\frac\s*(\\pi(?![A-Za-z])|[A-Za-z0-9])\s*(\\pi(?![A-Za-z])|[A-Za-z0-9])",
      r"\\frac{\1}{\2}"),
@@ -61,6 +66,11 @@ _FORMS = (
     # A value that is announced.
     (r"^(?:[A-Za-z] *)?\\(?:approx|simeq|sim|doteq)(?![A-Za-z])|^[A-Za-z' ]{4,}= *", ""),
 )  # fmt: skip
+_TYPED = (
+    (r"\u221a\s*(\d+(?:\.\d+)?|[A-Za-z])", r"\\sqrt{\1}"),
+    (r"(?:\u221a|\\?sqrt)\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    (r"\\mathrm\s*\{\s*([ei])\s*\}", r"\1"),
+)
 _AREA = re.compile("(?<=[0-9A-Za-z)}]) ?[cdkm]?m[\u00b2\u00b3]")
 _TEXT = re.compile(r"\\text(?:rm|bf|it|normal|sf)?\s*\{([^{}]*)\}")
 _OPERATOR = re.compile(r" *([-+*/^=,(){}\[\]<>|&]) *")
@@ -78,12 +88,15 @@ _SCALE = re.compile(
 )
 _WORD = re.compile(r"(?<![A-Za-z\\{])(?:[A-Za-z]{4,}|[A-Za-z]{2,} [A-Za-z']{2,})(?![A-Za-z])")
 _RELATION = re.compile(r"[<>=]|\\(?:in|leq?|geq?|neq?|lt|gt|approx)(?![A-Za-z])")
-_SUM = re.compile(r"[^=]*[A-Za-z0-9})][-+][^=]*=")
+_VARIABLE = re.compile(r"\\(?:theta|alpha|beta|gamma|phi|omega|lambda|mu|rho|sigma)(?![a-z])")
+_INDEX = re.compile(r"_(?:\{[^{}]*\}|\w)|'+|(?<=[A-Za-z])\([^()]*\)|(?<=[A-Za-z])\^\{-1\}")
+_NAME = re.compile(
+    r"[A-Za-z]|\([A-Za-z, ]+\)|m? ?\\[a-z]+ ?[A-Z]*|[A-Za-z](?:, ?[A-Za-z])+|[A-Za-z' ]{4,}"
+)
 _COMMAND = re.compile(r"\\\\|\\(?:begin|end)\s*\{\w+\}(?:\s*\{[clr|\s]*\})?|\\[A-Za-z]+")
 
-_ENDLESS = re.compile(r"\\(?:int|lim)|gamma|\\(?:prod|sum)(?=.*\d{3})", re.IGNORECASE)
 _POWER = re.compile(r"\^|\*\*")
-_TOKEN = re.compile(r"-?\s*(?:[\d.]+(?![({])|[A-Za-z](?![({])|\\[A-Za-z]+)")
+_ONE = re.compile(r"\s*-?\s*(?:[\d.]+|[A-Za-z]|\\[A-Za-z]+)")
 
 
 def equal(answer: str, gold: str) -> bool:
@@ -93,6 +106,7 @@ def equal(answer: str, gold: str) -> bool:
     """
     if max(len(answer), len(gold)) > MAX_LENGTH:
         return False
+    answer, gold = _rewritten(answer, _TYPED), _rewritten(gold, _TYPED)
     (one, unit), (other, unit_other) = _plain(answer), _plain(gold)
     if unit and unit_other and unit != unit_other:
         return False
@@ -101,8 +115,6 @@ def equal(answer: str, gold: str) -> bool:
     if not all(map(harmless, (answer, gold, one, other))):
         return False
     worded = [_WORD.search(_COMMAND.sub(" ", side)) is not None for side in (one, other)]
-    if any(worded):
-        return not all(worded) and _said(answer, gold)
     one, other = _squeezed(one), _squeezed(other)
     if not (_RELATION.search(one) and _RELATION.search(other)):
         one, other = _NAMED.sub("", one), _NAMED.sub("", other)
@@ -112,35 +124,75 @@ def equal(answer: str, gold: str) -> bool:
         decided = decide(one, other)
         if decided is not None:
             return decided
-    return not _is_half(one, other) and _verified(one, other)
+    if _is_half(one, other) or _SCALE.search(f"{answer}\n{gold}"):
+        return False
+    if not any(worded) and _verified(f"${one}$", f"${other}$", one, other, own=True):
+        return True
+    if one.endswith("%") != other.endswith("%"):
+        return equal(one.rstrip("\\%"), other.rstrip("\\%"))
+    if not (any(worded) or _RELATION.search(one + other)) and _letters(one) != _letters(other):
+        return False
+    return any(
+        _verified(said, wanted, one, other)
+        for said in _marked(answer, worded == [True, False])
+        for wanted in _marked(gold, worded == [False, True])
+    )
+
+
+def _letters(side: str) -> set[str]:
+    """The letters of a side that are variables, also those of products."""
+    found = re.findall("(?<![A-Za-z])[a-z]{1,2}(?![A-Za-z])", _COMMAND.sub(" ", side))
+    return set("".join(found)) - {*"eid"}
 
 
 def harmless(text: str) -> bool:
-    """Whether a text may be parsed and simplified: few nested brackets, no towers, small powers."""
+    """Whether a text may be parsed and simplified: few nested brackets, and no huge numbers."""
     depth = deepest = 0
     for c in text:
         depth += (c in "([{") - (c in ")]}")
         deepest = max(deepest, depth)
-    if deepest > _DEPTH or len(text) > MAX_LENGTH or _ENDLESS.search(text):
+    if deepest > _DEPTH or len(text) > MAX_LENGTH or "!!" in text:
         return False
-    factorials = text.count("!") - text.count("\\!") + len(re.findall(r"\\[dt]?binom", text))
-    if factorials and (factorials > 2 or "!!" in text or re.search(r"\d{3}|\)!|\}!", text)):
+    if re.search(r"\\(?:[dt]?binom|sum|prod|Gamma|choose)", text) and re.search(r"\d{5}", text):
         return False
-    if any(_is_tower(text[power.end() :].lstrip()) for power in _POWER.finditer(text)):
-        return False
-    exponents = re.split(_POWER, text)[1:]
-    return all(len(digits) <= 3 for e in exponents for digits in re.findall(r"^\W*(\d+)", e))
+    for power in _POWER.finditer(text):
+        end = _end(text, power.end())
+        exponent = text[power.end() : end]
+        base = text[_start(text, power.start()) : power.start()]
+        if _POWER.match(text[end:].lstrip(" ")) or not _is_small(exponent, base):
+            return False
+    for mark in re.finditer("(?<!\\\\)!", text):
+        if not _is_small(text[_start(text, mark.start()) : mark.start()], ""):
+            return False
+    return True
 
 
-def _is_tower(exponent: str) -> bool:
-    """Whether the exponent at the start of a text has a power in it, or behind it."""
-    token = _TOKEN.match(exponent)
-    end, depth = token.end() if token else 0, 0
-    while end < len(exponent) and (depth or exponent[end] in "({"):
-        depth += (exponent[end] in "({") - (exponent[end] in ")}")
+def _is_small(exponent: str, base: str) -> bool:
+    """Whether an exponent (or what a factorial is of) has few digits, and small powers in it."""
+    inner = _POWER.search(exponent)
+    numbers = re.findall(r"\d+", exponent + (base if _POWER.search(base) else ""))
+    if inner and not re.fullmatch(r"\D*[0-3]?\D*\^\D*[0-3]\D*(?:[1-9]\D*)?", exponent):
+        return False
+    return "!" not in exponent and sum(map(len, numbers)) <= _DIGITS
+
+
+def _end(text: str, at: int) -> int:
+    """Where the group or the symbol ends that begins at an index, with what is in its brackets."""
+    token = _ONE.match(text, at)
+    end, depth = token.end() if token else at, 0
+    while end < len(text) and (depth or text[end] in "({ "):
+        depth += (text[end] in "({") - (text[end] in ")}")
         end += 1
-    within, behind = exponent[:end], exponent[end:].lstrip()
-    return _POWER.search(within) is not None or _POWER.match(behind) is not None
+    return end
+
+
+def _start(text: str, at: int) -> int:
+    """Where the group or the number begins that ends at an index."""
+    begin, depth = at, 0
+    while begin and (depth or text[begin - 1] in ")}" or text[begin - 1].isdigit()):
+        begin -= 1
+        depth += (text[begin] in ")}") - (text[begin] in "({")
+    return begin
 
 
 def normalise(answer: str) -> str:
@@ -209,8 +261,9 @@ def _by_digits(one: str, other: str) -> bool | None:
         one = one.replace(", ", ".")
     elif _COMMA.fullmatch(other) and "." in one:
         other = other.replace(", ", ".")
-    if _DECIMAL.fullmatch(one) and _DECIMAL.fullmatch(other):
-        return Decimal(one) == Decimal(other)
+    numbers, others = one.split(", "), other.split(", ")
+    if all(map(_DECIMAL.fullmatch, (*numbers, *others))):
+        return sorted(map(Decimal, numbers)) == sorted(map(Decimal, others))
     return None
 
 
@@ -221,50 +274,56 @@ def _by_brackets(one: str, other: str) -> bool | None:
 
 
 def _is_half(answer: str, gold: str) -> bool:
-    """Whether the answer has no relation, and the gold answer is an equation of a sum: `x+y=3`."""
-    return _SUM.match(gold) is not None and not _RELATION.search(answer)
+    """Whether the answer has no relation, but the gold one is an equation that names no value."""
+    plain = _VARIABLE.sub("x", _INDEX.sub("", gold))
+    if "=" not in plain or _RELATION.search(answer):
+        return False
+    left = plain.split("=")[0]
+    has_letters = re.search("[a-z]", _COMMAND.sub("", plain if left.isdigit() else left))
+    return has_letters is not None and not _NAME.fullmatch(left)
 
 
-def _verified(one: str, other: str) -> bool:
+def _marked(text: str, worded: bool) -> list[str]:
+    """An answer as math-verify finds it: between dollars; in words also the only number."""
+    if "$" in text.replace("\\$", "") or re.search(r"\\[(\[]|\\boxed", text):
+        return [text]
+    alone = worded and len(re.findall(r"\d[\d.,/]*", text)) == 1
+    return [f"${text}$", text] if alone else [f"${text}$"]
+
+
+def _verified(answer: str, gold: str, one: str, other: str, own: bool = False) -> bool:
+    """Whether math-verify says so; `one` and `other` are their normal forms."""
     from math_verify import verify
 
-    answer, gold = _parsed(one), _parsed(other)
-    if answer is None or gold is None:
-        return one == other
+    said, wanted = _parsed(answer, own), _parsed(gold, own)
     digits = [max(map(len, re.findall(r"\.(\d+)", side)), default=0) for side in (one, other)]
     # Of a number that is not a decimal one, no more digits are known than math-verify compares.
     rounding = min(max(_ROUNDING, *digits), _MOST_DIGITS) if min(digits) else _ROUNDING
-    same = verify(gold, answer, rounding, numeric_precision=_PRECISION, timeout_seconds=None)
+    same = verify(
+        wanted, said, rounding, numeric_precision=_PRECISION, timeout_seconds=None,
+        allow_set_relation_comp=True,
+    )  # fmt: skip
     return same and (_RELATION.search(one + other) is not None or not _differ_in_case(one, other))
 
 
-def _said(answer: str, gold: str) -> bool:
-    """Whether a number or formula within words is the other side, which has none."""
-    from math_verify import parse, verify
-
-    sides = [side if "$" in side or "\\" not in side else f"${side}$" for side in (answer, gold)]
-    if not all(re.search(r"[0-9\\]", side) for side in sides) or _SCALE.search("\n".join(sides)):
-        return False
-    said = [parse(side, parsing_timeout=None) for side in sides]
-    return bool(verify(said[1], said[0], timeout_seconds=None))
-
-
-def _parsed(text: str) -> Any | None:
-    """The expression of math-verify; None for what it cannot read."""
+def _parsed(text: str, own: bool) -> list[Any]:
+    """The expressions of math-verify; `own`: without its rules for units."""
     from latex2sympy2_extended.math_normalization import NormalizationConfig
     from math_verify import parse
     from math_verify.parser import LatexExtractionConfig
 
+    if not own:
+        return parse(text, parsing_timeout=None)
     # Units are ours: those of math-verify are also the last letters of a product.
     form = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all"
     )
-    how = [LatexExtractionConfig(normalization_config=form)]
     text = re.sub(r"(?<=\d)i(?![A-Za-z])", " i", text)
     found = parse(
-        f"${text}$", extraction_config=how, parsing_timeout=None, fallback_mode="no_fallback"
-    )
-    return found[0] if found else None
+        text, [LatexExtractionConfig(normalization_config=form)], parsing_timeout=None,
+        fallback_mode="no_fallback",
+    )  # fmt: skip
+    return found[:1]
 
 
 def _differ_in_case(one: str, other: str) -> bool:
