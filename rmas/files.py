@@ -5,7 +5,6 @@ process that is killed while it writes leaves either the old content or the new,
 temporary folder of a killed process is removed by the next one that writes there.
 """
 
-import codecs
 import collections
 import contextlib
 import errno
@@ -334,11 +333,12 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text in UTF-8 of at most `MAX_DEPTH` levels, each key once per object.
 
+    Bytes may begin with a byte order mark.
     Numbers beyond the range of a float, integers of hundreds of digits among them, are infinite.
 
     Raises ValueError for any other text.
     """
-    text = text.decode("utf-8") if isinstance(text, bytes) else text
+    text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
     try:
         value = _parsed(text)
     except RecursionError:
@@ -375,14 +375,14 @@ def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Reads a JSON file of at most `MAX_JSON` bytes, with a byte order mark or without.
+    """Reads a JSON file of at most `MAX_JSON` bytes.
 
     Raises:
       InputError: the file cannot be read, is too large, or is not valid JSON (`parse_json`).
     """
     try:
         with open_file(path) as file:
-            data = file.read(MAX_JSON + 1).removeprefix(codecs.BOM_UTF8)
+            data = file.read(MAX_JSON + 1)
     except OSError as e:
         raise InputError(f"cannot read {path}: {e.strerror}") from e
     if len(data) > MAX_JSON:

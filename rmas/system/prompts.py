@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rmas.errors import InputError
-from rmas.files import read_bytes
+from rmas.files import parse_json, read_bytes
 from rmas.system.topology import Topology
 
 FIELDS = ("question", "interface")
@@ -215,7 +215,7 @@ def load(source: str) -> PromptSet:
     if source in packaged:
         return from_json(packaged[source].read_text(), f"prompt set {source!r}")
     try:
-        text = read_bytes(Path(source).expanduser()).decode()
+        text = read_bytes(Path(source).expanduser()).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(
             f"cannot read prompt set {source!r}: {e}; give a packaged name "
@@ -227,8 +227,8 @@ def load(source: str) -> PromptSet:
 def from_json(text: str, where: str) -> PromptSet:
     """A prompt set from its JSON text; raises `InputError` naming `where` and the text at fault."""
     try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as e:
+        raw = parse_json(text)
+    except ValueError as e:
         raise InputError(f"{where} is not valid JSON: {e}") from e
     _require(isinstance(raw, dict), where, "must be a JSON object")
     unknown = set(raw) - {"name", "system", "interface", "roles"}

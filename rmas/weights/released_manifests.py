@@ -6,13 +6,12 @@ links. Each has one entry per task (under `tasks`), or one for all tasks. An age
 """
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rmas.errors import InputError
-from rmas.files import open_file
+from rmas.files import open_file, parse_json
 from rmas.links import Form, parse_form
 from rmas.weights.files import inside, listed
 
@@ -61,8 +60,8 @@ def read_manifest(path: Path) -> Manifest:
     if len(data) > MAX_MANIFEST:
         raise InputError(f"{path} is larger than {MAX_MANIFEST} bytes: not a manifest of links")
     try:
-        manifest = json.loads(data)
-    except (ValueError, RecursionError) as e:
+        manifest = parse_json(data)
+    except ValueError as e:
         raise InputError(f"{path} is not valid JSON: {str(e)[:200]}") from e
     if not isinstance(manifest, dict):
         raise InputError(f"{path} must hold a JSON object")

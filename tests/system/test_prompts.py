@@ -88,6 +88,7 @@ def test_refused_templates(text, told):
     ("raw", "told"),
     [
         ("{", "FILE is not valid JSON: "),
+        ('{"name": "a", "name": "b"}', "FILE is not valid JSON: 'name' is there twice"),
         ("[" * 100_000, "FILE is not valid JSON: "),
         ("[]", "FILE: must be a JSON object"),
         (changed(["name"], "\ud800"), "FILE: a text holds half a surrogate pair"),

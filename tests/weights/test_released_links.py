@@ -339,6 +339,7 @@ def test_faults_of_outer_files(tmp_path, outer):
     ("content", "told"),
     [
         (b"{", "is not valid JSON"),
+        (b'{"a": 1, "a": 2}', "is not valid JSON: 'a' is there twice in one object"),
         (b"\xff", "is not valid JSON"),
         (b"[" * 100_000, "is not valid JSON"),
         (b"[]", "must hold a JSON object"),
