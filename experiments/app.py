@@ -35,9 +35,8 @@ from rmas import parallel
 from rmas.console import printable
 from rmas.errors import BusyError, InputError, PeersLostError, Stopped
 from rmas.experiment import Settings
-from rmas.experiment.experiment import SETTINGS
+from rmas.experiment.stored import find_settings
 from rmas.files import full_disk, is_full_disk
-from rmas.places import has_file
 from rmas.training.orbax_errors import should_print
 from rmas.training.stopping import end_on_signals, leave_lost_terminal
 
@@ -296,8 +295,8 @@ def _of_workdir(argv: list[str], default: str | None) -> str | None:
     for word, after in zip(argv, [*argv[1:], ""], strict=True):
         if match := re.fullmatch(r"--?workdir(?:=(.*))?", word, re.DOTALL):
             named = after if match[1] is None else match[1]
-    path = Path(named).expanduser() / SETTINGS if named else None
-    return str(path) if path is not None and has_file(path) else None
+    path = find_settings(Path(named).expanduser()) if named else None
+    return str(path) if path is not None else None
 
 
 class _OneLine(logging.Formatter):

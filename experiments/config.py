@@ -23,6 +23,7 @@ from rmas.checksums import read_checked
 from rmas.console import printable
 from rmas.errors import InputError
 from rmas.experiment import Settings
+from rmas.experiment.stored import SETTINGS, read_settings
 from rmas.files import read_bytes
 from rmas.options import Described, as_dict, described, did_you_mean, summary_of
 from rmas.places import has_file
@@ -56,9 +57,10 @@ def load(spec: str) -> ConfigDict:
     if os.path.isdir(path) or not has_file(path):
         problem = "is a folder" if os.path.isdir(path) else "no such file"
         raise InputError(f"--config={spec}: {problem} (in {Path.cwd()}){_configs_here(path)}")
-    values = (
-        read_checked(path) if path.suffix == ".json" else _run(path, argument if colon else None)
-    )
+    if path.suffix == ".json":
+        values = read_settings(path) if path.name == SETTINGS else read_checked(path)
+    else:
+        values = _run(path, argument if colon else None)
     if not isinstance(values, dict):
         raise InputError(f"config file {path} is not a JSON object")
     tools = values.get("tools")

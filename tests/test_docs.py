@@ -28,8 +28,8 @@ from experiments import app
 from experiments import config as configs
 from launch import local_pod
 from rmas.experiment import EMBEDDED, Experiment, Settings, answering
-from rmas.experiment.experiment import SETTINGS
 from rmas.experiment.links import write_links
+from rmas.experiment.stored import SETTINGS
 from rmas.files import atomic_write_json
 from rmas.options import described
 from rmas.weights import hub

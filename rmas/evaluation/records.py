@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rmas.checksums import read_checked
 from rmas.console import printable
 from rmas.errors import InputError
 from rmas.evaluation.ceilings import Ceilings, read_ceilings
@@ -26,7 +27,6 @@ from rmas.evaluation.json_lines import (
     scan,
 )
 from rmas.evaluation.layout import CEILINGS, CONFIG, FOLDER, RECORDS, TIMINGS
-from rmas.files import read_json
 from rmas.places import has_file
 
 SCHEMAS = (1, 2, 3)
@@ -174,7 +174,7 @@ def _check_data(
     path: Path, workdir: Path, benchmarks: Iterable[str], data: dict[str, tuple[Any, Path]]
 ) -> None:
     """Refuses other data under the name of a benchmark that an earlier workdir has."""
-    config = read_json(path) if has_file(path) else None
+    config = read_checked(path) if has_file(path) else None
     own = config.get("data") if isinstance(config, dict) else None
     for benchmark in benchmarks if own else ():
         other, first = data.setdefault(benchmark, (own, workdir))

@@ -16,9 +16,10 @@ import numpy as np
 from rmas.checksums import read_checked
 from rmas.errors import InputError
 from rmas.experiment import derive
-from rmas.experiment.experiment import LINKS, SETTINGS, Experiment
+from rmas.experiment.experiment import LINKS, Experiment
 from rmas.experiment.links import warn_of_rounds
 from rmas.experiment.settings import Settings
+from rmas.experiment.stored import SETTINGS, find_settings, read_settings
 from rmas.links import Form, parse_form
 from rmas.places import has_file
 from rmas.shapes import Params
@@ -235,9 +236,8 @@ def load(
     if root is not None:
         raise InputError(f"root belongs to a released system ({', '.join(STYLES)}), not to {name}")
     folder = Path(name).expanduser()
-    if has_file(folder / SETTINGS):
-        stored = read_checked(folder / SETTINGS)
-        return _ready(_stored(stored, folder / SETTINGS, {**top, "system": system}), folder, links)
+    if path := find_settings(folder):
+        return _ready(_stored(path, {**top, "system": system}), folder, links)
     if not os.path.isdir(folder):
         patterns = (WEIGHTS, MANIFEST)
         folder = hub.resolve(name, patterns=patterns).path
@@ -248,8 +248,7 @@ def load(
         )
     above = folder.parents[1] if len(folder.parents) > 1 else folder
     if folder.name == LINKS and has_file(above / SETTINGS) and agents is None:
-        stored = read_checked(above / SETTINGS)
-        settings = _stored(stored, above / SETTINGS, {**top, "system": system})
+        settings = _stored(above / SETTINGS, {**top, "system": system})
         return _ready(settings, above, links or folder)
     settings = _of_manifest(folder, {**top, "system": system})
     return _ready(settings, folder, links or folder)
@@ -271,8 +270,9 @@ def _ready(settings: Settings, workdir: Path, links: str | Path | None) -> Train
     return trained_system(Experiment(settings, workdir), links)
 
 
-def _stored(stored: Any, path: Path, over: Mapping[str, Any]) -> Settings:
+def _stored(path: Path, over: Mapping[str, Any]) -> Settings:
     """The settings in a file, with the caller's changes; functions of tools are not stored."""
+    stored = read_settings(path)
     if not isinstance(stored, dict):
         raise InputError(f"{path} is not a JSON object; name another workdir")
     tools = stored.get("tools")

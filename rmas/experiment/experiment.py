@@ -36,6 +36,7 @@ from rmas.experiment.links import (
 from rmas.experiment.methods import methods
 from rmas.experiment.outline import outline_of, published_outline, training_context
 from rmas.experiment.settings import Settings
+from rmas.experiment.stored import SETTINGS
 from rmas.experiment.toolboxes import toolboxes
 from rmas.parallel import is_first
 from rmas.places import has_entry, has_file
@@ -55,7 +56,7 @@ from rmas.training.workdir import open_workdir, read_identity
 
 _log = logging.getLogger(__name__)
 
-LINKS, SETTINGS = "links", "settings.json"
+LINKS = "links"
 
 
 class Experiment:

@@ -30,7 +30,7 @@ def math500(cells: Cells) -> Read:
     """MATH-500; the gold answer is LaTeX."""
     own = cells.own_id("unique_id").removesuffix(".json")
     meta = cells.facts("subject", "level")
-    return own, cells.text("problem"), cells.text("answer"), meta
+    return own, cells.text("problem"), cells.text("answer", number=True), meta
 
 
 def aime(cells: Cells) -> Read:
@@ -44,7 +44,7 @@ def aime(cells: Cells) -> Read:
 def gpqa(cells: Cells) -> Read:
     """GPQA: the right option and three wrong ones, in the release's order."""
     names = ("Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3)))
-    stem, options = cells.text("Question"), [cells.text(name) for name in names]
+    stem, options = cells.text("Question"), [cells.text(name, number=True) for name in names]
     order = shuffled(stem)
     own = cells.own_id("Record ID")
     meta = {"domain": cells.facts("High-level domain").get("High-level domain", "")}
@@ -66,22 +66,25 @@ def with_options(stem: str, options: dict[str, str]) -> str:
 
 
 def medqa(cells: Cells) -> Read:
-    """MedQA: options as an object with `answer_idx`, or as a list of texts with their letters."""
-    if cells.find("answer_idx"):
-        given = cells.mapping("options")
-        options = {k: _option(cells, given, k) for k in sorted(given)}
-        letter = cells.text("answer_idx")
-        stem = cells.text("question")
-    else:
-        listed = cells.texts("options")
-        named = [match for match in map(_LETTERED.fullmatch, listed) if match]
-        options = {match[1]: match[2].strip() for match in named}
-        answer = cells.text("answer")
-        letter = next((k for k, text in options.items() if text == answer), "")
-        stem = cells.text("query", "question").removesuffix("Choose the correct option.")
-        for text in listed:  # the question has them as well
-            stem = stem.replace(text.strip(), "")
+    """MedQA: options by letter or in order; the right one as `answer_idx`, or as its text.
+
+    A number as `answer_idx` does not say where the count starts, so the text decides.
+    """
+    given = cells.structure("options")
+    options = _options(cells, given)
+    stem = cells.text("query", "question")
+    if isinstance(given, list):  # with letters, the question has them as well
+        stem = stem.removesuffix("Choose the correct option.")
+        for text in given:
+            if isinstance(text, str) and _LETTERED.fullmatch(text):
+                stem = stem.replace(text.strip(), "")
         stem = stem.strip()
+    index = cells.find("answer_idx")
+    if index and isinstance(cells.record[index], str):
+        letter = cells.text(index).upper()
+    else:
+        answer = cells.text("answer", number=True)
+        letter = next((k for k, text in options.items() if text == answer), answer.upper())
     if letter not in options or list(options) != list(LETTERS):
         raise InputError(
             f"{cells.place}: the right option is {letter[:20]!r} of {', '.join(options)}; it must "
@@ -97,10 +100,27 @@ def medqa_release(cells: Cells) -> Read:
     return own, question, letter, meta | {RELEASE_GOLD: gold}
 
 
-def _option(cells: Cells, given: Any, key: str) -> str:
-    if not isinstance(given[key], str) or not given[key].strip():
-        raise cells.wrong("options", "an object of texts")
-    return given[key].strip()
+def _options(cells: Cells, given: Any) -> dict[str, str]:
+    """Options by letter: from an object, pairs of key and value, or texts with letters or not."""
+    if isinstance(given, list) and given and all(isinstance(item, str) for item in given):
+        named = [match for match in map(_LETTERED.fullmatch, given) if match]
+        if not named and len(given) == len(LETTERS):
+            return {letter: text.strip() for letter, text in zip(LETTERS, given, strict=True)}
+        if named:
+            return {match[1]: match[2].strip() for match in named}
+    if (
+        isinstance(given, list)
+        and given
+        and all(isinstance(item, dict) and isinstance(item.get("key"), str) for item in given)
+    ):
+        given = {item["key"]: item.get("value") for item in given}
+    if not isinstance(given, dict):
+        raise cells.wrong("options", "an object of four texts, or a list of them")
+    own = Cells(given, f"{cells.place}: column 'options'")
+    options = {key.strip().upper(): own.text(key, number=True) for key in sorted(given)}
+    if len(options) < len(given):
+        raise cells.wrong("options", "options of different letters")
+    return options
 
 
 def mbppplus(cells: Cells) -> Read:
@@ -138,7 +158,7 @@ def livecodebench(cells: Cells) -> Read:
     """LiveCodeBench: tests as they are in the file; that they can be decoded is checked here."""
     starter = cells.text("starter_code", empty=True)
     try:
-        metadata = json.loads(cells.text("metadata"))
+        metadata = json.loads(cells.json_text("metadata") or "{}")
         name = metadata.get("func_name", "") if isinstance(metadata, dict) else None
     except (ValueError, RecursionError):
         name = None
@@ -147,7 +167,7 @@ def livecodebench(cells: Cells) -> Read:
     functional = bool(name or starter)
     kinds = set()
     for column in ("public_test_cases", "private_test_cases"):
-        text = cells.text(column, empty=True)
+        text = cells.json_text(column)
         kinds |= {t["testtype"] for t in decode_tests(text, f"{cells.place}: column {column!r}")}
     if "functional" in kinds and not name.isidentifier():
         raise cells.wrong("metadata", "a JSON object with func_name, since tests are functional")
@@ -157,33 +177,33 @@ def livecodebench(cells: Cells) -> Read:
     if starter:
         question += f"\n\nStart from this code:\n{starter}"
     meta = {
-        "public": cells.text("public_test_cases"),
-        "private": cells.text("private_test_cases", empty=True),
+        "public": cells.json_text("public_test_cases"),
+        "private": cells.json_text("private_test_cases"),
         "interface": {"kind": "function" if functional else "program", "name": name},
         "starter_code": starter,
-        "difficulty": cells.text("difficulty"),
-        "platform": cells.text("platform"),
-        "date": cells.text("contest_date"),
+        "difficulty": cells.text("difficulty", empty=True),
+        "platform": cells.text("platform", empty=True),
+        "date": cells.text("contest_date", empty=True),
     }
     return cells.own_id("question_id"), question, "", meta
 
 
 def hotpotqa(cells: Cells) -> Read:
     """HotpotQA without its paragraphs: agents answer from memory or by search."""
-    meta = cells.facts("type", "level")
-    return cells.own_id("id", "_id"), cells.text("question"), cells.text("answer"), meta
+    own, answer = cells.own_id("id", "_id"), cells.text("answer", number=True)
+    return own, cells.text("question"), answer, cells.facts("type", "level")
 
 
 def bamboogle(cells: Cells) -> Read:
     """Bamboogle."""
-    return "", cells.text("Question"), cells.text("Answer"), {}
+    return "", cells.text("Question"), cells.text("Answer", number=True), {}
 
 
 def gsm8k(cells: Cells) -> Read:
-    """GSM8K: the gold answer follows `####`; commas in it are dropped."""
-    solution, mark, answer = cells.text("answer").rpartition("####")
+    """GSM8K: the gold answer follows `####`, or is a number alone; commas in it are dropped."""
+    solution, mark, answer = cells.text("answer", number=True).rpartition("####")
     plain = answer.strip().replace(",", "")
-    if not mark or not plain:
+    if not plain or not (mark or re.fullmatch(r"-?\d+", plain, re.ASCII)):
         raise InputError(f"{cells.place}: column 'answer' has no '####' followed by the answer")
     meta = {"solution": solution.strip(), RELEASE_GOLD: answer.strip()}
     return "", cells.text("question"), plain, meta

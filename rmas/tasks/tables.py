@@ -1,5 +1,6 @@
 """Records of JSON, JSONL, CSV and parquet files, each with its place."""
 
+import contextlib
 import csv
 import datetime
 import decimal
@@ -12,14 +13,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rmas.errors import InputError
-from rmas.files import each_once, open_file
+from rmas.files import MAX_DEPTH, each_once, open_file, parse_json
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 """Suffixes of files that can be read, in small letters or capitals."""
 MAX_CELL = 64 << 20
 """Most characters of a cell of a CSV file."""
-MAX_DEPTH = 64
-"""Most levels of lists and objects in a record."""
 
 Placed = tuple[str, Any]
 """`(place, record)`: the place is `FILE, line 3`, or `FILE, row 2` (from 0)."""
@@ -85,7 +84,8 @@ def _unwrap(value: Any, path: Path, field: str | None) -> list[Any]:
         lists = [repr(key) for key, item in value.items() if isinstance(item, list)]
         raise InputError(
             f"{path}: top-level field {name!r} is not a list of rows; "
-            f"fields with lists: {', '.join(lists) or 'none'}"
+            f"fields with lists: {', '.join(lists) or 'none'}; make the list the top level of the "
+            "file (for rows of your own, data.field can name its field)"
         )
     return value[name]
 
@@ -135,6 +135,11 @@ def _csv(file: BinaryIO, path: Path) -> Iterator[Placed]:
         reader = csv.DictReader(text, strict=True)
         try:
             header = reader.fieldnames or []
+            if len(header) == 1 and (other := re.search(r"[;|\t]", header[0])):
+                raise InputError(
+                    f"{path}: the header is one cell, {header[0][:80]!r}; cells are separated by "
+                    f"commas, not by {other[0]!r}: save the file with commas"
+                )
             if len(set(header)) < len(header):
                 raise InputError(f"{path}: the column {_twice(header)} is there twice; rename one")
             for n, row in enumerate(reader):
@@ -190,6 +195,8 @@ def _values(column: Any, place: str, start: int, name: str) -> list[Any]:
             value.as_py()
         except Exception as error:
             reason = " ".join(str(error).split())[:120] or type(error).__name__
+            if "not safely convertible" in str(error):  # by its words, pandas would help
+                reason = "Python's own types lack nanoseconds"
             raise InputError(
                 f"{place} {start + n}: column {name!r}, of type {str(kind_)[:60]}, cannot be read "
                 f"({reason}); write it as text"
@@ -204,7 +211,7 @@ def _plain(value: Any, place: str, column: str = "", depth: int = 0) -> Any:
     if isinstance(value, float):
         return None if math.isnan(value) else value
     where = f"{place}: column {column!r}" if column else place
-    if depth > MAX_DEPTH:
+    if depth >= MAX_DEPTH:
         raise InputError(f"{where}: lists and objects more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
         return {k: _plain(v, place, column or str(k), depth + 1) for k, v in value.items()}
@@ -268,6 +275,12 @@ def renaming(name: str, given: Iterable[str]) -> str:
     return f"{' or '.join(map(repr, found))} to {name!r}" if found else ""
 
 
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 class Cells:
     """The columns of one record.
 
@@ -314,12 +327,19 @@ class Cells:
         found = {name: nearest(name, self.record) for name in names}
         return {name: self.record[own] for name, own in found.items() if own}
 
-    def text(self, *names: str, empty: bool = False) -> str:
-        """The text in the first of `names` that is a column, without blanks at its ends."""
+    def text(self, *names: str, empty: bool = False, number: bool = False) -> str:
+        """The text in the first of `names` that is a column, without blanks at its ends.
+
+        With `empty` it may be empty or null, with `number` a whole number (`1.0` is 1).
+        """
         name = self.first(*names)
         value = self.record[name]
+        if value is None and empty:
+            return ""
+        if number and _is_whole(value):
+            return str(int(value))
         if not isinstance(value, str):
-            raise self.wrong(name, "a text")
+            raise self.wrong(name, "a text or a whole number" if number else "a text")
         if not value.strip() and not empty:
             raise InputError(f"{self.place}: column {name!r} is empty; it must be a text")
         try:
@@ -332,30 +352,34 @@ class Cells:
         r"""A whole number, or a text of one; `062`, `70.0` and `336^\circ` are 62, 70 and 336."""
         name = self.first(*names)
         value = self.record[name]
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int | str):
+        if not _is_whole(value) and not isinstance(value, str):
             raise self.wrong(name, "a whole number")
+        value = value if isinstance(value, str) else int(value)
         text = str(value).strip().strip("$").removesuffix("^\\circ").removesuffix("^{\\circ}")
         text = re.sub(r"\.0*$", "", text)
         if not (text.lstrip("-").isdecimal() and text.isascii() and len(text) < 19):
             raise self.wrong(name, "a whole number")
         return int(text)
 
-    def texts(self, name: str) -> list[str]:
-        """A column that is a list of texts."""
-        name = self.first(name)
-        value = self.record[name]
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.wrong(name, "a list of texts")
+    def structure(self, name: str) -> Any:
+        """The value of a column, where it is a text of a JSON list or object, of that text."""
+        value = self.record[self.first(name)]
+        if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+            with contextlib.suppress(ValueError):
+                return parse_json(value)
         return value
 
-    def mapping(self, name: str) -> Mapping[str, Any]:
-        """A column that is an object."""
-        name = self.first(name)
-        value = self.record[name]
-        if not isinstance(value, dict):
-            raise self.wrong(name, "an object")
+    def json_text(self, name: str) -> str:
+        """A column of JSON text, or what is written as such; empty where it is null."""
+        value = self.record[self.first(name)]
+        listed = isinstance(value, list | dict)
+        return json.dumps(value) if listed else self.text(name, empty=True)
+
+    def texts(self, name: str) -> list[str]:
+        """A column that is a list of texts."""
+        value = self.structure(name)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.wrong(name, "a list of texts")
         return value
 
     def wrong(self, name: str, wanted: str) -> InputError:

@@ -8,49 +8,51 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rmas.checksums import read_checked, write_checked
 from rmas.errors import BusyError, InputError
-from rmas.files import atomic_write_json, read_json, remove_leftovers
+from rmas.files import remove_leftovers
 from rmas.parallel import barrier, is_first
 from rmas.places import has_file
 
+CONFIG = "config.json"
+"""The file that says what made a folder."""
 _held: dict[Path, int] = {}
 _SHOWN = 6  # differing keys that one message names
 
 
-def open_workdir(
-    path: str | os.PathLike, identity: Mapping[str, Any], name: str = "config.json"
-) -> Path:
+def open_workdir(path: str | os.PathLike, identity: Mapping[str, Any]) -> Path:
     """Makes the folder, or opens it if the same `identity` made it; returns it as a Path.
 
     `identity` is what must be equal for a run to be resumed: JSON values in nested dicts (tuples
-    count as lists). It is written to `name` in the folder, at once or not at all; of the processes
-    of a run the first one does it, and the others check.
+    count as lists). It is written to `config.json` in the folder, at once or not at all, with its
+    checksum; of the processes of a run the first one does it, and the others check.
 
     The folder is locked until the process ends. One in which nothing else was written yet, as after
     a command that was refused, may be opened with another identity.
 
     Raises InputError where the folder cannot be made or written, where another identity made it,
-    naming the keys that differ with both values; BusyError where another run is using it.
+    naming the keys that differ with both values, and where it has files but nothing says what made
+    them; BusyError where another run is using it.
     """
     path = Path(path).expanduser()
     if is_first():
         _make(path)
         _hold(path)
         remove_leftovers(path, deep=True)
-        _open(path, identity, name)
+        _open(path, identity)
     barrier(f"workdir {path.name}")
     if not is_first():
-        _open(path, identity, name)
+        _open(path, identity)
     return path
 
 
-def read_identity(path: Path, name: str = "config.json") -> dict[str, Any]:
+def read_identity(path: Path) -> dict[str, Any]:
     """What made a folder; empty where no file says so. Raises InputError for a damaged one."""
-    if not has_file(path / name):
+    if not has_file(path / CONFIG):
         return {}
-    found = read_json(path / name)
+    found = read_checked(path / CONFIG)
     if not isinstance(found, dict):
-        raise InputError(f"{path / name} is not a JSON object")
+        raise InputError(f"{path / CONFIG} is not a JSON object")
     return found
 
 
@@ -63,21 +65,26 @@ def _make(path: Path) -> None:
         raise InputError(f"workdir {path} cannot be made: {error.strerror}") from None
 
 
-def _open(path: Path, identity: Mapping[str, Any], name: str) -> None:
-    file = path / name
+def _open(path: Path, identity: Mapping[str, Any]) -> None:
+    file = path / CONFIG
     here = json.loads(json.dumps(identity))
     if not has_file(file):
+        if not _is_bare(path):
+            raise InputError(
+                f"workdir {path} has files, but its {CONFIG} is missing, so what made them is "
+                "unknown; restore that file, or use another --workdir"
+            )
         _write(path, file, here)
         return
     try:
-        there = read_identity(path, name)
+        there = read_identity(path)
     except InputError as error:
         raise InputError(
             f"workdir {path}: {error}, so what made the folder is unknown; restore the file, or "
             "use another --workdir"
         ) from None
     differences = _differences(_flat(there), _flat(here))
-    if differences and is_first() and there.keys() & here.keys() and _is_bare(path, name):
+    if differences and is_first() and there.keys() & here.keys() and _is_bare(path):
         _write(path, file, here)
         return
     if differences:
@@ -92,9 +99,9 @@ def _open(path: Path, identity: Mapping[str, Any], name: str) -> None:
         raise InputError(f"workdir {path} cannot be written: Permission denied")
 
 
-def _is_bare(path: Path, name: str) -> bool:
-    """Whether a folder holds only `name`: that run was refused, or never began."""
-    files = (file for file in path.rglob("*") if file != path / name)
+def _is_bare(path: Path) -> bool:
+    """Whether a folder holds no more than its identity: that run was refused, or never began."""
+    files = (file for file in path.rglob("*") if file != path / CONFIG)
     return not any(file.is_file() and file.stat().st_size for file in files)
 
 
@@ -122,7 +129,7 @@ def _hold(folder: Path) -> None:
 
 def _write(path: Path, file: Path, identity: dict) -> None:
     try:
-        atomic_write_json(file, identity)
+        write_checked(file, identity)
     except OSError as error:
         raise InputError(f"workdir {path} cannot be written: {error.strerror}") from None
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import rmas
+from rmas.checksums import write_checked
 from rmas.errors import InputError
 from rmas.experiment.links import write_links
+from rmas.experiment.stored import find_settings
 from support.commands import ROOT
 from support.experiments import experiment
 
@@ -170,6 +172,21 @@ def test_damaged_settings_are_one_line(run, tmp_path):
         rmas.load(tmp_path)
     (tmp_path / "settings.json").write_text("[1]")
     with pytest.raises(InputError, match=r"settings.json is not a JSON object"):
+        rmas.load(tmp_path)
+    write_checked(tmp_path / "settings.json", run.settings.to_dict())
+    text = (tmp_path / "settings.json").read_text()
+    for damaged in (text[:-9], text.replace('"seed": 0', '"seed": 1')):
+        (tmp_path / "settings.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"settings.json.*delete it, and give the command of"):
+            rmas.load(tmp_path)
+
+
+@pytest.mark.parametrize("made", ["outer/links", "outer/checkpoints", "inner/planner/links"])
+def test_settings_that_are_gone_from_a_training(made, tmp_path):
+    assert find_settings(tmp_path) is None
+    (tmp_path / made).mkdir(parents=True)
+    told = rf"settings.json is missing, the settings of what was trained .*\({made}\); restore it"
+    with pytest.raises(InputError, match=told):
         rmas.load(tmp_path)
 
 

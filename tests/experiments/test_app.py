@@ -292,6 +292,12 @@ def test_a_workdir_brings_its_settings(folder):
     assert start(folder, "--workdir=runs/y").stdout.startswith("1.0 5 ")
     (folder / "runs" / "x" / "settings.json").write_text("[]")
     assert "runs/x/settings.json is not a JSON object" in error_of(start(folder))
+    (folder / "runs" / "x" / "settings.json").write_text("{")
+    assert "delete it, and give the command of the training again" in error_of(start(folder))
+    (folder / "runs" / "x" / "settings.json").unlink()
+    (folder / "runs" / "x" / "outer" / "links").mkdir(parents=True)
+    assert "runs/x/settings.json is missing, the settings of what" in error_of(start(folder))
+    assert start(folder, "--config=c.py").stdout.strip() == DEFAULTS
 
 
 def test_missing_config_file_names_the_place(folder):

@@ -93,8 +93,16 @@ def test_columns_of_parquet_become_values_of_json(kind, tmp_path):
             pa.array([[("k", 1), ("k", 2)]], pa.map_(pa.string(), pa.int64())),
             ": the key 'k' is there twice in one map",
         ),
+        (
+            pa.array([NANO], pa.duration("ns")),
+            "of type duration[ns], cannot be read (Python's own types lack nanoseconds); write it",
+        ),
+        (
+            pa.array([[NANO]], pa.list_(pa.timestamp("ns"))),
+            "timestamp[ns]>, cannot be read (Python's own types lack nanoseconds)",
+        ),
     ],
-    ids=["year", "day", "zone", "bytes", "text", "map"],
+    ids=["year", "day", "zone", "bytes", "text", "map", "duration", "nested"],
 )
 def test_what_has_no_text_is_named(column, told, tmp_path):
     with pytest.raises(InputError) as error:
@@ -144,8 +152,8 @@ GOOD = '{"question": "q", "answer": "1"}'
         ("a.jsonl", '{"question": "q", "answer": "\\ud800"}', "half of a surrogate pair"),
         (
             "a.json",
-            '[{"question": "q", "answer": "1", "meta": ' + "[" * 70 + "]" * 70 + "}]",
-            "column 'meta': lists and objects more than 64 deep",
+            '[{"question": "q", "answer": "1", "meta": ' + "[" * 110 + "]" * 110 + "}]",
+            "column 'meta': lists and objects more than 100 deep",
         ),
         ("a.jsonl", GOOD.encode("utf-16"), "line 1: byte 0 is not UTF-8; save it as UTF-8"),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rmas.errors import BusyError, InputError
-from rmas.training.workdir import open_workdir
+from rmas.training.workdir import open_workdir, read_identity
 
 ROOT = Path(__file__).parents[2]
 IDENTITY = {"optim": {"lr": 1e-4, "warmup": 10}, "agents": ("planner", "critic"), "clip": 1}
@@ -21,8 +21,7 @@ def test_first_start_writes_and_second_start_opens(tmp_path):
     before = (path / "config.json").stat().st_mtime_ns
     assert open_workdir(path, {**IDENTITY, "clip": 1.0}) == path
     assert (path / "config.json").stat().st_mtime_ns == before
-    open_workdir(path, {"other": 1}, name="evaluation.json")
-    assert [p.name for p in sorted(path.iterdir())] == ["config.json", "evaluation.json"]
+    assert [p.name for p in path.iterdir()] == ["config.json"]
 
 
 @pytest.mark.parametrize(
@@ -64,6 +63,33 @@ def test_broken_identity_file(tmp_path, text):
     with pytest.raises(InputError, match=r"config.json is not (valid JSON|a JSON object).*unknown"):
         open_workdir(tmp_path, IDENTITY)
     assert (tmp_path / "config.json").read_text() == text
+
+
+def test_a_changed_byte_is_not_another_config(tmp_path):
+    open_workdir(tmp_path, IDENTITY)
+    file = tmp_path / "config.json"
+    text = file.read_text()
+    (tmp_path / "work").write_text("done")
+    file.write_text(text.replace("0.0001", "0.0003"))
+    with pytest.raises(InputError, match=r"config.json: it is not what was written.*restore") as e:
+        open_workdir(tmp_path, IDENTITY)
+    assert "another config" not in str(e.value)
+    assert read_identity(tmp_path.parent) == {}
+    without = {key: value for key, value in json.loads(text).items() if key != "checksum"}
+    file.write_text(json.dumps(without))  # of an earlier version
+    open_workdir(tmp_path, IDENTITY)
+    assert json.loads(file.read_text()) == without == read_identity(tmp_path)
+
+
+def test_work_whose_config_is_gone(tmp_path):
+    open_workdir(tmp_path, IDENTITY)
+    (tmp_path / "config.json").unlink()
+    open_workdir(tmp_path, IDENTITY)  # nothing was made yet
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "records.jsonl").write_text("{}")
+    with pytest.raises(InputError, match=r"has files, but its config.json is missing.*restore"):
+        open_workdir(tmp_path, IDENTITY)
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_folder_that_cannot_be_written():
@@ -123,7 +149,7 @@ def test_a_folder_where_nothing_began_is_taken_over(tmp_path):
     open_workdir(tmp_path / "run", {"length": 48})
     (tmp_path / "run" / "records.jsonl").touch()
     open_workdir(tmp_path / "run", {"length": 4})
-    assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"length": 4}
+    assert read_identity(tmp_path / "run") == {"length": 4}
     (tmp_path / "run" / "records.jsonl").write_text("{}")
     with pytest.raises(InputError, match="length is 4 there and 5 here"):
         open_workdir(tmp_path / "run", {"length": 5})
