@@ -174,14 +174,20 @@ def _costs(rows: Sequence[ResultRow]) -> Lines:
 def _scores(benchmark: str, rows: Sequence[ResultRow]) -> list[str]:
     """Where our score and the release's differ, F1, and what was not answered; as Markdown."""
     parts = []
-    known = BENCHMARKS[benchmark].grader.release if benchmark in BENCHMARKS else None
+    grader = BENCHMARKS[benchmark].grader if benchmark in BENCHMARKS else None
+    known = grader.release if grader else None
     if all(row["release_compatible"] is None for row in rows):
         title = BENCHMARKS[benchmark].title if benchmark in BENCHMARKS else "this data"
-        parts += [
+        why = (
             f"The public release has no published command for {title}, so there is no score by its "
-            "rule (`release_compatible`).",
-            "",
-        ]
+            "rule (`release_compatible`)."
+        )
+        if known:
+            why = (
+                "Not all records have the score by the public release's rule "
+                "(`release_compatible`), so no mean of it is shown."
+            )
+        parts += [(grader.without_release if grader else "") or why, ""]
     elif any(row["ours_only"] or row["release_only"] for row in rows):
         lines = [["method", "rounds", "ours", "release's", "only ours", "only release's"]]
         for row in rows:

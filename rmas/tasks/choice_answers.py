@@ -13,19 +13,24 @@ _WRAPPED = re.compile(
 )
 _LETTER = re.compile(
     r"^(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\b(?:\s+is\b)?)?[\s:]*[(\[]?\s*"
-    r"([A-Za-z])\s*(?:[)\]][.:,]?|[.:,]|$|(?=\s(?:because|since|as|due|is\s+correct)\b))",
+    r"([A-Za-z])\s*(?:[)\]][.:,]?|[.:,]|$|(?=\s(?:because|since|as|due|is\s+correct|(?:and|but)\s+not)\b)"
+    r"|(?=\s+[-\u2013\u2014/]\s))",
     re.IGNORECASE,
 )
 _ANOTHER = re.compile(
     r"^[\s,./;&]*(?:(?:and|or)\s+)?[(\[]?([A-Za-z])(?:[)\].,:;]|$|\s+(?:and|or)\b)"
 )
 _CORRECT = re.compile(
-    r"(?:(?i:option|choice|answer)\s*\(?|\(|^|[.:]\s+)([A-Z])\)?\s+is\s+(?:the\s+)?"
-    r"(?:correct|right|best)\b|(?i:option|choice)\s*:?\s*\(?([A-Z])\b\)?[.\s]*\Z",
+    r"(?:(?i:option|choice|answer)\s*\(?|\(|^|[.:,]\s+)([A-Z])\)?\s+is\s+(?:the\s+)?"
+    r"(?:correct|right|best)\b|(?i:option|choice)\s*:?\s*\(?([A-Z])\b\)?[.\s]*\Z"
+    r"|(?i:\b(?:I|we)\s+(?:would\s+)?(?:choose|select|pick)\s+(?:option\s+)?\(?)([A-Z])\b",
     re.MULTILINE,
 )
+_QUOTES = re.compile(r"[\"`<>\u201c\u201d]|(?<!\w)'|'(?!\w)")
+_EXPLAINED = re.compile(r"\W*(?:explanation|reason|because|since|rationale)", re.IGNORECASE)
+_NAME = re.compile(r"[A-Z0-9\\$]\S*(?: \S+){0,7}")
 _ALONE = re.compile(r"[*_\s]*[(\[]?([A-Z])(?:[)\]]?[.:)]?[*_\s]*|\s+(?:because|since)\b.*)")
-_WITH_TEXT = re.compile(r"[*_\s]*[(\[]?([A-Z])[)\]]?[.:)][*_]*\s+\S.*")
+_WITH_TEXT = re.compile(r"[*_\s]*[(\[]?([A-Z])[)\]]?(?:[.:)]|\s[-\u2013])[*_]*\s+\S.*")
 
 
 def find_choice(text: str, options: Mapping[str, str] | None = None) -> str | None:
@@ -44,7 +49,8 @@ def _find(text: str, options: Mapping[str, str] | None) -> str | None:
     for found in (box, stated):
         if found is None:
             continue
-        plain = _WRAPPED.sub(lambda match: match[1] or "", found).strip().strip("$* ")
+        plain = _WRAPPED.sub(lambda match: match[1] or "", found)
+        plain = _QUOTES.sub("", plain).strip().strip("$* ")
         match = _LETTER.match(plain)
         letter, rest = (match[1].upper(), plain[match.end() :]) if match else ("", "")
         same = [k for k, option in (options or {}).items() if _same(option, plain)]
@@ -63,18 +69,26 @@ def _find(text: str, options: Mapping[str, str] | None) -> str | None:
 
 
 def _unmarked(text: str, options: Mapping[str, str] | None) -> str | None:
-    """The letter of `Option B is correct`, or of a last line `B`, `(B)`, `**B**` or `B: text`."""
-    named = [one or other for one, other in _CORRECT.findall(text)]
+    """The letter of `Option B is correct`, or of a last line `B`, `(B)`, `**B**` or `B: text`.
+
+    Also that of a first line before an explanation, and of a last line that is an option's text.
+    """
+    named = ["".join(letters) for letters in _CORRECT.findall(text)]
     lines = text.strip().split("\n")
-    alone = _ALONE.fullmatch(lines[-1])
+    if len(lines) == 1 and len(lines[0]) == 1:
+        lines = [lines[0].upper()]
+    after = next((line for line in lines[1:] if line.strip()), "")
+    alone = _ALONE.fullmatch(lines[0] if _EXPLAINED.match(after) else lines[-1])
     listed = [line[1] for line in map(_WITH_TEXT.fullmatch, lines) if line]
-    letters = named[-1:] or ([alone[1]] if alone else listed)
+    same = [k for k, option in (options or {}).items() if _same(option, lines[-1].strip("*_ "))]
+    letters = named[-1:] or ([alone[1]] if alone else same or listed)
     return letters[0] if len(letters) == 1 and letters[0] in (options or "ABCDEFGHIJ") else None
 
 
 def lacks_choice(text: str) -> bool:
-    """Whether a text has neither a letter as its answer nor a box (as with an option's text)."""
-    return find_choice(text) is None and boxed(text) is None
+    """Whether a text has neither a letter as its answer nor a box or name (an option's text)."""
+    named = beyond_thinking(lambda own: boxed(own) or said(own), text) or ""
+    return find_choice(text) is None and boxed(text) is None and not _NAME.fullmatch(named)
 
 
 def score_choice(text: str, row: Row) -> tuple[str | None, dict[str, float]]:

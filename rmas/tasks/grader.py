@@ -43,11 +43,11 @@ class ReleaseRule:
 
     Attributes:
       words: how its score differs from ours, as the end of a sentence of the report.
-      right: `right(text, gold)` says whether a text is right, in no time; None: where ours is.
+      right: `right(text, gold)` says whether a text is right, in no time.
     """
 
     words: str
-    right: Callable[[str, str], bool] | None = None
+    right: Callable[[str, str], bool]
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class Grader:
         or None for rows that it does not know; None for graders without.
       needs: what every row must have.
       release: the release's rule; None where it has none.
+      without_release: why it has none, as a sentence of the report; empty: it has no such command.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Grader:
     ceiling: Callable[[Sequence[Row], int], float | None] | None = None
     needs: tuple[Need, ...] = ()
     release: ReleaseRule | None = None
+    without_release: str = ""
 
     def grade(self, text: str, row: Row, *context: object) -> Grade:
         """The grade of a text; `context` are the further arguments of `score`."""
@@ -133,8 +135,7 @@ class Grader:
         own = dict(scores)
         if self.release:
             gold = str(row.meta.get(RELEASE_GOLD, row.answer))
-            right = self.release.right
-            own[RELEASE] = own["exact"] if right is None else float(right(text, gold))
+            own[RELEASE] = float(self.release.right(text, gold))
         return own
 
 

@@ -4,14 +4,14 @@ import dataclasses
 import re
 
 from rmas.tasks import release_rule
-from rmas.tasks.boxed import beyond_thinking, boxed, concluded, said
+from rmas.tasks.boxed import alone, beyond_thinking, boxed, concluded, said
 from rmas.tasks.grader import BOX, Grader, Need, ReleaseRule, is_text
 from rmas.tasks.math_equality import equal, normalise
 from rmas.tasks.rows import Row
 
 _FINAL = re.compile(r"\bfinal answer\b", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?\d{1,18}(?:\.0*)?")
-_NAMED = re.compile(r"^[^=<>]*[A-Za-z][^=<>]*=")
+_NAMED = re.compile(r"^[^=<>]*[A-Za-z][^<>]*=")
 
 
 def find_math(text: str) -> str | None:
@@ -22,7 +22,7 @@ def find_math(text: str) -> str | None:
 def _find(text: str) -> str | None:
     box = boxed(text)
     if box is None:
-        return said(text) or concluded(text)
+        return said(text) or concluded(text) or alone(text)
     # A final answer after the last box is the later word, unless it is words.
     later = text[text.rfind("\\boxed") :]
     final = said(later) if _FINAL.search(later) else None
@@ -47,7 +47,7 @@ def score_math(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
 def score_integer(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
     """The same for answers that are integers, as those of AIME; leading zeros do not count."""
     answer = find_math(text)
-    plain = _NAMED.sub("", normalise(answer or ""))
+    plain = _NAMED.sub("", normalise(answer or "")).strip("\\$%")
     hit = _INTEGER.fullmatch(plain) and int(plain.split(".")[0]) == int(row.answer)
     return answer, {"exact": float(bool(hit))}
 

@@ -1,10 +1,9 @@
-r"""Whether two mathematical answers are equal: by math-verify, which gets both in a form it reads.
+"""Whether two mathematical answers are equal: by math-verify, which gets both in forms it reads.
 
-Styles, sizes, units and thousands separators go; symbols of Unicode become commands. Our own rules
-were each measured to help: number bases, kinds of brackets (a set is not a point), units that
-differ, letters that differ only in case, decimal numbers and very small ones compared exactly.
-Answers that could take very long (towers of powers, factorials, deep braces) are refused before
-they are parsed; the time limit of the process that grades (`grader_pool.py`) covers the rest.
+It first gets our form (without styles, units and thousands separators), and where that differs
+also the answers as they stand. Our own rules were each measured to help: number bases, kinds of
+brackets (a set is not a point), units that differ, letters that differ, decimal numbers and very
+small ones compared exactly, scale words such as `million`, and one side of an equation.
 """
 
 import re
@@ -13,22 +12,16 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+from rmas.tasks.harmless import MAX_LENGTH, harmless
 from rmas.tasks.units import split_unit
 
-MAX_LENGTH = 400
-"""Most characters of an answer that is parsed; gold answers are much shorter."""
-_DEPTH = 12
-_DIGITS = 5  # in an exponent, or in what a factorial is of
 _ROUNDING, _MOST_DIGITS = 6, 15  # digits after the point: math-verify's own, and most
 _PRECISION = 50  # digits: with math-verify's own 15, numbers below 1e-15 would all be equal
 
 _SYMBOLS = str.maketrans(
     {
-        "\u2212": "-", "\u2013": "-", "\u00d7": "\\times ", "\u00f7": "/", "\u00b7": "\\cdot ",
-        "\u03c0": "\\pi ", "\u03b8": "\\theta ", "\u221e": "\\infty ", "\u2264": "\\le ",
-        "\u2265": "\\ge ", "\u2260": "\\ne ", "\u2248": "\\approx ", "\u00b1": "\\pm ",
-        "\u222a": "\\cup ", "\u2229": "\\cap ", "\u2208": "\\in ", "\u2205": "\\emptyset ",
-        "\u00b0": "^\\circ ", "\u2019": "'",
+        "\u2212": "-", "\u2013": "-", "\u00b7": "\\cdot ", "\u221e": "\\infty ",
+        "\u2264": "\\le ", "\u2265": "\\ge ", "\u00b1": "\\pm ", "\u2208": "\\in ",
     }
 )  # fmt: skip
 _SMALL = (  # what loses its meaning as a full-size character
@@ -37,7 +30,6 @@ _SMALL = (  # what loses its meaning as a full-size character
     (re.compile("([\u00bc-\u00be\u2150-\u215e])"), r"\\frac{\1}"),
 )
 _STYLES = (
-    (r"(?<!\\)\\\\(?=[A-Za-z]{2}|[{}%!$])(?!(?s:.*)\\end\s*\{)", r"\\"),  # escaped twice
     (r"\\(?:left|right|middle|[Bb]igg?[lrm]?|(?:display|text|script)style|limits)"
      r"(?![A-Za-z])\.?", ""),
     (r"^\s*\\text(?:bf)?\s*\{\s*\([A-J]\)\s*\}(?:\\ |\\quad|~|\s)*(?=.)", ""),  # an option's letter
@@ -45,11 +37,9 @@ _STYLES = (
     (r"\\(?:math(?:bf|it|sf)|boldsymbol|bm|pmb|underline|boxed|fbox|cancel|[Ll]arge)(?![A-Za-z])"
      r"|\\(?:text\w*|mathrm)\s*(?=\{\s*[\\$])", ""),
     (r"[\u20ac\u00a3\u00a5]|\bUSD\b|\bRs\.(?= ?\d)", ""),
-    (r"\\[cdt]frac(?![A-Za-z])", r"\\frac"),
     (r"\b([AaPp])\. ?[Mm]\b\.?", r"\1m"),
 )  # fmt: skip
 _FORMS = (
-    (r"\\(?:mathrm|operatorname|mbox|rm)\s*\{([^{}]*)\}", r"\1"),
     (r"\\varnothing", r"\\emptyset"),
     (r"(?<!\\)\\!\s*|\{,\}\s*(?=\d{3}(?!\d))", ""),
     (r"(?<!\\)\\[,;:! ]|\\q?quad(?![A-Za-z])|~|\s+", " "),
@@ -63,8 +53,6 @@ _FORMS = (
      r"\\frac{\1}{\2}"),
     (r"(?<![\d.])(\d+) (\d+)/(\d+)(?![\d.])", r"\1\\frac{\2}{\3}"),
     (r"\*\*", "^"),
-    # A value that is announced.
-    (r"^(?:[A-Za-z] *)?\\(?:approx|simeq|sim|doteq)(?![A-Za-z])|^[A-Za-z' ]{4,}= *", ""),
 )  # fmt: skip
 _TYPED = (
     (r"\u221a\s*(\d+(?:\.\d+)?|[A-Za-z])", r"\\sqrt{\1}"),
@@ -94,9 +82,6 @@ _NAME = re.compile(
     r"[A-Za-z]|\([A-Za-z, ]+\)|m? ?\\[a-z]+ ?[A-Z]*|[A-Za-z](?:, ?[A-Za-z])+|[A-Za-z' ]{4,}"
 )
 _COMMAND = re.compile(r"\\\\|\\(?:begin|end)\s*\{\w+\}(?:\s*\{[clr|\s]*\})?|\\[A-Za-z]+")
-
-_POWER = re.compile(r"\^|\*\*")
-_ONE = re.compile(r"\s*-?\s*(?:[\d.]+|[A-Za-z]|\\[A-Za-z]+)")
 
 
 def equal(answer: str, gold: str) -> bool:
@@ -143,56 +128,6 @@ def _letters(side: str) -> set[str]:
     """The letters of a side that are variables, also those of products."""
     found = re.findall("(?<![A-Za-z])[a-z]{1,2}(?![A-Za-z])", _COMMAND.sub(" ", side))
     return set("".join(found)) - {*"eid"}
-
-
-def harmless(text: str) -> bool:
-    """Whether a text may be parsed and simplified: few nested brackets, and no huge numbers."""
-    depth = deepest = 0
-    for c in text:
-        depth += (c in "([{") - (c in ")]}")
-        deepest = max(deepest, depth)
-    if deepest > _DEPTH or len(text) > MAX_LENGTH or "!!" in text:
-        return False
-    if re.search(r"\\(?:[dt]?binom|sum|prod|Gamma|choose)", text) and re.search(r"\d{5}", text):
-        return False
-    for power in _POWER.finditer(text):
-        end = _end(text, power.end())
-        exponent = text[power.end() : end]
-        base = text[_start(text, power.start()) : power.start()]
-        if _POWER.match(text[end:].lstrip(" ")) or not _is_small(exponent, base):
-            return False
-    for mark in re.finditer("(?<!\\\\)!", text):
-        if not _is_small(text[_start(text, mark.start()) : mark.start()], ""):
-            return False
-    return True
-
-
-def _is_small(exponent: str, base: str) -> bool:
-    """Whether an exponent (or what a factorial is of) has few digits, and small powers in it."""
-    inner = _POWER.search(exponent)
-    numbers = re.findall(r"\d+", exponent + (base if _POWER.search(base) else ""))
-    if inner and not re.fullmatch(r"\D*[0-3]?\D*\^\D*[0-3]\D*(?:[1-9]\D*)?", exponent):
-        return False
-    return "!" not in exponent and sum(map(len, numbers)) <= _DIGITS
-
-
-def _end(text: str, at: int) -> int:
-    """Where the group or the symbol ends that begins at an index, with what is in its brackets."""
-    token = _ONE.match(text, at)
-    end, depth = token.end() if token else at, 0
-    while end < len(text) and (depth or text[end] in "({ "):
-        depth += (text[end] in "({") - (text[end] in ")}")
-        end += 1
-    return end
-
-
-def _start(text: str, at: int) -> int:
-    """Where the group or the number begins that ends at an index."""
-    begin, depth = at, 0
-    while begin and (depth or text[begin - 1] in ")}" or text[begin - 1].isdigit()):
-        begin -= 1
-        depth += (text[begin] in ")}") - (text[begin] in "({")
-    return begin
 
 
 def normalise(answer: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from rmas.tasks import remote_calls
 from rmas.tasks.code_answers import code_limits, code_scores, retry_once
 from rmas.tasks.code_blocks import find_code
-from rmas.tasks.grader import FENCE, Grader, Need, ReleaseRule, is_text
+from rmas.tasks.grader import FENCE, Grader, Need, is_text
 from rmas.tasks.rows import Row
 from rmas.tools.limits import Completed
 from rmas.tools.sandbox import Sandbox
@@ -100,6 +100,7 @@ MBPP = Grader(
         Need("script", is_text, "a script of tests"),
         Need("interface", _names_function, '{"kind": "function", "name": NAME}'),
     ),
-    release=ReleaseRule("it runs the same script behind the program, in one process"),
+    without_release="The public release runs the same tests as our score does, so there is no "
+    "other score by its rule (`release_compatible`).",
 )
 """Grades functions by a script of tests."""

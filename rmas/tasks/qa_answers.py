@@ -18,9 +18,12 @@ _SHORT = (
     *("St", "Dr", "Mr", "Mrs", "Ms", "Jr", "Sr", "Prof", "Mt", "Ft", "Lt", "Col", "Gen"),
     *("Sgt", "Capt", "Rev", "vs", "Inc", "Co", "Adm", "Cmdr", "Maj", "Brig", "Cpl", "Pvt"),
     *("Gov", "Sen", "Rep", "Pres", "Hon", "Fr", "Bros", "Ltd", "Corp", "Ave", "Blvd", "Rd"),
-    *("Univ", "Dept", "Esq", "Ph", "etc", "feat"),
+    *("Univ", "Dept", "Esq", "Ph", "etc", "feat", "Rt", "Messrs", "Mme", "Mlle", "Msgr", "Supt"),
 )
-_NUMBERED = "No", "Nos", "Op", "Vol", "Ch", "Pt", "Art", "Fig", "Sec", "pp", "Bk"
+_NUMBERED = (
+    *("No", "Nos", "Op", "Vol", "Ch", "Pt", "Art", "Fig", "Sec", "pp", "Bk", "Jan", "Feb", "Mar"),
+    *("Apr", "Jun", "Jul", "Aug", "Sep", "Sept", "Oct", "Nov", "Dec"),
+)
 _BEGIN = (
     *("It", "He", "She", "They", "The", "This", "That", "These", "There", "We", "I", "In", "A"),
     *("An", "His", "Her", "Its", "Their", "So", "Thus", "Both", "But", "However", "Therefore"),
@@ -34,7 +37,6 @@ _NAMES_END = re.compile(
     + "".join(rf"(?!(?<=\b{word})\.\s*\d)" for word in _NUMBERED)
     + rf"\.(?:\s|$)|\.\s+(?=(?:{'|'.join(_BEGIN)})\b(?!\.))"
 )
-_FINAL = re.compile(r"\bfinal answer\s*(?:is\b|:|=)", re.IGNORECASE)
 _CLOSED = ("yes", "no", "noanswer")
 
 
@@ -53,8 +55,8 @@ def _last_line(text: str) -> str | None:
 
 
 def lacks_fact(text: str) -> bool:
-    """Whether a text has neither a boxed nor a final answer."""
-    return boxed(text) is None and not (_FINAL.search(text) and said(text, _NAMES_END))
+    """Whether a text has neither a boxed answer nor one that is said to be it."""
+    return beyond_thinking(_stated, text) is None
 
 
 def normalise(text: str) -> str:

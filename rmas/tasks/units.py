@@ -10,8 +10,8 @@ _SPELLED = (
     "meter metre m", "centimeter centimetre cm", "millimeter mm", "kilometer km", "inch inche in",
     "foot feet ft", "yard yd", "mile mi", "second sec s", "minute min", "hour hr h", "day",
     "week wk", "month", "year yr", "gram g", "kilogram kg", "pound lb", "ounce oz", "liter litre l",
-    "milliliter ml", "gallon gal", "dollar", "cent", "mile/hour mph", "joule j", "kilojoule kj", "newton n",
-    "watt w", "volt v", "am", "pm",
+    "milliliter ml", "gallon gal", "dollar", "cent", "mile/hour mph", "joule j", "kilojoule kj",
+    "newton n", "watt w", "volt v", "am", "pm",
 )  # fmt: skip
 _NAMES = {word: names.split()[0] for names in _SPELLED for word in names.split()}
 # Words that name no dimension.
@@ -20,7 +20,8 @@ _NAMES |= dict.fromkeys(_PLAIN_WORDS.split(), "")
 _POWER = r"(?:\^\s*(?:\{\s*[23]\s*\}|[23]))?"
 _WORDS = "|".join(sorted((word for word in _NAMES if len(word) > 1), key=len, reverse=True))
 _PLAIN = re.compile(
-    rf"(?:(?<=[0-9}})\]|!'])|(?<=\\pi)) *((?:(?<![A-Za-z])(?:{_WORDS}|(?<=/)[a-z]|m(?=/))s?\b\.?{_POWER}(?: |/|$))+)$",
+    rf"(?:(?<=[0-9}})\]|!'])|(?<=\\pi)) *"
+    rf"((?:(?<![A-Za-z])(?:{_WORDS}|(?<=/)[a-z]|m(?=/))s?\b\.?{_POWER}(?: |/|$))+)$",
     re.IGNORECASE,
 )
 _STYLED = re.compile(

@@ -142,8 +142,21 @@ def test_without_a_rule_of_the_release_the_report_says_so(tmp_path, name, data):
 def test_records_with_and_without_the_release_s_score(tmp_path):
     """As where a workdir of an earlier version is continued: no mean of a part is shown."""
     records = [record(0), record(1, scores={"exact": 1.0})]
-    (row,) = summarise_workdir(write(tmp_path, records))
+    for one in records:
+        one["benchmark"] = "math500"
+    path = write(tmp_path, records)
+    (row,) = summarise_workdir(path)
     assert (row["accuracy"], row["release_compatible"]) == (1.0, None)
+    scores = section(report_of(path), "### Scores")
+    assert "Not all records have the score by the public release's rule" in scores
+    assert "no published command" not in scores
+
+
+def test_the_release_runs_the_tests_of_mbpp_as_we_do(tmp_path):
+    records = [record(0, benchmark="mbppplus", scores={"exact": 1.0})]
+    scores = section(report_of(write(tmp_path, records)), "### Scores")
+    assert "The public release runs the same tests as our score does" in scores
+    assert "no published command" not in scores
 
 
 def test_pass_at_k_and_lengths(tmp_path):

@@ -98,7 +98,7 @@ def rows(tmp_path_factory):
 def test_mbpp(graders, impatient, rows, code, passed, note):
     own = impatient if note == "timeout" else graders
     (grade,) = own.grade("mbpp", [fenced(code)], rows["mbppplus"][:1])
-    assert grade.scores == {"exact": passed, "release_compatible": passed}
+    assert grade.scores == {"exact": passed}  # the release runs the same tests
     assert grade.note == note
 
 

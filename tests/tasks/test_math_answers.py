@@ -60,12 +60,49 @@ def graders():
         ("I hope my answer is right.", None),
         ("The answer to part (b) is 12.", "12"),
         ("The answer (in cm) is 12.", "12"),
+        # Words of another kind.
+        ("<answer>42</answer>", "42"),
+        ("<answer> $42$ </answer>", "42"),
+        ("Final Result: $42$", "42"),
+        ("The result is $42$.", "42"),
+        ("The answer is $41$. The result is surprising.", "41"),
+        ("I think the answer should be $42$", "42"),
+        ("the answer must be 42.", "42"),
+        ("The answer would be \\(42\\).", "42"),
+        ("ans: 42", "42"),
+        ("####8", "8"),
+        ("5 + 3\n#### **8**", "8"),
+        # A value within a sentence.
+        ("### Final Answer\n\nThe value is $(1,2)$.", "(1,2)"),
+        ("### Final Answer\nThe value of $x$ is $(1,2)$.", "(1,2)"),
+        ("**Answer:** The total is \\(5\\).", "5"),
+        ("**Answer:** The total is **5** apples.", "5"),
+        ("The answer is \\frac{1}{2}, since it fits.", "\\frac{1}{2}"),
+        ("The answer is (1,2) because it fits.", "(1,2)"),
+        ("The answer is x+1 (mod 7)", "x+1"),
+        # Only the value.
+        ("42", "42"),
+        (" $42$ ", "42"),
+        ("**42**", "42"),
+        ("\\frac{3}{4}", "\\frac{3}{4}"),
+        ("(1,2)", "(1,2)"),
+        ("42 of them", None),
+        ("We add 40 and 2.\n\n42", None),
+        ("$$", None),
         # A conclusion, where nothing is called the answer.
         ("We add them. Therefore, the sum is $12$.", "12"),
         ("Thus, $x = 3$ and y is 4\nSo the largest value is **42**.", "42"),
         ("Hence AB = 12.5.", "12.5"),
         ("So the area is \\(9\\pi\\).", "9\\pi"),
         ("So x is 3. Now we try 4 and", None),
+        ("Therefore, $x = 42$.", "x = 42"),
+        ("Thus, the probability is $\\frac12$, or 50%.", "\\frac12"),
+        ("So, we get $42$.", "42"),
+        ("Therefore, there are 12 ways.", "12"),
+        ("So she has 5 + 3 = 8 apples.", "8"),
+        ("Therefore, she earns \\$18 per day.", "\\$18"),
+        ("So we try 4 and 5.", None),
+        ("So we try 4 and", None),
         ("It is 3.", None),
         # Several boxes.
         (r"\boxed{2} and \boxed{3}", "2, 3"),
@@ -82,6 +119,21 @@ def graders():
         (r"The answer is 7. <think>\boxed{5}", "7"),
         (r"<think>\boxed{5}</think>", "5"),
         ("<thinking>The answer is 3.</thinking>The answer is 4.", "4"),
+        (r"<think>\boxed{5}</think> 7", "7"),
+        ("<think>\\boxed{5}</think>\nWe checked it again.\n\n$(1,2)$", "(1,2)"),
+        (r"<think>\boxed{5}</think> I am not sure", "5"),
+        (r"[THINK]\boxed{5}[/THINK]The answer is 7.", "7"),
+        (r"<seed:think>\boxed{5}</seed:think>The answer is 7", "7"),
+        (
+            r"<|begin_of_thought|>\boxed{5}<|end_of_thought|><|begin_of_solution|>"
+            r"The answer is 7.<|end_of_solution|>",
+            "7",
+        ),
+        (
+            r"<|channel|>analysis<|message|>\boxed{5}<|end|><|start|>assistant"
+            r"<|channel|>final<|message|>The answer is 7<|return|>",
+            "7",
+        ),
     ],
 )
 def test_where_an_answer_stands(text, answer):
@@ -100,6 +152,8 @@ HOSTILE = [
     "3!!!!!!", r"\sum_{n=1}^{99999999} n", "2^{99999}", "10^{99999999}",
     r"\binom{99999}{555}", "(" * 3000 + "1" + ")" * 3000, r"\frac{1}{" * 300 + "1" + "}" * 300,
     r"9^{\boldsymbol{9^{\boldsymbol{9}}}}", "9\u2079\u2079\u2079\u2079\u2079",
+    r"99^{9\cdot9\cdot9\cdot99\cdot99}", "3^{3^{3^{3}}}", "(9^{9999})^{9999}", "9^{9!}",
+    r"9^{\binom{99}{9}}", "1e99999999", "9^{9}^{9}", "(9!)!", "9^(9**9)",
     "1" * 300 + "^{" + "1" * 90 + "}", "x" * 399, "__import__('os').system('true')", "\x00\ud800",
 ]  # fmt: skip
 
@@ -115,7 +169,8 @@ def test_hostile_answers_are_wrong_before_time_is_up(graders, answer):
 def test_megabytes_are_read_once(graders):
     for text in (
         "{" * 1_000_000, r"\boxed{" * 150_000, "\\boxed{" + "{" * 1_000_000 + "}" * 1_000_000,
-        "answer is " * 100_000, "1" * 1_000_000,
+        "answer is " * 100_000, "1" * 1_000_000, "the result is " * 70_000, "<think>" * 140_000,
+        "so " * 300_000, "**" * 500_000 + ".", "$" * 1_000_000, "the answer is the $" * 50_000,
     ):  # fmt: skip
         (grade,) = graders.grade("math", [text], [Row("", "", "7")])
         assert grade.scores["exact"] == 0
@@ -129,7 +184,9 @@ def test_megabytes_are_read_once(graders):
     [(r"\boxed{62}", "62", 1), (r"\boxed{062}", "62", 1), (r"\boxed{336^\circ}", "336", 1),
      (r"\boxed{62.0}", "62", 1), (r"\boxed{61}", "62", 0), (r"\boxed{62.5}", "62", 0),
      (r"\boxed{m+n=62}", "62", 1), (r"\boxed{AB = 62}", "62", 1),
-     (r"\boxed{62 = m + n}", "62", 0), (r"\boxed{124/2}", "62", 0), ("62", "62", 0)],
+     (r"\boxed{62 = m + n}", "62", 0), (r"\boxed{124/2}", "62", 0), ("62", "62", 1),
+     (r"\boxed{62\%}", "62", 1), (r"\boxed{\$62}", "62", 1),
+     (r"\boxed{m+n = 30 + 32 = 62}", "62", 1), (r"\boxed{m+n = 62 + 1 = 63}", "62", 0)],
 )  # fmt: skip
 def test_answers_of_the_aime_are_whole_numbers(text, gold, exact):
     assert GRADERS["integer"].grade(text, Row("", "", gold)).scores["exact"] == exact
