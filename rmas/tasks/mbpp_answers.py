@@ -1,6 +1,6 @@
 """MBPP+: whether a function passes the dataset's script of tests.
 
-The script runs in one sandbox, the function in another; `remote_calls.py` connects them.
+The script runs in one sandbox, the function in another; `remote/calls.py` connects them.
 """
 
 import contextlib
@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rmas.tasks import remote_calls
 from rmas.tasks.code_answers import code_limits, code_scores, retry_once
 from rmas.tasks.code_blocks import find_code
 from rmas.tasks.grader import FENCE, Grader, Need, is_text
+from rmas.tasks.remote import calls
 from rmas.tasks.rows import Row
 from rmas.tools.limits import Completed
 from rmas.tools.sandbox import Sandbox
@@ -24,7 +24,7 @@ _MEMORY = 4 << 30
 _SCRIPT = 12
 """How many times longer than one call a script may take, which has a hundred of them."""
 _PIPE = 1 << 20
-_PROGRAM = Path(remote_calls.__file__)
+_PROGRAM = Path(calls.__file__).parent
 
 
 def score_mbpp(
@@ -40,19 +40,22 @@ def score_mbpp(
     judge, candidate = retry_once(lambda: _run(code, row, sandbox, seconds))
     if judge.returncode == 0 and not judge.stopped:
         return code, code_scores(True), ""
-    if judge.returncode == remote_calls.TIMEOUT or judge.timed_out or candidate.timed_out:
+    if judge.returncode == calls.TIMEOUT or judge.timed_out or candidate.timed_out:
         return code, code_scores(False), "timeout"
+    if judge.returncode == calls.UNSENT:
+        return code, code_scores(False), "an argument of the tests is no data"
     return code, code_scores(False), candidate.stopped or judge.stopped or "failed"
 
 
 def _run(code: str, row: Row, sandbox: Sandbox, seconds: float) -> tuple[Completed, Completed]:
     """How the script and the function end."""
     imports = "\n".join(row.meta.get("imports") or ())
-    name, program = row.meta["interface"]["name"], _PROGRAM.read_text(encoding="utf-8")
-    tests = {"main.py": program, "imports.py": f"{imports}\n", "tests.py": row.meta["script"]}
-    solution = {"main.py": program, "candidate.py": f"{imports}\n{code}\n"}
+    name = row.meta["interface"]["name"]
+    program = {f"remote/{p.name}": p.read_text(encoding="utf-8") for p in _PROGRAM.glob("*.py")}
+    tests = program | {"imports.py": f"{imports}\n", "tests.py": row.meta["script"]}
+    solution = program | {"candidate.py": f"{imports}\n{code}\n"}
     limits = [code_limits(files, _SCRIPT * seconds, _MEMORY) for files in (tests, solution)]
-    start, over = [sandbox.python, "main.py"], threading.Event()
+    start, over = [sandbox.python, "-m", "remote.calls"], threading.Event()
     requests, replies = _pipe(), _pipe()
     with ThreadPoolExecutor(1) as pool:
         candidate = pool.submit(

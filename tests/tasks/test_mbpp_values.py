@@ -6,33 +6,6 @@ import time
 
 import pytest
 
-from rmas.errors import InputError
-from rmas.tasks.grader_pool import GraderPool
-from rmas.tasks.rows import Row
-from rmas.tools.sandbox import Sandbox
-
-
-@pytest.fixture(scope="module")
-def grade():
-    try:
-        Sandbox.detect()
-    except InputError as error:
-        pytest.skip(f"no sandbox here: {error}")
-
-    pools: dict[float, GraderPool] = {}
-
-    def one(code: str, script: str, seconds: float = 10, name: str = "f"):
-        meta = {"script": script, "imports": ["import re"], "interface": {"name": name}}
-        text = f"```python\n{textwrap.dedent(code)}\n```"
-        pool = pools.setdefault(seconds, GraderPool(seconds=seconds))
-        (made,) = pool.grade("mbpp", [text], [Row("r", "", "", meta=meta)])
-        return made.scores["exact"], made.note
-
-    yield one
-    for pool in pools.values():
-        pool.close()
-
-
 VALUES = (
     "None, True, 0, -(7**99), 7**9999, 1.5, -0.0, float('inf'), 1 - 2j, 'é\\ud800', b'b', "
     "bytearray(b'c'), [1, [2], 'a'], (1, ()), [(1, 'a'), (2, 'b')], [[1], [2.5]], "
@@ -239,7 +212,8 @@ HOSTILE = {
     """,
     "looks for the tests": """
         for folder, _, files in os.walk("/"):
-            if "tests.py" in files and not folder.startswith(("/usr", "/lib", os.__file__[:5])):
+            library = folder.startswith(("/usr", "/lib", os.__file__[:5]))
+            if "tests.py" in files and not library and "site-packages" not in folder:
                 return 3
         return 0
     """,
