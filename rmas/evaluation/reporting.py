@@ -12,8 +12,8 @@ from rmas.checksums import read_checked, write_checked
 from rmas.errors import InputError
 from rmas.evaluation import plots
 from rmas.evaluation.json_lines import File
-from rmas.evaluation.layout import FOLDER, RECORDS, SUMMARY
-from rmas.evaluation.records import read_evaluations
+from rmas.evaluation.layout import FOLDER, RECORDS, SUMMARY, TIMINGS
+from rmas.evaluation.records import Evaluations, Key, read_evaluations
 from rmas.evaluation.results import ResultRow, RowsByBenchmark
 from rmas.evaluation.statistics import FLIPS, SAMPLES
 from rmas.evaluation.summary import summarise, summarise_workdir
@@ -38,7 +38,8 @@ class Report:
     Attributes:
       rows: benchmark -> rows.
       paths: the files that were written.
-      remarks: a line on each workdir that is left out or unfinished, and on missing plots.
+      remarks: a line on each workdir that is left out, unfinished, or lacks times, and on missing
+        plots.
     """
 
     rows: RowsByBenchmark
@@ -94,9 +95,25 @@ def make_report(workdirs: Sequence[Path], out: Path | None = None, k: int | None
             remarks.append(
                 f"unfinished: the evaluation in {workdir} {missing}; give its command again"
             )
+    for index, workdir in enumerate(started):
+        if remark := _untimed(evaluations, index):
+            remarks.append(f"no times of {remark} in {workdir / FOLDER / TIMINGS}")
     if not draw:
         remarks.append("no plots: they need matplotlib, pip install -e '.[plots]'")
     return Report(rows, paths, remarks)
+
+
+def _untimed(evaluations: Evaluations, index: int) -> str:
+    """How many records of a workdir have no time that a report can show; empty if all have."""
+    own = [
+        Key(benchmark, variant, question, rollout) in evaluations.batches
+        for benchmark, variants in evaluations.questions.items()
+        for variant, questions in variants.items()
+        for question, rollouts in questions.items()
+        for rollout, record in rollouts.items()
+        if index in record.workdirs
+    ]
+    return "" if all(own) else f"{own.count(False):,} of {len(own):,} records"
 
 
 def _is_empty(workdir: Path) -> bool:

@@ -205,6 +205,8 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
         with report_full_disk(f"{folder / CEILINGS}"):
             write_ceilings(folder / CEILINGS, plan.grader, plan.asked.source, rounds)
     done = whole_batches(whole_lines(folder / RECORDS), batches)
+    if is_first():
+        _warn_of_lost_times(folder / TIMINGS, [batches[n] for n in done])
     index, count = jax.process_index(), jax.process_count()
     mine = [batch for n, batch in enumerate(batches) if n not in done][index::count]
     seen = sum(map(len, done.values())) if count == 1 else 0
@@ -325,6 +327,16 @@ def merge(folder: Path, batches: Sequence[Batch]) -> None:
             atomic_write_text(path, "".join(f"{line}\n" for line in lines))
         for part in parts:
             part.unlink()
+
+
+def _warn_of_lost_times(path: Path, answered: Sequence[Batch]) -> None:
+    names = ("method", "rounds", "latent_length", "start")
+    timings = [parse_line(line) for line in whole_lines(path)]
+    timed = {(*map(own.get, names), own.get("rollout", 0)) for own in timings}
+    keys = [(*batch.key("")[:3], batch.start, batch.rollout) for batch in answered]
+    if lost := sum(key not in timed for key in keys):
+        told = "%s: the times of %d of the %d batches that are answered already are lost"
+        _log.warning(told, path, lost, len(keys))
 
 
 def _sound_lines(path: Path, check: Callable[[dict[str, Any], str], None]) -> list[str]:

@@ -309,8 +309,7 @@ class Experiment:
         """
         _alone("make_rows")
         pool = evaluating.grader_pool(self.settings, self.data)
-        asked, settings = self.data.asked, self._lengths()
-        folder = self.workdir / "rows"
+        asked, settings, folder = self.data.asked, self._lengths(), self.workdir / "rows"
         parts = ("limits", "sampling", "evaluate", "num_questions")
         identity = identity_of(settings, self._unloaded, self.data.questions, parts)
         open_workdir(folder, identity | {"rounds": settings.outer.rounds})

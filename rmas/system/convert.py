@@ -7,6 +7,7 @@ import jax
 
 from rmas.errors import InputError
 from rmas.links import LinkSpec, init_links, parse_form
+from rmas.places import has_entry
 from rmas.system.load import system_facts
 from rmas.system.outline import Outline
 from rmas.system.released import DATE, layout_of
@@ -21,6 +22,7 @@ def from_released(style: Style, root: Path, task_family: str, prompts: str, out:
     `root` is the system's folder, `prompts` the prompt set that the links are for. Raises
     `InputError` for folders, links or prompts that do not fit, and if `out` cannot be written.
     """
+    _check_folder(out)
     outline = Outline.of_style(style, root, prompts=prompts, task_family=task_family, date=DATE)
     links = outline.released_links
     if links is None:
@@ -47,6 +49,8 @@ def to_released(style: Style, folder: Path, task_family: str, root: Path) -> Non
     written.
     """
 
+    _check_folder(root)
+
     def accept(manifest: dict[str, Any]) -> None:
         topology = manifest.get("topology")
         name = topology.get("name") if isinstance(topology, dict) else None
@@ -70,3 +74,8 @@ def to_released(style: Style, folder: Path, task_family: str, root: Path) -> Non
         )
     except OSError as e:
         raise InputError(f"{root} cannot be written: {e.strerror}") from e
+
+
+def _check_folder(out: Path) -> None:
+    if has_entry(out) and not out.is_dir():
+        raise InputError(f"{out} is not a folder; name the folder to write")

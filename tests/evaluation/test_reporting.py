@@ -58,6 +58,21 @@ def test_remarks_on_several_workdirs(workdir, tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("damage", ["cut", "emptied", "gone", "short"])
+def test_a_remark_on_times_that_are_lost(damage, workdir, monkeypatch):
+    monkeypatch.setattr("rmas.evaluation.plots.can_draw", lambda: False)
+    write_summary(workdir, {})
+    path = workdir / "evaluate" / "timings.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    left = {"cut": "".join(lines)[: -len(lines[-1]) // 2], "short": "".join(lines[:-1])}
+    path.write_text(left.get(damage, ""))
+    if damage == "gone":
+        path.unlink()
+    (remark, _) = make_report([workdir]).remarks
+    lost = 8 if damage in ("emptied", "gone") else json.loads(lines[-1])["n"]
+    assert remark == f"no times of {lost} of 8 records in {path}"
+
+
 def test_settings_that_make_no_report(workdir, tmp_path):
     for workdirs, k, message in (
         ([], None, "at least one workdir"),

@@ -175,6 +175,20 @@ def test_a_timing_after_one_that_was_cut_counts(tmp_path, whole):
     assert [json.loads(line)["start"] for line in kept] == [0, 2, 4]
 
 
+@pytest.mark.parametrize("left", [9, 5, 0])
+def test_times_that_are_lost_are_told(left, tmp_path, caplog):
+    run(Fake().plan(), GRADERS, tmp_path)
+    run(Fake().plan(), GRADERS, tmp_path)
+    assert caplog.records == []
+    path = tmp_path / "timings.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:left])[:-9])
+    run(Fake().plan(), GRADERS, tmp_path)
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{path}: the times of {10 - max(left, 1)} of the 9 batches that are answered already are "
+        "lost"
+    ]
+
+
 def test_timings_are_measured_without_the_first_call(tmp_path, monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr("rmas.evaluation.runner.time.perf_counter", lambda: next(clock))

@@ -82,6 +82,19 @@ def test_links_without_a_part_are_refused(root, tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("kind", ["file", "pipe", "broken link"])
+def test_an_output_that_is_no_folder_is_told_first(kind, tmp_path):
+    out = tmp_path / "out"
+    make = {"file": out.touch, "pipe": lambda: os.mkfifo(out), "broken link": None}[kind]
+    make() if make else out.symlink_to("nowhere")
+    for convert in (
+        lambda: to_released(STYLE, tmp_path / "none", "math", out),
+        lambda: from_released(STYLE, tmp_path / "none", "math", "none.json", out),
+    ):
+        with pytest.raises(InputError, match=r"out is not a folder; name the folder to write"):
+            convert()
+
+
 def files_of(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
