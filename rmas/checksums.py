@@ -53,7 +53,10 @@ def read_checked(path: Path) -> Any:
 
     Raises InputError, naming the file, where it cannot be read or is not what was written.
     """
-    value = read_json(path)
+    try:
+        value = read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; restore it, or give the command that wrote it again") from None
     try:
         return without_checksum(value) if isinstance(value, dict) else value
     except ValueError as error:

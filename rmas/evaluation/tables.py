@@ -179,8 +179,8 @@ def _scores(benchmark: str, rows: Sequence[ResultRow]) -> list[str]:
     if all(row["release_compatible"] is None for row in rows):
         title = BENCHMARKS[benchmark].title if benchmark in BENCHMARKS else "this data"
         why = (
-            f"The public release has no published command for {title}, so there is no score by its "
-            "rule (`release_compatible`)."
+            f"The published code of RecursiveMAS has no rule that scores {title}, so only our own "
+            "score (`exact`) is shown, and none by its rule (`release_compatible`)."
         )
         if known:
             why = (

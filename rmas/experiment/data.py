@@ -13,6 +13,7 @@ from rmas.tasks.benchmarks import BENCHMARKS
 from rmas.tasks.generated import PUZZLES
 from rmas.tasks.rows import Row
 from rmas.tasks.sources import RowSource, load_rows_source
+from rmas.tasks.tables import SUFFIXES
 from rmas.training.loop import Schedule
 from rmas.training.validation import check_count
 
@@ -33,7 +34,7 @@ class Data:
         d = self._settings.data
         if not d.name:
             raise InputError(
-                "data.name is empty; name the training rows: a file (.json, .jsonl, .parquet), "
+                f"data.name is empty; name the training rows: a file ({', '.join(SUFFIXES)}), "
                 "a dataset of experiments.prepare_data --list, or a generated task"
             )
         return self._load(d.name, d.source, d.field)
@@ -65,8 +66,8 @@ class Data:
         name = s.questions_name
         if not name:
             raise InputError(
-                "evaluate.data is empty; name the questions to evaluate on: a file (.json, .jsonl, "
-                f".parquet) or a benchmark ({', '.join(BENCHMARKS)})"
+                "evaluate.data is empty; name the questions to evaluate on: a file "
+                f"({', '.join(SUFFIXES)}) or a benchmark ({', '.join(BENCHMARKS)})"
             )
         own = (name, e.source, e.field) if e.data else (name, s.data.source, s.data.field)
         splits = self._load(*own)

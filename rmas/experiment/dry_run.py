@@ -79,7 +79,9 @@ def describe(
         cells.append([printable(name), *map(str, (*counts, *done))])
     starts = range(0, len(asked), e.batch_size)
     buckets = Counter(bucket(max(lengths[i : i + e.batch_size])) for i in starts)
-    shapes = ", ".join(f"{n} of up to {size} tokens" for size, n in sorted(buckets.items()))
+    shapes = ", ".join(
+        f"{n} with questions of up to {size} tokens" for size, n in sorted(buckets.items())
+    )
     split = f", split {e.split}" if e.split else ""
     how = "" if chat else f" (estimated: {_CHARACTERS} characters a token)"
     rest = [derive.dtype(s)]
@@ -90,7 +92,7 @@ def describe(
     return "\n".join(
         [
             f"{printable(data.name)}{split}: {len(asked)} questions, graded by {grader}",
-            f"batches of {e.batch_size}; questions per method: {shapes}{how}",
+            f"{e.batch_size} questions a batch; batches per method: {shapes}{how}",
             *(["", "derived from agents, data and devices:", *settled] if settled else []),
             "",
             aligned(cells),

@@ -22,6 +22,7 @@ from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.grading import GRADERS
 from rmas.tasks.rows import Row
 from rmas.tasks.sources import RowSource
+from rmas.tasks.tables import SUFFIXES
 
 
 def grader_pool(settings: Settings, data: Data) -> GraderPool:
@@ -106,5 +107,5 @@ def _short(name: str) -> str:
 
     Raises `InputError` for a name that no report could print.
     """
-    short = Path(name).stem if name.endswith((".json", ".jsonl", ".parquet")) else name
+    short = Path(name).stem if name.endswith(SUFFIXES) else name
     return name_field({"evaluate.data": short}, "evaluate.data", "settings")

@@ -120,7 +120,7 @@ CHOICE = Grader(
     release_lacks=release_rule.lacks_letter,
     needs=(
         Need("options", _are_options, "an object of options, letter -> text,"),
-        Need("answer", lambda gold: re.fullmatch("[A-Z]", gold) is not None, "a letter"),
+        Need("answer", lambda gold: re.fullmatch("[A-Z]", gold) is not None, "a capital letter"),
     ),
     release=ReleaseRule(
         "it takes a letter behind words such as `answer` from anywhere in the text, and counts an "

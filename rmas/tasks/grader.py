@@ -125,10 +125,13 @@ class Grader:
         for row in rows if self.needs else ():
             lacking = next((need for need in self.needs if not need.is_met(row)), None)
             if lacking:
-                name = lacking.field if lacking.field == "answer" else f"meta.{lacking.field}"
+                own = lacking.field == "answer"
+                name = lacking.field if own else f"meta.{lacking.field}"
+                value = repr(row.answer if own else row.meta.get(lacking.field))[:60]
                 raise InputError(
                     f"{source}, row {row.id}: the grader {self.name} needs {lacking.what} in the "
-                    f"field {name}; add it, or name another grader in evaluate.grader"
+                    f"field {name}, not {value}; change it, or name another grader in "
+                    "evaluate.grader"
                 )
 
     def _with_release(self, text: str, row: Row, scores: Mapping[str, float]) -> Scores:

@@ -134,7 +134,9 @@ def _by_name(root: Path, name: str, source: Source, split: str) -> list[Path]:
             stems.setdefault(key, []).append(path)
     if len(stems) > 1:
         several = " and ".join(str(paths[0].relative_to(root)) for paths in stems.values())
-        raise InputError(f"{root}: {several} are both called as the {split} rows; keep one")
+        raise InputError(
+            f"{root}: {several} could both be the {split} rows; name one of them as source"
+        )
     return next(iter(stems.values()), [])
 
 

@@ -25,7 +25,7 @@ from rmas.tasks.generated import PUZZLES
 from rmas.tasks.locate import locate
 from rmas.tasks.prepared import Records, check_prepared, damaged
 from rmas.tasks.rows import Row, from_record
-from rmas.tasks.tables import nearest
+from rmas.tasks.tables import SUFFIXES, nearest
 
 _PREPARE = 4 * 3600  # seconds that processes wait for the first one to write a dataset
 GENERATED_DEFAULTS = {"seed": 0, "train": 8000, "validation": 500, "test": 1000}
@@ -88,7 +88,8 @@ def load_rows_source(
 
     Args:
         name: a generated task (`PUZZLES`; splits train, validation, test), a benchmark or training
-            set (`benchmarks.py`), or the path of a .json, .jsonl or .parquet file (split train).
+            set (`benchmarks.py`), or the path of a .json, .jsonl, .csv or .parquet file
+            (split train).
         data_dir: where prepared datasets are.
         seed: of a generated task (`GENERATED_DEFAULTS` has the defaults).
         train: size of this split of a generated task.
@@ -121,13 +122,13 @@ def load_rows_source(
             raise InputError(f"dataset {name} has no field {field!r}; only files have one")
         files = locate(str(name), source_of(str(name)), source)
         return _load(Public, public_config(str(name), files), data_dir, files.origin)
-    if Path(name).suffix.lower() not in (".json", ".jsonl", ".parquet"):
+    if Path(name).suffix.lower() not in SUFFIXES:
         known = [*PUZZLES, *BENCHMARKS, *TRAINING_SETS]
         meant = nearest(str(name), known)
         raise InputError(
             f"dataset {str(name)[:300]!r} is unknown; "
             + (f"did you mean {meant}? " if meant else "")
-            + f"use {', '.join(known)}, or a .json, .jsonl or .parquet file"
+            + f"use {', '.join(known)}, or a .json, .jsonl, .csv or .parquet file"
         )
     return _load(RowFile, row_file_config(name, field), data_dir)
 

@@ -135,7 +135,10 @@ def test_without_a_rule_of_the_release_the_report_says_so(tmp_path, name, data):
     assert (row["accuracy"], row["release_compatible"]) == (0.5, None)
     assert (row["ours_only"], row["release_only"]) == (0, 0)
     scores = section(report_of(path), "### Scores")
-    assert f"The public release has no published command for {data}, so there is no score" in scores
+    assert (
+        f"The published code of RecursiveMAS has no rule that scores {data}, so only our own score"
+        in scores
+    )
     assert "agree on every record" not in scores and "scores differently" not in scores
 
 
@@ -149,14 +152,14 @@ def test_records_with_and_without_the_release_s_score(tmp_path):
     assert (row["accuracy"], row["release_compatible"]) == (1.0, None)
     scores = section(report_of(path), "### Scores")
     assert "Not all records have the score by the public release's rule" in scores
-    assert "no published command" not in scores
+    assert "no rule that scores" not in scores
 
 
 def test_the_release_runs_the_tests_of_mbpp_as_we_do(tmp_path):
     records = [record(0, benchmark="mbppplus", scores={"exact": 1.0})]
     scores = section(report_of(write(tmp_path, records)), "### Scores")
     assert "The public release runs the same tests as our score does" in scores
-    assert "no published command" not in scores
+    assert "no rule that scores" not in scores
 
 
 def test_pass_at_k_and_lengths(tmp_path):

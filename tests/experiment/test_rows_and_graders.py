@@ -14,8 +14,8 @@ from support.experiments import experiment, settings
     ("method", "grader", "answer", "words"),
     [
         ("evaluate", "mbpp", "4",
-         r"mine\.jsonl, row q1: the grader mbpp needs a script of tests in the field meta\.script; "
-         r"add it, or name another grader in evaluate\.grader"),
+         r"mine\.jsonl, row q1: the grader mbpp needs a script of tests in the field meta\.script, "
+         r"not None; change it, or name another grader in evaluate\.grader"),
         ("evaluate", "livecodebench", "4", r"needs tests, .* in the field meta\.public"),
         ("evaluate", "choice", "A", r"needs an object of options, .* in the field meta\.options"),
         ("evaluate", "integer", "1/2", "needs an integer in the field answer"),

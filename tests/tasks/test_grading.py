@@ -122,7 +122,7 @@ FACTS = {
         ("livecodebench", "1", {"interface": {}}, "field meta.interface"),
         ("choice", "A", {"options": None}, "field meta.options"),
         ("choice", "A", {"options": ["one", "two"]}, "field meta.options"),
-        ("choice", "one", {}, "a letter in the field answer"),
+        ("choice", "one", {}, "a capital letter in the field answer"),
         ("integer", "1/2", {}, "an integer in the field answer"),
         ("math", " ", {}, "a gold answer in the field answer"),
         ("relay", "", {}, "a gold answer in the field answer"),

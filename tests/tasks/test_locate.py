@@ -122,7 +122,7 @@ def test_each_split_of_a_set_with_several(tmp_path):
 
 def test_two_candidates_are_refused(tmp_path):
     put(tmp_path, "test.json", "test.jsonl")
-    with pytest.raises(InputError, match=r"test\.json and test\.jsonl are both called as the test"):
+    with pytest.raises(InputError, match=r"test\.json and test\.jsonl could both be the test"):
         locate("aime26", source_of("aime26"), tmp_path)
 
 
