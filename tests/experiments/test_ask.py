@@ -8,9 +8,11 @@ import pytest
 
 from experiments import conversation
 from experiments.conversation import Session, converse
+from rmas.checksums import write_checked
 from rmas.errors import InputError
 from rmas.experiment.answering import trained_system
 from rmas.experiment.links import write_links
+from rmas.experiment.stored import SETTINGS
 from support.commands import run
 from support.experiments import experiment
 
@@ -22,9 +24,10 @@ QUESTION = (
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The tiny system with untrained links in its workdir."""
+    """The tiny system with untrained links and its settings in its workdir."""
     made = experiment(tmp_path_factory.mktemp("run"))
     write_links(made.workdir / "outer" / "links", made.untrained_links(), made.manifest())
+    write_checked(made.workdir / SETTINGS, made.settings.anchored().to_dict())
     return made
 
 
