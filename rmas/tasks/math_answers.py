@@ -6,6 +6,7 @@ import re
 from rmas.tasks import release_rule
 from rmas.tasks.boxed import alone, beyond_thinking, boxed, concluded, said
 from rmas.tasks.grader import BOX, Grader, Need, ReleaseRule, is_text
+from rmas.tasks.harmless import MAX_LENGTH
 from rmas.tasks.math_equality import equal, normalise
 from rmas.tasks.rows import Row
 
@@ -47,7 +48,8 @@ def score_math(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
 def score_integer(text: str, row: Row) -> tuple[str | None, dict[str, float]]:
     """The same for answers that are integers, as those of AIME; leading zeros do not count."""
     answer = find_math(text)
-    plain = _NAMED.sub("", normalise(answer or "")).strip("\\$%")
+    short = answer if answer and len(answer) <= MAX_LENGTH else ""
+    plain = _NAMED.sub("", normalise(short)).strip("\\$%")
     hit = _INTEGER.fullmatch(plain) and int(plain.split(".")[0]) == int(row.answer)
     return answer, {"exact": float(bool(hit))}
 
