@@ -139,7 +139,7 @@ class SystemSettings(Options):
 class DataSettings(Options):
     """Training rows: a file, a training set or benchmark, or a generated task.
 
-    A file (.json, .jsonl, .csv, .parquet) has `question`, `answer` and the teacher texts of the roles.
+    A file (.json, .jsonl, .csv, .parquet) has `question`, `answer` and the roles' teacher texts.
     """
 
     name: str = option(
