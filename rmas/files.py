@@ -338,7 +338,7 @@ def parse_json(text: str | bytes) -> Any:
 
     Raises ValueError for any other text.
     """
-    text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+    text = text.decode("utf-8").removeprefix("\ufeff") if isinstance(text, bytes) else text
     try:
         value = _parsed(text)
     except RecursionError:

@@ -71,7 +71,7 @@ def make(folder: Path) -> dict[str, Any]:
             "test": 5,
         },
         "limits": {"latent_steps": 2, "max_new_tokens": 6, "message_tokens": 4},
-        "evaluate": {"grader": "choice"},
+        "evaluate": {"grader": "qa"},
     }
 
 
