@@ -165,9 +165,10 @@ def _memory(s: Settings, outline: Outline, longest: int) -> list[str]:
     e, limits, topology = s.evaluate, s.limits, outline.topology
     dtype, int8 = jnp.dtype(derive.dtype(s).value), s.quantize == "int8"
     n, memory = jax.device_count(), device_memory()
+    rows = derive.rows(s, "evaluate").on(jax.default_backend())
     try:
         asked = parallel.parse_mesh(s.mesh)
-        mesh = outline.abstract_mesh(asked, n, dtype=dtype, quantize=int8, memory=memory)
+        mesh = outline.abstract_mesh(asked, n, dtype=dtype, quantize=int8, memory=memory, rows=rows)
     except InputError as error:
         return [f"memory: {error}"]
     size = outline.size(mesh, dtype, int8)
