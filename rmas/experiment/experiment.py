@@ -41,6 +41,7 @@ from rmas.experiment.stored import SETTINGS
 from rmas.experiment.toolboxes import toolboxes
 from rmas.parallel import is_first
 from rmas.places import has_entry, has_file
+from rmas.plans.plan import Plan
 from rmas.shapes import Params
 from rmas.system.load import System
 from rmas.system.outline import Outline
@@ -132,9 +133,19 @@ class Experiment:
 
     # Before a run: what it would do and need.
 
-    def plan(self, stage: str = "outer", prompt_tokens: int = 512, text_tokens: int = 256) -> str:
-        """What a step of `inner` or `outer` training needs of each device; nothing is loaded."""
-        return planning.describe(self.settings, self._published, stage, prompt_tokens, text_tokens)
+    def plan(
+        self,
+        stage: str = "outer",
+        prompt_tokens: int = 512,
+        text_tokens: int = 256,
+        topology: str = "",
+    ) -> Plan:
+        """What `inner` or `outer` training, or `evaluate`, needs of each device, and how long.
+
+        Nothing is loaded. `topology` is a TPU slice, as in `v5e:2x4`; see `planning.make_plan`.
+        """
+        lengths = (prompt_tokens, text_tokens)
+        return planning.make_plan(self.settings, self._published, stage, *lengths, topology)
 
     def dry_run(self, links: str | Path | None = None) -> str:
         """What `evaluate` would do, and what was derived; weights are not loaded.
@@ -147,19 +158,8 @@ class Experiment:
         longest = None
         if outline.located:
             longest = derive.longest_prompt(self.settings, self._unloaded, self.data)
-        own = self.workdir / "outer" / LINKS
-        if links is None:
-            missing = "" if has_entry(own) else "train them with this workdir, or name their folder"
-        else:
-            missing = "" if has_entry(Path(links).expanduser()) else f"{links} does not exist"
-        return dry_run.describe(
-            self.settings,
-            self.derived,
-            outline,
-            self.data,
-            longest=longest,
-            missing_links=missing,
-        )
+        missing = dry_run.missing_links(self.workdir / "outer" / LINKS, links)
+        return dry_run.describe(self.settings, self.derived, outline, self.data, longest, missing)
 
     def check(self) -> None:
         """Raises `InputError` for what would stop the evaluation, before anything is trained."""
