@@ -14,7 +14,6 @@ from rmas.errors import InputError
 from rmas.experiment import derive
 from rmas.experiment.outline import training_context
 from rmas.experiment.settings import Settings
-from rmas.parallel.axes import parts
 from rmas.parallel.chips import Chip
 from rmas.plans import estimates
 from rmas.plans.arguments import AbstractSystem, device_bytes, weight_bytes
@@ -28,6 +27,8 @@ from rmas.training.loop import Schedule
 from rmas.training.objectives import Lengths, TrainingContext
 
 _GIB = 1 << 30
+RESIDENT = "weights and links alone"
+"""The name of what is too large before any program."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,17 +194,20 @@ class Stage:
         """What else the plan depends on."""
         s, rows = self.settings, f"batch {self.rows}"
         if self.stage == "evaluate":
-            return (
-                f"{rows}, prompts of {self.lengths.prompt} tokens; {self.rounds} rounds, "
-                f"{self.steps} latent steps, answers of {s.limits.max_new_tokens} tokens"
-            )
+            return f"{rows}, prompts of {self.lengths.prompt} tokens; {self.turns_in_words}, answers of {s.limits.max_new_tokens} tokens"
         rows = f"batch {self.schedule.batch_size}"
         if self.schedule.accumulate > 1:
             rows += f", gradients accumulated over {self.schedule.accumulate} parts"
         what = f"{rows}, prompts of {self.lengths.prompt} tokens, texts of {self.lengths.text}"
         if self.stage == "inner":
             return what
-        return f"{what}; {self.rounds} rounds, {self.steps} latent steps, {s.objective}"
+        return f"{what}; {self.turns_in_words}, {s.objective}"
+
+    @property
+    def turns_in_words(self) -> str:
+        """Rounds and latent steps."""
+        several = "s" if self.rounds > 1 else ""
+        return f"{self.rounds} round{several}, {self.steps} latent steps"
 
     # What the compiler says.
 
@@ -254,16 +258,18 @@ class Stage:
 
 def too_large(on: Stage, error: TooLargeError) -> str:
     """One line: what is needed, what there is, and what to change."""
-    advice = []
-    tensor, kv = on.mesh.shape["tensor"], [spec.n_kv_heads for spec in on.outline.owners]
-    if tensor < 8 and all(n % (2 * tensor) == 0 for n in kv):
-        advice.append(f"more tensor, as tensor={2 * tensor}")
-    advice.append("a larger slice")
-    if on.stage == "outer" and on.given.outer.remat == "turns":
-        advice.append("outer.remat=layers")
-    if on.stage != "evaluate" and on.rows > parts(on.mesh, "batch"):
-        advice.append(f"more {on.stage}.accumulate")
-    if on.rows > 1:
+    advice, tensor = [], on.mesh.shape["tensor"]
+    static = error.program == RESIDENT  # neither batches nor activations count
+    if tensor < 8 and all(spec.n_kv_heads % (2 * tensor) == 0 for spec in on.outline.owners):
+        advice.append(f"more tensor, as tensor={2 * tensor}, on a larger slice if need be")
+    else:
+        advice.append("more fsdp, or a chip with more memory")
+    if not static and on.stage != "evaluate":
+        if on.stage == "outer" and on.given.outer.remat == "turns":
+            advice.append("outer.remat=layers")
+        if on.rows > parallel.batch_multiple(on.mesh):
+            advice.append(f"more {on.stage}.accumulate")
+    if not static and on.rows > 1:
         advice.append(f"a smaller {on.stage}.batch_size")
     if not on.int8:
         advice.append("quantize=int8")

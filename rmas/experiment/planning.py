@@ -17,7 +17,7 @@ from rmas import parallel
 from rmas.errors import InputError
 from rmas.experiment import derive
 from rmas.experiment.plan_inference import inference, token_floor
-from rmas.experiment.plan_stage import Stage, StagePlan, too_large
+from rmas.experiment.plan_stage import RESIDENT, Stage, StagePlan, too_large
 from rmas.experiment.plan_training import step_floor, training
 from rmas.experiment.settings import Settings
 from rmas.parallel import MeshSpec
@@ -142,7 +142,7 @@ def _parts(on: Stage) -> StagePlan:
     on.check_batch()
     if on.available is not None and on.resident > on.available:
         # No program needs to be compiled to know it.
-        error = TooLargeError("weights and links alone", on.resident, on.available)
+        error = TooLargeError(RESIDENT, on.resident, on.available)
         return StagePlan(problem=too_large(on, error))
     try:
         return inference(on) if on.stage == "evaluate" else training(on)
