@@ -192,22 +192,16 @@ class Stage:
     @property
     def words(self) -> str:
         """What else the plan depends on."""
-        s, rows = self.settings, f"batch {self.rows}"
+        prompts = f"prompts of {self.lengths.prompt} tokens"
+        turns = f"{self.rounds} round{'s' * (self.rounds > 1)}, {self.steps} latent steps"
         if self.stage == "evaluate":
-            return f"{rows}, prompts of {self.lengths.prompt} tokens; {self.turns_in_words}, answers of {s.limits.max_new_tokens} tokens"
-        rows = f"batch {self.schedule.batch_size}"
+            answers = f"answers of {self.settings.limits.max_new_tokens} tokens"
+            return f"batch {self.rows}, {prompts}; {turns}, {answers}"
+        what = f"batch {self.schedule.batch_size}"
         if self.schedule.accumulate > 1:
-            rows += f", gradients accumulated over {self.schedule.accumulate} parts"
-        what = f"{rows}, prompts of {self.lengths.prompt} tokens, texts of {self.lengths.text}"
-        if self.stage == "inner":
-            return what
-        return f"{what}; {self.turns_in_words}, {s.objective}"
-
-    @property
-    def turns_in_words(self) -> str:
-        """Rounds and latent steps."""
-        several = "s" if self.rounds > 1 else ""
-        return f"{self.rounds} round{several}, {self.steps} latent steps"
+            what += f", gradients accumulated over {self.schedule.accumulate} parts"
+        what += f", {prompts}, texts of {self.lengths.text}"
+        return what if self.stage == "inner" else f"{what}; {turns}, {self.given.objective}"
 
     # What the compiler says.
 

@@ -22,7 +22,6 @@ from rmas.experiment.plan_training import step_floor, training
 from rmas.experiment.settings import Settings
 from rmas.parallel import MeshSpec
 from rmas.parallel.slices import describe_devices, parse_slice
-from rmas.plans.limits import usable_bytes
 from rmas.plans.plan import MeshChoice, Plan
 from rmas.plans.programs import TooLargeError
 from rmas.system.outline import Outline
@@ -84,7 +83,7 @@ def make_plan(
         # Each process answers its share of the questions on its own devices.
         asked, devices = asked.share(hosts), devices[: len(devices) // hosts]
         label += f" (each of {hosts} hosts by itself)"
-    available = usable_bytes(devices[0])
+    available = found.chip.usable_bytes
     choices = planned(
         asked,
         outline.owners,
