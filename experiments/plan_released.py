@@ -11,6 +11,7 @@ on after a stop, and prints the table of the cells that it names.
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,13 @@ _QUANTIZE = flags.DEFINE_enum("quantize", "none", ["none", "int8"], "Type of the
 _PROMPT = flags.DEFINE_integer("prompt_tokens", 512, "Of a prompt with its question.", 1)
 _TEXT = flags.DEFINE_integer("text_tokens", 256, "Of a role's text.", 1)
 _OUT = flags.DEFINE_string("out", "runs/plans.jsonl", "File of the cells, one a line.")
+_MARKDOWN = flags.DEFINE_boolean("markdown", False, "Print the table as a page has it.")
 _GIB = 1 << 30
+_COLUMNS = {
+    "inner": ("inner step",),
+    "outer": ("outer step",),
+    "evaluate": ("latent step", "token", "all latent turns"),
+}
 
 
 def main(_: list[str]) -> None:
@@ -72,7 +79,7 @@ def main(_: list[str]) -> None:
             print(f"{n} of {len(asked)}: {cell['stage']}, {cell['slice']}, {cell['style']}")
             done[key(cell)] = plan(cell)
             append_lines(file, [json.dumps({"cell": cell, **done[key(cell)]})])
-    print(table([(cell, done[key(cell)]) for cell in asked]))
+    print(table([(cell, done[key(cell)]) for cell in asked], _MARKDOWN.value))
 
 
 def cell_of(stage: str, topology: str, style: str) -> dict[str, Any]:
@@ -143,24 +150,42 @@ def key(cell: dict[str, Any]) -> str:
     return json.dumps(cell, sort_keys=True)
 
 
-def table(cells: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
-    """One line per cell."""
-    rows = [["stage", "slice", "style", "batch", "mesh", "fits", "memory", "times (floors)"]]
-    for cell, result in cells:
-        own = result["plan"]
-        name = [cell["stage"], cell["slice"], cell["style"], str(cell["batch"])]
-        if not own["fits"]:
-            problem = own["problem"].partition(": ")[2] or own["problem"]
-            rows.append([*name, "-", "no", "-", problem.partition("; use")[0]])
-            continue
-        memory = f"{own['peak'] / _GIB:.1f} of {own['available'] / _GIB:.1f} GiB"
-        times = ", ".join(
-            f"{t['what']} {1e3 * t['estimate']:.4g} ms ({1e3 * t['floor']:.4g})"
-            for t in own["times"]
-            if not t["what"].startswith("prefill")
-        )
-        rows.append([*name, own["mesh"].replace(",fsdp=1", ""), "yes", memory, times])
-    return aligned(rows)
+def table(cells: Sequence[tuple[dict[str, Any], dict[str, Any]]], markdown: bool = False) -> str:
+    """A table of each stage, with a line for every cell."""
+    tables = []
+    for stage in dict.fromkeys(cell["stage"] for cell, _ in cells):
+        rows = [["slice", "style", "batch", "mesh", "GiB of a device", *_COLUMNS[stage]]]
+        for cell, result in cells:
+            if cell["stage"] == stage:
+                start = [cell["slice"], cell["style"], str(cell["batch"])]
+                rows.append([*start, *_results(stage, result["plan"])])
+        what = "evaluation" if stage == "evaluate" else f"{stage} training"
+        lines = _markdown(rows) if markdown else aligned(rows)
+        tables.append(f"{what}, estimates (floors):\n\n{lines}")
+    return "\n\n".join(tables)
+
+
+def _results(stage: str, plan: dict[str, Any]) -> list[str]:
+    """Mesh, memory and times; of the latent steps and tokens those of the slowest agent."""
+    if not plan["fits"]:
+        problem = plan["problem"].partition(": ")[2] or plan["problem"]
+        return ["-", problem.partition("; use")[0], *["-" for _ in _COLUMNS[stage]]]
+    found = []
+    for name in _COLUMNS[stage]:
+        own = [t for t in plan["times"] if t["what"].startswith(name)]
+        slowest = max(own, key=lambda t: t["estimate"], default=None)
+        found.append(_seconds(slowest) if slowest else "-")
+    memory = f"{plan['peak'] / _GIB:.1f} of {plan['available'] / _GIB:.1f}"
+    return [plan["mesh"].replace("fsdp=1,", ""), memory, *found]
+
+
+def _seconds(time: dict[str, Any]) -> str:
+    return f"{1e3 * time['estimate']:.4g} ms ({1e3 * time['floor']:.4g})"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *rest = rows
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rest))
 
 
 if __name__ == "__main__":

@@ -17,23 +17,24 @@ def cell(**changes):
 
 def test_the_table_has_a_line_for_every_cell():
     times = [
-        {"what": "prefill of a", "estimate": 0.5, "floor": 0.25},
+        {"what": "latent step of a", "estimate": 0.005, "floor": 0.0025},
+        {"what": "latent step of b", "estimate": 0.008, "floor": 0.002},
         {"what": "token of a", "estimate": 0.004, "floor": 0.002},
     ]
     fits = {"fits": True, "peak": 3 << 30, "available": 15 << 30, "mesh": "data=8,fsdp=1,tensor=1"}
     problem = "does not fit: think of mixture, mesh data=8: 20 GiB; use more tensor"
-    text = plan_released.table(
-        [
-            (cell(), {"plan": fits | {"times": times}}),
-            (cell(stage="outer"), {"plan": {"fits": False, "problem": problem}}),
-        ]
-    )
-    rows = [" ".join(line.split()) for line in text.splitlines()]
-    assert (
-        "evaluate v5e:2x4 mixture 32 data=8,tensor=1 yes 3.0 of 15.0 GiB token of a 4 ms (2)"
-        in (rows)
-    )
-    assert rows[-1] == "outer v5e:2x4 mixture 32 - no - think of mixture, mesh data=8: 20 GiB"
+    cells = [
+        (cell(), {"plan": fits | {"times": times}}),
+        (cell(stage="outer"), {"plan": {"fits": False, "problem": problem}}),
+    ]
+    rows = [" ".join(line.split()) for line in plan_released.table(cells).splitlines()]
+    assert rows[0] == "evaluation, estimates (floors):"
+    fitting = "mixture 32 data=8,tensor=1 3.0 of 15.0 8 ms (2) 4 ms (2) -"
+    assert f"v5e:2x4 {fitting}" in rows
+    assert rows[-1] == "v5e:2x4 mixture 32 - think of mixture, mesh data=8: 20 GiB -"
+    page = plan_released.table(cells, markdown=True).splitlines()
+    assert page[2].startswith("| slice | style | batch | mesh | GiB of a device | latent step |")
+    assert page[4].endswith("| 3.0 of 15.0 | 8 ms (2) | 4 ms (2) | - |")
 
 
 def test_lines_are_read_back_and_half_a_line_is_taken_off(tmp_path):
