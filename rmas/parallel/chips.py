@@ -15,6 +15,7 @@ move 72 to 81 % of the published bandwidth on every generation.
 import dataclasses
 
 _PAGES = "https://cloud.google.com/tpu/docs/"
+_BLOG = "https://cloud.google.com/blog/products/ai-machine-learning/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Chip:
     Attributes:
       name: as users write it, in `v5e:2x4`.
       device_kind: `jax.Device.device_kind`.
-      hbm_bytes: memory as specified; the compiler keeps some of it for itself.
+      hbm_bytes: memory as specified.
+      usable_bytes: what the compiler leaves to a program, by its own message where one is too large.
       bandwidth: bytes a second between the memory and the cores.
       flops: peak of bfloat16 products, operations a second.
       int8_ops: peak of int8 products, operations a second; that of bfloat16 where the chip has no
@@ -37,6 +39,7 @@ class Chip:
     name: str
     device_kind: str
     hbm_bytes: int
+    usable_bytes: int
     bandwidth: float
     flops: float
     int8_ops: float
@@ -47,11 +50,66 @@ class Chip:
 
 _GIB = 1 << 30
 _ALL = (
-    Chip("v4", "TPU v4", 32 * _GIB, 1200e9, 275e12, 275e12, 1.05e9, 4, _PAGES + "v4"),
-    Chip("v5e", "TPU v5 lite", 16 * _GIB, 819e9, 197e12, 393e12, 1.5e9, 4, _PAGES + "v5e"),
-    Chip("v5p", "TPU v5", 95 * _GIB, 2765e9, 459e12, 918e12, 1.75e9, 4, _PAGES + "v5p"),
-    Chip("v6e", "TPU v6 lite", 32 * _GIB, 1638e9, 918e12, 1836e12, 1.75e9, 4, _PAGES + "v6e"),
-    Chip("tpu7x", "TPU7x", 96 * _GIB, 3690e9, 1153.5e12, 1153.5e12, 2.2e9, 8, _PAGES + "tpu7x"),
+    Chip(
+        name="v4",
+        device_kind="TPU v4",
+        hbm_bytes=32 * _GIB,
+        usable_bytes=123 * _GIB // 4,
+        bandwidth=1200e9,
+        flops=275e12,
+        int8_ops=275e12,
+        clock_hz=1.05e9,
+        per_host=4,
+        source=_PAGES + "v4",
+    ),
+    Chip(
+        name="v5e",
+        device_kind="TPU v5 lite",
+        hbm_bytes=16 * _GIB,
+        usable_bytes=63 * _GIB // 4,
+        bandwidth=819e9,
+        flops=197e12,
+        int8_ops=393e12,
+        clock_hz=1.5e9,
+        per_host=4,
+        source=_PAGES + "v5e",
+    ),
+    Chip(
+        name="v5p",
+        device_kind="TPU v5",
+        hbm_bytes=95 * _GIB,
+        usable_bytes=int(95.74 * _GIB),
+        bandwidth=2765e9,
+        flops=459e12,
+        int8_ops=918e12,
+        clock_hz=1.75e9,
+        per_host=4,
+        source=_PAGES + "v5p, " + _BLOG + "introducing-cloud-tpu-v5p-and-ai-hypercomputer (int8)",
+    ),
+    Chip(
+        name="v6e",
+        device_kind="TPU v6 lite",
+        hbm_bytes=32 * _GIB,
+        usable_bytes=125 * _GIB // 4,
+        bandwidth=1638e9,
+        flops=918e12,
+        int8_ops=1836e12,
+        clock_hz=1.75e9,
+        per_host=4,
+        source=_PAGES + "v6e",
+    ),
+    Chip(
+        name="tpu7x",
+        device_kind="TPU7x",
+        hbm_bytes=96 * _GIB,
+        usable_bytes=379 * _GIB // 4,
+        bandwidth=3690e9,
+        flops=1153.5e12,
+        int8_ops=1153.5e12,
+        clock_hz=2.2e9,
+        per_host=8,
+        source=_PAGES + "tpu7x",
+    ),
 )
 
 CHIPS: dict[str, Chip] = {chip.device_kind: chip for chip in _ALL}

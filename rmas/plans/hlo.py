@@ -34,6 +34,7 @@ _CALLED = re.compile(
     r"|(?:branch_computations|called_computations)=\{([^}]*)\}"
 )
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,<= ]*)\]")
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _CALLS = ("fusion", "call", "conditional", "async-start", "custom-call")
 
 
@@ -277,7 +278,7 @@ def _visit(
 ) -> Iterator[tuple[Instruction, Trips, tuple[str, ...]]]:
     """Every instruction that runs, with the loops around it: their trips and their names.
 
-    Bodies of loops are always entered; other computations where `inside` says so.
+    Loops are always entered, their conditions too; other computations where `inside` says so.
     """
     found = computations(text)
 
@@ -286,8 +287,9 @@ def _visit(
             yield instruction, loops, names
             if instruction.opcode == "while":
                 trips = (*loops, _trips(found, instruction))
-                for body in instruction.called:
-                    yield from visit(body, trips, (*names, instruction.name))
+                condition = _CONDITION.search(instruction.text)
+                for called in (*([condition[1]] if condition else ()), *instruction.called):
+                    yield from visit(called, trips, (*names, instruction.name))
             elif inside(instruction):
                 for called in instruction.called:
                     yield from visit(called, loops, names)
@@ -301,7 +303,7 @@ def _trips(found: dict[str, tuple[Instruction, ...]], loop: Instruction) -> int 
     known = _KNOWN_TRIPS.search(loop.text)
     if known:
         return int(known[1])
-    condition = re.search(r"condition=%?([\w.\-]+)", loop.text)
+    condition = _CONDITION.search(loop.text)
     return _limit(found, found.get(condition[1], ())) if condition else None
 
 
