@@ -34,17 +34,23 @@ from experiments import quit_at_once
 from rmas import parallel
 from rmas.console import printable
 from rmas.errors import BusyError, InputError, PeersLostError, Stopped
-from rmas.experiment import Settings
+from rmas.experiment import Experiment, Settings
+from rmas.experiment.planning import prepare_devices
 from rmas.experiment.stored import find_settings
-from rmas.files import full_disk, is_full_disk
+from rmas.files import atomic_write_json, full_disk, is_full_disk
 from rmas.training.orbax_errors import should_print
 from rmas.training.stopping import end_on_signals, leave_lost_terminal
 
 __all__ = ["run", "say", "settings_and_workdir", "start"]
 
 FLAGS = flags.FLAGS
-_DRY = {"dry_run": "experiments.evaluate", "plan": "experiments.train_inner and train_outer"}
+_DRY = {
+    "dry_run": "experiments.evaluate",
+    "plan": "experiments.train_inner, train_outer and evaluate",
+}
+_OF_PLAN = {"plan_lengths": "(N,N)", "topology": "SLICE", "plan_json": "FILE"}
 _AFTER = 3.0
+_TOO_LARGE = 3
 _LONG = 4000  # most characters of a message: a path may be as long as its writer likes
 _NAME = 300  # most characters of a file's name in a message
 _ENVIRONMENT = (
@@ -227,6 +233,10 @@ def settings_and_workdir(**changes: object) -> tuple[Settings, Path]:
         if name not in _dry:
             instead = f"; --config.{_dry[0]} shows what this command would need" if _dry else ""
             raise InputError(f"--config.{name} belongs to {_DRY[name]}{instead}")
+    if FLAGS.config["topology"] and "plan" not in asked:
+        raise InputError(
+            "--config.topology belongs to --config.plan; a run uses the devices that it finds"
+        )
     if not FLAGS.workdir and asked:
         folder = tempfile.TemporaryDirectory()
         atexit.register(folder.cleanup)
@@ -243,8 +253,22 @@ def asks_for(name: str) -> bool:
     return bool(FLAGS.config[name])
 
 
-def plan_lengths() -> tuple[int, int]:
-    """Tokens of a prompt and of a role's text that a plan is for."""
+def show_plan(settings: Settings, workdir: Path, stage: str) -> int:
+    """Prints the plan of a stage, writes it as JSON where that is asked for.
+
+    Returns the exit status: 0, or 3 where a device's memory is too small.
+    """
+    topology, file = FLAGS.config["topology"], FLAGS.config["plan_json"]
+    lengths = _plan_lengths()
+    prepare_devices(settings.mesh, topology)
+    plan = Experiment(settings, workdir).plan(stage, *lengths, topology)
+    if file:
+        atomic_write_json(Path(file).expanduser(), plan.to_dict())
+    print(plan)
+    return _TOO_LARGE if plan.fits is False else 0
+
+
+def _plan_lengths() -> tuple[int, int]:
     found = FLAGS.config["plan_lengths"]
     two = isinstance(found, tuple) and len(found) == 2
     if not two or not all(isinstance(n, int) and n > 0 for n in found):
@@ -327,9 +351,10 @@ def _print_help(main: Callable, spec: str | None, workdir: str | None) -> None:
         _print_flag("--config=FILE", f"{_OURS['config']} (here: {spec})")
         for name in _dry:
             _print_flag(f"--config.{name}", configs.COMMAND[name][1])
-        if "plan" in _dry:
-            default, text = configs.COMMAND["plan_lengths"]
-            _print_flag("--config.plan_lengths=(N,N)", f"{text} (default: {default})")
+        for name, value in _OF_PLAN.items() if "plan" in _dry else ():
+            default, text = configs.COMMAND[name]
+            text += f" (default: {default})" if default else ""
+            _print_flag(f"--config.{name}={value}", text)
         _print_flag("--config.FIELD=VALUE", "set one field; the values shown are those of the file")
         try:
             print("\n".join(configs.help_of(configs.load(spec))))

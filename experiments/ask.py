@@ -8,6 +8,8 @@ each agent read, thought and wrote. Ctrl-C stops the answer, not the program. --
 agents exchange texts instead of thoughts, and shows these.
 """
 
+import dataclasses
+
 from absl import flags
 
 from experiments import app
@@ -27,6 +29,8 @@ def main(argv: list[str]) -> None:
     """Answers the question of the command line, or those that are typed."""
     settings, workdir = app.settings_and_workdir()
     parallel.start()
+    one = dataclasses.replace(settings.evaluate, batch_size=1)
+    settings = dataclasses.replace(settings, evaluate=one)
     latent = _METHOD.value == "latent"
     system = trained_system(Experiment(settings, workdir), _LINKS.value, needs_links=latent)
     session = Session(system, _METHOD.value, _ROUNDS.value or settings.outer.rounds)

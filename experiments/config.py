@@ -31,8 +31,18 @@ from rmas.places import has_file
 ROOT = Path(__file__).parents[1]
 COMMAND = {
     "dry_run": (False, "say what would be done: the data is prepared, nothing is run"),
-    "plan": (False, "say what a training step would need of each device, and do nothing"),
+    "plan": (
+        False,
+        "say what this command would need of each device, and do nothing; the exit status is 3 "
+        "where it does not fit",
+    ),
     "plan_lengths": ((512, 256), "of plan: tokens of a prompt and of a role's text"),
+    "plan_json": ("", "of plan: file to write the same to, as JSON"),
+    "topology": (
+        "",
+        "of plan: a slice, as in v5e:2x4 or v4:2x2x4, for which the compiler for TPUs answers; no "
+        "TPU is needed",
+    ),
 }
 """Fields of a config that belong to the command, not to the settings: defaults and help."""
 _MODULE = "rmas_config_file"

@@ -59,6 +59,7 @@ def main(_: list[str]) -> None:
         if file.is_dir():
             raise InputError(f"--out={out} cannot be written: {file.name} in it is a folder")
     parallel.start()
+    batch = min(_BATCH.value, len(questions))
     loaded = load_system(
         _STYLE.value,
         _ROOT.value,
@@ -68,8 +69,8 @@ def main(_: list[str]) -> None:
         prompts=_PROMPTS.value,
         quantize=_QUANTIZE.value == "int8",
         date=_DATE.value,
+        batch=batch,
     )
-    batch = min(_BATCH.value, len(questions))
     limits = Limits(_STEPS.value, _TOKENS.value, _TOKENS.value)
     arrays, outputs = dump(loaded, questions, _ROUNDS.value, limits, batch)
     text = {"segments": all_segments(loaded, questions), "outputs": outputs}

@@ -10,6 +10,10 @@ Writes `evaluate/records.jsonl` (one line per question and method), `timings.jso
 `summary.json` in the workdir, and prints a table with 95 % intervals; experiments.report makes
 more of them. Killed, it resumes where it was when the same command is given again, and ends with
 the same records. `--config.dry_run` prints what would be done, and loads no weights.
+
+`--config.plan` prints what thinking and decoding need of each device, and with a slice, as in
+`--config.topology=v5e:2x4`, what the compiler for TPUs says, with times; the exit status is 3 where
+they do not fit.
 """
 
 from absl import flags
@@ -23,17 +27,20 @@ _LINKS = flags.DEFINE_string(
 )
 
 
-def main(_: list[str]) -> None:
+def main(_: list[str]) -> int | None:
     """Evaluates, or describes what would be done."""
     settings, workdir = app.settings_and_workdir()
+    if app.asks_for("plan"):
+        return app.show_plan(settings, workdir, "evaluate")
     app.start()
     run = Experiment(settings, workdir)
     if app.asks_for("dry_run"):
         app.say(run.dry_run(_LINKS.value))
-        return
+        return None
     app.after_training()
     app.say(table(run.evaluate(_LINKS.value)))
     app.say(f"summary: {workdir / 'evaluate' / 'summary.json'}")
+    return None
 
 
 if __name__ == "__main__":
@@ -41,5 +48,5 @@ if __name__ == "__main__":
         main,
         config="experiments/configs/tiny_sequential.py",
         pod=True,
-        dry=("dry_run",),
+        dry=("dry_run", "plan"),
     )

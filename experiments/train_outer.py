@@ -5,25 +5,24 @@
 Objectives: `align`, `rollout`, `teacher_forced`, alone or weighted together, as in
 --config.objective="align:1.0,rollout:0.1". Writes `outer/{links,checkpoints,metrics.jsonl}`.
 Killed, it resumes from its newest checkpoint when the same command is given again; SIGTERM, SIGHUP
-and Ctrl-C save one first. `--config.plan` prints what a step needs of each device of the mesh.
+and Ctrl-C save one first. `--config.plan` prints what a step needs of each device of the mesh,
+with `--config.topology=v5e:2x4` by the compiler for TPUs; it exits with 3 where it does not fit.
 """
 
 from experiments import app
 from rmas.experiment import Experiment
-from rmas.experiment.planning import prepare_devices
 
 
-def main(_: list[str]) -> None:
+def main(_: list[str]) -> int | None:
     """Trains all links, or prints the plan."""
     settings, workdir = app.settings_and_workdir()
     if app.asks_for("plan"):
-        prepare_devices(settings.mesh)
-        print(Experiment(settings, workdir).plan("outer", *app.plan_lengths()))
-        return
+        return app.show_plan(settings, workdir, "outer")
     app.start()
     run = Experiment(settings, workdir)
     run.train_outer()
     app.say(f"links: {workdir / 'outer' / 'links'}")
+    return None
 
 
 if __name__ == "__main__":

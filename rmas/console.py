@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, SupportsFloat
@@ -138,6 +139,39 @@ class Progress:
         ]
         line = "  ".join(part for part in [self._label, *parts] if part)
         print(line, file=self._stream, flush=True)
+
+
+@contextlib.contextmanager
+def waiting(what: str, remark: str = "", stream: IO[str] | None = None) -> Iterator[None]:
+    """Shows what is waited for, and for how long: a line that changes, or one a minute.
+
+    Nothing is written about what takes less than two seconds, nor by other processes than the
+    first.
+    """
+    out = sys.stderr if stream is None else stream
+    began, over = time.monotonic(), threading.Event()
+    live = out.isatty()
+
+    def show() -> None:
+        with _unless_closed():
+            pause = 2.0
+            while not over.wait(pause):
+                text = f"{what}: {duration(time.monotonic() - began)}"
+                text += f" ({remark})" if remark else ""
+                print(text, end="\r" if live else "\n", file=out, flush=True)
+                pause = 1.0 if live else 60.0
+            if live and pause == 1.0:
+                print("\033[2K", end="", file=out, flush=True)
+
+    thread = threading.Thread(target=show, daemon=True)
+    if is_first():
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if is_first():
+            thread.join()
 
 
 @contextlib.contextmanager

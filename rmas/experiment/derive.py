@@ -8,6 +8,7 @@ import jax
 from rmas.errors import InputError
 from rmas.experiment.data import Data
 from rmas.experiment.settings import Settings
+from rmas.parallel import Rows
 from rmas.system.load import System
 from rmas.system.outline import Outline
 from rmas.system.rendered import Renderer
@@ -78,6 +79,14 @@ def dtype(settings: Settings) -> Derived:
         return Derived("system.dtype", asked, "as set")
     platform = jax.default_backend()
     return Derived("system.dtype", weight_dtype(None).name, f"devices of platform {platform}")
+
+
+def rows(settings: Settings, stage: str) -> Rows:
+    """The rows that the devices get at a time in a stage: `inner`, `outer` or `evaluate`."""
+    if stage == "evaluate":
+        return Rows(settings.evaluate.batch_size)
+    schedule = settings.inner if stage == "inner" else settings.outer
+    return Rows(schedule.batch_size // schedule.accumulate, exact=True)
 
 
 def lengths(

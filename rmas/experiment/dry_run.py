@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from rmas.experiment.evaluating import grader_pool
 from rmas.experiment.methods import grader_of, variants
 from rmas.experiment.settings import Settings
 from rmas.experiment.toolboxes import toolboxes
+from rmas.places import has_entry
 from rmas.system.batch import bucket
 from rmas.system.outline import Outline
 from rmas.system.prompts import Field, Interface
@@ -103,6 +105,13 @@ def describe(
     )
 
 
+def missing_links(own: Path, named: str | Path | None) -> str:
+    """What to do about links that are not there: those `named`, else the workdir's own."""
+    if named is None:
+        return "" if has_entry(own) else "train them with this workdir, or name their folder"
+    return "" if has_entry(Path(named).expanduser()) else f"{named} does not exist"
+
+
 def _check(s: Settings, outline: Outline, missing_links: str) -> None:
     """Prompts, tools and links, as the run will ask for them."""
     if "single" in s.evaluate.methods:
@@ -165,9 +174,10 @@ def _memory(s: Settings, outline: Outline, longest: int) -> list[str]:
     e, limits, topology = s.evaluate, s.limits, outline.topology
     dtype, int8 = jnp.dtype(derive.dtype(s).value), s.quantize == "int8"
     n, memory = jax.device_count(), device_memory()
+    rows = derive.rows(s, "evaluate").on(jax.default_backend())
     try:
         asked = parallel.parse_mesh(s.mesh)
-        mesh = outline.abstract_mesh(asked, n, dtype=dtype, quantize=int8, memory=memory)
+        mesh = outline.abstract_mesh(asked, n, dtype=dtype, quantize=int8, memory=memory, rows=rows)
     except InputError as error:
         return [f"memory: {error}"]
     size = outline.size(mesh, dtype, int8)

@@ -35,11 +35,13 @@ from rmas.experiment.links import (
 )
 from rmas.experiment.methods import methods
 from rmas.experiment.outline import outline_of, published_outline, training_context
+from rmas.experiment.placed import Placed
 from rmas.experiment.settings import Settings
 from rmas.experiment.stored import SETTINGS
 from rmas.experiment.toolboxes import toolboxes
 from rmas.parallel import is_first
 from rmas.places import has_entry, has_file
+from rmas.plans.plan import Plan
 from rmas.shapes import Params
 from rmas.system.load import System
 from rmas.system.outline import Outline
@@ -90,25 +92,19 @@ class Experiment:
         """The outline for plans, for which nothing is downloaded."""
         return published_outline(self.settings) or self.outline
 
-    @functools.cached_property
+    @property
     def system(self) -> System:
-        """The agents with their weights, on the devices of the mesh."""
-        return self._load(local=False)
+        """The agents with their weights, on the mesh of the last stage, else of an evaluation."""
+        return self._placed.system
+
+    @functools.cached_property
+    def _placed(self) -> Placed:
+        return Placed(self.settings, self.outline, self._unloaded.tools)
 
     @functools.cached_property
     def _unloaded(self) -> System:
         """The system without weights: its facts, prompts and tools are known before these."""
         return self.outline.unloaded(toolboxes(self.settings.tools, self.outline.topology))
-
-    def _load(self, local: bool) -> System:
-        tools = self._unloaded.tools  # checked before weights are read
-        return self.outline.load(
-            dtype=derive.dtype(self.settings).value,
-            mesh=self.settings.mesh,
-            quantize=self.settings.quantize == "int8",
-            local=local,
-            tools=tools,
-        )
 
     @property
     def context(self) -> TrainingContext:
@@ -137,9 +133,19 @@ class Experiment:
 
     # Before a run: what it would do and need.
 
-    def plan(self, stage: str = "outer", prompt_tokens: int = 512, text_tokens: int = 256) -> str:
-        """What a step of `inner` or `outer` training needs of each device; nothing is loaded."""
-        return planning.describe(self.settings, self._published, stage, prompt_tokens, text_tokens)
+    def plan(
+        self,
+        stage: str = "outer",
+        prompt_tokens: int = 512,
+        text_tokens: int = 256,
+        topology: str = "",
+    ) -> Plan:
+        """What `inner` or `outer` training, or `evaluate`, needs of each device, and how long.
+
+        Nothing is loaded. `topology` is a TPU slice, as in `v5e:2x4`; see `planning.make_plan`.
+        """
+        lengths = (prompt_tokens, text_tokens)
+        return planning.make_plan(self.settings, self._published, stage, *lengths, topology)
 
     def dry_run(self, links: str | Path | None = None) -> str:
         """What `evaluate` would do, and what was derived; weights are not loaded.
@@ -152,19 +158,8 @@ class Experiment:
         longest = None
         if outline.located:
             longest = derive.longest_prompt(self.settings, self._unloaded, self.data)
-        own = self.workdir / "outer" / LINKS
-        if links is None:
-            missing = "" if has_entry(own) else "train them with this workdir, or name their folder"
-        else:
-            missing = "" if has_entry(Path(links).expanduser()) else f"{links} does not exist"
-        return dry_run.describe(
-            self.settings,
-            self.derived,
-            outline,
-            self.data,
-            longest=longest,
-            missing_links=missing,
-        )
+        missing = dry_run.missing_links(self.workdir / "outer" / LINKS, links)
+        return dry_run.describe(self.settings, self.derived, outline, self.data, longest, missing)
 
     def check(self) -> None:
         """Raises `InputError` for what would stop the evaluation, before anything is trained."""
@@ -187,7 +182,7 @@ class Experiment:
             self._check_longest(source)
         except InputError as error:
             _log.warning("outer training will refuse these rows: %s", error)
-        check_batch("inner", s.inner, self.system.mesh)
+        check_batch("inner", s.inner, self._placed.for_stage("inner").mesh)
         initial = self.initial_links()
         # Rows are read at a round drawn from those of outer training.
         identity = self._identity("links", "inner") | {"rounds": s.outer.rounds}
@@ -226,7 +221,7 @@ class Experiment:
             )
         source, validation = self.data.rows(s.outer, topology, topology.agents)
         self._check_longest(source)
-        check_batch("outer", s.outer, self.system.mesh)
+        check_batch("outer", s.outer, self._placed.for_stage("outer").mesh)
         folder = self.workdir / "outer"
         steps = {"latent_steps": s.limits.latent_steps}
         open_workdir(folder, self._identity("objective", "links", "inner", "outer") | steps)
@@ -291,7 +286,8 @@ class Experiment:
         self._remember(only_once=True)
         if self._trained_on() == json.loads(json.dumps(identity["data"])):
             _log.warning("the links were trained on these very questions")
-        system = self._load(local=True) if several else self.system
+        place = self._placed.on_this_process if several else self._placed.for_stage
+        system = place("evaluate")
         ways = methods(settings, system, self.outline.form, trained, self.untrained_links())
         return evaluating.evaluate(
             settings, system, ways, rows=rows, asked=asked, pool=pool, workdir=self.workdir
@@ -313,7 +309,9 @@ class Experiment:
         parts = ("limits", "sampling", "evaluate", "num_questions")
         identity = identity_of(settings, self._unloaded, self.data.questions, parts)
         open_workdir(folder, identity | {"rounds": settings.outer.rounds})
-        return evaluating.make_rows(settings, self.system, asked, pool, folder)
+        return evaluating.make_rows(
+            settings, self._placed.for_stage("evaluate"), asked, pool, folder
+        )
 
     # Links.
 

@@ -1,102 +1,123 @@
-"""What training would need of each device, computed without loading a weight or running a step."""
+"""What a stage would need of each device, computed without loading a weight or running a step.
 
+With a topology (`v5e:2x4`) the compiler for TPUs compiles the stage's programs for its devices, and
+says what memory they need and how many cycles they take. Without one XLA's compiler for CPUs does,
+in float32 and without the order of recomputation: its numbers are upper bounds.
+"""
+
+import dataclasses
 import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rmas import parallel
-from rmas.console import aligned
 from rmas.errors import InputError
-from rmas.experiment.outline import training_context
+from rmas.experiment import derive
+from rmas.experiment.plan_inference import inference, token_floor
+from rmas.experiment.plan_stage import RESIDENT, Stage, StagePlan, too_large
+from rmas.experiment.plan_training import step_floor, training
 from rmas.experiment.settings import Settings
 from rmas.parallel import MeshSpec
-from rmas.plans.arguments import weight_bytes
-from rmas.plans.memory import Memory, inner_memory, outer_memory, turn_caches
-from rmas.plans.training_steps import inner_step, outer_step
+from rmas.parallel.slices import describe_devices, parse_slice
+from rmas.plans.plan import MeshChoice, Plan
+from rmas.plans.programs import TooLargeError
 from rmas.system.outline import Outline
-from rmas.training.objectives import Lengths, parse_objective
+from rmas.training.objectives import Lengths
+from rmas.weights.placement import planned
 
-_GIB = 1 << 30
+STAGES = ("inner", "outer", "evaluate")
 _MOST = 4096  # devices of a plan
+_UPPER_BOUND = """\
+By the compiler for CPUs, in float32: an upper bound. Accelerators need less; the outer step of
+sequential_light needs 11.8 GB of a v5e, and 26.4 GB by this count. TPUs have a compiler of their
+own, which needs none of them: --config.topology=v5e:2x4, after pip install '.[tpu]'."""
+_LEFT_OUT = """\
+Memory is what the compiler for TPUs needs. Estimates are its cycles times trip counts: they leave
+out exchanges between devices, asynchronous copies and sorts, and nothing was measured. A floor is
+bytes over the memory's bandwidth or operations over the peak, whichever is more."""
 
 
-def describe(
-    settings: Settings, outline: Outline, stage: str, prompt_tokens: int, text_tokens: int
-) -> str:
-    """The plan of `inner` or `outer` training as text.
+def make_plan(
+    settings: Settings,
+    outline: Outline,
+    stage: str,
+    prompt_tokens: int,
+    text_tokens: int,
+    topology: str = "",
+    compiled: int = 2,
+) -> Plan:
+    """The plan of `inner` or `outer` training, or of `evaluate` (latent recursion, and decoding).
 
-    The step is compiled for as many CPU devices as the mesh has, which must be set up before JAX
-    has made its devices: see `prepare_devices`.
+    Without a topology it is made for CPU devices, as many as the mesh has, which must be set up
+    before JAX has made its devices: see `prepare_devices`.
+
+    Args:
+      prompt_tokens: of a prompt with its question, without messages.
+      text_tokens: of a role's text, for training.
+      topology: a TPU slice, as in `v5e:2x4`; empty: none.
+      compiled: with a topology and `mesh=auto`, how many meshes that fit are compiled.
 
     Raises:
-      InputError: a mesh without sizes or with too few devices here, a batch that does not divide
-        over it, or another stage.
+      InputError: another stage, a topology that there is not or that has no compiler here, a mesh
+        that does not suit the devices, or a batch that does not divide over it.
     """
-    s = settings
-    if stage not in ("inner", "outer"):
-        raise InputError(f"stage {stage!r} is unknown; known: inner, outer")
-    asked = _sizes(s.mesh)
-    mesh = parallel.make_mesh(asked, jax.devices()[: math.prod(asked.sizes)])
-    # A plan is for accelerators: the CPU devices that it is made on are stand-ins.
-    dtype = jnp.dtype("bfloat16" if s.system.dtype == "auto" else s.system.dtype)
-    int8 = s.quantize == "int8"
-    context = training_context(s, outline)
-    weights = weight_bytes(outline.abstract_params(mesh, dtype, int8))
-    params = outline.abstract_params(mesh, jnp.float32, int8)
+    if stage not in STAGES:
+        raise InputError(f"stage {stage!r} is unknown; known: {', '.join(STAGES)}")
+    numbers = jnp.dtype("bfloat16" if settings.system.dtype == "auto" else settings.system.dtype)
     lengths = Lengths(prompt_tokens, text_tokens)
-    schedule = s.inner if stage == "inner" else s.outer
-    multiple = parallel.batch_multiple(mesh) * schedule.accumulate
-    if schedule.batch_size % multiple:
-        raise InputError(
-            f"{stage}.batch_size is {schedule.batch_size}; on this mesh it must be a multiple of "
-            f"{multiple}"
-        )
-    if stage == "inner":
-        memory = inner_memory(inner_step(context, params, schedule, lengths, mesh), weights)
-    else:
-        program = outer_step(
-            context,
-            parse_objective(s.objective),
-            params=params,
-            trained=s.outer.train,
-            schedule=schedule,
-            rounds=s.outer.rounds,
-            lengths=lengths,
-            mesh=mesh,
-        )
-        rows = schedule.batch_size // schedule.accumulate
-        caches = turn_caches(context, rows, lengths, mesh)
-        memory = outer_memory(program, weights=weights, caches=caches)
-    shape = ",".join(f"{axis}={n}" for axis, n in mesh.shape.items())
-    shape = "one device" if mesh.size == 1 else shape
-    what = f"{s.outer.rounds} rounds, {s.limits.latent_steps} latent steps, {s.objective}"
-    name = s.system.style or outline.topology.name
-    parts = f"batch {schedule.batch_size}"
-    if schedule.accumulate > 1:
-        parts += f", gradients accumulated over {schedule.accumulate} parts"
-    return "\n".join(
-        [
-            f"{stage} training of {name}, mesh {shape}, {dtype.name}",
-            f"{parts}, prompts of {lengths.prompt} tokens, texts of {lengths.text}"
-            + (f"; {what}" if stage == "outer" else ""),
-            "",
-            _table(memory),
-            "",
-            "Caches and activations are what XLA needs for the step compiled for CPU devices in",
-            "float32. That is an upper bound: accelerators recompute one turn at a time and need",
-            "about half of it in bfloat16.",
-        ]
+    if not topology:
+        asked = _sizes(settings.mesh)
+        devices: Sequence[jax.Device] = jax.devices()[: math.prod(asked.sizes)]
+        mesh = parallel.make_mesh(asked, devices)
+        on = Stage(settings, outline, stage, lengths, numbers, mesh, None, None)
+        return _finished(on, _parts(on), f"{mesh.size} CPU devices", remark=_UPPER_BOUND)
+
+    found = parse_slice(topology)
+    devices = describe_devices(found)
+    hosts = len({device.process_index for device in devices})
+    asked, label = parallel.parse_mesh(settings.mesh), str(found)
+    if stage == "evaluate" and hosts > 1:
+        # Each process answers its share of the questions on its own devices.
+        asked, devices = asked.share(hosts), devices[: len(devices) // hosts]
+        label += f" (each of {hosts} hosts by itself)"
+    available = found.chip.usable_bytes
+    choices = planned(
+        asked,
+        outline.owners,
+        dtype=numbers,
+        quantize=settings.quantize == "int8",
+        n_devices=len(devices),
+        per_host=sum(d.process_index == devices[0].process_index for d in devices),
+        memory=available,
+        rows=derive.rows(settings, stage).on("tpu"),
     )
+    stages = [
+        Stage(
+            settings,
+            outline,
+            stage,
+            lengths,
+            numbers,
+            parallel.make_mesh(choice, devices),
+            found.chip,
+            available,
+        )
+        for choice in choices
+    ]
+    if not asked.auto:
+        return _finished(stages[0], _parts(stages[0]), label, remark=_LEFT_OUT)
+    return _best(stages, label, compiled)
 
 
-def prepare_devices(mesh: str) -> None:
+def prepare_devices(mesh: str, topology: str = "") -> None:
     """Gives this process the CPU devices of a plan; JAX must not have made its devices yet.
 
-    Raises `InputError` for a mesh without sizes.
+    Raises `InputError` for a mesh without sizes, where there is no topology.
     """
-    n = math.prod(_sizes(mesh).sizes)
+    n = 1 if topology else math.prod(_sizes(mesh).sizes)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", n)
 
@@ -115,16 +136,67 @@ def _sizes(text: str) -> MeshSpec:
     return asked
 
 
-def _table(memory: Memory) -> str:
-    parts: Sequence[tuple[str, int]] = (
-        ("weights", memory.weights),
-        ("links", memory.links),
-        ("optimizer", memory.optimizer),
-        ("update", memory.update),
-        ("batch", memory.batch),
-        ("caches", memory.caches),
-        ("activations", memory.activations),
-        ("total", memory.total),
+def _parts(on: Stage) -> StagePlan:
+    """Compiles the programs of a stage."""
+    on.check_batch()
+    if on.available is not None and on.resident > on.available:
+        # No program needs to be compiled to know it.
+        error = TooLargeError(RESIDENT, on.resident, on.available)
+        return StagePlan(problem=too_large(on, error))
+    try:
+        return inference(on) if on.stage == "evaluate" else training(on)
+    except TooLargeError as error:
+        return StagePlan(problem=too_large(on, error))
+
+
+def _best(stages: Sequence[Stage], label: str, compiled: int) -> Plan:
+    """The plan on the first mesh that fits, with a table of all; the first are compiled."""
+    found: list[tuple[Stage, StagePlan]] = []
+    rows: list[MeshChoice] = []
+    for on in stages:
+        choice = MeshChoice(
+            mesh=on.shape,
+            rows=on.rows / parallel.batch_multiple(on.mesh),
+            resident=on.resident + on.caches,
+            floor=on.floor_of(token_floor(on) if on.stage == "evaluate" else step_floor(on)),
+        )
+        fitting = sum(not own.problem for _, own in found)
+        if on.divides and fitting < compiled:
+            own = _parts(on)
+            found.append((on, own))
+            main = next((t for t in own.times if t.what == on.measured), None)
+            choice = dataclasses.replace(
+                choice,
+                peak=max((need.peak for need in own.needs), default=None),
+                fits=not own.problem,
+                estimate=main.estimate if main else None,
+            )
+        rows.append(choice)
+    if not found:
+        stages[0].check_batch()
+    on, own = next((pair for pair in found if not pair[1].problem), found[0])
+    remark = _LEFT_OUT
+    if on is not stages[0] and not own.problem:
+        remark = (
+            f"Name the mesh, as --config.mesh={on.shape}: auto would take the first of the table.\n"
+            + remark
+        )
+    plan = _finished(on, own, label, remark=remark)
+    return dataclasses.replace(plan, meshes=tuple(rows), measured=stages[0].measured)
+
+
+def _finished(on: Stage, own: StagePlan, devices: str, remark: str) -> Plan:
+    return Plan(
+        stage=on.stage,
+        system=on.name,
+        devices=devices,
+        mesh=on.shape,
+        numbers=np.dtype(on.dtype).name + (", int8 matrices" if on.int8 else ""),
+        settings=on.words,
+        needs=own.needs,
+        available=on.available,
+        times=own.times,
+        exchanges=own.exchanges,
+        problem=own.problem,
+        remark=remark,
     )
-    rows = [[name, f"{size / _GIB:.3f} GiB", f"{size:,}"] for name, size in parts]
-    return aligned([["part", "each device", "bytes"], *rows])

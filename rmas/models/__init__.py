@@ -3,6 +3,7 @@
 from rmas.models.cache import Entries, Segment, open_tail, pick_rows, widen, write
 from rmas.models.config import parse_spec, read_spec
 from rmas.models.model import (
+    PREFILL,
     Model,
     abstract_params,
     embed,
@@ -16,6 +17,7 @@ from rmas.models.model import (
 from rmas.models.spec import ModelSpec
 
 __all__ = [
+    "PREFILL",
     "Entries",
     "Model",
     "ModelSpec",

@@ -21,6 +21,9 @@ from rmas.models.stack import init_layers, run_layers
 from rmas.parallel import constrain, single_device_mesh, use
 from rmas.shapes import Array, Params
 
+PREFILL = "prefill"
+"""The scope of a prefill's operations in compiled programs and profiles."""
+
 
 def positions(valid_BT: Array, start_B: Array | int = 0) -> Array:
     """The positions `[B, T]`, int32, that count valid slots from `start_B`.
@@ -108,7 +111,8 @@ def prefill(
     Returns the hidden state `[B, D]` at the last position, and the cache as a prefix segment.
     """
     pos_BT = positions(valid_BT)
-    h_BTD, entries = run(spec, params, x_BTD, valid_BT=valid_BT, pos_BT=pos_BT, remat=remat)
+    with jax.named_scope(PREFILL):
+        h_BTD, entries = run(spec, params, x_BTD, valid_BT=valid_BT, pos_BT=pos_BT, remat=remat)
     return h_BTD[:, -1], Segment(entries, valid_BT, pos_BT).constrained()
 
 

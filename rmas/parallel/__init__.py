@@ -12,11 +12,14 @@ from rmas.parallel.axes import (
 )
 from rmas.parallel.mesh import (
     AXES,
+    LEAST_ROWS,
     MeshSpec,
+    Rows,
     abstract_mesh,
     automatic,
     make_mesh,
     parse_mesh,
+    ranked,
     single_device_mesh,
     use,
 )
@@ -34,11 +37,13 @@ from rmas.parallel.startup import Cluster, start
 
 __all__ = [
     "AXES",
+    "LEAST_ROWS",
     "Cluster",
     "Heads",
     "MeshSpec",
     "Place",
     "Read",
+    "Rows",
     "Share",
     "abstract_mesh",
     "all_reduce_max",
@@ -57,6 +62,7 @@ __all__ = [
     "placer",
     "put_batch",
     "put_whole",
+    "ranked",
     "replicated",
     "single_device_mesh",
     "start",

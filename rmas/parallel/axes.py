@@ -102,8 +102,8 @@ def batch_share(mesh: Mesh) -> Share:
     """The rows of each batch that this process must load.
 
     If every process's devices hold one contiguous block of rows, and these blocks are equal, it
-    is the process's own block. Otherwise (the order of devices in a mesh of a pod follows its
-    wiring) every process loads all rows, and its devices keep what they hold of them.
+    is the process's own block. Otherwise (a mesh of the caller's own may have any order of devices)
+    every process loads all rows, and its devices keep what they hold of them.
 
     Collective: all processes of a run must call it.
     """

@@ -26,7 +26,7 @@ class Chip:
       name: as users write it, in `v5e:2x4`.
       device_kind: `jax.Device.device_kind`.
       hbm_bytes: memory as specified.
-      usable_bytes: what the compiler leaves to a program, by its own message where one is too large.
+      usable_bytes: what the compiler leaves to a program, as it says where one is too large.
       bandwidth: bytes a second between the memory and the cores.
       flops: peak of bfloat16 products, operations a second.
       int8_ops: peak of int8 products, operations a second; that of bfloat16 where the chip has no

@@ -18,7 +18,7 @@ from rmas import parallel
 from rmas.errors import InputError
 from rmas.links import Form, LinkSpec, init_links
 from rmas.models import ModelSpec, base, read_spec
-from rmas.parallel import MeshSpec
+from rmas.parallel import MeshSpec, Rows
 from rmas.shapes import Params
 from rmas.system import prompts as prompt_sets
 from rmas.system.encode import ChatTokenizer
@@ -38,7 +38,7 @@ from rmas.system.topology import Topology
 from rmas.system.turn import SystemSpec
 from rmas.tools import Toolbox
 from rmas.weights import hub
-from rmas.weights.placement import abstract_weights, heads_of, planned
+from rmas.weights.placement import abstract_weights, choose_mesh, heads_of, planned
 
 _log = logging.getLogger(__name__)
 
@@ -248,12 +248,19 @@ class Outline:
         )
 
     def abstract_mesh(
-        self, asked: MeshSpec, n_devices: int, *, dtype: Any, quantize: bool, memory: int | None
+        self,
+        asked: MeshSpec,
+        n_devices: int,
+        *,
+        dtype: Any,
+        quantize: bool,
+        memory: int | None,
+        rows: Rows | None = None,
     ) -> AbstractMesh:
         """The mesh that loading would make of so many devices of one host; these need not exist.
 
-        `memory` is that of a device in bytes, if it is known. Raises `InputError` for sizes that
-        do not fit the number of devices.
+        `memory` is that of a device in bytes, if it is known, `rows` as in `placement.planned`.
+        Raises `InputError` for sizes that do not fit the number of devices.
         """
         sizes = planned(
             asked,
@@ -263,7 +270,8 @@ class Outline:
             n_devices=n_devices,
             per_host=n_devices,
             memory=memory,
-        )
+            rows=rows,
+        )[0]
         return parallel.abstract_mesh(sizes, n_devices)
 
     def abstract_params(self, mesh: Mesh, dtype: Any, quantize: bool) -> dict[str, Params]:
@@ -329,6 +337,7 @@ def load_system(
     date: str = DATE,
     tools: Toolbox | None = None,
     local: bool = False,
+    batch: int | None = None,
 ) -> LoadedSystem:
     """Loads a released system.
 
@@ -345,6 +354,7 @@ def load_system(
       date: for chat templates that print one.
       tools: what the agents of deliberation may call; the other styles have no tools.
       local: in a run of many processes, use only the devices of this one.
+      batch: questions that will be answered together, which `auto` looks at on accelerators.
 
     Raises:
       InputError: whatever is wrong with the folders, links, prompts or arguments, in one line.
@@ -355,9 +365,10 @@ def load_system(
     outline = Outline.of_style(
         found, root, prompts=prompts or DEFAULT_PROMPTS, task_family=task_family, date=date
     )
+    rows = None if batch is None else parallel.Rows(batch)
     system = outline.load(
         dtype=dtype,
-        mesh=mesh,
+        mesh=choose_mesh(mesh, outline.owners, dtype, quantize, local, rows),
         quantize=quantize,
         local=local,
         tools=dict.fromkeys(found.topology.callers, tools) if tools else {},

@@ -58,7 +58,8 @@ def recurse(
         """One turn: reads `this_round` and `feedback`, adds to `this_round` and `next_feedback`."""
         prompt, extra = inputs[agent]
         incoming = _incoming(topology, agent, this_round, feedback)
-        messages, aux = turn(agent, prompt, incoming, extra)
+        with jax.named_scope(agent):  # for profiles, and for plans
+            messages, aux = turn(agent, prompt, incoming, extra)
         for e in topology.outgoing(agent):
             name = edge_name(e.src, e.dst)
             (this_round if e.when == "round" else next_feedback)[name] = messages[name]

@@ -95,8 +95,9 @@ def think(
     zeros = zero_messages(spec, links, batch=prompts[out].ids_BT.shape[1], length=steps)
     incoming, thoughts = recurse(topology, prompts, turn, zeros, numbers)
     last = jax.tree.map(lambda x: x[-1], prompts[out])
-    x_BTD = inputs(spec.model(out), params[out], last, incoming)
-    state = decode.start(spec.model(out), params[out], x_BTD, last.valid_BT, size)
+    with jax.named_scope(out):
+        x_BTD = inputs(spec.model(out), params[out], last, incoming)
+        state = decode.start(spec.model(out), params[out], x_BTD, last.valid_BT, size)
     return state, (thoughts if record else {})
 
 

@@ -17,6 +17,9 @@ from rmas.parallel import constrain
 from rmas.shapes import Array, Params
 from rmas.system.topology import Edge, Topology
 
+LATENT_STEPS = "latent_steps"
+"""The scope of their operations in compiled programs and profiles."""
+
 
 @struct.dataclass
 class Prompt:
@@ -124,7 +127,8 @@ def rollout(
         return (z_BD, tail), (h_BD, z_BD)
 
     times = jnp.arange(steps - 1, dtype=jnp.int32)
-    _, rest = _scan(step, (z_BD, tail), times, checkpoint)
+    with jax.named_scope(LATENT_STEPS):
+        _, rest = _scan(step, (z_BD, tail), times, checkpoint)
     h_BMD, z_BMD = (
         jnp.concatenate([first_BD[:, None], jnp.moveaxis(rest_MBD, 0, 1)], axis=1)
         for first_BD, rest_MBD in zip((h_BD, z_BD), rest, strict=True)

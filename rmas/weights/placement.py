@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 from rmas import parallel
 from rmas.errors import InputError
 from rmas.models import ModelSpec, abstract_params
-from rmas.parallel import Heads, MeshSpec
+from rmas.parallel import Heads, MeshSpec, Rows
 from rmas.shapes import Params
 from rmas.weights.quantize import quantize as to_int8
 
@@ -69,25 +69,28 @@ def planned(
     n_devices: int,
     per_host: int,
     memory: int | None,
-) -> MeshSpec:
-    """The sizes of the mesh: if `asked` is `auto`, those chosen for these weights.
+    rows: Rows | None = None,
+) -> list[MeshSpec]:
+    """The sizes of the mesh; if `asked` is `auto`, those that suit these weights, best first.
 
     Args:
       specs: one for each set of weights in memory.
       dtype, quantize: of the weights.
       n_devices, per_host: devices of the mesh, and of one host.
       memory: bytes of one device, of which weights may use half; None means enough.
+      rows: of a batch on these devices; None means that `auto` does not look at them.
     """
     if not asked.auto:
-        return asked
+        return [asked]
     trees = [abstract_weights(spec, dtype, quantize) for spec in specs]
     needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(trees))
-    return parallel.automatic(
+    return parallel.ranked(
         n_devices,
         [spec.n_kv_heads for spec in specs],
         per_host=per_host,
         bytes_needed=needed,
         bytes_per_device=memory // 2 if memory else None,
+        rows=rows,
     )
 
 
@@ -102,15 +105,17 @@ def choose_mesh(
     dtype: Any = None,
     quantize: bool = False,
     local: bool = False,
+    rows: Rows | None = None,
 ) -> Mesh:
     """Makes the mesh that a user asked for.
 
     Args:
-      asked: a mesh, or text (see `parallel.parse_mesh`); None means one device. `auto` splits
-        rows over all devices, and weights only as far as needed for them to fit.
+      asked: a mesh, or text (see `parallel.parse_mesh`); None means one device. `auto` is the
+        first of `parallel.ranked`: it splits weights as far as they, and `rows`, need it.
       specs: one for each set of weights in memory.
       dtype, quantize: of the weights.
       local: use the devices of this process only.
+      rows: of the batches that the mesh is for, if they are known.
 
     Raises:
       InputError: invalid text, sizes that do not fit the number of devices, or a mesh with other
@@ -135,5 +140,6 @@ def choose_mesh(
         n_devices=len(devices),
         per_host=jax.local_device_count(),
         memory=device_memory(),
-    )
+        rows=rows.on(devices[0].platform) if rows else None,
+    )[0]
     return parallel.make_mesh(sizes, devices if alone else None)

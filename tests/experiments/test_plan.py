@@ -1,9 +1,14 @@
-"""Memory plans as commands, and flags about processes."""
+"""Plans as commands and in Python, and flags about processes."""
 
+import json
 import re
 
 import pytest
 
+from rmas import Experiment, Settings, embedded, parallel
+from rmas.errors import InputError
+from rmas.experiment import derive
+from rmas.parallel import slices
 from support.commands import run
 
 
@@ -32,9 +37,34 @@ def test_a_plan_loads_nothing_and_names_its_parts(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_an_evaluation_has_a_plan(tmp_path):
+    done = run(
+        "evaluate",
+        "--config.plan",
+        "--config.limits.latent_steps=2",
+        "--config.evaluate.rounds=(1,)",
+        "--config.evaluate.methods=('latent',)",
+        "--config.evaluate.batch_size=2",
+        "--config.plan_lengths=(16, 16)",
+        f"--config.plan_json={tmp_path / 'plan.json'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("evaluation of sequential, mesh one device, float32, 1 CPU dev")
+    assert "an upper bound" in done.stdout
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert [need["program"] for need in plan["needs"]] == ["think", "decode chunk of solver"]
+    for need in plan["needs"]:
+        assert need["peak"] == sum(need["parts"].values())
+        assert min(need["parts"].values()) > 0
+    assert plan["fits"] is None
+    assert plan["times"] == []
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--config.topology=v5e:2x4"], "--config.topology belongs to --config.plan; a run uses"),
+        (["--config.plan", "--config.topology=v5e-8"], "write its shape: v5e:2x4"),
         (["--config.plan", "--config.mesh=data=-1"], "leaves a size open; a plan needs them all"),
         (
             ["--config.plan", "--config.mesh=data=5"],
@@ -51,3 +81,54 @@ def test_what_cannot_be_is_one_line(tmp_path, flags, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def settings(**changes) -> Settings:
+    return Settings.from_dict({"system": {"style": "mixture"}, **changes})
+
+
+def test_a_topology_needs_its_compiler(tmp_path, monkeypatch):
+    monkeypatch.setattr(slices, "available", lambda: False)
+    with pytest.raises(InputError, match=r"pip install '\.\[tpu\]'"):
+        Experiment(settings(), tmp_path).plan("outer", topology="v4:2x2x1")
+
+
+def test_a_stage_that_there_is_not(tmp_path):
+    with pytest.raises(InputError, match="known: inner, outer, evaluate"):
+        Experiment(settings(), tmp_path).plan("think")
+
+
+@pytest.mark.tpu
+def test_weights_that_fit_no_device_are_one_line_at_once(tmp_path):
+    plan = Experiment(settings(mesh="single"), tmp_path).plan("evaluate", topology="v5e:1x1")
+    assert plan.fits is False
+    assert plan.text == (
+        "does not fit: weights and links alone of mixture, mesh one device: 26.88 GiB of each "
+        "device are needed, 15.75 GiB are there; use more tensor, as tensor=2, on a larger slice "
+        "if need be or quantize=int8"
+    )
+
+
+@pytest.mark.tpu
+def test_a_tpu_says_what_a_step_needs_and_which_mesh_is_best(tmp_path):
+    """Of `auto`, the first mesh gives every device two rows; it is compiled, and is the plan."""
+    changed = embedded().to_dict() | {"mesh": "auto"}
+    changed["system"] |= {"dtype": "bfloat16"}
+    changed["inner"] |= {"batch_size": 4}
+    run = Experiment(Settings.from_dict(changed), tmp_path)
+    plan = run.plan("inner", 16, 16, topology="v5e:2x2")
+    assert [choice.mesh for choice in plan.meshes] == [
+        "data=2,fsdp=1,tensor=2",
+        "data=4,fsdp=1,tensor=1",
+    ]
+    assert plan.mesh == plan.meshes[0].mesh
+    assert plan.meshes[0].fits
+    (need,) = plan.needs
+    assert plan.fits
+    assert need.peak == sum(need.parts.values()) == plan.peak < plan.available
+    (time,) = plan.times
+    assert time.estimate > time.floor > 0
+    # The mesh that auto takes in a run, on TPUs.
+    assert parallel.automatic(4, (2, 2, 2), rows=derive.rows(run.settings, "inner").on("tpu")) == (
+        parallel.MeshSpec(2, 1, 2)
+    )

@@ -1,12 +1,14 @@
 """Meshes from text, chosen ones, and what is refused."""
 
+import dataclasses
+
 import jax
 import pytest
 from jax.sharding import AxisType
 
 from rmas import parallel
 from rmas.errors import InputError
-from rmas.parallel import MeshSpec, automatic, make_mesh, parse_mesh
+from rmas.parallel import MeshSpec, Rows, automatic, make_mesh, parse_mesh, ranked
 from support.fake_devices import mesh_of
 
 
@@ -115,6 +117,77 @@ def test_mesh_that_does_not_cover_the_devices_is_refused(text, told):
 def test_automatic_splits_weights_no_more_than_they_need(arguments, spec):
     spec = spec if isinstance(spec, MeshSpec) else MeshSpec(*spec)
     assert automatic(**{"n_devices": 8} | arguments) == spec
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "spec"),
+    [
+        # Rows enough for all: as without them.
+        (Rows(16, least=2), {}, MeshSpec(8, 1, 1)),
+        (Rows(64, exact=True, least=2), {}, MeshSpec(8, 1, 1)),
+        # Several rows before more data parallelism, as far as heads and hosts allow it.
+        (Rows(8, least=2), {}, MeshSpec(4, 1, 2)),
+        (Rows(4, least=2), {}, MeshSpec(2, 1, 4)),
+        (Rows(1, least=2), {}, MeshSpec(1, 1, 8)),
+        (Rows(1, least=2), {"heads": (8, 2)}, MeshSpec(4, 1, 2)),
+        (Rows(1, least=2), {"heads": (3,)}, MeshSpec(8, 1, 1)),
+        (Rows(8, least=2), {"n_devices": 32, "per_host": 4}, MeshSpec(8, 1, 4)),
+        # Where one row is enough, only devices without a row count.
+        (Rows(8), {}, MeshSpec(8, 1, 1)),
+        (Rows(4), {}, MeshSpec(4, 1, 2)),
+        # Weights first.
+        (Rows(16, least=2), {"bytes_needed": 35, "bytes_per_device": 10}, MeshSpec(2, 1, 4)),
+        (Rows(2), {"heads": (2,), "bytes_needed": 35, "bytes_per_device": 10}, MeshSpec(2, 2, 2)),
+        # Training refuses a batch that does not divide, inference fills it up.
+        (Rows(12, least=1), {}, MeshSpec(8, 1, 1)),
+        (Rows(12, exact=True), {}, MeshSpec(4, 1, 2)),
+        (Rows(7, exact=True), {}, MeshSpec(1, 1, 8)),
+        (Rows(30, least=2), {}, MeshSpec(8, 1, 1)),
+        (Rows(8, least=2), {"n_devices": 1}, MeshSpec()),
+    ],
+)
+def test_automatic_gives_each_device_rows(rows, arguments, spec):
+    assert automatic(**{"n_devices": 8, "rows": rows} | arguments) == spec
+
+
+def test_what_follows_the_best_mesh():
+    found = ranked(8, (4,), rows=Rows(8, least=2))
+    assert found == [MeshSpec(4, 1, 2), MeshSpec(2, 1, 4), MeshSpec(8, 1, 1)]
+    needed = {"bytes_needed": 60, "bytes_per_device": 10}
+    assert ranked(8, (2,), **needed) == [
+        MeshSpec(1, 4, 2), MeshSpec(2, 2, 2), MeshSpec(4, 1, 2), MeshSpec(8, 1, 1)
+    ]  # fmt: skip
+
+
+def test_rows_count_on_accelerators_alone():
+    rows = Rows(8, exact=True)
+    assert rows.on("cpu") is None
+    assert rows.on("tpu") == Rows(8, exact=True, least=2)
+    assert rows.on("gpu") == rows
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeDevice:
+    """One device of a pod, as far as a mesh looks at it."""
+
+    id: int
+    process_index: int
+    platform: str = "tpu"
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 4])
+def test_groups_of_tensor_stay_inside_a_host(tensor):
+    # Ids run over the whole slice, as on a TPU: hosts 0 and 1 share its first rows of chips.
+    hosts = {0: (0, 1, 4, 5), 1: (2, 3, 6, 7), 2: (8, 9, 12, 13), 3: (10, 11, 14, 15)}
+    devices = [FakeDevice(i, host) for host, ids in hosts.items() for i in ids]
+    devices.sort(key=lambda d: d.id)
+    mesh = make_mesh(MeshSpec(16 // tensor, 1, tensor), devices)
+    for group in mesh.devices.reshape(-1, tensor):
+        assert len({d.process_index for d in group}) == 1
+    rows = [d.process_index for d in mesh.devices[:, 0, 0]]
+    assert rows == sorted(rows)  # so each host loads one block of a batch
+    neighbours = make_mesh(MeshSpec(8, 1, 2), devices).devices.reshape(8, 2)
+    assert {abs(a.id - b.id) for a, b in neighbours} == {1}
 
 
 def test_use_sets_the_mesh():

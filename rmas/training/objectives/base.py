@@ -68,6 +68,7 @@ class Objective:
         the weights by agent, `links` the whole tree of links.
       count_tokens: `count_tokens(batch)` -> tokens of prompts and texts in it, padding left out.
       axes: the axis of the rows in the batch's arrays, as `jax.vmap` reads `in_axes`.
+      latent: whether turns are latent rollouts; else they read their texts.
     """
 
     prepare: Callable[[Examples, Sequence[Row]], Any]
@@ -75,6 +76,7 @@ class Objective:
     loss: Callable[..., LossAndMetrics]
     count_tokens: Callable[[Any], int]
     axes: Any = 1
+    latent: bool = True
 
 
 def make_probes(context: TrainingContext, rounds: int) -> Probes:

@@ -117,5 +117,9 @@ def count_tokens(batch: dict[str, Text]) -> int:
 
 
 OBJECTIVE = Objective(
-    prepare=prepare, abstract_batch=abstract_batch, loss=loss, count_tokens=count_tokens
+    prepare=prepare,
+    abstract_batch=abstract_batch,
+    loss=loss,
+    count_tokens=count_tokens,
+    latent=False,
 )

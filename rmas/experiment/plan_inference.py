@@ -1,0 +1,130 @@
+"""The plan of an evaluation on one mesh: latent recursion, and decoding."""
+
+from typing import Any
+
+from rmas.experiment.plan_stage import Stage, StagePlan
+from rmas.models import PREFILL
+from rmas.plans import estimates, hlo, programs
+from rmas.plans.arguments import device_bytes
+from rmas.plans.floors import Work
+from rmas.plans.plan import Need, Time
+from rmas.plans.programs import Program
+from rmas.system.turn import LATENT_STEPS
+
+
+def inference(on: Stage) -> StagePlan:
+    """Compiles all turns and a chunk of decoding: memory by part, times, exchanges.
+
+    Where texts are exchanged, or agents answer alone, so are their prefills and chunks.
+
+    Raises `TooLargeError` where one does not fit.
+    """
+    limits, out = on.settings.limits, on.outline.topology.output
+    answer = limits.answered_by(out).max_new_tokens
+    think = programs.think(
+        on.system,
+        steps=on.steps,
+        size=answer,
+        rounds=on.rounds,
+        rows=on.whole_rows,
+        tokens=on.lengths.prompt,
+    )
+    memory = on.compiled(think)
+    state = think.outputs[0]
+    parts = {
+        "weights": on.weights,
+        "links": on.links,
+        "batch": device_bytes(think.arguments[-1]["prompts"]),
+        "caches": min(device_bytes((state.prefix, state.tail)), memory.outputs),
+    }
+    found = [(think, on.need(think, parts)), _chunk(on, out, state)]
+    if set(on.given.evaluate.methods) - {"latent", "untrained"}:
+        found += _texts(on)
+    needs = tuple(need for _, need in found)
+    if not on.chip:
+        return StagePlan(needs)
+    times = _think_times(on, think)
+    for program, _ in found:
+        if program.name.startswith("decode chunk"):
+            agent = program.name.rpartition(" ")[2]
+            if f"token of {agent}" not in [time.what for time in times]:
+                times.append(_token_time(on, agent, program))
+    exchanges = tuple(on.exchange(program) for program, _ in found[:2])
+    return StagePlan(needs, tuple(times), exchanges)
+
+
+def token_floor(on: Stage, agent: str = "") -> Work:
+    """The least work of one token of an agent's text, in the middle of it."""
+    agent = agent or on.outline.topology.output
+    final = agent == on.outline.topology.output
+    written = on.settings.limits.tokens(agent, final)
+    return on.share(agent).token(on.positions(agent) + written / 2)
+
+
+def _chunk(on: Stage, agent: str, state: Any) -> tuple[Program, Need]:
+    """A chunk of decoding from a state."""
+    program = programs.decode_chunk(on.system, agent, state, on.given.sampling)
+    memory = on.compiled(program)
+    own = device_bytes(on.params[agent])
+    caches = device_bytes((state.prefix, state.tail))
+    caches += min(device_bytes(state.tail), memory.outputs - memory.alias)
+    parts = {"weights": on.weights, "links": on.links, "caches": caches}
+    return program, on.need(program, parts, beside=on.weights - own + on.links)
+
+
+def _texts(on: Stage) -> list[tuple[Program, Need]]:
+    """What text exchange runs: each agent's prefill with messages in its prompt, and its chunk."""
+    topology, limits = on.outline.topology, on.settings.limits
+    found = []
+    for agent in topology.agents:
+        if agent in on.outline.shares:
+            continue
+        tokens = limits.tokens(agent, final=agent == topology.output)
+        messages = limits.message_tokens * len(topology.incoming(agent))
+        positions = min(on.lengths.prompt + messages, on.outline.context(agent) - tokens)
+        start = programs.decode_start(
+            on.system,
+            agent,
+            rows=on.whole_rows,
+            positions=max(positions, on.lengths.prompt),
+            size=tokens,
+        )
+        memory = on.compiled(start)
+        state = start.outputs
+        parts = {
+            "weights": on.weights,
+            "links": on.links,
+            "batch": device_bytes(start.arguments[1]),
+            "caches": min(device_bytes((state.prefix, state.tail)), memory.outputs),
+        }
+        beside = on.weights - device_bytes(on.params[agent]) + on.links
+        found += [(start, on.need(start, parts, beside=beside)), _chunk(on, agent, state)]
+    return found
+
+
+def _think_times(on: Stage, think: Program) -> list[Time]:
+    """A prefill and a latent step of each agent, and all of latent thinking."""
+    topology = on.outline.topology
+    cycles = estimates.by_scope(think.text, topology.agents)
+    times = []
+    total = Work(0, 0)
+    for agent in topology.agents:
+        share, turns, positions = on.share(agent), on.turns(agent), on.positions(agent)
+        reads = turns + (agent == topology.output)
+        prefill, step = share.prefill(positions), share.latent_step(positions + on.steps / 2)
+        steps = turns * (on.steps - 1)
+        total += prefill.times(reads) + step.times(steps)
+        for what, part, n, work in (
+            (f"prefill of {agent}", PREFILL, reads, prefill),
+            (f"latent step of {agent}", LATENT_STEPS, steps, step),
+        ):
+            if n and (own := cycles.get((agent, part))):
+                times.append(Time(what, on.seconds(own / n), on.floor_of(work)))
+    whole = f"all latent turns, {on.rounds} round{'s' * (on.rounds > 1)}"
+    seconds = on.seconds(hlo.total_cycles(think.text))
+    return [*times, Time(whole, seconds, on.floor_of(total))]
+
+
+def _token_time(on: Stage, agent: str, chunk: Program) -> Time:
+    seconds = on.seconds(estimates.per_token(chunk.text))
+    return Time(f"token of {agent}", seconds, on.floor_of(token_floor(on, agent)))

@@ -1,0 +1,73 @@
+"""The plan of a training step on one mesh."""
+
+from rmas.experiment.plan_stage import Stage, StagePlan
+from rmas.plans import floors, hlo
+from rmas.plans.arguments import device_bytes
+from rmas.plans.floors import PASSES, Work
+from rmas.plans.memory import turn_caches
+from rmas.plans.plan import Time
+from rmas.plans.training_steps import inner_step, outer_step
+from rmas.system.batch import bucket
+from rmas.training.objectives import OBJECTIVES, parse_objective
+
+
+def training(on: Stage) -> StagePlan:
+    """Compiles the step: memory by part, its time, and what devices exchange.
+
+    Raises `TooLargeError` where it does not fit.
+    """
+    inner, outer = on.stage == "inner", on.given.outer
+    if inner:
+        program = inner_step(on.context, on.params, on.schedule, on.lengths, on.mesh)
+        state, own, batch = program.arguments
+        links = device_bytes(state.links)
+        # All agents are in memory, and the step reads one.
+        beside, caches = on.weights - device_bytes(own), 0
+    else:
+        program = outer_step(
+            on.context,
+            parse_objective(on.given.objective),
+            params=on.params,
+            trained=outer.train,
+            schedule=on.schedule,
+            rounds=outer.rounds,
+            lengths=on.lengths,
+            mesh=on.mesh,
+        )
+        state, (_, fixed), batch = program.arguments
+        links = device_bytes(state.links) + device_bytes(fixed)
+        dtype = on.dtype if on.chip else "float32"
+        beside, caches = 0, turn_caches(on.context, on.rows, on.lengths, on.mesh, dtype)
+    memory = on.compiled(program)
+    parts = {
+        "weights": on.weights,
+        "links": links,
+        "optimizer": device_bytes(state.opt_state),
+        "update": memory.outputs - memory.alias,
+        "batch": device_bytes(batch),
+    }
+    need = on.need(program, parts, beside=beside, caches=caches)
+    if not on.chip:
+        return StagePlan((need,))
+    seconds = on.seconds(hlo.total_cycles(program.text))
+    time = Time(on.measured, seconds, on.floor_of(step_floor(on)))
+    return StagePlan((need,), (time,), (on.exchange(program),))
+
+
+def step_floor(on: Stage) -> Work:
+    """The least work of a training step: what the frozen agents compute, in all passes."""
+    topology, text = on.outline.topology, on.lengths.text
+    if on.stage == "inner":
+        agent = max(topology.agents, key=lambda a: device_bytes(on.params[a]))
+        positions = on.lengths.prompt + text * (1 + len(topology.incoming(agent)))
+        return floors.turn(on.share(agent), bucket(positions), 0).times(PASSES)
+    total = Work(0, 0)
+    names = [name for name, _ in parse_objective(on.given.objective)]
+    for agent in topology.agents:
+        share, incoming = on.share(agent), len(topology.incoming(agent))
+        if any(OBJECTIVES[name].latent for name in names):
+            total += floors.turn(share, on.positions(agent), on.steps).times(on.turns(agent))
+        if any(not OBJECTIVES[name].latent for name in names):
+            positions = bucket(on.lengths.prompt + text * (incoming + 1))
+            total += floors.turn(share, positions, 0).times(on.rounds)
+    return total.times(PASSES * on.schedule.accumulate)
