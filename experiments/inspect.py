@@ -56,7 +56,7 @@ def main(_: list[str]) -> None:
 
 
 def planned_mesh(text: str, outline: Outline, memory: int | None) -> AbstractMesh:
-    """The asked mesh as sizes alone, chosen as loading would."""
+    """The asked mesh as sizes alone, chosen as loading would where no batch is known."""
     asked = parallel.parse_mesh(text)
     fixed = math.prod(asked.sizes)
     n = _DEVICES.value or (jax.device_count() if asked.auto or fixed < 0 else fixed)

@@ -142,10 +142,12 @@ class Progress:
 
 
 @contextlib.contextmanager
-def waiting(what: str, remark: str = "", stream: IO[str] | None = None) -> Iterator[None]:
+def waiting(
+    what: str, remark: str = "", after: float = 2.0, stream: IO[str] | None = None
+) -> Iterator[None]:
     """Shows what is waited for, and for how long: a line that changes, or one a minute.
 
-    Nothing is written about what takes less than two seconds, nor by other processes than the
+    Nothing is written about what takes less than `after` seconds, nor by other processes than the
     first.
     """
     out = sys.stderr if stream is None else stream
@@ -153,14 +155,14 @@ def waiting(what: str, remark: str = "", stream: IO[str] | None = None) -> Itera
     live = out.isatty()
 
     def show() -> None:
+        pause, shown = after, False
         with _unless_closed():
-            pause = 2.0
             while not over.wait(pause):
                 text = f"{what}: {duration(time.monotonic() - began)}"
                 text += f" ({remark})" if remark else ""
                 print(text, end="\r" if live else "\n", file=out, flush=True)
-                pause = 1.0 if live else 60.0
-            if live and pause == 1.0:
+                pause, shown = (1.0 if live else 60.0), True
+            if live and shown:
                 print("\033[2K", end="", file=out, flush=True)
 
     thread = threading.Thread(target=show, daemon=True)

@@ -37,6 +37,8 @@ from typing import Any
 import jax
 import pytest
 
+from support import libtpu
+
 # Set here, not in the environment: programs that tests start have one device, as users do. What
 # runs without a mesh uses the first device only.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -81,16 +83,22 @@ def torch() -> types.ModuleType:
     return pytest.importorskip("torch")
 
 
+_NAMES = {"torch": r"\btorch\b|\btiny\b", "tpu": r"\bmark\.tpu\b"}
+
+
 def pytest_ignore_collect(collection_path, config):
-    """`-m torch` alone imports only files that name PyTorch or the models of `tiny`."""
-    if config.option.markexpr == "torch" and collection_path.suffix == ".py":
-        return not re.search(r"\btorch\b|\btiny\b", collection_path.read_text()) or None
+    """`-m torch` and `-m tpu` alone import only files that name PyTorch, `tiny` or the mark."""
+    if (names := _NAMES.get(config.option.markexpr)) and collection_path.suffix == ".py":
+        return not re.search(names, collection_path.read_text()) or None
     return None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Marks tests that need PyTorch; leaves out what is `extended` unless `-m` names that."""
+    """Marks tests that need PyTorch, and leaves out what is `extended` unless `-m` names that.
+
+    Without libtpu, those that need it are skipped.
+    """
     if "extended" not in config.option.markexpr:
         left_out = [item for item in items if "extended" in item.keywords]
         items[:] = [item for item in items if "extended" not in item.keywords]
@@ -98,6 +106,14 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "torch" in item.fixturenames or hasattr(item.module, "torch"):
             item.add_marker("torch")
+        if "tpu" in item.keywords and not libtpu.available():
+            item.add_marker(pytest.mark.skip(reason="needs libtpu: pip install '.[tpu]'"))
+
+
+def pytest_runtest_setup(item):
+    """Tests for TPUs see the warnings of their compiler."""
+    if "tpu" in item.keywords and libtpu.available():
+        libtpu.load()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,12 +3,13 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from rmas import console
-from rmas.console import Progress
+from rmas.console import Progress, waiting
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,6 +62,39 @@ def test_compilation_is_told_and_does_not_count(monkeypatch):
         "evaluate  compiling text r=1",
         "evaluate  answer 6/10  2.0 s/answer  8 s left",
     ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def wait_for(text, out):
+    until = time.monotonic() + 30
+    while text not in out.getvalue() and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def test_waiting_says_for_what_and_how_long():
+    out = io.StringIO()
+    with waiting("compiling step", "minutes", after=0, stream=out):
+        wait_for("\n", out)
+    assert out.getvalue() == "compiling step: 0 s (minutes)\n"
+
+
+def test_waiting_leaves_nothing_on_a_terminal():
+    out = Terminal()
+    with waiting("compiling step", after=0, stream=out):
+        wait_for("\r", out)
+    assert out.getvalue().startswith("compiling step: 0 s\r")
+    assert out.getvalue().endswith("\033[2K")
+
+
+def test_nothing_is_said_about_what_is_quick():
+    out = Terminal()
+    with waiting("compiling step", stream=out):
+        pass
+    assert out.getvalue() == ""
 
 
 def test_slow_steps(monkeypatch):

@@ -139,13 +139,11 @@ class Experiment:
         prompt_tokens: int = 512,
         text_tokens: int = 256,
         topology: str = "",
+        compiled: int = 2,
     ) -> Plan:
-        """What `inner` or `outer` training, or `evaluate`, needs of each device, and how long.
-
-        Nothing is loaded. `topology` is a TPU slice, as in `v5e:2x4`; see `planning.make_plan`.
-        """
-        lengths = (prompt_tokens, text_tokens)
-        return planning.make_plan(self.settings, self._published, stage, *lengths, topology)
+        """What a stage needs of each device; nothing is loaded. See `planning.make_plan`."""
+        how = (prompt_tokens, text_tokens, topology, compiled)
+        return planning.make_plan(self.settings, self._published, stage, *how)
 
     def dry_run(self, links: str | Path | None = None) -> str:
         """What `evaluate` would do, and what was derived; weights are not loaded.

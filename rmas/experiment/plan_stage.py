@@ -22,6 +22,7 @@ from rmas.plans.plan import PARTS, Exchange, Need, Time
 from rmas.plans.programs import MemoryNeeds, Program, TooLargeError
 from rmas.shapes import Params
 from rmas.system.batch import bucket
+from rmas.system.decode import CHUNK
 from rmas.system.outline import Outline
 from rmas.training.loop import Schedule
 from rmas.training.objectives import Lengths, TrainingContext
@@ -245,8 +246,8 @@ class Stage:
         return work.seconds(self.chip)
 
     def exchange(self, program: Program) -> Exchange:
-        """What devices send each other in a program."""
-        found = estimates.exchanges(program.text)
+        """What devices send each other in a program, a chunk of decoding to its end."""
+        found = estimates.exchanges(program.text, unknown=CHUNK)
         return Exchange(program.name, found.calls, found.bytes)
 
 

@@ -147,7 +147,7 @@ def describe_devices(spec: SliceSpec) -> tuple[jax.Device, ...]:
         options["chips_per_host_bounds"] = (1, 1, 1)
     elif spec.shape == (2, 4):
         options["chips_per_host_bounds"] = (2, 4, 1)
-    with _environment(spec):
+    with _environment():
         try:
             found = topologies.get_topology_desc(platform="tpu", topology_name=str(spec), **options)
         except jax.errors.JaxRuntimeError as error:
@@ -158,17 +158,19 @@ def describe_devices(spec: SliceSpec) -> tuple[jax.Device, ...]:
 
 
 @contextlib.contextmanager
-def _environment(spec: SliceSpec) -> Iterator[None]:
+def _environment() -> Iterator[None]:
     """What libtpu reads when it starts; what is set already stays.
 
     Without the first three it asks the metadata server of a Cloud machine and warns; without the
-    last one a second process of this machine that loads it fails at a lock file.
+    fourth a second process of this machine that loads it fails at a lock file; without the last
+    every process leaves files of logs behind.
     """
     wanted = {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_ACCELERATOR_TYPE": "v5litepod-8",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_LOG_DIR": "disabled",
     }
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)

@@ -35,6 +35,8 @@ _CALLED = re.compile(
 )
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,<= ]*)\]")
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_CONSTANT = re.compile(r" constant\((-?\d+)\)")
+_SAME = ("copy", "bitcast", "convert")
 _CALLS = ("fusion", "call", "conditional", "async-start", "custom-call")
 
 
@@ -286,7 +288,7 @@ def _visit(
         for instruction in found.get(name, ()):
             yield instruction, loops, names
             if instruction.opcode == "while":
-                trips = (*loops, _trips(found, instruction))
+                trips = (*loops, _trips(found, found[name], instruction))
                 condition = _CONDITION.search(instruction.text)
                 for called in (*([condition[1]] if condition else ()), *instruction.called):
                     yield from visit(called, trips, (*names, instruction.name))
@@ -298,13 +300,38 @@ def _visit(
         yield from visit(next(iter(found)), (), ())
 
 
-def _trips(found: dict[str, tuple[Instruction, ...]], loop: Instruction) -> int | None:
-    """How often a loop runs: as the compiler says, else by its condition `i < n`, else None."""
-    known = _KNOWN_TRIPS.search(loop.text)
-    if known:
-        return int(known[1])
-    condition = _CONDITION.search(loop.text)
-    return _limit(found, found.get(condition[1], ())) if condition else None
+def _trips(
+    found: dict[str, tuple[Instruction, ...]], around: Sequence[Instruction], loop: Instruction
+) -> int | None:
+    """How often a loop runs: as the compiler says, else by its condition `i < n`, else None.
+
+    Loops of JAX count up by one, from a constant of the computation `around` them or else from 0.
+    """
+    known, condition = _KNOWN_TRIPS.search(loop.text), _CONDITION.search(loop.text)
+    if known or not condition:
+        return int(known[1]) if known else None
+    inside = found.get(condition[1], ())
+    end = _limit(found, inside)
+    if end is None:
+        return None
+    counter = next(
+        (i for i in inside if i.opcode == "get-tuple-element" and i.shape in ("s32[]", "s64[]")),
+        None,
+    )
+    number = counter and re.search(r"\bindex=(\d+)", counter.text)
+    return end - (_start(around, loop, int(number[1])) if number else 0)
+
+
+def _start(around: Sequence[Instruction], loop: Instruction, index: int) -> int:
+    """The constant that one element of a loop's operand starts from; 0 where it is not one."""
+    own = {instruction.name: instruction for instruction in around}
+    at = own.get(loop.operands[0])
+    if at is not None and at.opcode == "tuple":
+        at = own.get(at.operands[index])
+    while at is not None and at.opcode in _SAME:
+        at = own.get(at.operands[0])
+    value = at and _CONSTANT.search(at.text)
+    return int(value[1]) if value else 0
 
 
 def _limit(
@@ -313,20 +340,21 @@ def _limit(
     """The constant n of a condition whose result is `i < n`; None for any other condition."""
     own = {instruction.name: instruction for instruction in condition}
     root = next((instruction for instruction in condition if instruction.root), None)
-    while root is not None and root.opcode in ("copy", "bitcast", "convert"):
+    while root is not None and root.opcode in _SAME:
         root = own.get(root.operands[0])
     if root is None:
         return None
     constants = [
-        int(n[1])
-        for name in root.operands
-        if name in own and (n := re.search(r" constant\((\d+)\)", own[name].text))
+        int(n[1]) for x in root.operands if x in own and (n := _CONSTANT.search(own[x].text))
     ]
-    if root.opcode == "compare" and "direction=LT" in root.text:
+    if _less(root):
         return constants[-1] if constants else None
     if root.opcode in ("fusion", "call") and root.called:
         inner = found.get(root.called[0], ())
-        end = next((instruction for instruction in inner if instruction.root), None)
-        if end is not None and end.opcode == "compare" and "direction=LT" in end.text:
+        if any(instruction.root and _less(instruction) for instruction in inner):
             return constants[-1] if constants else _limit(found, inner)
     return None
+
+
+def _less(instruction: Instruction) -> bool:
+    return instruction.opcode == "compare" and "direction=LT" in instruction.text

@@ -382,8 +382,7 @@ def test_help_explains_every_field():
     assert told in words
     assert "[int, tokens, at least 0]" in words
     assert "--config.dry_run say what would be done: the data is prepared, nothing is run" in words
-    assert "--config.topology=SLICE of plan: a slice, as in v5e:2x4 or v4:2x2x4" in words
-    assert "the exit status is 3 where it does not fit" in words
+    assert "exit status is 3 where it does not fit --config.plan_lengths=(N,N) of plan" in words
 
 
 def test_help_with_a_broken_config_still_helps(folder):

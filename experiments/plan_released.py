@@ -1,0 +1,192 @@
+"""The table of released systems on TPU slices: fits or not, mesh, memory and estimated times.
+
+  python -m experiments.plan_released --out=runs/plans.jsonl
+  python -m experiments.plan_released --styles=sequential_light --slices=v5e:2x4 --stages=evaluate
+
+Nothing is loaded or downloaded, and no TPU is needed: the compiler for TPUs compiles every program
+(pip install '.[tpu]'). That takes minutes for an evaluation and ten or more for a step of outer
+training, of one core. Every cell is a line of the file as soon as it is done; the same command goes
+on after a stop, and prints the table of the cells that it names.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from experiments import app
+from experiments import config as configs
+from rmas.console import aligned
+from rmas.errors import InputError
+from rmas.experiment import Experiment, Settings
+from rmas.experiment.planning import STAGES, prepare_devices
+from rmas.files import append_lines, open_file, parse_json, report_full_disk
+from rmas.parallel.slices import parse_slice
+from rmas.places import has_file
+from rmas.system.styles import STYLES
+
+_STYLES = flags.DEFINE_list("styles", sorted(STYLES), "Released systems.")
+_SLICES = flags.DEFINE_list(
+    "slices", ["v5e:2x4", "v5e:4x4", "v4:2x2x4", "v6e:2x4"], "TPU slices, as in v5e:2x4."
+)
+_STAGES = flags.DEFINE_list("stages", ["evaluate", "outer"], f"Of {', '.join(STAGES)}.")
+_MESH = flags.DEFINE_string("mesh", "auto", "Mesh of every cell.")
+_BATCH = flags.DEFINE_integer("batch", 8, "Rows of a step of training.", 1)
+_QUESTIONS = flags.DEFINE_integer("questions", 32, "Questions that are answered together.", 1)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds.", 1)
+_OBJECTIVE = flags.DEFINE_string("objective", "teacher_forced", "Of outer training.")
+_REMAT = flags.DEFINE_enum("remat", "layers", ["turns", "layers"], "Activation checkpointing.")
+_QUANTIZE = flags.DEFINE_enum("quantize", "none", ["none", "int8"], "Type of the matrices.")
+_PROMPT = flags.DEFINE_integer("prompt_tokens", 512, "Of a prompt with its question.", 1)
+_TEXT = flags.DEFINE_integer("text_tokens", 256, "Of a role's text.", 1)
+_OUT = flags.DEFINE_string("out", "runs/plans.jsonl", "File of the cells, one a line.")
+_MARKDOWN = flags.DEFINE_boolean("markdown", False, "Print the table as a page has it.")
+_GIB = 1 << 30
+_COLUMNS = {
+    "inner": ("inner step",),
+    "outer": ("outer step",),
+    "evaluate": ("latent step", "token", "all latent turns"),
+}
+
+
+def main(_: list[str]) -> None:
+    """Plans the cells that the file lacks, and prints the table."""
+    for style in _STYLES.value:
+        if style not in STYLES:
+            raise InputError(f"--styles names {style!r}; known: {', '.join(sorted(STYLES))}")
+    for stage in _STAGES.value:
+        if stage not in STAGES:
+            raise InputError(f"--stages names {stage!r}; known: {', '.join(STAGES)}")
+    asked = [
+        cell_of(stage, str(parse_slice(text)), style)
+        for stage in _STAGES.value
+        for text in _SLICES.value
+        for style in _STYLES.value
+    ]
+    path = Path(_OUT.value).expanduser()
+    done = read(path)
+    prepare_devices(_MESH.value, _SLICES.value[0])
+    with report_full_disk(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        for n, cell in enumerate(asked, 1):
+            if key(cell) in done:
+                continue
+            print(f"{n} of {len(asked)}: {cell['stage']}, {cell['slice']}, {cell['style']}")
+            done[key(cell)] = plan(cell)
+            append_lines(file, [json.dumps({"cell": cell, **done[key(cell)]})])
+    print(table([(cell, done[key(cell)]) for cell in asked], _MARKDOWN.value))
+
+
+def cell_of(stage: str, topology: str, style: str) -> dict[str, Any]:
+    """All that a cell depends on, the versions of the compilers among it."""
+    own = {"rounds": _ROUNDS.value, "prompt_tokens": _PROMPT.value, "text_tokens": _TEXT.value}
+    if stage == "evaluate":
+        own |= {"batch": _QUESTIONS.value}
+    else:
+        own |= {"batch": _BATCH.value}
+    if stage == "outer":
+        own |= {"objective": _OBJECTIVE.value, "remat": _REMAT.value}
+    shared = {"mesh": _MESH.value, "quantize": _QUANTIZE.value, "jax": jax.__version__}
+    return {"stage": stage, "slice": topology, "style": style, **own, **shared}
+
+
+def plan(cell: dict[str, Any]) -> dict[str, Any]:
+    """One cell's plan as plain values, and the seconds that it took."""
+    began, stage = time.monotonic(), cell["stage"]
+    run = Experiment(settings_of(cell), "plans")
+    lengths = (cell["prompt_tokens"], cell["text_tokens"])
+    try:
+        found = run.plan(stage, *lengths, topology=cell["slice"], compiled=1).to_dict()
+    except InputError as error:  # as a batch that divides over none of the meshes
+        found = {"problem": str(error), "fits": False}
+    return {"plan": found, "seconds": round(time.monotonic() - began, 1)}
+
+
+def settings_of(cell: dict[str, Any]) -> Settings:
+    """The release's settings for MATH-500, as the cell changes them."""
+    path = configs.ROOT / "experiments" / "configs" / "released.py"
+    config = configs.load(f"{path}:{cell['style']},math500")
+    config.mesh, config.quantize = cell["mesh"], cell["quantize"]
+    if cell["stage"] == "evaluate":
+        config.evaluate.rounds, config.evaluate.methods = (cell["rounds"],), ("latent",)
+        config.evaluate.batch_size = cell["batch"]
+    else:
+        config[cell["stage"]].batch_size = cell["batch"]
+        config.outer.rounds = cell["rounds"]
+    if cell["stage"] == "outer":
+        config.objective, config.outer.remat = cell["objective"], cell["remat"]
+    return configs.settings_of(config)
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """The cells of the file; half a line at its end, as after a kill, is taken off."""
+    if not has_file(path):
+        return {}
+    with open_file(path) as file:
+        text = file.read()
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    found = {}
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            value = parse_json(line)
+            found[key(value["cell"])] = {name: value[name] for name in ("plan", "seconds")}
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{path}:{number} is not a cell of this command; name another --out"
+            ) from None
+    return found
+
+
+def key(cell: dict[str, Any]) -> str:
+    """A cell's name among all."""
+    return json.dumps(cell, sort_keys=True)
+
+
+def table(cells: Sequence[tuple[dict[str, Any], dict[str, Any]]], markdown: bool = False) -> str:
+    """A table of each stage, with a line for every cell."""
+    tables = []
+    for stage in dict.fromkeys(cell["stage"] for cell, _ in cells):
+        rows = [["slice", "style", "batch", "mesh", "GiB of a device", *_COLUMNS[stage]]]
+        for cell, result in cells:
+            if cell["stage"] == stage:
+                start = [cell["slice"], cell["style"], str(cell["batch"])]
+                rows.append([*start, *_results(stage, result["plan"])])
+        what = "evaluation" if stage == "evaluate" else f"{stage} training"
+        lines = _markdown(rows) if markdown else aligned(rows)
+        tables.append(f"{what}, estimates (floors):\n\n{lines}")
+    return "\n\n".join(tables)
+
+
+def _results(stage: str, plan: dict[str, Any]) -> list[str]:
+    """Mesh, memory and times; of the latent steps and tokens those of the slowest agent."""
+    if not plan["fits"]:
+        problem = plan["problem"].partition(": ")[2] or plan["problem"]
+        return ["-", problem.partition("; use")[0], *["-" for _ in _COLUMNS[stage]]]
+    found = []
+    for name in _COLUMNS[stage]:
+        own = [t for t in plan["times"] if t["what"].startswith(name)]
+        slowest = max(own, key=lambda t: t["estimate"], default=None)
+        found.append(_seconds(slowest) if slowest else "-")
+    memory = f"{plan['peak'] / _GIB:.1f} of {plan['available'] / _GIB:.1f}"
+    return [plan["mesh"].replace("fsdp=1,", ""), memory, *found]
+
+
+def _seconds(time: dict[str, Any]) -> str:
+    return f"{1e3 * time['estimate']:.4g} ms ({1e3 * time['floor']:.4g})"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *rest = rows
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rest))
+
+
+if __name__ == "__main__":
+    app.run(main)
