@@ -22,12 +22,12 @@ from rmas import parallel
 from rmas.errors import InputError
 from rmas.files import read_json, replacing_folder
 from rmas.system.answers import Limits, Question
-from rmas.system.decode import Sampling
 from rmas.system.encode import Encoded, Slot
 from rmas.system.outline import LoadedSystem, load_system
 from rmas.system.released import DATE
 from rmas.system.rendered import Renderer
 from rmas.system.run import Runner
+from rmas.system.sampling import Sampling
 from rmas.system.styles import STYLES
 
 _STYLE = flags.DEFINE_enum("style", None, sorted(STYLES), "Released style.", required=True)

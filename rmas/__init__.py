@@ -19,7 +19,7 @@ _HOME = {
     "Limits": "rmas.system.answers",
     "Optim": "rmas.training.optim",
     "Reply": "rmas.experiment",
-    "Sampling": "rmas.system.decode",
+    "Sampling": "rmas.system.sampling",
     "Settings": "rmas.experiment",
     "SystemSettings": "rmas.experiment",
     "DataSettings": "rmas.experiment",

@@ -24,6 +24,7 @@ from rmas.console import aligned, printable
 from rmas.models import Model
 from rmas.shapes import Params
 from rmas.system import decode
+from rmas.system.sampling import Sampling
 from rmas.weights.quantize import quantize
 
 _MODELS = flags.DEFINE_list("models", [], "Folders or Hub ids (default: the packaged agents).")
@@ -90,7 +91,7 @@ def written(model: Model, params: Params, rows: int, tokens: int) -> np.ndarray:
 
     first_B1 = np.random.default_rng(0).integers(0, model.spec.vocab_size, (rows, 1), np.int32)
     state, keys = start(params, first_B1), decode.row_keys(0, [str(row) for row in range(rows)])
-    drawn = decode.Sampling(temperature=1.0)
+    drawn = Sampling(temperature=1.0)
     rest, _ = decode.generate(
         model.spec, params, state, drawn, key_B=keys, eos=(), limit=tokens - 1
     )

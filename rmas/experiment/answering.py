@@ -25,9 +25,9 @@ from rmas.places import has_file
 from rmas.shapes import Params
 from rmas.system import prompts as prompt_sets
 from rmas.system.answers import Answer, Limits, Question
-from rmas.system.decode import Sampling
 from rmas.system.load import System
 from rmas.system.run import Listener, Runner, Thoughts
+from rmas.system.sampling import Sampling
 from rmas.system.styles import STYLES, TOPOLOGIES
 from rmas.system.topology import parse_edge
 from rmas.weights import hub

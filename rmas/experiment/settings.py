@@ -19,8 +19,8 @@ from rmas.experiment.sections import (
 from rmas.options import OptionError, Options, as_dict, build, option
 from rmas.parallel import parse_mesh
 from rmas.system.answers import Limits
-from rmas.system.decode import Sampling
 from rmas.system.prompts import packaged
+from rmas.system.sampling import Sampling
 from rmas.tasks.benchmarks import BENCHMARKS, TRAINING_SETS
 from rmas.tasks.generated import PUZZLES
 from rmas.training.objectives import OBJECTIVES, parse_objective

@@ -25,7 +25,8 @@ from rmas.system import decode
 from rmas.system import run as engine
 from rmas.system import turn as turns
 from rmas.system.batch import bucket
-from rmas.system.decode import DecodeState, Sampling
+from rmas.system.decode import DecodeState
+from rmas.system.sampling import Sampling
 from rmas.system.turn import Prompt
 
 _EXHAUSTED = re.compile(

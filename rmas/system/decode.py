@@ -19,23 +19,12 @@ from jax import lax
 
 from rmas import models
 from rmas.models import ModelSpec, Segment
-from rmas.options import Options, option
 from rmas.parallel import constrain
 from rmas.shapes import Array, Params
+from rmas.system.sampling import Sampling, choose
 
 CHUNK = 32
 """Tokens per device call."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling(Options):
-    """How a token is drawn from the logits; the default is greedy."""
-
-    temperature: float = option(0.0, "of the softmax; 0 is greedy", least=0)
-    top_p: float = option(
-        1.0, "probability mass of the likeliest tokens; 1 is off", above=0, most=1
-    )
-    top_k: int = option(0, "number of the likeliest tokens; 0 is off", least=0)
 
 
 @struct.dataclass
@@ -194,27 +183,6 @@ def extend(
         count_B=state.count_B + wrote_B,
         done_B=state.done_B & ~reads_B,
     ).constrained()
-
-
-def choose(sampling: Sampling, logits_BV: Array, key_B: Array, count_B: Array) -> Array:
-    """The next id of each row, `[B]` int32, from `key_B` and the number of tokens written."""
-    if sampling.temperature == 0:
-        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-    logits_BV = logits_BV / sampling.temperature
-    if sampling.top_k > 0 or sampling.top_p < 1:
-        sorted_BV = -jnp.sort(-logits_BV, axis=-1)
-        keep_BV = jnp.ones_like(sorted_BV, bool)
-        if sampling.top_k > 0:
-            keep_BV &= jnp.arange(sorted_BV.shape[1]) < sampling.top_k
-        if sampling.top_p < 1:
-            kept = jnp.where(keep_BV, sorted_BV, -jnp.inf)
-            p_BV = jax.nn.softmax(kept, axis=-1)
-            # The smallest set of tokens that reaches top_p, counting the one that crosses it.
-            keep_BV &= jnp.cumsum(p_BV, axis=-1) - p_BV < sampling.top_p
-        floor_B1 = jnp.min(jnp.where(keep_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
-        logits_BV = jnp.where(logits_BV >= floor_B1, logits_BV, -jnp.inf)
-    step_B = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(key_B), count_B)
-    return jax.vmap(jax.random.categorical)(step_B, logits_BV).astype(jnp.int32)
 
 
 def row_keys(seed: int, names: list[str]) -> np.ndarray:

@@ -20,10 +20,11 @@ from rmas.shapes import Array, Params
 from rmas.system import decode
 from rmas.system.answers import Answer, Limits, Question, row_names
 from rmas.system.clock import Clock
-from rmas.system.decode import DecodeState, Sampling, row_keys
+from rmas.system.decode import DecodeState, row_keys
 from rmas.system.load import System
 from rmas.system.recursion import recurse
 from rmas.system.rendered import Renderer
+from rmas.system.sampling import Sampling
 from rmas.system.text import exchange
 from rmas.system.topology import Topology
 from rmas.system.turn import Prompt, SystemSpec, inputs, rollout, send, zero_messages

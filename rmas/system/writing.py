@@ -15,8 +15,9 @@ import numpy as np
 
 from rmas.system import decode
 from rmas.system.batch import EMPTY, Line, bucket, stack
-from rmas.system.decode import DecodeState, Sampling
+from rmas.system.decode import DecodeState
 from rmas.system.load import Agent
+from rmas.system.sampling import Sampling
 from rmas.tools import Answer, Toolbox, find_call, find_unclosed, render
 
 WORKERS = 8

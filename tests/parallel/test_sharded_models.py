@@ -18,13 +18,14 @@ from rmas.links import LinkSpec, init_links
 from rmas.models.cache import KV
 from rmas.parallel import param_shardings, put_batch, replicated, use
 from rmas.system import decode
+from rmas.system.sampling import Sampling
 from rmas.system.turn import SystemSpec, rollout
 from rmas.weights.placement import heads_of
 from support.fake_devices import mesh_of
 from support.tiny_families import FAMILIES, HYBRIDS, family_params, family_spec
 
 AGENT, ROWS, LENGTH, STEPS = "a", 8, 7, 3
-GREEDY = decode.Sampling()
+GREEDY = Sampling()
 START = np.array([0, 2, 5, 0, 1, 6, 3, 0])  # of each row's prompt; the one before is padding
 BATCH = ("data", "fsdp")
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)

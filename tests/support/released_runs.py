@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from rmas.system.answers import Answer, Limits, Question
-from rmas.system.decode import Sampling
 from rmas.system.outline import LoadedSystem
 from rmas.system.run import Runner
+from rmas.system.sampling import Sampling
 
 
 def record(

@@ -8,7 +8,8 @@ import pytest
 from rmas import models
 from rmas.errors import InputError
 from rmas.system import decode
-from rmas.system.decode import CHUNK, Sampling, choose, generate, row_keys
+from rmas.system.decode import CHUNK, generate, row_keys
+from rmas.system.sampling import Sampling, choose
 from support.tiny_systems import model_spec, random_params
 
 SPEC = model_spec("llama", 24)

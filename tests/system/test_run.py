@@ -14,9 +14,9 @@ from rmas.parallel.meters import seconds_compiling
 from rmas.system import run
 from rmas.system.answers import Limits, Question
 from rmas.system.clock import Clock
-from rmas.system.decode import Sampling
 from rmas.system.load import System
 from rmas.system.run import Runner
+from rmas.system.sampling import Sampling
 from rmas.system.styles import SEQUENTIAL
 from rmas.system.topology import Edge, Topology, single
 from support.tiny_systems import random_links

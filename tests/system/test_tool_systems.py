@@ -8,10 +8,10 @@ import pytest
 from test_writing import make_agent
 
 from rmas.system.answers import Limits, Question
-from rmas.system.decode import Sampling
 from rmas.system.load import System
 from rmas.system.prompts import from_json
 from rmas.system.run import Runner
+from rmas.system.sampling import Sampling
 from rmas.system.styles import DELIBERATION
 from rmas.tools import Index, Passage, PythonTool, SearchTool, Toolbox
 from rmas.tools import Limits as ProgramLimits

@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerFast
 from rmas import models as rmas_models
 from rmas.models.spec import DeltaLayer
 from rmas.system import decode
-from rmas.system.decode import CHUNK, Sampling, choose, row_keys
+from rmas.system.decode import CHUNK, row_keys
 from rmas.system.encode import ChatTokenizer
 from rmas.system.load import Agent
+from rmas.system.sampling import Sampling, choose
 from rmas.system.writing import Retry, write
 from rmas.tools import FunctionTool, Toolbox, find_call, find_unclosed, render
 from support.tiny_systems import model_spec, random_params

@@ -19,10 +19,10 @@ from rmas.errors import Stopped
 from rmas.evaluation.runner import Method, Plan, by_length, run
 from rmas.parallel import Cluster, param_shardings, put_whole, start, to_host
 from rmas.system.answers import Limits
-from rmas.system.decode import Sampling
 from rmas.system.load import System
 from rmas.system.rendered import Renderer
 from rmas.system.run import Runner
+from rmas.system.sampling import Sampling
 from rmas.tasks.grader_pool import GraderPool
 from rmas.training import outer as outer_module
 from rmas.training.examples import Examples
