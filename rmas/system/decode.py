@@ -20,8 +20,9 @@ from jax import lax
 from rmas import models
 from rmas.models import ModelSpec, Segment
 from rmas.options import Options, option
-from rmas.parallel import constrain
+from rmas.parallel import constrain, gather_width
 from rmas.shapes import Array, Params
+from rmas.weights.placement import heads_of
 
 CHUNK = 32
 """Tokens per device call."""
@@ -104,6 +105,7 @@ def chunk(
 
     Returns the new state, ids `[B, CHUNK]` int32, and which of them were written, bool.
     """
+    params = gather_width(params, heads_of(model))
     batch = len(state.count_B)
     start_B = jnp.sum(state.prefix.valid_BS, axis=1, dtype=jnp.int32)
     ids_BC = jnp.zeros((batch, CHUNK), jnp.int32)
