@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = (
     *("errors", "options", "shapes", "files", "places", "checksums", "workers"),
     *("parallel", "console", "models", "links", "weights"),
-    *("tools", "system", "tasks", "training", "evaluation", "experiment"),
+    *("tools", "system", "tasks", "training", "evaluation", "plans", "experiment"),
 )
 FOR_EXPERIMENTS_ONLY = ("experiments", "absl", "ml_collections")
 SIBLINGS = {"training", "evaluation"}  # neither imports the other

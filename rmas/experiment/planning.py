@@ -12,8 +12,10 @@ from rmas.errors import InputError
 from rmas.experiment.outline import training_context
 from rmas.experiment.settings import Settings
 from rmas.parallel import MeshSpec
+from rmas.plans.arguments import weight_bytes
+from rmas.plans.memory import Memory, inner_memory, outer_memory, turn_caches
+from rmas.plans.training_steps import inner_step, outer_step
 from rmas.system.outline import Outline
-from rmas.training.memory import Memory, inner_step, outer_step, weight_bytes
 from rmas.training.objectives import Lengths, parse_objective
 
 _GIB = 1 << 30
@@ -52,9 +54,9 @@ def describe(
             f"{multiple}"
         )
     if stage == "inner":
-        memory = inner_step(context, params, schedule, lengths, mesh, weights)
+        memory = inner_memory(inner_step(context, params, schedule, lengths, mesh), weights)
     else:
-        memory = outer_step(
+        program = outer_step(
             context,
             parse_objective(s.objective),
             params=params,
@@ -63,8 +65,10 @@ def describe(
             rounds=s.outer.rounds,
             lengths=lengths,
             mesh=mesh,
-            weights=weights,
         )
+        rows = schedule.batch_size // schedule.accumulate
+        caches = turn_caches(context, rows, lengths, mesh)
+        memory = outer_memory(program, weights=weights, caches=caches)
     shape = ",".join(f"{axis}={n}" for axis, n in mesh.shape.items())
     shape = "one device" if mesh.size == 1 else shape
     what = f"{s.outer.rounds} rounds, {s.limits.latent_steps} latent steps, {s.objective}"

@@ -1,4 +1,4 @@
-"""What a step of outer training needs grows as `rmas.training.memory` says."""
+"""What a step of outer training needs grows as `rmas.plans.memory` says."""
 
 import functools
 import math
@@ -11,10 +11,11 @@ import pytest
 from rmas.links import LinkSpec
 from rmas.models import ModelSpec, abstract_params
 from rmas.parallel import param_shardings
+from rmas.plans.memory import Memory, outer_memory, tail_bytes, turn_caches
+from rmas.plans.training_steps import outer_step
 from rmas.system.topology import Edge, Topology
 from rmas.system.turn import SystemSpec
 from rmas.training.loop import Schedule
-from rmas.training.memory import outer_step, tail_bytes
 from rmas.training.objectives import Lengths, TrainingContext
 from rmas.training.optim import Optim
 from rmas.weights.placement import heads_of
@@ -55,6 +56,12 @@ def turns_held(context: TrainingContext, rounds: int) -> int:
     return max(before, 1) if rounds == 1 else before + every if rounds == 2 else every
 
 
+def memory_of(context: TrainingContext, objective, schedule: Schedule, mesh, **asked) -> Memory:
+    program = outer_step(context, objective, schedule=schedule, lengths=LENGTHS, mesh=mesh, **asked)
+    rows = schedule.batch_size // schedule.accumulate
+    return outer_memory(program, caches=turn_caches(context, rows, LENGTHS, mesh))
+
+
 @functools.cache
 def need(family: str, rounds: int, steps: int, remat: bool = False):
     spec = family_spec(family, num_hidden_layers=4, hidden_size=64)
@@ -62,15 +69,8 @@ def need(family: str, rounds: int, steps: int, remat: bool = False):
     schedule = Schedule(Optim(steps=10), batch_size=ROWS, save_every=10)
     trained, objective = ("inner", "outer"), (("rollout", 1.0),)
     agents = {"one": params, "two": params}
-    return context, outer_step(
-        context,
-        objective,
-        params=agents,
-        trained=trained,
-        schedule=schedule,
-        rounds=rounds,
-        lengths=LENGTHS,
-        mesh=mesh_of(),
+    return context, memory_of(
+        context, objective, schedule, mesh_of(), params=agents, trained=trained, rounds=rounds
     )
 
 
@@ -111,15 +111,8 @@ def test_parts_of_one_device():
     )
     schedule = Schedule(Optim(steps=10), batch_size=ROWS, save_every=10)
     agents = {"one": params, "two": params}
-    found = outer_step(
-        context,
-        (("align", 1.0),),
-        params=agents,
-        trained=("outer",),
-        schedule=schedule,
-        rounds=1,
-        lengths=LENGTHS,
-        mesh=mesh,
+    found = memory_of(
+        context, (("align", 1.0),), schedule, mesh, params=agents, trained=("outer",), rounds=1
     )
     sizes = jax.tree.map(lambda x: int(np.prod(x.sharding.shard_shape(x.shape))) * 4, params)
     assert found.weights == sum(jax.tree.leaves(sizes))

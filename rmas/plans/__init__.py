@@ -1,0 +1,1 @@
+"""What programs need and cost, by the compiler, before a weight is loaded."""

@@ -1,0 +1,128 @@
+"""What a training step needs of each device's memory, without loading a weight or running a step.
+
+Weights, links and the optimizer's moments are counted from shapes and shardings. The temporary
+memory of a step is what XLA reports of the compiled program (`memory_analysis`).
+
+What that is in outer training with R rounds, M latent steps, B rows, and agents of width D:
+
+* A turn is computed again for its gradient, from its messages (activation checkpointing). It then
+  needs `P`, its prompt's activations, and for the latent steps `(n + s) tail(M)`: they are
+  checkpointed in n blocks of s (about the root of M), each of which stores a tail of M - 1 cache
+  slots and a state at its start, and within the block that is computed again each step stores as
+  much. A recurrent layer's tail is its state, whatever M.
+* A message is kept for every edge and round: `4 B M D` bytes.
+
+So a step needs `t (P + (n + s) tail(M)) + (R - 1) messages(M)`. Compilers that keep the order of
+recomputation (TPU, GPU) hold t = 1 turn at a time. XLA's compiler for CPUs, which plans use, does
+not keep that order: it holds all turns of one round that are in one loop, and where R = 2, as it
+unrolls the loop, every turn of the step.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from rmas import models
+from rmas.models import ModelSpec
+from rmas.parallel.axes import parts
+from rmas.plans.arguments import device_bytes, weight_bytes
+from rmas.plans.programs import Program
+from rmas.training.objectives import Lengths, TrainingContext
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device.
+
+    Attributes:
+      weights: of all agents, which are all in memory.
+      links: trained and fixed ones.
+      optimizer: its moments.
+      update: the new links and moments, beside the old ones.
+      batch: a step's input.
+      caches: keys, values and states of the largest turn; part of the step's temporary memory.
+      activations: the rest of that.
+    """
+
+    weights: int
+    links: int
+    optimizer: int
+    update: int
+    batch: int
+    caches: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """The sum of all."""
+        return sum(dataclasses.astuple(self))
+
+
+def outer_memory(program: Program, *, weights: int | None = None, caches: int = 0) -> Memory:
+    """What a step of outer training (`training_steps.outer_step`) needs.
+
+    Args:
+      weights: bytes of the weights on a device, where their dtype is not that of the program.
+      caches: see `turn_caches`.
+    """
+    state, (params, fixed), batch = program.arguments
+    weights = weight_bytes(params) if weights is None else weights
+    return _memory(program, state, batch, weights, caches, device_bytes(fixed))
+
+
+def inner_memory(program: Program, weights: int) -> Memory:
+    """What a step of inner training needs; all agents' `weights` are in memory, as in training."""
+    state, _, batch = program.arguments
+    return _memory(program, state, batch, weights, 0, 0)
+
+
+def _memory(
+    program: Program, state: Any, batch: Any, weights: int, caches: int, more_links: int
+) -> Memory:
+    needs = program.memory
+    caches = min(caches, needs.temporaries)
+    return Memory(
+        weights=weights,
+        links=device_bytes(state.links) + more_links,
+        optimizer=device_bytes(state.opt_state),
+        update=needs.outputs - needs.alias,
+        batch=device_bytes(batch),
+        caches=caches,
+        activations=needs.temporaries - caches,
+    )
+
+
+def tail_bytes(spec: ModelSpec, rows: int, slots: int, dtype: Any) -> int:
+    """Bytes of an agent's cache of so many slots (at least one) and of its recurrent states."""
+
+    def tail() -> Any:
+        x_BTD = jnp.zeros((rows, 16, spec.d_model), dtype)
+        params = jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), models.abstract_params(spec))
+        _, prefix = models.prefill(spec, params, x_BTD, jnp.ones((rows, 16), bool))
+        return models.open_tail(spec, prefix, max(slots, 1), dtype)[1]
+
+    leaves = jax.tree.leaves(jax.eval_shape(tail))
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
+
+
+def turn_caches(
+    context: TrainingContext, rows: int, lengths: Lengths, mesh: Mesh, dtype: Any = jnp.float32
+) -> int:
+    """Bytes of the largest turn's keys, values and states: of its prompt and its latent steps.
+
+    `rows` are those of a part of the batch (gradient accumulation), over all devices.
+    """
+    incoming, m = context.topology.incoming, context.latent_steps
+    rows = -(-rows // parts(mesh, "batch"))
+
+    def one(agent: str, spec: ModelSpec) -> int:
+        positions = lengths.prompt + m * len(incoming(agent)) + m
+        share = parts(mesh, "kv_heads")
+        split = share if spec.n_kv_heads and spec.n_kv_heads % share == 0 else 1
+        return tail_bytes(spec, rows, positions, dtype) // split
+
+    return max(one(agent, spec) for agent, spec in context.spec.models)

@@ -1,0 +1,138 @@
+"""The steps of training, lowered for abstract arrays (see `rmas.plans.programs`)."""
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from rmas.links import init_links
+from rmas.parallel import state_shardings
+from rmas.plans import arguments
+from rmas.plans.arguments import device_bytes, placed
+from rmas.plans.programs import Program, lower
+from rmas.shapes import Array, Params
+from rmas.training import optim as optimizers
+from rmas.training.examples import Text
+from rmas.training.loop import Schedule
+from rmas.training.objectives import (
+    OBJECTIVES,
+    Lengths,
+    LossAndMetrics,
+    Probes,
+    TrainingContext,
+    WeightedObjectives,
+    batch_axes,
+    inner_loss,
+    make_probes,
+    system_loss,
+)
+from rmas.training.objectives.base import abstract, zero_text
+from rmas.training.step import Loss, init_train_state, make_step
+
+
+def outer_step(
+    context: TrainingContext,
+    objective: WeightedObjectives,
+    *,
+    params: dict[str, Params],
+    trained: tuple[str, ...],
+    schedule: Schedule,
+    rounds: int,
+    lengths: Lengths,
+    mesh: Mesh,
+) -> Program:
+    """A step of outer training; its arguments are `(state, (weights, fixed links), batches)`.
+
+    Args:
+      params: shapes of each agent's weights, with their shardings on the mesh. Compilers for CPUs
+        compute bfloat16 in float32, and copy all weights for it: use float32 there.
+      trained: the parts of the links that are trained.
+    """
+    every = jax.eval_shape(lambda: init_links(context.spec.links, jax.random.key(0)))
+    template = {part: every[part] for part in trained}
+    fixed = {part: every[part] for part in every if part not in trained}
+
+    def loss(
+        links: Params, frozen: Any, batches: dict[str, Any], key: Array, probes: Probes
+    ) -> LossAndMetrics:
+        agents, fixed = frozen
+        return system_loss(context, objective, agents, fixed | links, batches, key, probes)
+
+    rows = schedule.batch_size
+    batches = {
+        name: OBJECTIVES[name].abstract_batch(context, rounds, rows, lengths)
+        for name, _ in objective
+    }
+    return _step(
+        "outer step",
+        loss,
+        template=template,
+        frozen=(params, arguments.whole(mesh, fixed)),
+        batch=batches,
+        axes=batch_axes(objective),
+        schedule=schedule,
+        mesh=mesh,
+        probes=make_probes(context, rounds),
+    )
+
+
+def inner_step(
+    context: TrainingContext,
+    params: dict[str, Params],
+    schedule: Schedule,
+    lengths: Lengths,
+    mesh: Mesh,
+    agent: str | None = None,
+) -> Program:
+    """A step of inner training of `agent`, by default of the one with the most weights.
+
+    Its arguments are `(state, the agent's weights, batch)`.
+    """
+    every = jax.eval_shape(lambda: init_links(context.spec.links, jax.random.key(0)))
+    own = agent or max(context.topology.agents, key=lambda a: device_bytes(params[a]))
+
+    def loss(inner: Params, frozen: Params, batch: Text, key: Array) -> LossAndMetrics:
+        tree = {"inner": {own: inner}, "outer": {}}
+        return inner_loss(context, own, frozen, tree, batch), {}
+
+    texts = lengths.text * (1 + len(context.topology.incoming(own)))
+    positions = lengths.prompt + texts
+    return _step(
+        f"inner step of {own}",
+        loss,
+        template=every["inner"][own],
+        frozen=params[own],
+        batch=abstract(lambda: zero_text(schedule.batch_size, positions=positions)),
+        axes=0,
+        schedule=schedule,
+        mesh=mesh,
+    )
+
+
+def _step(
+    name: str,
+    loss: Loss,
+    *,
+    template: Params,
+    frozen: Any,
+    batch: Any,
+    axes: Any,
+    schedule: Schedule,
+    mesh: Mesh,
+    probes: Probes | None = None,
+) -> Program:
+    optimizer = optimizers.make(schedule.optim)
+    state = jax.eval_shape(lambda links: init_train_state(links, optimizer), template)
+    shardings = state_shardings(mesh, state)
+    step = make_step(
+        loss,
+        optimizer,
+        seed=0,
+        shardings=shardings,
+        mesh=mesh,
+        axes=axes,
+        accumulate=schedule.accumulate,
+        probes=probes,
+    )
+    state = jax.tree.map(placed, state, shardings)
+    return lower(name, mesh, step.lower, state, frozen, arguments.batch(mesh, batch, axes))
