@@ -146,11 +146,15 @@ def param_shardings(mesh: Mesh | AbstractMesh, shapes: Any, heads: Heads, log: b
     return tree_util.tree_map_with_path(one, shapes)
 
 
-def gather_width(params: Any, heads: Heads) -> Any:
+def gather_width(params: Any, heads: Heads, after: Array) -> Any:
     """One agent's parameters, gathered over `fsdp`: inside a jitted function, before a loop.
 
     What the loop then reads is whole but for its split over `tensor`; without this call each turn
     of the loop gathers all that it reads. On meshes without `fsdp`, `params` itself.
+
+    Args:
+      after: what is computed first. In an outer loop it keeps the compiler from gathering before
+        that loop, which would leave no agent's parameters split.
     """
     if current_parts("width") == 1:
         return params
@@ -160,7 +164,9 @@ def gather_width(params: Any, heads: Heads) -> Any:
         spec = P(*(None if axis == AXES_OF["width"] else axis for axis in at.spec))
         return jax.lax.with_sharding_constraint(x, spec)
 
-    return jax.tree.map(one, params, param_shardings(mesh, params, heads, log=False))
+    shardings = param_shardings(mesh, params, heads, log=False)
+    params, _ = jax.lax.optimization_barrier((params, jax.lax.stop_gradient(after)))
+    return jax.tree.map(one, params, shardings)
 
 
 def state_shardings(mesh: Mesh, shapes: Any) -> Any:

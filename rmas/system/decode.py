@@ -105,7 +105,7 @@ def chunk(
 
     Returns the new state, ids `[B, CHUNK]` int32, and which of them were written, bool.
     """
-    params = gather_width(params, heads_of(model))
+    params = gather_width(params, heads_of(model), state.count_B)
     batch = len(state.count_B)
     start_B = jnp.sum(state.prefix.valid_BS, axis=1, dtype=jnp.int32)
     ids_BC = jnp.zeros((batch, CHUNK), jnp.int32)

@@ -117,7 +117,7 @@ def rollout(
     one_B1 = jnp.ones((len(z_BD), 1), bool)
 
     def latent_steps(params: Params, z_BD: Array, tail: Segment) -> tuple[Array, Array]:
-        params = gather_width(params, heads_of(model))
+        params = gather_width(params, heads_of(model), z_BD)
 
         def step(carry: tuple[Array, Segment], t: Array) -> tuple[tuple[Array, Segment], Any]:
             z_BD, tail = carry
