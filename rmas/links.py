@@ -21,9 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax import struct
 
 from rmas.errors import InputError
 from rmas.models.ops import PRECISION, at_least_float32
+from rmas.parallel import constrain, current_parts
 from rmas.shapes import Array, Params
 
 Form = Literal["linear", "linear_res", "mlp", "mlp_res", "ln_res"]
@@ -117,6 +119,47 @@ class OuterLink(nn.Module):
         return _norm("ln_target")(y_D) if normed else y_D
 
 
+@struct.dataclass
+class Copies:
+    """A link's parameters with an axis in front: a copy for each block of rows (`row_copies`)."""
+
+    params: Params
+
+
+def row_copies(params: Params) -> Params | Copies:
+    """One copy of a link for each block of a batch's rows that lies on devices of its own.
+
+    `LinkSpec` applies each to its block. So the gradient of a copy needs no other device: it is
+    summed up over all uses of the copies, in loops too, and over devices once, for `params`.
+    Without a mesh, or where rows are not split, `params` itself.
+    """
+    blocks = current_parts("batch")
+    if blocks == 1:
+        return params
+
+    def copies(x: Array) -> Array:
+        x = jnp.broadcast_to(x, (blocks, *x.shape))
+        return constrain(x, "batch", *[None] * (x.ndim - 1))
+
+    return Copies(jax.tree.map(copies, params))
+
+
+def _apply(module: nn.Module, params: Params | Copies, h_BE: Array) -> Array:
+    """Applies a link to `[B, ..., E]`; copies `[G, ...]` each to their block of B / G rows."""
+
+    def apply(params: Params, h_BE: Array) -> Array:
+        return cast(Array, module.apply({"params": params}, h_BE))
+
+    if not isinstance(params, Copies):
+        return apply(params, h_BE)
+    blocks = len(jax.tree.leaves(params)[0])
+    h_GBE = h_BE.reshape(blocks, -1, *h_BE.shape[1:])
+    h_GBE = constrain(h_GBE, "batch", *[None] * h_BE.ndim)
+    z_GBD = jax.vmap(apply)(params.params, h_GBE)
+    z_BD = z_GBD.reshape(-1, *z_GBD.shape[2:])
+    return constrain(z_BD, "batch", *[None] * (z_BD.ndim - 1))
+
+
 @dataclasses.dataclass(frozen=True)
 class LinkSpec:
     """The static facts of a system's links.
@@ -142,13 +185,11 @@ class LinkSpec:
 
     def inner(self, links: Params, agent: str, h_D: Array) -> Array:
         """Applies an agent's inner link to its hidden states `[..., D]`."""
-        variables = {"params": links["inner"][agent]}
-        return cast(Array, self.inner_module(agent).apply(variables, h_D))
+        return _apply(self.inner_module(agent), links["inner"][agent], h_D)
 
     def outer(self, links: Params, src: str, dst: str, h_E: Array) -> Array:
         """Applies the outer link of an edge to what its sender's inner link gave, `[..., E]`."""
-        variables = {"params": links["outer"][edge_name(src, dst)]}
-        return cast(Array, self.outer_module(src, dst).apply(variables, h_E))
+        return _apply(self.outer_module(src, dst), links["outer"][edge_name(src, dst)], h_E)
 
 
 def edge_name(src: str, dst: str) -> str:

@@ -5,6 +5,7 @@ from rmas.parallel.axes import (
     batch_multiple,
     batch_share,
     constrain,
+    current_parts,
     put_batch,
     put_whole,
     replicated,
@@ -32,7 +33,13 @@ from rmas.parallel.processes import (
     is_joined,
     to_host,
 )
-from rmas.parallel.rules import Heads, is_stacked, param_shardings, state_shardings
+from rmas.parallel.rules import (
+    Heads,
+    gather_width,
+    is_stacked,
+    param_shardings,
+    state_shardings,
+)
 from rmas.parallel.startup import Cluster, start
 
 __all__ = [
@@ -53,6 +60,8 @@ __all__ = [
     "batch_share",
     "broadcast_from_first",
     "constrain",
+    "current_parts",
+    "gather_width",
     "is_first",
     "is_joined",
     "is_stacked",

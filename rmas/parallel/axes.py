@@ -69,6 +69,12 @@ def constrain(x: Array, *meanings: str | None) -> Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
+def current_parts(meaning: str) -> int:
+    """`parts` of the mesh that `use` set, inside a jitted function too; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return parts(mesh, meaning) if set(AXES) <= set(mesh.axis_names) else 1
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of arrays that every device holds whole: links in a step, and metrics."""
     return NamedSharding(mesh, P())

@@ -18,7 +18,8 @@ from jax import tree_util
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rmas.parallel.axes import AXES_OF, parts
+from rmas.parallel.axes import AXES_OF, current_parts, parts
+from rmas.shapes import Array
 
 _log = logging.getLogger(__name__)
 
@@ -90,12 +91,12 @@ def meanings_of(path: str) -> tuple[str | None, ...]:
 
 
 def sharder(
-    mesh: Mesh | AbstractMesh, heads: Heads
+    mesh: Mesh | AbstractMesh, heads: Heads, log: bool = True
 ) -> Callable[[str, Sequence[int]], NamedSharding]:
     """Makes the function `sharding(path, shape)` for the parameters of one agent.
 
-    An axis that cannot be split into equal parts of whole heads is replicated. That is logged
-    once for each meaning and size, with the first parameter that it concerns.
+    An axis that cannot be split into equal parts of whole heads is replicated. With `log`, that is
+    logged once for each meaning and size, with the first parameter that it concerns.
 
     Raises (when the function is called):
       KeyError: no rule matches the path.
@@ -121,7 +122,7 @@ def sharder(
         units, pieces = n_heads or size, parts(mesh, meaning)
         if units % pieces == 0:
             return AXES_OF[meaning]
-        if (meaning, units) not in logged:
+        if log and (meaning, units) not in logged:
             logged.add((meaning, units))
             what = f"{meaning}={units} does not divide over {AXES_OF[meaning]}={pieces}"
             _log.warning("%s and is replicated: %s and similar parameters", what, path)
@@ -130,19 +131,42 @@ def sharder(
     return sharding
 
 
-def param_shardings(mesh: Mesh | AbstractMesh, shapes: Any, heads: Heads) -> Any:
+def param_shardings(mesh: Mesh | AbstractMesh, shapes: Any, heads: Heads, log: bool = True) -> Any:
     """The sharding of every parameter, as a tree like `shapes` (of arrays or their shapes).
 
     Raises:
       KeyError: no rule matches a parameter.
       ValueError: a shape does not fit its rule.
     """
-    sharding = sharder(mesh, heads)
+    sharding = sharder(mesh, heads, log)
 
     def one(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         return sharding("/".join(key.key for key in path), leaf.shape)
 
     return tree_util.tree_map_with_path(one, shapes)
+
+
+def gather_width(params: Any, heads: Heads, after: Array) -> Any:
+    """One agent's parameters, gathered over `fsdp`: inside a jitted function, before a loop.
+
+    What the loop then reads is whole but for its split over `tensor`; without this call each turn
+    of the loop gathers all that it reads. On meshes without `fsdp`, `params` itself.
+
+    Args:
+      after: what is computed first. In an outer loop it keeps the compiler from gathering before
+        that loop, which would leave no agent's parameters split.
+    """
+    if current_parts("width") == 1:
+        return params
+    mesh = jax.sharding.get_abstract_mesh()
+
+    def one(x: Array, at: NamedSharding) -> Array:
+        spec = P(*(None if axis == AXES_OF["width"] else axis for axis in at.spec))
+        return jax.lax.with_sharding_constraint(x, spec)
+
+    shardings = param_shardings(mesh, params, heads, log=False)
+    params, _ = jax.lax.optimization_barrier((params, jax.lax.stop_gradient(after)))
+    return jax.tree.map(one, params, shardings)
 
 
 def state_shardings(mesh: Mesh, shapes: Any) -> Any:

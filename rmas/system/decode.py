@@ -19,9 +19,10 @@ from jax import lax
 
 from rmas import models
 from rmas.models import ModelSpec, Segment
-from rmas.parallel import constrain
+from rmas.parallel import constrain, gather_width
 from rmas.shapes import Array, Params
 from rmas.system.sampling import Sampling, choose
+from rmas.weights.placement import heads_of
 
 CHUNK = 32
 """Tokens per device call."""
@@ -93,6 +94,7 @@ def chunk(
 
     Returns the new state, ids `[B, CHUNK]` int32, and which of them were written, bool.
     """
+    params = gather_width(params, heads_of(model), state.count_B)
     batch = len(state.count_B)
     start_B = jnp.sum(state.prefix.valid_BS, axis=1, dtype=jnp.int32)
     ids_BC = jnp.zeros((batch, CHUNK), jnp.int32)

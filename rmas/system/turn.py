@@ -9,16 +9,19 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from rmas import models
 from rmas.links import LinkSpec, edge_name
 from rmas.models import ModelSpec, Segment
-from rmas.parallel import constrain
+from rmas.parallel import constrain, current_parts, gather_width
 from rmas.shapes import Array, Params
 from rmas.system.topology import Edge, Topology
+from rmas.weights.placement import heads_of
 
 LATENT_STEPS = "latent_steps"
 """The scope of their operations in compiled programs and profiles."""
+_START_OF_BLOCK = "start of a block of latent steps"
 
 
 @struct.dataclass
@@ -115,20 +118,29 @@ def rollout(
     start_B = jnp.sum(valid_BT, axis=1, dtype=jnp.int32)
     one_B1 = jnp.ones((len(z_BD), 1), bool)
 
-    def step(carry: tuple[Array, Segment], t: Array) -> tuple[tuple[Array, Segment], Any]:
-        z_BD, tail = carry
-        pos_B1 = (start_B + t)[:, None]
-        h_B1D, new = models.run(
-            model, params, z_BD[:, None], one_B1, pos_B1, past=(prefix, tail), remat=spec.remat
-        )
-        tail = models.write(tail, new, one_B1, pos_B1)
-        h_BD = h_B1D[:, 0]
-        z_BD = spec.links.inner(links, agent, h_BD)
-        return (z_BD, tail), (h_BD, z_BD)
+    def latent_steps(params: Params, z_BD: Array, tail: Segment) -> tuple[Array, Array]:
+        params = gather_width(params, heads_of(model), z_BD)
 
-    times = jnp.arange(steps - 1, dtype=jnp.int32)
+        def step(carry: tuple[Array, Segment], t: Array) -> tuple[tuple[Array, Segment], Any]:
+            z_BD, tail = carry
+            pos_B1 = (start_B + t)[:, None]
+            h_B1D, new = models.run(
+                model, params, z_BD[:, None], one_B1, pos_B1, past=(prefix, tail), remat=spec.remat
+            )
+            tail = models.write(tail, new, one_B1, pos_B1)
+            h_BD = h_B1D[:, 0]
+            z_BD = spec.links.inner(links, agent, h_BD)
+            return (z_BD, tail), (h_BD, z_BD)
+
+        times = jnp.arange(steps - 1, dtype=jnp.int32)
+        return _scan(step, (z_BD, tail), times, checkpoint)[1]
+
+    if checkpoint and current_parts("width") > 1:
+        # So that reverse mode does not keep the gathered weights, but gathers them again.
+        saved = jax.checkpoint_policies.save_only_these_names(_START_OF_BLOCK)
+        latent_steps = jax.checkpoint(latent_steps, policy=saved)
     with jax.named_scope(LATENT_STEPS):
-        _, rest = _scan(step, (z_BD, tail), times, checkpoint)
+        rest = latent_steps(params, z_BD, tail)
     h_BMD, z_BMD = (
         jnp.concatenate([first_BD[:, None], jnp.moveaxis(rest_MBD, 0, 1)], axis=1)
         for first_BD, rest_MBD in zip((h_BD, z_BD), rest, strict=True)
@@ -146,10 +158,14 @@ def _scan(
     size = math.isqrt(length)
     whole = length // size * size
     block = jax.checkpoint(lambda c, t: lax.scan(step, c, t))
-    carry, out = lax.scan(block, carry, times[:whole].reshape(-1, size))
+
+    def named(carry: Any, t: Array) -> tuple[Any, Any]:
+        return block(checkpoint_name(carry, _START_OF_BLOCK), t)
+
+    carry, out = lax.scan(named, carry, times[:whole].reshape(-1, size))
     out = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), out)
     if whole < length:
-        carry, last = lax.scan(step, carry, times[whole:])
+        carry, last = lax.scan(step, checkpoint_name(carry, _START_OF_BLOCK), times[whole:])
         out = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), out, last)
     return carry, out
 

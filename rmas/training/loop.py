@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rmas.console import Progress
@@ -171,8 +172,10 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
     if resumed:
         start, state, data_state, meta = checkpoints.restore(templates)
     else:
-        # Committed like a restored state, so that both enter one executable.
-        state = put_whole(init_train_state(task.links(), optimizer), shardings)
+        # Committed like a restored state, so that both enter one executable; of copies, since a
+        # step deletes the state that it is given.
+        links = jax.tree.map(jnp.array, task.links())
+        state = put_whole(init_train_state(links, optimizer), shardings)
         start, meta = 0, {}
 
     def result(state: TrainState) -> Params:

@@ -71,7 +71,7 @@ def make_step(
     accumulate: int = 1,
     probes: Params | None = None,
 ) -> jax.stages.Wrapped:
-    """The jitted update `(state, frozen, batch) -> (state, metrics)`.
+    """The jitted update `(state, frozen, batch) -> (state, metrics)`, which consumes its state.
 
     Args:
       shardings: those of the state, before and after the update.
@@ -81,9 +81,10 @@ def make_step(
       probes: zeros for the loss's last argument; see `gradient_probe`. With accumulation, norms by
         round are the root mean square of those of the micro-batches.
 
-    `frozen` holds whatever is not trained; it is an argument, so that weights are neither copied
-    into the program nor donated. Links are gathered once a step, before the loss. Metrics are
-    `loss`, `grad_norm`, those of the loss, and gradient norms by link.
+    The state is donated: the new one is written over it, and its arrays are deleted. `frozen`
+    holds whatever is not trained; it is an argument, so that weights are neither copied into the
+    program nor donated. Links are gathered once a step, before the loss. Metrics are `loss`,
+    `grad_norm`, those of the loss, and gradient norms by link.
     """
     whole = replicated(mesh)
 
@@ -111,7 +112,7 @@ def make_step(
         total, _ = lax.scan(add, zero, (jnp.arange(accumulate), micro_batches))
         return jax.tree.map(lambda x: x / accumulate, total)
 
-    @functools.partial(jax.jit, out_shardings=(shardings, whole))
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, whole))
     def step(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         (value, more), (grads, squares) = gradients(state.links, frozen, batch, key)

@@ -265,12 +265,14 @@ def test_tensor_split_turn_exchanges_only_sums(family, gradient, capfd):
 
 
 def test_fsdp_split_turn_gathers_weights_alone(capfd):
-    """Each matrix where it is used, the embedding and the head once; nothing of the stream."""
+    """Nothing of the stream: in prefill each matrix where it is used; the embedding and the head
+    once; and once, before the latent steps, those of all layers."""
     spec, text = compiled("qwen3", (2, 2, 2), False)
     d, f, v = spec.d_model, spec.d_ff // 2, spec.vocab_size // 2
     q, kv = spec.n_heads // 2 * spec.head_dim, spec.n_kv_heads // 2 * spec.head_dim
     gathered = exchanged(text, "all-gather")
-    assert set(gathered) == {d * n for n in (q, kv, f, v)}
+    stacked = {len(spec.layers) * d * n for n in (q, kv, f)}
+    assert set(gathered) == {d * n for n in (q, kv, f, v)} | stacked
     assert {name: exchanged(text, name) for name in OTHERS[1:]} == {name: [] for name in OTHERS[1:]}
     assert "rematerialization" not in capfd.readouterr().err
 

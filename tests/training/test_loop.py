@@ -104,6 +104,14 @@ def test_a_run_in_one_go(whole):
     assert Checkpoints(folder / "checkpoints").latest_step() == 7
 
 
+def test_the_links_at_the_start_are_left_alone(tmp_path, whole):
+    """Steps delete the state that they are given, but never arrays of the caller."""
+    start = jax.device_put(START, jax.devices()[0])
+    links, _ = train(tmp_path, start=start)
+    same_bits(links, whole[1])
+    same_bits(start, jax.tree.map(jnp.asarray, START))
+
+
 @pytest.mark.parametrize("step", [0, 4, 6])
 def test_interrupted_and_run_again(tmp_path, whole, step):
     """Saved after steps 3, 6 and 7; from there on nothing differs in a bit."""

@@ -1,5 +1,7 @@
 """A step on eight fake devices: where its arrays lie, one program, and the same numbers."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +68,29 @@ def test_mesh_and_parts_change_nothing(sizes, accumulate):
     # One program: traced once, and once more for the shapes of a part.
     assert traced == [(16 // accumulate, 8)] * accumulate
     assert metrics[0]["error/round"].shape == (3,)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
+def test_the_state_is_written_over(sizes):
+    """The program needs no second state, and the one that it was given is gone."""
+    mesh = mesh_of(*sizes)
+    optimizer = optim.make(Optim(steps=5))
+    state = init_train_state(jax.tree.map(jnp.asarray, links(np.float32)), optimizer)
+    shardings = state_shardings(mesh, jax.eval_shape(lambda: state))
+    state = put_whole(state, shardings)
+
+    def loss(links, frozen, batch, key):
+        return jnp.mean(batch["one"] @ links["outer"]["a->b"]["kernel"]), {}
+
+    step = make_step(loss, optimizer, 0, shardings, mesh, AXES)
+    with use(mesh):
+        rows = put_batch(mesh, batch(np.float32), AXES)
+        needs = step.lower(state, None, rows).compile().memory_analysis()
+        found, _ = step(state, None, rows)
+    parts = [x.sharding.shard_shape(x.shape) for x in jax.tree.leaves(state)]
+    assert needs.alias_size_in_bytes == sum(4 * math.prod(shape) for shape in parts)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state))
+    assert not any(x.is_deleted() for x in jax.tree.leaves((found, rows)))
 
 
 def test_where_the_state_and_a_batch_lie():

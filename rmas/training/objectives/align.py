@@ -35,6 +35,7 @@ from rmas.training.objectives.base import (
     latent_turn,
     row_mean,
     turn_data,
+    turn_links,
     with_probes,
     zero_prompts,
 )
@@ -154,7 +155,7 @@ def loss(
         agent: str, prompt: Prompt, incoming: tuple[Array, ...], data: Any
     ) -> tuple[dict[str, Array], Any]:
         target, own_probes = data
-        own_links = with_probes(links, own_probes)
+        own_links = turn_links(context, with_probes(links, own_probes), agent)
         z_BMD = latent_turn(context, params, own_links, agent, prompt, incoming)
         y_BMD = models.embed(spec.model(agent), params[agent], target.ids_BM)
         error = _normalised_error(z_BMD, y_BMD, target.valid_BM)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from rmas import models
-from rmas.links import edge_name
+from rmas.links import edge_name, row_copies
 from rmas.shapes import Array, Params
 from rmas.system.batch import bucket
 from rmas.system.topology import Topology
@@ -88,6 +88,19 @@ def make_probes(context: TrainingContext, rounds: int) -> Probes:
             jnp.zeros(rounds, jnp.float32),
         )
         for agent in context.topology.agents
+    }
+
+
+def turn_links(context: TrainingContext, links: Params, agent: str) -> Params:
+    """The links of one agent's turn, as copies whose gradients devices sum up by themselves.
+
+    They are reduced over devices once per use of this function, however often the turn applies a
+    link; see `links.row_copies`.
+    """
+    outgoing = [edge_name(e.src, e.dst) for e in context.topology.outgoing(agent)]
+    return {
+        "inner": {agent: row_copies(links["inner"][agent])},
+        "outer": {name: row_copies(links["outer"][name]) for name in outgoing},
     }
 
 

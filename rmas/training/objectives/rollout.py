@@ -24,6 +24,7 @@ from rmas.training.objectives.base import (
     prompt_positions,
     text_loss,
     turn_data,
+    turn_links,
     with_probes,
     zero_prompts,
     zero_text,
@@ -72,6 +73,7 @@ def loss(
         agent: str, prompt: Prompt, incoming: tuple[Array, ...], data: Any
     ) -> tuple[dict[str, Array], Any]:
         def checkpointed(links: Params, incoming: tuple[Array, ...]) -> dict[str, Array]:
+            links = turn_links(context, links, agent)
             z_BMD = latent_turn(context, params, links, agent, prompt, incoming)
             return send(topology, context.spec, links, agent, z_BMD)
 

@@ -22,6 +22,7 @@ from rmas.training.objectives.base import (
     prompt_positions,
     text_loss,
     turn_data,
+    turn_links,
     with_probes,
     zero_text,
 )
@@ -88,6 +89,7 @@ def loss(
         def checkpointed(
             links: Params, incoming: tuple[Array, ...]
         ) -> tuple[dict[str, Array], Array]:
+            links = turn_links(context, links, agent)
             x_BTD = inputs(context.spec.model(agent), params[agent], prompt, incoming)
             z_BMD = teacher_forced(context.spec, params[agent], links, agent, x_BTD, prompt)
             loss_B = jnp.zeros(len(x_BTD))
