@@ -1,0 +1,278 @@
+"""Attention of new positions to segments of keys: one softmax over all of them.
+
+Few queries (a latent step, a decoded token, a short prompt) take the dense form, which holds a
+score for every query and key. Longer prompts go through blocks of queries and keys with a running
+softmax (Rabe and Staats 2021; Dao et al. 2022): memory is linear in the prompt, and so it is in
+reverse mode, which stores the logarithm of each softmax's sum and computes scores again.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import lax
+
+from rmas.models.ops import PRECISION, at_least_float32
+from rmas.shapes import Array
+
+DENSE_SCORES = 512 * 512
+"""Up to so many pairs of a query and a key per head, the dense form is used."""
+BLOCK = 512
+"""The most queries, and the most keys, of a block."""
+_MASKED = -1e30
+_LEAST = -1e29  # starts a running maximum: exp(_MASKED - _LEAST) is zero, not one
+
+
+@struct.dataclass
+class Visible:
+    """Which keys of a segment the queries may attend to: the mask `[B, T, S]`, not yet made.
+
+    Attributes:
+      pos_BT, pos_BS: positions of queries and keys, int32.
+      valid_BS: which keys are real.
+      window: if given, a query sees keys less than so many positions before it.
+      own: whether keys are the queries' own positions, of which each sees those up to itself.
+      left_padded: a promise on own positions: the valid ones of each row are its last ones.
+    """
+
+    pos_BT: Array
+    pos_BS: Array
+    valid_BS: Array
+    window: int | None = struct.field(pytree_node=False)
+    own: bool = struct.field(pytree_node=False, default=False)
+    left_padded: bool = struct.field(pytree_node=False, default=False)
+
+    def mask(self, first_query: Array | int = 0, first_key: Array | int = 0) -> Array:
+        """The mask `[B, T, S]`; of a block, its first query and key within the segment's own."""
+        mask_BTS = self.valid_BS[:, None, :]
+        if self.own:
+            query_T = first_query + jnp.arange(self.pos_BT.shape[1], dtype=jnp.int32)
+            key_S = first_key + jnp.arange(self.pos_BS.shape[1], dtype=jnp.int32)
+            mask_BTS = mask_BTS & (query_T[:, None] >= key_S)
+        if self.window is not None:
+            near_BTS = self.pos_BT[:, :, None] - self.pos_BS[:, None, :] < self.window
+            mask_BTS = mask_BTS & near_BTS
+        return jnp.broadcast_to(mask_BTS, (*self.pos_BT.shape, self.pos_BS.shape[1]))
+
+
+Mask = Array | Visible
+"""A mask `[B, T, S]`, true where a query attends to a key, or what it is made from."""
+
+
+def masks(visible: Sequence[Visible]) -> tuple[Mask, ...]:
+    """The masks of all segments: made for the dense form, left to be made for blocks."""
+    queries = visible[0].pos_BT.shape[1]
+    keys = sum(v.pos_BS.shape[1] for v in visible)
+    if queries == 1 or queries * keys <= DENSE_SCORES:
+        return tuple(v.mask() for v in visible)
+    return tuple(visible)
+
+
+def attend(q_BTHGK: Array, segments: list[tuple[Array, Array, Mask]], scale: float) -> Array:
+    """Attention over the concatenation of several segments of keys, without concatenating them.
+
+    Args:
+      segments: `(k_BSHK, v_BSHK, mask)`, with masks that are all made or all not (see `masks`).
+      scale: factor on scores.
+
+    Returns:
+      `[B, T, H, G, K]` in the dtype of the queries; zeros for a query that may attend to nothing.
+    """
+    visible = tuple(mask for _, _, mask in segments if isinstance(mask, Visible))
+    if visible:
+        kvs = tuple((k_BSHK, v_BSHK) for k_BSHK, v_BSHK, _ in segments)
+        return blocked(scale, BLOCK, q_BTHGK, kvs, visible)
+    made = [(k, v, mask) for k, v, mask in segments if not isinstance(mask, Visible)]
+    return dense(q_BTHGK, made, scale)
+
+
+def dense(q_BTHGK: Array, segments: list[tuple[Array, Array, Array]], scale: float) -> Array:
+    """`attend` with all scores at once.
+
+    Each segment gives partial sums that share one maximum, so that keys and values are never
+    copied and key/value heads never repeated.
+    """
+    scores = []
+    for k_BSHK, _, mask_BTS in segments:
+        s_BHGTS = jnp.einsum("BTHGK,BSHK->BHGTS", q_BTHGK, k_BSHK, precision=PRECISION)
+        s_BHGTS = at_least_float32(s_BHGTS) * scale
+        scores.append(jnp.where(mask_BTS[:, None, None], s_BHGTS, _MASKED))
+    top = jnp.max(jnp.stack([jnp.max(s, axis=-1) for s in scores]), axis=0)[..., None]
+    top = lax.stop_gradient(top)
+    total: Array | float = 0.0
+    out: Array | float = 0.0
+    for s_BHGTS, (_, v_BSHK, mask_BTS) in zip(scores, segments, strict=True):
+        # Masked again: where every key of a query is masked, exp(s - top) is one.
+        w_BHGTS = jnp.where(mask_BTS[:, None, None], jnp.exp(s_BHGTS - top), 0.0)
+        total = total + jnp.sum(w_BHGTS, axis=-1, keepdims=True)
+        w_BHGTS = w_BHGTS.astype(v_BSHK.dtype)
+        o_BHGTK = jnp.einsum("BHGTS,BSHK->BHGTK", w_BHGTS, v_BSHK, precision=PRECISION)
+        out = out + at_least_float32(o_BHGTK)
+    out = out / jnp.where(total > 0, total, 1.0)
+    return jnp.moveaxis(out, 3, 1).astype(q_BTHGK.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def blocked(
+    scale: float,
+    size: int,
+    q_BTHGK: Array,
+    kvs: tuple[tuple[Array, Array], ...],
+    visible: tuple[Visible, ...],
+) -> Array:
+    """`attend` in blocks of at most `size` queries and keys, with float32 sums at least.
+
+    Args:
+      kvs: `(k_BSHK, v_BSHK)` of each segment.
+      visible: what the queries see of each segment.
+    """
+    return _forward(scale, size, q_BTHGK, kvs, visible)[0]
+
+
+def _forward(scale, size, q_BTHGK, kvs, visible):
+    queries = _Blocks.of(q_BTHGK.shape[1], size)
+    q_NBHGTK = queries.split_heads(q_BTHGK)
+    wide = jnp.promote_types(q_BTHGK.dtype, jnp.float32)
+    top = jnp.full(q_NBHGTK.shape[:-1], _LEAST, wide)
+    sums = (top, jnp.zeros_like(top), jnp.zeros(q_NBHGTK.shape, wide))
+    for (k_BSHK, v_BSHK), seen in zip(kvs, visible, strict=True):
+        keys = _Blocks.of(k_BSHK.shape[1], size)
+        k_NBHSK, v_NBHSK = keys.split_heads(k_BSHK), keys.split_heads(v_BSHK)
+        mask_of = _masks(seen, queries, keys)
+
+        def step(sums, pair, k_NBHSK=k_NBHSK, v_NBHSK=v_NBHSK, mask_of=mask_of):
+            i, j = pair
+            old_BHGT, total_BHGT, out_BHGTK = (x[i] for x in sums)
+            s_BHGTS = _scores(q_NBHGTK[i], k_NBHSK[j], mask_of(i, j), scale)
+            top_BHGT = jnp.maximum(old_BHGT, jnp.max(s_BHGTS, axis=-1))
+            w_BHGTS = jnp.exp(s_BHGTS - top_BHGT[..., None])
+            fade_BHGT = jnp.exp(old_BHGT - top_BHGT)
+            total_BHGT = fade_BHGT * total_BHGT + jnp.sum(w_BHGTS, axis=-1)
+            more_BHGTK = _product("BHGTS,BHSK->BHGTK", w_BHGTS.astype(v_NBHSK.dtype), v_NBHSK[j])
+            out_BHGTK = fade_BHGT[..., None] * out_BHGTK + more_BHGTK
+            new = (top_BHGT, total_BHGT, out_BHGTK)
+            return tuple(x.at[i].set(y) for x, y in zip(sums, new, strict=True)), None
+
+        sums, _ = lax.scan(step, sums, _pairs(seen, queries, keys))
+    top_NBHGT, total_NBHGT, out_NBHGTK = sums
+    some_NBHGT = total_NBHGT > 0
+    total_NBHGT = jnp.where(some_NBHGT, total_NBHGT, 1.0)
+    out_NBHGTK = (out_NBHGTK / total_NBHGT[..., None]).astype(q_BTHGK.dtype)
+    log_NBHGT = jnp.where(some_NBHGT, top_NBHGT + jnp.log(total_NBHGT), _LEAST)
+    out_BTHGK = queries.join_heads(out_NBHGTK)
+    return out_BTHGK, (q_BTHGK, kvs, visible, out_BTHGK, log_NBHGT)
+
+
+def _backward(scale, size, stored, dout_BTHGK):
+    q_BTHGK, kvs, visible, out_BTHGK, log_NBHGT = stored
+    queries = _Blocks.of(q_BTHGK.shape[1], size)
+    q_NBHGTK, dout_NBHGTK = queries.split_heads(q_BTHGK), queries.split_heads(dout_BTHGK)
+    out_NBHGTK = queries.split_heads(out_BTHGK)
+    # The sum over keys of weight times its gradient is that of the result times its gradient.
+    along_NBHGT = jnp.sum(at_least_float32(out_NBHGTK) * at_least_float32(dout_NBHGTK), axis=-1)
+    dq_NBHGTK = jnp.zeros(q_NBHGTK.shape, along_NBHGT.dtype)
+    dkvs = []
+    for (k_BSHK, v_BSHK), seen in zip(kvs, visible, strict=True):
+        keys = _Blocks.of(k_BSHK.shape[1], size)
+        k_NBHSK, v_NBHSK = keys.split_heads(k_BSHK), keys.split_heads(v_BSHK)
+        mask_of = _masks(seen, queries, keys)
+
+        def step(sums, pair, k_NBHSK=k_NBHSK, v_NBHSK=v_NBHSK, mask_of=mask_of):
+            i, j = pair
+            dq_NBHGTK, dk_NBHSK, dv_NBHSK = sums
+            q_BHGTK, dout_BHGTK, k_BHSK = q_NBHGTK[i], dout_NBHGTK[i], k_NBHSK[j]
+            s_BHGTS = _scores(q_BHGTK, k_BHSK, mask_of(i, j), scale)
+            w_BHGTS = jnp.exp(s_BHGTS - log_NBHGT[i][..., None])
+            dw_BHGTS = _product("BHGTK,BHSK->BHGTS", dout_BHGTK, v_NBHSK[j])
+            ds_BHGTS = w_BHGTS * (dw_BHGTS - along_NBHGT[i][..., None]) * scale
+            w_BHGTS, ds_BHGTS = (x.astype(q_BHGTK.dtype) for x in (w_BHGTS, ds_BHGTS))
+            dq_BHGTK = _product("BHGTS,BHSK->BHGTK", ds_BHGTS, k_BHSK)
+            dk_BHSK = _product("BHGTS,BHGTK->BHSK", ds_BHGTS, q_BHGTK)
+            dv_BHSK = _product("BHGTS,BHGTK->BHSK", w_BHGTS, dout_BHGTK)
+            added = dq_NBHGTK.at[i].add(dq_BHGTK)
+            return (added, dk_NBHSK.at[j].add(dk_BHSK), dv_NBHSK.at[j].add(dv_BHSK)), None
+
+        none_NBHSK = jnp.zeros(k_NBHSK.shape, dq_NBHGTK.dtype)
+        sums, _ = lax.scan(step, (dq_NBHGTK, none_NBHSK, none_NBHSK), _pairs(seen, queries, keys))
+        dq_NBHGTK, dk_NBHSK, dv_NBHSK = sums
+        dk_BSHK, dv_BSHK = keys.join_heads(dk_NBHSK), keys.join_heads(dv_NBHSK)
+        dkvs.append((dk_BSHK.astype(k_BSHK.dtype), dv_BSHK.astype(v_BSHK.dtype)))
+    return queries.join_heads(dq_NBHGTK).astype(q_BTHGK.dtype), tuple(dkvs), None
+
+
+blocked.defvjp(_forward, _backward)
+
+
+def _product(axes: str, x: Array, y: Array) -> Array:
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.einsum(axes, x, y, precision=PRECISION, preferred_element_type=wide)
+
+
+def _scores(q_BHGTK: Array, k_BHSK: Array, mask_BTS: Array, scale: float) -> Array:
+    s_BHGTS = _product("BHGTK,BHSK->BHGTS", q_BHGTK, k_BHSK) * scale
+    return jnp.where(mask_BTS[:, None, None], s_BHGTS, _MASKED)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Blocks:
+    """How `length` positions are split: `count` blocks of `size`, the last filled with zeros."""
+
+    length: int
+    count: int
+    size: int
+
+    @classmethod
+    def of(cls, length: int, most: int) -> "_Blocks":
+        """Equal blocks of a multiple of 16 positions."""
+        count = -(-length // most)
+        size = -(-length // (16 * count)) * 16
+        return cls(length, count, size)
+
+    def split(self, x_BT: Array) -> Array:
+        """`[N, B, T, ...]`, T those of one block, of `[B, T, ...]`."""
+        more = self.count * self.size - self.length
+        x_BT = jnp.pad(x_BT, [(0, more if axis == 1 else 0) for axis in range(x_BT.ndim)])
+        x_BNT = x_BT.reshape(x_BT.shape[0], self.count, self.size, *x_BT.shape[2:])
+        return jnp.moveaxis(x_BNT, 1, 0)
+
+    def split_heads(self, x_BTHK: Array) -> Array:
+        """`[N, B, H, ..., T, K]` of `[B, T, H, ..., K]`."""
+        return jnp.moveaxis(self.split(x_BTHK), 2, -2)
+
+    def join_heads(self, x_NBHTK: Array) -> Array:
+        """`[B, T, H, ..., K]` again."""
+        x_BNTHK = jnp.moveaxis(jnp.moveaxis(x_NBHTK, -2, 2), 0, 1)
+        x_BTHK = x_BNTHK.reshape(x_BNTHK.shape[0], self.count * self.size, *x_BNTHK.shape[3:])
+        return x_BTHK[:, : self.length]
+
+
+def _masks(seen: Visible, queries: _Blocks, keys: _Blocks):
+    """The function from the numbers of two blocks to their mask."""
+    query_NBT = queries.split(seen.pos_BT)
+    key_NBS, valid_NBS = keys.split(seen.pos_BS), keys.split(seen.valid_BS)
+
+    def of(i: Array, j: Array) -> Array:
+        part = dataclasses.replace(
+            seen, pos_BT=query_NBT[i], pos_BS=key_NBS[j], valid_BS=valid_NBS[j]
+        )
+        return part.mask(i * queries.size, j * keys.size)
+
+    return of
+
+
+def _pairs(seen: Visible, queries: _Blocks, keys: _Blocks) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of blocks in which a query may see a key, as far as is known before a run."""
+
+    def kept(i: int, j: int) -> bool:
+        ahead = i * queries.size - (j + 1) * keys.size + 1  # least distance of a query and a key
+        if seen.own and ahead + queries.size + keys.size - 2 < 0:
+            return False
+        return not (seen.own and seen.left_padded and seen.window and ahead >= seen.window)
+
+    found = [(i, j) for i in range(queries.count) for j in range(keys.count) if kept(i, j)]
+    i_P, j_P = np.array(found, np.int32).T
+    return i_P, j_P
