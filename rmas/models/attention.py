@@ -21,7 +21,7 @@ from rmas.shapes import Array
 
 DENSE_SCORES = 512 * 512
 """Up to so many pairs of a query and a key per head, the dense form is used."""
-BLOCK = 512
+BLOCK = 256
 """The most queries, and the most keys, of a block."""
 _MASKED = -1e30
 _LEAST = -1e29  # starts a running maximum: exp(_MASKED - _LEAST) is zero, not one
@@ -137,34 +137,49 @@ def _forward(scale, size, q_BTHGK, kvs, visible):
     queries = _Blocks.of(q_BTHGK.shape[1], size)
     q_NBHGTK = queries.split_heads(q_BTHGK)
     wide = jnp.promote_types(q_BTHGK.dtype, jnp.float32)
-    top = jnp.full(q_NBHGTK.shape[:-1], _LEAST, wide)
-    sums = (top, jnp.zeros_like(top), jnp.zeros(q_NBHGTK.shape, wide))
+    dtype = q_BTHGK.dtype if len(kvs) == 1 else wide
+    parts = []
     for (k_BSHK, v_BSHK), seen in zip(kvs, visible, strict=True):
         keys = _Blocks.of(k_BSHK.shape[1], size)
         k_NBHSK, v_NBHSK = keys.split_heads(k_BSHK), keys.split_heads(v_BSHK)
         mask_of = _masks(seen, queries, keys)
 
-        def step(sums, pair, k_NBHSK=k_NBHSK, v_NBHSK=v_NBHSK, mask_of=mask_of):
-            i, j = pair
-            old_BHGT, total_BHGT, out_BHGTK = (x[i] for x in sums)
+        def step(carry, pair, k_NBHSK=k_NBHSK, v_NBHSK=v_NBHSK, mask_of=mask_of):
+            (old_BHGT, total_BHGT, sum_BHGTK), out_NBHGTK, log_NBHGT = carry
+            i, j, first = pair  # the sums are those of query block i, if j is not its first
+            old_BHGT = jnp.where(first, _LEAST, old_BHGT)
             s_BHGTS = _scores(q_NBHGTK[i], k_NBHSK[j], mask_of(i, j), scale)
             top_BHGT = jnp.maximum(old_BHGT, jnp.max(s_BHGTS, axis=-1))
             w_BHGTS = jnp.exp(s_BHGTS - top_BHGT[..., None])
-            fade_BHGT = jnp.exp(old_BHGT - top_BHGT)
+            fade_BHGT = jnp.where(first, 0.0, jnp.exp(old_BHGT - top_BHGT))
             total_BHGT = fade_BHGT * total_BHGT + jnp.sum(w_BHGTS, axis=-1)
             more_BHGTK = _product("BHGTS,BHSK->BHGTK", w_BHGTS.astype(v_NBHSK.dtype), v_NBHSK[j])
-            out_BHGTK = fade_BHGT[..., None] * out_BHGTK + more_BHGTK
-            new = (top_BHGT, total_BHGT, out_BHGTK)
-            return tuple(x.at[i].set(y) for x, y in zip(sums, new, strict=True)), None
+            sum_BHGTK = fade_BHGT[..., None] * sum_BHGTK + more_BHGTK
+            some_BHGT = total_BHGT > 0
+            share_BHGT = jnp.where(some_BHGT, 1 / jnp.where(some_BHGT, total_BHGT, 1.0), 0.0)
+            out_BHGTK = (sum_BHGTK * share_BHGT[..., None]).astype(dtype)
+            log_BHGT = top_BHGT - jnp.log(jnp.where(some_BHGT, share_BHGT, 1.0))
+            sums = (top_BHGT, total_BHGT, sum_BHGTK)
+            return (sums, out_NBHGTK.at[i].set(out_BHGTK), log_NBHGT.at[i].set(log_BHGT)), None
 
-        sums, _ = lax.scan(step, sums, _pairs(seen, queries, keys))
-    top_NBHGT, total_NBHGT, out_NBHGTK = sums
-    some_NBHGT = total_NBHGT > 0
-    total_NBHGT = jnp.where(some_NBHGT, total_NBHGT, 1.0)
-    out_NBHGTK = (out_NBHGTK / total_NBHGT[..., None]).astype(q_BTHGK.dtype)
-    log_NBHGT = jnp.where(some_NBHGT, top_NBHGT + jnp.log(total_NBHGT), _LEAST)
-    out_BTHGK = queries.join_heads(out_NBHGTK)
+        out_NBHGTK = jnp.zeros(q_NBHGTK.shape, dtype)
+        sum_BHGTK = jnp.zeros(q_NBHGTK.shape[1:], wide)
+        zero_NBHGT = jnp.zeros(q_NBHGTK.shape[:-1], wide)
+        zeros = ((zero_NBHGT[0], zero_NBHGT[0], sum_BHGTK), out_NBHGTK, zero_NBHGT)
+        (_, out_NBHGTK, log_NBHGT), _ = lax.scan(step, zeros, _pairs(seen, queries, keys))
+        parts.append((out_NBHGTK, log_NBHGT))
+    if len(parts) > 1:
+        out_NBHGTK, log_NBHGT = _joined(parts)
+    out_BTHGK = queries.join_heads(out_NBHGTK.astype(q_BTHGK.dtype))
     return out_BTHGK, (q_BTHGK, kvs, visible, out_BTHGK, log_NBHGT)
+
+
+def _joined(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """One softmax of those over each segment: results, and logarithms of the sums."""
+    logs = jnp.stack([log_NBHGT for _, log_NBHGT in parts])
+    log_NBHGT = jax.nn.logsumexp(logs, axis=0)
+    shares = jnp.exp(logs - log_NBHGT)[..., None]
+    return sum(share * out for share, (out, _) in zip(shares, parts, strict=True)), log_NBHGT
 
 
 def _backward(scale, size, stored, dout_BTHGK):
@@ -182,7 +197,7 @@ def _backward(scale, size, stored, dout_BTHGK):
         mask_of = _masks(seen, queries, keys)
 
         def step(sums, pair, k_NBHSK=k_NBHSK, v_NBHSK=v_NBHSK, mask_of=mask_of):
-            i, j = pair
+            i, j, _ = pair
             dq_NBHGTK, dk_NBHSK, dv_NBHSK = sums
             q_BHGTK, dout_BHGTK, k_BHSK = q_NBHGTK[i], dout_NBHGTK[i], k_NBHSK[j]
             s_BHGTS = _scores(q_BHGTK, k_BHSK, mask_of(i, j), scale)
@@ -241,12 +256,16 @@ class _Blocks:
 
     def split_heads(self, x_BTHK: Array) -> Array:
         """`[N, B, H, ..., T, K]` of `[B, T, H, ..., K]`."""
-        return jnp.moveaxis(self.split(x_BTHK), 2, -2)
+        B, T, *heads, K = x_BTHK.shape
+        # One axis of all heads: TPUs would fill up a small last but one axis to eight.
+        x_NBTHK = self.split(x_BTHK.reshape(B, T, -1, K))
+        return jnp.swapaxes(x_NBTHK, 2, 3).reshape(self.count, B, *heads, self.size, K)
 
     def join_heads(self, x_NBHTK: Array) -> Array:
         """`[B, T, H, ..., K]` again."""
-        x_BNTHK = jnp.moveaxis(jnp.moveaxis(x_NBHTK, -2, 2), 0, 1)
-        x_BTHK = x_BNTHK.reshape(x_BNTHK.shape[0], self.count * self.size, *x_BNTHK.shape[3:])
+        _, B, *heads, _, K = x_NBHTK.shape
+        x_NBHTK = x_NBHTK.reshape(self.count, B, -1, self.size, K)
+        x_BTHK = jnp.transpose(x_NBHTK, (1, 0, 3, 2, 4)).reshape(B, -1, *heads, K)
         return x_BTHK[:, : self.length]
 
 
@@ -264,8 +283,12 @@ def _masks(seen: Visible, queries: _Blocks, keys: _Blocks):
     return of
 
 
-def _pairs(seen: Visible, queries: _Blocks, keys: _Blocks) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of blocks in which a query may see a key, as far as is known before a run."""
+def _pairs(seen: Visible, queries: _Blocks, keys: _Blocks) -> tuple[np.ndarray, ...]:
+    """The pairs of blocks in which a query may see a key, as far as is known before a run.
+
+    Returns the numbers of query and key blocks, and whether a pair is the first of its query
+    block; every query block has one.
+    """
 
     def kept(i: int, j: int) -> bool:
         ahead = i * queries.size - (j + 1) * keys.size + 1  # least distance of a query and a key
@@ -275,4 +298,4 @@ def _pairs(seen: Visible, queries: _Blocks, keys: _Blocks) -> tuple[np.ndarray, 
 
     found = [(i, j) for i in range(queries.count) for j in range(keys.count) if kept(i, j)]
     i_P, j_P = np.array(found, np.int32).T
-    return i_P, j_P
+    return i_P, j_P, np.diff(i_P, prepend=-1) > 0
