@@ -19,7 +19,7 @@ from jax import lax
 from rmas.models.ops import PRECISION, at_least_float32
 from rmas.shapes import Array
 
-DENSE_SCORES = 512 * 512
+DENSE_SCORES = 256 * 256
 """Up to so many pairs of a query and a key per head, the dense form is used."""
 BLOCK = 256
 """The most queries, and the most keys, of a block."""
@@ -162,7 +162,7 @@ def _forward(scale, size, q_BTHGK, kvs, visible):
             sums = (top_BHGT, total_BHGT, sum_BHGTK)
             return (sums, out_NBHGTK.at[i].set(out_BHGTK), log_NBHGT.at[i].set(log_BHGT)), None
 
-        out_NBHGTK = jnp.zeros(q_NBHGTK.shape, dtype)
+        out_NBHGTK = q_NBHGTK.astype(dtype)  # overwritten: zeros would have to be filled in
         sum_BHGTK = jnp.zeros(q_NBHGTK.shape[1:], wide)
         zero_NBHGT = jnp.zeros(q_NBHGTK.shape[:-1], wide)
         zeros = ((zero_NBHGT[0], zero_NBHGT[0], sum_BHGTK), out_NBHGTK, zero_NBHGT)
@@ -198,7 +198,7 @@ def _backward(scale, size, stored, dout_BTHGK):
 
         def step(sums, pair, k_NBHSK=k_NBHSK, v_NBHSK=v_NBHSK, mask_of=mask_of):
             i, j, _ = pair
-            dq_NBHGTK, dk_NBHSK, dv_NBHSK = sums
+            dq_NBHGTK, dk_NBHGSK, dv_NBHGSK = sums
             q_BHGTK, dout_BHGTK, k_BHSK = q_NBHGTK[i], dout_NBHGTK[i], k_NBHSK[j]
             s_BHGTS = _scores(q_BHGTK, k_BHSK, mask_of(i, j), scale)
             w_BHGTS = jnp.exp(s_BHGTS - log_NBHGT[i][..., None])
@@ -206,15 +206,18 @@ def _backward(scale, size, stored, dout_BTHGK):
             ds_BHGTS = w_BHGTS * (dw_BHGTS - along_NBHGT[i][..., None]) * scale
             w_BHGTS, ds_BHGTS = (x.astype(q_BHGTK.dtype) for x in (w_BHGTS, ds_BHGTS))
             dq_BHGTK = _product("BHGTS,BHSK->BHGTK", ds_BHGTS, k_BHSK)
-            dk_BHSK = _product("BHGTS,BHGTK->BHSK", ds_BHGTS, q_BHGTK)
-            dv_BHSK = _product("BHGTS,BHGTK->BHSK", w_BHGTS, dout_BHGTK)
+            dk_BHGSK = _product("BHGTS,BHGTK->BHGSK", ds_BHGTS, q_BHGTK)
+            dv_BHGSK = _product("BHGTS,BHGTK->BHGSK", w_BHGTS, dout_BHGTK)
             added = dq_NBHGTK.at[i].add(dq_BHGTK)
-            return (added, dk_NBHSK.at[j].add(dk_BHSK), dv_NBHSK.at[j].add(dv_BHSK)), None
+            return (added, dk_NBHGSK.at[j].add(dk_BHGSK), dv_NBHGSK.at[j].add(dv_BHGSK)), None
 
-        none_NBHSK = jnp.zeros(k_NBHSK.shape, dq_NBHGTK.dtype)
-        sums, _ = lax.scan(step, (dq_NBHGTK, none_NBHSK, none_NBHSK), _pairs(seen, queries, keys))
-        dq_NBHGTK, dk_NBHSK, dv_NBHSK = sums
-        dk_BSHK, dv_BSHK = keys.join_heads(dk_NBHSK), keys.join_heads(dv_NBHSK)
+        # Summed over G at the end: where a mesh splits G, each block would be exchanged.
+        N, B, H, S, K = k_NBHSK.shape
+        none_NBHGSK = jnp.zeros((N, B, H, q_BTHGK.shape[3], S, K), dq_NBHGTK.dtype)
+        zeros = (dq_NBHGTK, none_NBHGSK, none_NBHGSK)
+        sums, _ = lax.scan(step, zeros, _pairs(seen, queries, keys))
+        dq_NBHGTK, dk_NBHGSK, dv_NBHGSK = sums
+        dk_BSHK, dv_BSHK = (keys.join_heads(jnp.sum(x, axis=3)) for x in (dk_NBHGSK, dv_NBHGSK))
         dkvs.append((dk_BSHK.astype(k_BSHK.dtype), dv_BSHK.astype(v_BSHK.dtype)))
     return queries.join_heads(dq_NBHGTK).astype(q_BTHGK.dtype), tuple(dkvs), None
 
