@@ -66,10 +66,23 @@ Mask = Array | Visible
 def masks(visible: Sequence[Visible]) -> tuple[Mask, ...]:
     """The masks of all segments: made for the dense form, left to be made for blocks."""
     queries = visible[0].pos_BT.shape[1]
-    keys = sum(v.pos_BS.shape[1] for v in visible)
-    if queries == 1 or queries * keys <= DENSE_SCORES:
+    if _is_dense(queries, sum(v.pos_BS.shape[1] for v in visible)):
         return tuple(v.mask() for v in visible)
     return tuple(visible)
+
+
+def _is_dense(queries: int, keys: int) -> bool:
+    return queries == 1 or queries * keys <= DENSE_SCORES
+
+
+def scores_at_once(positions: int) -> int:
+    """How many numbers the scores of one row and head take in the prefill of so many positions.
+
+    Programs hold scores, exponents and weights of the dense form, but one of them of a block.
+    """
+    if _is_dense(positions, positions):
+        return 3 * positions * positions
+    return _Blocks.of(positions, BLOCK).size ** 2
 
 
 def attend(q_BTHGK: Array, segments: list[tuple[Array, Array, Mask]], scale: float) -> Array:
