@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rmas.models import delta, ops
+from rmas.models import attention, delta, ops
 from rmas.models.cache import KV, Entry, Segment, State, by_heads, empty_state
 from rmas.models.spec import AttentionLayer, DeltaLayer, LayerSpec, ModelSpec
 from rmas.parallel import constrain
@@ -23,12 +23,12 @@ class AttentionContext:
 
     Attributes:
       cos, sin: rotary angles (`ops.rope_angles`).
-      masks: `[B, T, S]` for each cache segment, and last for the new positions.
+      masks: of each cache segment, and last of the new positions (see `attention.masks`).
     """
 
     cos: Array
     sin: Array
-    masks: tuple[Array, ...]
+    masks: tuple[attention.Mask, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,7 @@ def make_context(
     valid_BT: Array,
     past: tuple[Segment, ...],
     dtype,
+    left_padded: bool = False,
 ) -> Context:
     """Makes the context of one kind of layer.
 
@@ -65,6 +66,7 @@ def make_context(
       pos_BT, valid_BT: of the new positions.
       past: the segments of the cache.
       dtype: of the activations.
+      left_padded: a promise: the valid ones of each row's new positions are its last ones.
     """
     if isinstance(layer, DeltaLayer):
         if valid_BT.shape[1] == 1:
@@ -72,15 +74,11 @@ def make_context(
         order_BT = jnp.argsort(~valid_BT, axis=1, stable=True)
         return DeltaContext(valid_BT, order_BT, jnp.argsort(order_BT, axis=1))
     cos, sin = ops.rope_angles(layer.rope, pos_BT, dtype)
-    causal_TT = jnp.tril(jnp.ones((pos_BT.shape[1],) * 2, bool))
-    seen = [(s.valid_BS[:, None, :], s.pos_BS) for s in past]
-    seen.append((valid_BT[:, None, :] & causal_TT, pos_BT))
-    masks = []
-    for mask_BTS, pos_BS in seen:
-        if layer.window is not None:
-            mask_BTS = mask_BTS & (pos_BT[:, :, None] - pos_BS[:, None, :] < layer.window)
-        masks.append(jnp.broadcast_to(mask_BTS, (*pos_BT.shape, pos_BS.shape[1])))
-    return AttentionContext(cos, sin, tuple(masks))
+    seen = [attention.Visible(pos_BT, s.pos_BS, s.valid_BS, layer.window) for s in past]
+    own = attention.Visible(
+        pos_BT, pos_BT, valid_BT, layer.window, own=True, left_padded=left_padded
+    )
+    return AttentionContext(cos, sin, attention.masks([*seen, own]))
 
 
 class Dense(nn.Module):
@@ -154,7 +152,7 @@ class Attention(nn.Module):
             (kv.k_BSHK, kv.v_BSHK, mask_BTS)
             for kv, mask_BTS in zip((*seen, new), context.masks, strict=True)
         ]
-        o_BTF = ops.attend(q_BTHGK, segments, s.query_scale).reshape(B, T, -1)
+        o_BTF = attention.attend(q_BTHGK, segments, s.query_scale).reshape(B, T, -1)
         if s.gated_attention:
             o_BTF = o_BTF * jax.nn.sigmoid(gate_BTHK.reshape(B, T, -1))
         return Dense(s.d_model, s.out_bias, name="o_proj")(o_BTF), new

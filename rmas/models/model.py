@@ -57,6 +57,7 @@ def run(
     pos_BT: Array,
     past: tuple[Segment, ...] = (),
     remat: bool = False,
+    left_padded: bool = False,
 ) -> tuple[Array, Entries]:
     """Runs the decoder over T new positions.
 
@@ -66,6 +67,8 @@ def run(
       pos_BT: positions, int32 (see `positions`).
       past: the cache's segments of earlier positions.
       remat: activation checkpointing: reverse mode recomputes each period of layers.
+      left_padded: a promise: the valid ones of each row's new positions are its last ones. Layers
+        with a window then leave out what is beyond it.
 
     Returns:
       The hidden states `[B, T, D]` after the final norm, which the head and links read, and the
@@ -81,6 +84,7 @@ def run(
         pos_BT=pos_BT,
         past=past,
         remat=remat,
+        left_padded=left_padded,
     )
     norm = params["norm"]["weight"]
     return ops.rms_norm(h_BTD, norm, spec.norm_eps, spec.norm_offset), entries
@@ -112,7 +116,9 @@ def prefill(
     """
     pos_BT = positions(valid_BT)
     with jax.named_scope(PREFILL):
-        h_BTD, entries = run(spec, params, x_BTD, valid_BT=valid_BT, pos_BT=pos_BT, remat=remat)
+        h_BTD, entries = run(
+            spec, params, x_BTD, valid_BT=valid_BT, pos_BT=pos_BT, remat=remat, left_padded=True
+        )
     return h_BTD[:, -1], Segment(entries, valid_BT, pos_BT).constrained()
 
 

@@ -23,7 +23,6 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
 """Activation functions by their name in `config.json`."""
-_MASKED = -1e30
 
 
 @jax.custom_vjp
@@ -121,36 +120,3 @@ def apply_rope(x_BTHK: Array, cos: Array, sin: Array) -> Array:
     x1, x2 = jnp.split(at_least_float32(x_BTHK[..., :dim]), 2, axis=-1)
     rotated = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
     return jnp.concatenate([rotated.astype(x_BTHK.dtype), x_BTHK[..., dim:]], axis=-1)
-
-
-def attend(q_BTHGK: Array, segments: list[tuple[Array, Array, Array]], scale: float) -> Array:
-    """Attention over the concatenation of several segments of keys, without concatenating them.
-
-    Each segment gives partial sums that share one maximum, so that keys and values are never
-    copied and key/value heads never repeated.
-
-    Args:
-      segments: `(k_BSHK, v_BSHK, mask_BTS)`; a query attends where the mask is true.
-      scale: factor on scores.
-
-    Returns:
-      `[B, T, H, G, K]` in the dtype of the queries; zeros for a query that may attend to nothing.
-    """
-    scores = []
-    for k_BSHK, _, mask_BTS in segments:
-        s_BHGTS = jnp.einsum("BTHGK,BSHK->BHGTS", q_BTHGK, k_BSHK, precision=PRECISION)
-        s_BHGTS = at_least_float32(s_BHGTS) * scale
-        scores.append(jnp.where(mask_BTS[:, None, None], s_BHGTS, _MASKED))
-    top = jnp.max(jnp.stack([jnp.max(s, axis=-1) for s in scores]), axis=0)[..., None]
-    top = lax.stop_gradient(top)
-    total: Array | float = 0.0
-    out: Array | float = 0.0
-    for s_BHGTS, (_, v_BSHK, mask_BTS) in zip(scores, segments, strict=True):
-        # Masked again: where every key of a query is masked, exp(s - top) is one.
-        w_BHGTS = jnp.where(mask_BTS[:, None, None], jnp.exp(s_BHGTS - top), 0.0)
-        total = total + jnp.sum(w_BHGTS, axis=-1, keepdims=True)
-        w_BHGTS = w_BHGTS.astype(v_BSHK.dtype)
-        o_BHGTK = jnp.einsum("BHGTS,BSHK->BHGTK", w_BHGTS, v_BSHK, precision=PRECISION)
-        out = out + at_least_float32(o_BHGTK)
-    out = out / jnp.where(total > 0, total, 1.0)
-    return jnp.moveaxis(out, 3, 1).astype(q_BTHGK.dtype)

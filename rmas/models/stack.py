@@ -23,6 +23,7 @@ def run_layers(
     pos_BT: Array,
     past: tuple[Segment, ...],
     remat: bool = False,
+    left_padded: bool = False,
 ) -> tuple[Array, Entries]:
     """Runs all decoder layers over T new positions.
 
@@ -33,13 +34,20 @@ def run_layers(
       pos_BT: positions, int32.
       past: cache segments of earlier positions.
       remat: activation checkpointing: reverse mode recomputes each period from its input.
+      left_padded: a promise: the valid ones of each row's new positions are its last ones.
 
     Returns:
       The output `[B, T, D]` and the cache entries of the new positions.
     """
     contexts: dict[LayerSpec, Context] = {
         layer: make_context(
-            spec, layer, pos_BT=pos_BT, valid_BT=valid_BT, past=past, dtype=x_BTD.dtype
+            spec,
+            layer,
+            pos_BT=pos_BT,
+            valid_BT=valid_BT,
+            past=past,
+            dtype=x_BTD.dtype,
+            left_padded=left_padded,
         )
         for layer in dict.fromkeys(spec.layers)
     }

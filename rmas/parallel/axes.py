@@ -80,7 +80,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def batch_multiple(mesh: Mesh) -> int:
+def batch_multiple(mesh: Mesh | AbstractMesh) -> int:
     """The number that must divide the rows of a batch."""
     return parts(mesh, "batch")
 

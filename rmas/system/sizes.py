@@ -15,6 +15,9 @@ from jax.sharding import AbstractMesh
 from rmas import models, parallel
 from rmas.links import Form, LinkSpec, init_links
 from rmas.models import ModelSpec, Segment
+from rmas.models.attention import scores_at_once
+from rmas.models.spec import AttentionLayer
+from rmas.parallel.axes import parts
 from rmas.shapes import Params
 from rmas.weights.placement import abstract_weights, heads_of
 
@@ -108,7 +111,9 @@ def measure(
             d_model=spec.d_model,
             parameters=_numbers(models.abstract_params(spec)),
             inner=_numbers(links["inner"][name]),
-            weights=0 if name in shares else _weights(spec, mesh, dtype, quantize),
+            weights=0
+            if name in shares
+            else sum(jax.tree.leaves(_weight_bytes(spec, mesh, dtype, quantize))),
             cache=_cache(spec, dtype),
             shares=shares.get(name),
         )
@@ -122,14 +127,13 @@ def _numbers(tree: Params) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def _weights(spec: ModelSpec, mesh: AbstractMesh, dtype: Any, quantize: bool) -> int:
-    """Bytes of a model's weights on one device."""
+def _weight_bytes(spec: ModelSpec, mesh: AbstractMesh, dtype: Any, quantize: bool) -> Params:
+    """Bytes of each of a model's parameters on one device."""
     shapes = abstract_weights(spec, dtype, quantize)
     shardings = parallel.param_shardings(mesh, shapes, heads_of(spec))
-    parts = jax.tree.map(
+    return jax.tree.map(
         lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, shapes, shardings
     )
-    return sum(jax.tree.leaves(parts))
 
 
 def _cache(spec: ModelSpec, dtype: Any) -> int:
@@ -143,3 +147,46 @@ def _cache(spec: ModelSpec, dtype: Any) -> int:
 
     leaves = jax.tree.leaves(jax.eval_shape(prefix).entries)
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
+
+
+def prefill_bytes(
+    spec: ModelSpec, rows: int, positions: int, *, mesh: AbstractMesh, dtype: Any
+) -> int:
+    """About what one device needs, beside weights and caches, to prefill `rows` prompts.
+
+    These are activations and logits. What exists at a time was read from programs compiled for
+    TPUs and CPUs: four arrays of the residual stream's width; keys and values of one period, where
+    it has several layers; and the largest of two arrays of the MLP's width, queries, keys and
+    values with scores, and six arrays of a recurrent layer's channels.
+
+    Args:
+      rows: of the whole mesh.
+      positions: of each prompt, with its padding.
+    """
+    width = jnp.dtype(dtype).itemsize
+    wide = jnp.promote_types(dtype, jnp.float32).itemsize
+    rows = -(-rows // parallel.batch_multiple(mesh))
+
+    def own(meaning: str, units: int) -> int:
+        """A device's part of an axis of so many pieces."""
+        return units if units % parts(mesh, meaning) else units // parts(mesh, meaning)
+
+    heads, kv = own("heads", spec.n_heads), 2 * own("kv_heads", spec.n_kv_heads) * spec.head_dim
+    attention_layers = sum(isinstance(layer, AttentionLayer) for layer in spec.period)
+    largest = [2 * rows * positions * own("mlp", spec.d_ff) * width]
+    if attention_layers:
+        projected = rows * positions * (2 * heads * spec.head_dim + kv) * width
+        largest.append(projected + rows * heads * scores_at_once(positions) * wide)
+    if spec.delta is not None:
+        channels = 2 * own("delta_heads", spec.delta.key_heads) * spec.delta.key_dim
+        channels += own("delta_value_heads", spec.delta.value_heads) * spec.delta.value_dim
+        largest.append(6 * rows * positions * channels * wide)
+    kept = attention_layers * kv if len(spec.period) > 1 else 0
+    stream = rows * positions * (4 * spec.d_model + kept) * width
+    return stream + max(largest) + rows * own("vocab", spec.vocab_size) * (wide + width)
+
+
+def copied_bytes(spec: ModelSpec, *, mesh: AbstractMesh, dtype: Any, quantize: bool = False) -> int:
+    """Bytes of the weights that programs for CPUs copy on each device: one period of layers."""
+    parts_of = _weight_bytes(spec, mesh, dtype, quantize)["layers"]["period"]
+    return sum(jax.tree.leaves(parts_of)) // max(spec.n_periods, 1)

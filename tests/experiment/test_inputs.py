@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -391,3 +392,4 @@ def test_a_dry_run_lists_what_was_derived(tmp_path, caplog):
     assert "needs links: nowhere does not exist" in caplog.text
     assert "system.dtype = float32: devices of platform cpu" in told
     assert "inner.max_length = 256: the context of planner" in told
+    assert re.search(r"its prefill needs about \d\.\d\d GiB more on each device", told)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rmas.models import ops
+from rmas.models import attention
 
 B, T, H, G, K = 2, 3, 2, 2, 4
 SIZES = (5, 4)
@@ -39,7 +39,9 @@ def joined(q, segments):
 def test_two_segments_are_one_softmax():
     q, segments = arrays()
     with jax.enable_x64(True):
-        np.testing.assert_allclose(ops.attend(q, segments, SCALE), joined(q, segments), atol=1e-12)
+        np.testing.assert_allclose(
+            attention.attend(q, segments, SCALE), joined(q, segments), atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("empty", ["first", "second", "both"])
@@ -51,9 +53,11 @@ def test_segments_with_nothing_to_see(empty):
             # Scores far above those of the other segment must not swallow it.
             segments[i] = (k * 1e3, v, np.zeros_like(mask))
     with jax.enable_x64(True):
-        out = ops.attend(q, segments, SCALE)
+        out = attention.attend(q, segments, SCALE)
         np.testing.assert_allclose(out, joined(q, segments), atol=1e-12)
-        grads = jax.grad(lambda q, s: jnp.sum(ops.attend(q, s, SCALE) ** 2), argnums=0)(q, segments)
+        grads = jax.grad(lambda q, s: jnp.sum(attention.attend(q, s, SCALE) ** 2), argnums=0)(
+            q, segments
+        )
     assert np.isfinite(grads).all()
     if empty == "both":
         assert not np.any(out)
@@ -66,7 +70,7 @@ def test_gradients_match_finite_differences():
 
     def f(q, kv):
         parts = [(k, v, mask) for (k, v), mask in zip(kv, masks, strict=True)]
-        return jnp.sum(jnp.sin(ops.attend(q, parts, SCALE)))
+        return jnp.sum(jnp.sin(attention.attend(q, parts, SCALE)))
 
     with jax.enable_x64(True):
         kv = [(k, v) for k, v, _ in segments]
@@ -83,13 +87,13 @@ def test_large_scores_do_not_overflow():
     q, segments = arrays()
     q = (1e4 * q).astype(np.float32)
     low = [tuple(a.astype(np.float32) for a in s[:2]) + s[2:] for s in segments]
-    out = ops.attend(q, low, SCALE)
+    out = attention.attend(q, low, SCALE)
     assert np.isfinite(out).all()
 
 
 def test_low_precision_arrays_keep_their_type():
     q, segments = arrays()
     low = [tuple(jnp.asarray(a, jnp.bfloat16) for a in s[:2]) + s[2:] for s in segments]
-    out = ops.attend(jnp.asarray(q, jnp.bfloat16), low, SCALE)
+    out = attention.attend(jnp.asarray(q, jnp.bfloat16), low, SCALE)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(np.float32), joined(q, segments), atol=0.05)
