@@ -12,6 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax import lax
 
 from rmas.models.spec import DeltaLayer, ModelSpec
 from rmas.parallel import constrain
@@ -20,20 +21,20 @@ from rmas.shapes import Array
 
 @struct.dataclass
 class KV:
-    """Keys (rotated by RoPE) and values of one attention layer, `[..., B, S, H, K]`."""
+    """Keys (rotated by RoPE) and values of one attention layer, `[..., B, H, S, K]`."""
 
-    k_BSHK: Array
-    v_BSHK: Array
+    k_BHSK: Array
+    v_BHSK: Array
 
     def written(self, new: "KV", slot_BT: Array) -> "KV":
         """A copy with `new` written at the given slots; slots beyond the last are dropped."""
-        put = functools.partial(_put, slot_BT=slot_BT, trailing=2)
-        return KV(put(self.k_BSHK, new.k_BSHK), put(self.v_BSHK, new.v_BSHK)).constrained()
+        put = functools.partial(_put, slot_BT=slot_BT, rows=-4, slots=-2)
+        return KV(put(self.k_BHSK, new.k_BHSK), put(self.v_BHSK, new.v_BHSK)).constrained()
 
     def constrained(self) -> "KV":
         """The same, sharded: rows over the batch axes of the mesh, heads over its tensor axis."""
-        names = (*(None,) * (self.k_BSHK.ndim - 4), "batch", None, "kv_heads", None)
-        return KV(constrain(self.k_BSHK, *names), constrain(self.v_BSHK, *names))
+        names = (*(None,) * (self.k_BHSK.ndim - 4), "batch", "kv_heads", None, None)
+        return KV(constrain(self.k_BHSK, *names), constrain(self.v_BHSK, *names))
 
 
 @struct.dataclass
@@ -101,7 +102,7 @@ class Segment:
 
 def empty_kv(spec: ModelSpec, batch: int, size: int, dtype) -> KV:
     """`size` free slots of one attention layer."""
-    shape = (batch, size, spec.n_kv_heads, spec.head_dim)
+    shape = (batch, spec.n_kv_heads, size, spec.head_dim)
     return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)).constrained()
 
 
@@ -123,7 +124,7 @@ def open_tail(spec: ModelSpec, prefix: Segment, size: int, dtype) -> tuple[Segme
 
     def free(*lead: int) -> KV:
         kv = empty_kv(spec, batch, size, dtype)
-        return KV(*(jnp.broadcast_to(x, (*lead, *x.shape)) for x in (kv.k_BSHK, kv.v_BSHK)))
+        return KV(*(jnp.broadcast_to(x, (*lead, *x.shape)) for x in (kv.k_BHSK, kv.v_BHSK)))
 
     def split(entries: tuple[Entry | None, ...], *lead: int):
         kept = tuple(e if isinstance(e, KV) else None for e in entries)
@@ -165,6 +166,29 @@ def write(tail: Segment, new: Entries, valid_BT: Array, pos_BT: Array) -> Segmen
     ).constrained()
 
 
+def append(tail: Segment, new: Entries, pos_B1: Array, slot: Array) -> Segment:
+    """Writes one new position of every row to the same free slot of the tail."""
+
+    def put(old: Array, new: Array, axis: int) -> Array:
+        return lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis)
+
+    def written(old: Entry | None, new: Entry | None) -> Entry | None:
+        if isinstance(old, KV) and isinstance(new, KV):
+            return KV(
+                put(old.k_BHSK, new.k_BHSK, -2), put(old.v_BHSK, new.v_BHSK, -2)
+            ).constrained()
+        return new  # a recurrent state replaces the one before
+
+    return Segment(
+        Entries(
+            tuple(map(written, tail.entries.period, new.period)),
+            tuple(map(written, tail.entries.rest, new.rest)),
+        ),
+        valid_BS=put(tail.valid_BS, jnp.ones_like(pos_B1, bool), 1),
+        pos_BS=put(tail.pos_BS, pos_B1, 1),
+    ).constrained()
+
+
 def pick_rows(rows_B: Array, one: Segment, other: Segment) -> Segment:
     """A segment with the rows of `one` where `rows_B` is true, else the rows of `other`.
 
@@ -199,7 +223,7 @@ def widen(tail: Segment, size: int) -> Segment:
     def wide(entry: Entry | None) -> Entry | None:
         if not isinstance(entry, KV):
             return entry
-        return KV(*(_padded(x, -3, more) for x in (entry.k_BSHK, entry.v_BSHK))).constrained()
+        return KV(*(_padded(x, -2, more) for x in (entry.k_BHSK, entry.v_BHSK))).constrained()
 
     return Segment(
         Entries(tuple(map(wide, tail.entries.period)), tuple(map(wide, tail.entries.rest))),
@@ -212,16 +236,27 @@ def _padded(x: Array, axis: int, more: int) -> Array:
     return jnp.pad(x, [(0, more if i == axis % x.ndim else 0) for i in range(x.ndim)])
 
 
-def _put(old: Array, new: Array, slot_BT: Array, trailing: int = 0) -> Array:
-    """`old [..., B, S, *]` with `new [..., B, T, *]` at the slots; `*` are `trailing` axes.
+def _put(old: Array, new: Array, slot_BT: Array, rows: int = -2, slots: int = -1) -> Array:
+    """`old` with `new`, which has T instead of S slots, at the slots `slot_BT` of each row.
 
-    Slots beyond the last are dropped; those of a row must be different. It is mapped over rows
-    because one scatter over all rows would gather the batch on a mesh.
+    Slots beyond the last are dropped; those of a row must be different.
+
+    Args:
+      rows, slots: the axes of `B` and `S`.
     """
-    axis, rest = -2 - trailing, (slice(None),) * trailing
-
-    def row(old: Array, new: Array, slot_T: Array) -> Array:
-        at = old.at[(..., slot_T, *rest)]
-        return at.set(new.astype(old.dtype), mode="drop", unique_indices=True)
-
-    return jax.vmap(row, in_axes=(axis, axis, 0), out_axes=axis)(old, new, slot_BT)
+    rows, slots = rows % old.ndim, slots % old.ndim
+    numbers = lax.ScatterDimensionNumbers(
+        update_window_dims=tuple(i for i in range(old.ndim) if i not in (rows, slots)),
+        inserted_window_dims=(slots,),
+        scatter_dims_to_operand_dims=(slots,),
+        operand_batching_dims=(rows,),
+        scatter_indices_batching_dims=(0,),
+    )
+    return lax.scatter(
+        old,
+        slot_BT[..., None],
+        new.astype(old.dtype),
+        numbers,
+        unique_indices=True,
+        mode=lax.GatherScatterMode.FILL_OR_DROP,
+    )

@@ -138,6 +138,8 @@ class Attention(nn.Module):
 
         def heads(name: str, n: int, size: int = s.head_dim) -> Array:
             y = Dense(n * size, s.qkv_bias, name=f"{name}_proj")(x_BTD)
+            if T == 1:
+                y = jax.lax.optimization_barrier(y)
             return y.reshape(B, T, n, size)
 
         q_BTHK = heads("q", s.n_heads, s.head_dim * (2 if s.gated_attention else 1))
@@ -147,11 +149,12 @@ class Attention(nn.Module):
             q_BTHK = RMSNorm(s.norm_eps, s.norm_offset, name="q_norm")(q_BTHK)
             k_BSHK = RMSNorm(s.norm_eps, s.norm_offset, name="k_norm")(k_BSHK)
         q_BTHK = ops.apply_rope(q_BTHK, context.cos, context.sin)
-        new = KV(ops.apply_rope(k_BSHK, context.cos, context.sin), v_BSHK).constrained()
+        k_BSHK = ops.apply_rope(k_BSHK, context.cos, context.sin)
+        new = KV(*(jnp.swapaxes(x, 1, 2) for x in (k_BSHK, v_BSHK))).constrained()
         q_BTHGK = q_BTHK.reshape(B, T, s.n_kv_heads, s.n_heads // s.n_kv_heads, s.head_dim)
         seen = (kv.constrained() for kv in past)
         segments = [
-            (kv.k_BSHK, kv.v_BSHK, mask_BTS)
+            (jnp.swapaxes(kv.k_BHSK, 1, 2), jnp.swapaxes(kv.v_BHSK, 1, 2), mask_BTS)
             for kv, mask_BTS in zip((*seen, new), context.masks, strict=True)
         ]
         o_BTF = ops.attend(q_BTHGK, segments, s.query_scale).reshape(B, T, -1)

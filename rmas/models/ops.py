@@ -33,7 +33,6 @@ def int8_matmul(x_TD: Array, q_DF: Array, scale_F: Array) -> Array:
     Reverse mode keeps the int8 weight, never a dequantized copy; the weight gets no gradient.
     """
     # The barrier keeps dequantization inside a loop over `x`, which would else hold a copy.
-    x_TD, q_DF = lax.optimization_barrier((x_TD, q_DF))
     wide = jnp.promote_types(x_TD.dtype, scale_F.dtype)
     y_TF = jnp.matmul(
         x_TD, q_DF.astype(x_TD.dtype), precision=PRECISION, preferred_element_type=wide
