@@ -8,6 +8,7 @@ values; the one in the last segment is current.
 
 import dataclasses
 import functools
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +27,10 @@ class KV:
     k_BHSK: Array
     v_BHSK: Array
 
-    def written(self, new: "KV", slot_BT: Array) -> "KV":
-        """A copy with `new` written at the given slots; slots beyond the last are dropped."""
-        put = functools.partial(_put, slot_BT=slot_BT, rows=-4, slots=-2)
-        return KV(put(self.k_BHSK, new.k_BHSK), put(self.v_BHSK, new.v_BHSK)).constrained()
+    def written(self, new: "KV", put: "Put") -> "KV":
+        """A copy with `new` written by `put`."""
+        k_BHSK = put(self.k_BHSK, new.k_BHSK, rows=-4, slots=-2)
+        return KV(k_BHSK, put(self.v_BHSK, new.v_BHSK, rows=-4, slots=-2)).constrained()
 
     def constrained(self) -> "KV":
         """The same, sharded: rows over the batch axes of the mesh, heads over its tensor axis."""
@@ -150,42 +151,34 @@ def write(tail: Segment, new: Entries, valid_BT: Array, pos_BT: Array) -> Segmen
     start_B1 = jnp.sum(tail.valid_BS, axis=1, keepdims=True)
     slot_BT = start_B1 + jnp.cumsum(valid_BT, axis=1) - 1
     slot_BT = jnp.where(valid_BT, slot_BT, size + T + jnp.arange(T))
-
-    def written(old: Entry | None, new: Entry | None) -> Entry | None:
-        if isinstance(old, KV) and isinstance(new, KV):
-            return old.written(new, slot_BT)
-        return new  # a recurrent state replaces the one before
-
-    return Segment(
-        Entries(
-            tuple(map(written, tail.entries.period, new.period)),
-            tuple(map(written, tail.entries.rest, new.rest)),
-        ),
-        valid_BS=_put(tail.valid_BS, jnp.ones_like(valid_BT), slot_BT),
-        pos_BS=_put(tail.pos_BS, pos_BT, slot_BT),
-    ).constrained()
+    return _written(tail, new, valid_BT, pos_BT, functools.partial(_put, slot_BT=slot_BT))
 
 
 def append(tail: Segment, new: Entries, pos_B1: Array, slot: Array) -> Segment:
-    """Writes one new position of every row to the same free slot of the tail."""
+    """Writes one new position of every row to one slot, which is the first free one of all rows.
 
-    def put(old: Array, new: Array, axis: int) -> Array:
-        return lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis)
+    It is what `write` does there, without a scatter.
+    """
 
-    def written(old: Entry | None, new: Entry | None) -> Entry | None:
+    def put(old: Array, new: Array, rows: int, slots: int) -> Array:
+        return lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, slots)
+
+    return _written(tail, new, jnp.ones(pos_B1.shape, bool), pos_B1, put)
+
+
+def _written(tail: Segment, new: Entries, valid_BT: Array, pos_BT: Array, put: "Put") -> Segment:
+    def entry(old: Entry | None, new: Entry | None) -> Entry | None:
         if isinstance(old, KV) and isinstance(new, KV):
-            return KV(
-                put(old.k_BHSK, new.k_BHSK, -2), put(old.v_BHSK, new.v_BHSK, -2)
-            ).constrained()
+            return old.written(new, put)
         return new  # a recurrent state replaces the one before
 
     return Segment(
         Entries(
-            tuple(map(written, tail.entries.period, new.period)),
-            tuple(map(written, tail.entries.rest, new.rest)),
+            tuple(map(entry, tail.entries.period, new.period)),
+            tuple(map(entry, tail.entries.rest, new.rest)),
         ),
-        valid_BS=put(tail.valid_BS, jnp.ones_like(pos_B1, bool), 1),
-        pos_BS=put(tail.pos_BS, pos_B1, 1),
+        valid_BS=put(tail.valid_BS, jnp.ones_like(valid_BT), rows=0, slots=1),
+        pos_BS=put(tail.pos_BS, pos_BT, rows=0, slots=1),
     ).constrained()
 
 
@@ -236,19 +229,25 @@ def _padded(x: Array, axis: int, more: int) -> Array:
     return jnp.pad(x, [(0, more if i == axis % x.ndim else 0) for i in range(x.ndim)])
 
 
-def _put(old: Array, new: Array, slot_BT: Array, rows: int = -2, slots: int = -1) -> Array:
-    """`old` with `new`, which has T instead of S slots, at the slots `slot_BT` of each row.
+class Put(Protocol):
+    """Writes `new`, which has T instead of S slots, to some slots of `old`."""
+
+    def __call__(self, old: Array, new: Array, rows: int, slots: int) -> Array:
+        """`rows` and `slots` are the axes of B and S."""
+        ...
+
+
+def _put(old: Array, new: Array, rows: int, slots: int, slot_BT: Array) -> Array:
+    """Writes to the slots `slot_BT` of each row.
 
     Slots beyond the last are dropped; those of a row must be different.
-
-    Args:
-      rows, slots: the axes of `B` and `S`.
     """
     rows, slots = rows % old.ndim, slots % old.ndim
     numbers = lax.ScatterDimensionNumbers(
         update_window_dims=tuple(i for i in range(old.ndim) if i not in (rows, slots)),
         inserted_window_dims=(slots,),
         scatter_dims_to_operand_dims=(slots,),
+        # Rows are a batch axis of the scatter: indexed, they would be gathered on a mesh.
         operand_batching_dims=(rows,),
         scatter_indices_batching_dims=(0,),
     )

@@ -138,9 +138,7 @@ class Attention(nn.Module):
 
         def heads(name: str, n: int, size: int = s.head_dim) -> Array:
             y = Dense(n * size, s.qkv_bias, name=f"{name}_proj")(x_BTD)
-            if T == 1:
-                y = jax.lax.optimization_barrier(y)
-            return y.reshape(B, T, n, size)
+            return _before_heads(y).reshape(B, T, n, size)
 
         q_BTHK = heads("q", s.n_heads, s.head_dim * (2 if s.gated_attention else 1))
         q_BTHK, gate_BTHK = q_BTHK[..., : s.head_dim], q_BTHK[..., s.head_dim :]
@@ -161,6 +159,13 @@ class Attention(nn.Module):
         if s.gated_attention:
             o_BTF = o_BTF * jax.nn.sigmoid(gate_BTHK.reshape(B, T, -1))
         return Dense(s.d_model, s.out_bias, name="o_proj")(o_BTF), new
+
+
+def _before_heads(y_BTF: Array) -> Array:
+    """A projection that is split into heads next; of one position, as an array of its own."""
+    # XLA would move the split into the product. For one position TPUs then read the weights in
+    # another order, and copy each layer's slice of them for it at every step.
+    return jax.lax.optimization_barrier(y_BTF) if y_BTF.shape[1] == 1 else y_BTF
 
 
 class GatedDelta(nn.Module):
@@ -189,7 +194,7 @@ class GatedDelta(nn.Module):
         n_valid_B = jnp.sum(valid_BT, axis=1, dtype=jnp.int32)
 
         def dense(name: str, features: int) -> Array:
-            return Dense(features, False, name=f"{name}_proj")(x_BTD)
+            return _before_heads(Dense(features, False, name=f"{name}_proj")(x_BTD))
 
         def convolved(name: str, window_BWC: Array, size: int) -> tuple[Array, Array]:
             """The projected and convolved input, and the window for the next positions."""
