@@ -11,13 +11,12 @@ from jax.sharding import PartitionSpec as P
 
 from rmas import parallel
 from rmas.links import init_links
-from rmas.models import ModelSpec
 from rmas.parallel.axes import AXES_OF
 from rmas.shapes import Params
 from rmas.system.topology import Topology
 from rmas.system.turn import Prompt, SystemSpec
 from rmas.training.objectives.base import abstract, zero_prompt
-from rmas.weights.placement import abstract_weights, heads_of
+from rmas.weights.placement import abstract_agents
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,17 +57,8 @@ def abstract_system(
       dtype, quantize: of the weights.
       shares: agent -> an earlier agent with the same weights.
     """
-    params: dict[str, Params] = {}
-    for agent, model in spec.models:
-        owner = (shares or {}).get(agent)
-        params[agent] = params[owner] if owner else weights(model, mesh, dtype, quantize)
+    params = abstract_agents(dict(spec.models), shares or {}, mesh, dtype, quantize)
     return AbstractSystem(topology, spec, params, mesh)
-
-
-def weights(model: ModelSpec, mesh: Mesh, dtype: Any, quantize: bool = False) -> Params:
-    """A model's weights, split over the mesh as loading splits them."""
-    shapes = abstract_weights(model, dtype, quantize)
-    return jax.tree.map(placed, shapes, parallel.param_shardings(mesh, shapes, heads_of(model)))
 
 
 def prompt(mesh: Mesh, rows: int, positions: int) -> Prompt:

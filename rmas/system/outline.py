@@ -38,7 +38,7 @@ from rmas.system.topology import Topology
 from rmas.system.turn import SystemSpec
 from rmas.tools import Toolbox
 from rmas.weights import hub
-from rmas.weights.placement import abstract_weights, choose_mesh, heads_of, planned
+from rmas.weights.placement import abstract_agents, choose_mesh, planned
 
 _log = logging.getLogger(__name__)
 
@@ -276,17 +276,7 @@ class Outline:
 
     def abstract_params(self, mesh: Mesh, dtype: Any, quantize: bool) -> dict[str, Params]:
         """Shapes of each agent's weights with their shardings; agents that share have one tree."""
-        params: dict[str, Params] = {}
-        for agent, spec in self.specs.items():
-            if agent in self.shares:
-                params[agent] = params[self.shares[agent]]
-                continue
-            shapes = abstract_weights(spec, dtype, quantize)
-            at = parallel.param_shardings(mesh, shapes, heads_of(spec))
-            params[agent] = jax.tree.map(
-                lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, at
-            )
-        return params
+        return abstract_agents(self.specs, self.shares, mesh, dtype, quantize)
 
     @property
     def owners(self) -> list[ModelSpec]:

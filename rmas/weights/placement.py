@@ -1,6 +1,6 @@
 """The dtype and the mesh of the weights of frozen agents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -58,6 +58,30 @@ def abstract_weights(spec: ModelSpec, dtype: Any, quantize: bool) -> Params:
         return to_int8(params) if quantize else params
 
     return jax.eval_shape(held, abstract_params(spec))
+
+
+def abstract_agents(
+    specs: Mapping[str, ModelSpec],
+    shares: Mapping[str, str],
+    mesh: Mesh,
+    dtype: Any,
+    quantize: bool,
+) -> dict[str, Params]:
+    """`abstract_weights` of each agent, placed as loading places them.
+
+    `shares` maps agents to an earlier one with the same weights; these have one tree.
+    """
+    found: dict[str, Params] = {}
+    for agent, spec in specs.items():
+        if agent in shares:
+            found[agent] = found[shares[agent]]
+            continue
+        shapes = abstract_weights(spec, dtype, quantize)
+        at = parallel.param_shardings(mesh, shapes, heads_of(spec))
+        found[agent] = jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, at
+        )
+    return found
 
 
 def planned(

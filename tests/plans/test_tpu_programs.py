@@ -40,7 +40,7 @@ from support.tiny_families import family_spec
 
 pytestmark = [pytest.mark.tpu, pytest.mark.usefixtures("quickly")]
 
-AGENT, ROWS, STEPS, LENGTHS = "one", 8, 5, Lengths(prompt=10, text=6)
+AGENT, ROWS, STEPS, ROUNDS, LENGTHS = "one", 8, 5, 2, Lengths(prompt=10, text=6)
 SOLO = Topology("solo", (AGENT,), (Edge(AGENT, AGENT, "feedback"),), AGENT)
 SAMPLING = Sampling(temperature=0.6, top_p=0.9, top_k=20)
 SCHEDULE = Schedule(Optim(steps=10), batch_size=ROWS, save_every=10)
@@ -56,17 +56,16 @@ class Case:
     slice: str
     mesh: str = MESH
     int8: bool = False
-    rounds: int = 2
 
 
 SYSTEMS = {
     "dense": Case("qwen3", 1, "v5e:2x4"),
     "window": Case("gemma3", 2, "v6e:1x1", "single", int8=True),
-    "delta": Case("qwen3_5", 2, "v4:2x2x2", rounds=1),
+    "delta": Case("qwen3_5", 2, "v4:2x2x2"),
 }
 OTHERS = {
     "dense_int8": Case("qwen3", 1, "v6e:2x4", int8=True),
-    "delta_single": Case("qwen3_5", 2, "v5e:1x1", "single", rounds=1),
+    "delta_single": Case("qwen3_5", 2, "v5e:1x1", "single"),
 }
 
 
@@ -92,10 +91,6 @@ def system_of(name: str) -> AbstractSystem:
     return arguments.abstract_system(SOLO, spec, mesh, dtype=jnp.bfloat16, quantize=case.int8)
 
 
-def rounds_of(system: AbstractSystem) -> int:
-    return next(c.rounds for n, c in (SYSTEMS | OTHERS).items() if system_of(n) is system)
-
-
 def outer_step(objective: str, system: AbstractSystem) -> Program:
     context = TrainingContext(system.topology, system.spec, STEPS, 0.5, 0.1)
     return training_steps.outer_step(
@@ -104,7 +99,7 @@ def outer_step(objective: str, system: AbstractSystem) -> Program:
         params=system.params,
         trained=("inner", "outer"),
         schedule=SCHEDULE,
-        rounds=rounds_of(system),
+        rounds=ROUNDS,
         lengths=LENGTHS,
         mesh=system.mesh,
     )
@@ -117,7 +112,7 @@ def inner_step(system: AbstractSystem) -> Program:
 
 def think(system: AbstractSystem) -> Program:
     return programs.think(
-        system, steps=STEPS, size=CHUNK, rounds=rounds_of(system), rows=ROWS, tokens=LENGTHS.prompt
+        system, steps=STEPS, size=CHUNK, rounds=ROUNDS, rows=ROWS, tokens=LENGTHS.prompt
     )
 
 
