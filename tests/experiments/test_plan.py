@@ -132,3 +132,32 @@ def test_a_tpu_says_what_a_step_needs_and_which_mesh_is_best(tmp_path):
     assert parallel.automatic(4, (2, 2, 2), rows=derive.rows(run.settings, "inner").on("tpu")) == (
         parallel.MeshSpec(2, 1, 2)
     )
+
+
+@pytest.mark.tpu
+def test_a_tpu_says_how_long_thinking_and_writing_take(tmp_path):
+    changed = embedded().to_dict() | {"mesh": "single"}
+    changed["system"] |= {"dtype": "bfloat16"}
+    changed["evaluate"] |= {"batch_size": 2, "rounds": (1,), "methods": ("latent",)}
+    changed["limits"] |= {"latent_steps": 3, "max_new_tokens": 32}
+    run = Experiment(Settings.from_dict(changed), tmp_path)
+    plan = run.plan("evaluate", 16, topology="v5e:1x1")
+    assert [need.program for need in plan.needs] == ["think", "decode chunk of solver"]
+    for need in plan.needs:
+        assert need.peak == sum(need.parts.values())
+        assert min(need.parts.values()) >= 0
+    times = {time.what: time for time in plan.times}
+    assert list(times) == [
+        "prefill of planner",
+        "latent step of planner",
+        "prefill of critic",
+        "latent step of critic",
+        "prefill of solver",
+        "all latent turns, 1 round",
+        "token of solver",
+    ]
+    assert all(time.estimate > time.floor > 0 for time in plan.times)
+    parts = sum(times[f"prefill of {a}"].estimate for a in ("planner", "critic", "solver"))
+    parts += 2 * sum(times[f"latent step of {a}"].estimate for a in ("planner", "critic"))
+    assert 0.5 < parts / times["all latent turns, 1 round"].estimate <= 1
+    assert not any(own.calls for own in plan.exchanges)
