@@ -1,7 +1,7 @@
 """What the device here makes of a model: each time beside the least that memory and peak allow.
 
   python -m experiments.benchmarks.accelerator                    # Qwen3-1.7B, on an accelerator
-  python -m experiments.benchmarks.accelerator --size=small       # a minute or two on a CPU
+  python -m experiments.benchmarks.accelerator --size=small       # some minutes on a CPU
   python -m experiments.benchmarks.accelerator --model=google/gemma-3-4b-it --parts=latent,decode
 
 Weights are random, which does not change times, and lie on the mesh as those of a run. They are
