@@ -11,7 +11,8 @@
     K  size of one head (delta rule: of a key head)
     L  layers, or repetitions of the layer pattern's period
     M  latent steps: the length of a message
-    N  tokens of a teacher text
+    N  tokens of a teacher text, or blocks of positions
+    P  pairs of a block of queries and one of keys
     R  rounds
     S  slots of a cache segment, or key positions
     T  time: positions of a sequence
