@@ -77,11 +77,12 @@ def make_plan(
 
     found = parse_slice(topology)
     devices = describe_devices(found)
-    hosts = len({device.process_index for device in devices})
+    own = [d for d in devices if d.process_index == devices[0].process_index]
+    hosts = len(devices) // len(own)
     asked, label = parallel.parse_mesh(settings.mesh), str(found)
     if stage == "evaluate" and hosts > 1:
         # Each process answers its share of the questions on its own devices.
-        asked, devices = asked.share(hosts), devices[: len(devices) // hosts]
+        asked, devices = asked.share(hosts), own
         label += f" (each of {hosts} hosts by itself)"
     available = found.chip.usable_bytes
     choices = planned(
@@ -90,7 +91,7 @@ def make_plan(
         dtype=numbers,
         quantize=settings.quantize == "int8",
         n_devices=len(devices),
-        per_host=sum(d.process_index == devices[0].process_index for d in devices),
+        per_host=len(own),
         memory=available,
         rows=derive.rows(settings, stage).on("tpu"),
     )

@@ -9,6 +9,7 @@ from jax.sharding import AxisType
 from rmas import parallel
 from rmas.errors import InputError
 from rmas.parallel import MeshSpec, Rows, automatic, make_mesh, parse_mesh, ranked
+from rmas.parallel.slices import describe_devices, parse_slice
 from support.fake_devices import mesh_of
 
 
@@ -188,6 +189,20 @@ def test_groups_of_tensor_stay_inside_a_host(tensor):
     assert rows == sorted(rows)  # so each host loads one block of a batch
     neighbours = make_mesh(MeshSpec(8, 1, 2), devices).devices.reshape(8, 2)
     assert {abs(a.id - b.id) for a, b in neighbours} == {1}
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize("slice", ["v5e:2x4", "v5e:4x8", "v6e:4x4", "v4:2x2x4", "v4:4x4x4"])
+def test_groups_of_tensor_stay_inside_the_hosts_of_slices(slice):
+    """In `jax.make_mesh` groups of 4 cross hosts on v5e:4x8; it makes none of 2 on v6e:4x4."""
+    devices = describe_devices(parse_slice(slice))
+    for tensor in (2, 4):
+        groups = make_mesh(MeshSpec(len(devices) // tensor, 1, tensor), devices).devices
+        for group in groups.reshape(-1, tensor):
+            assert len({d.process_index for d in group}) == 1
+            corners = [tuple(d.coords) for d in group]
+            spans = [max(axis) - min(axis) for axis in zip(*corners, strict=True)]
+            assert max(spans) == 1  # a pair or a square of neighbours
 
 
 def test_use_sets_the_mesh():
