@@ -1,6 +1,6 @@
 """Decoder models in JAX and Flax: llama, mistral, qwen2, qwen3, gemma3 and qwen3_5 (text)."""
 
-from rmas.models.cache import Entries, Segment, open_tail, pick_rows, widen, write
+from rmas.models.cache import Entries, Segment, append, open_tail, pick_rows, widen, write
 from rmas.models.config import parse_spec, read_spec
 from rmas.models.model import (
     Model,
@@ -21,6 +21,7 @@ __all__ = [
     "ModelSpec",
     "Segment",
     "abstract_params",
+    "append",
     "embed",
     "embedding_rms",
     "init_params",

@@ -8,10 +8,12 @@ values; the one in the last segment is current.
 
 import dataclasses
 import functools
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax import lax
 
 from rmas.models.spec import DeltaLayer, ModelSpec
 from rmas.parallel import constrain
@@ -20,20 +22,20 @@ from rmas.shapes import Array
 
 @struct.dataclass
 class KV:
-    """Keys (rotated by RoPE) and values of one attention layer, `[..., B, S, H, K]`."""
+    """Keys (rotated by RoPE) and values of one attention layer, `[..., B, H, S, K]`."""
 
-    k_BSHK: Array
-    v_BSHK: Array
+    k_BHSK: Array
+    v_BHSK: Array
 
-    def written(self, new: "KV", slot_BT: Array) -> "KV":
-        """A copy with `new` written at the given slots; slots beyond the last are dropped."""
-        put = functools.partial(_put, slot_BT=slot_BT, trailing=2)
-        return KV(put(self.k_BSHK, new.k_BSHK), put(self.v_BSHK, new.v_BSHK)).constrained()
+    def written(self, new: "KV", put: "Put") -> "KV":
+        """A copy with `new` written by `put`."""
+        k_BHSK = put(self.k_BHSK, new.k_BHSK, rows=-4, slots=-2)
+        return KV(k_BHSK, put(self.v_BHSK, new.v_BHSK, rows=-4, slots=-2)).constrained()
 
     def constrained(self) -> "KV":
         """The same, sharded: rows over the batch axes of the mesh, heads over its tensor axis."""
-        names = (*(None,) * (self.k_BSHK.ndim - 4), "batch", None, "kv_heads", None)
-        return KV(constrain(self.k_BSHK, *names), constrain(self.v_BSHK, *names))
+        names = (*(None,) * (self.k_BHSK.ndim - 4), "batch", "kv_heads", None, None)
+        return KV(constrain(self.k_BHSK, *names), constrain(self.v_BHSK, *names))
 
 
 @struct.dataclass
@@ -101,7 +103,7 @@ class Segment:
 
 def empty_kv(spec: ModelSpec, batch: int, size: int, dtype) -> KV:
     """`size` free slots of one attention layer."""
-    shape = (batch, size, spec.n_kv_heads, spec.head_dim)
+    shape = (batch, spec.n_kv_heads, size, spec.head_dim)
     return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)).constrained()
 
 
@@ -123,7 +125,7 @@ def open_tail(spec: ModelSpec, prefix: Segment, size: int, dtype) -> tuple[Segme
 
     def free(*lead: int) -> KV:
         kv = empty_kv(spec, batch, size, dtype)
-        return KV(*(jnp.broadcast_to(x, (*lead, *x.shape)) for x in (kv.k_BSHK, kv.v_BSHK)))
+        return KV(*(jnp.broadcast_to(x, (*lead, *x.shape)) for x in (kv.k_BHSK, kv.v_BHSK)))
 
     def split(entries: tuple[Entry | None, ...], *lead: int):
         kept = tuple(e if isinstance(e, KV) else None for e in entries)
@@ -149,19 +151,34 @@ def write(tail: Segment, new: Entries, valid_BT: Array, pos_BT: Array) -> Segmen
     start_B1 = jnp.sum(tail.valid_BS, axis=1, keepdims=True)
     slot_BT = start_B1 + jnp.cumsum(valid_BT, axis=1) - 1
     slot_BT = jnp.where(valid_BT, slot_BT, size + T + jnp.arange(T))
+    return _written(tail, new, valid_BT, pos_BT, functools.partial(_put, slot_BT=slot_BT))
 
-    def written(old: Entry | None, new: Entry | None) -> Entry | None:
+
+def append(tail: Segment, new: Entries, pos_B1: Array, slot: Array) -> Segment:
+    """Writes one new position of every row to one slot, which is the first free one of all rows.
+
+    It is what `write` does there, without a scatter.
+    """
+
+    def put(old: Array, new: Array, rows: int, slots: int) -> Array:
+        return lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, slots)
+
+    return _written(tail, new, jnp.ones(pos_B1.shape, bool), pos_B1, put)
+
+
+def _written(tail: Segment, new: Entries, valid_BT: Array, pos_BT: Array, put: "Put") -> Segment:
+    def entry(old: Entry | None, new: Entry | None) -> Entry | None:
         if isinstance(old, KV) and isinstance(new, KV):
-            return old.written(new, slot_BT)
+            return old.written(new, put)
         return new  # a recurrent state replaces the one before
 
     return Segment(
         Entries(
-            tuple(map(written, tail.entries.period, new.period)),
-            tuple(map(written, tail.entries.rest, new.rest)),
+            tuple(map(entry, tail.entries.period, new.period)),
+            tuple(map(entry, tail.entries.rest, new.rest)),
         ),
-        valid_BS=_put(tail.valid_BS, jnp.ones_like(valid_BT), slot_BT),
-        pos_BS=_put(tail.pos_BS, pos_BT, slot_BT),
+        valid_BS=put(tail.valid_BS, jnp.ones_like(valid_BT), rows=0, slots=1),
+        pos_BS=put(tail.pos_BS, pos_BT, rows=0, slots=1),
     ).constrained()
 
 
@@ -199,7 +216,7 @@ def widen(tail: Segment, size: int) -> Segment:
     def wide(entry: Entry | None) -> Entry | None:
         if not isinstance(entry, KV):
             return entry
-        return KV(*(_padded(x, -3, more) for x in (entry.k_BSHK, entry.v_BSHK))).constrained()
+        return KV(*(_padded(x, -2, more) for x in (entry.k_BHSK, entry.v_BHSK))).constrained()
 
     return Segment(
         Entries(tuple(map(wide, tail.entries.period)), tuple(map(wide, tail.entries.rest))),
@@ -212,16 +229,33 @@ def _padded(x: Array, axis: int, more: int) -> Array:
     return jnp.pad(x, [(0, more if i == axis % x.ndim else 0) for i in range(x.ndim)])
 
 
-def _put(old: Array, new: Array, slot_BT: Array, trailing: int = 0) -> Array:
-    """`old [..., B, S, *]` with `new [..., B, T, *]` at the slots; `*` are `trailing` axes.
+class Put(Protocol):
+    """Writes `new`, which has T instead of S slots, to some slots of `old`."""
 
-    Slots beyond the last are dropped; those of a row must be different. It is mapped over rows
-    because one scatter over all rows would gather the batch on a mesh.
+    def __call__(self, old: Array, new: Array, rows: int, slots: int) -> Array:
+        """`rows` and `slots` are the axes of B and S."""
+        ...
+
+
+def _put(old: Array, new: Array, rows: int, slots: int, slot_BT: Array) -> Array:
+    """Writes to the slots `slot_BT` of each row.
+
+    Slots beyond the last are dropped; those of a row must be different.
     """
-    axis, rest = -2 - trailing, (slice(None),) * trailing
-
-    def row(old: Array, new: Array, slot_T: Array) -> Array:
-        at = old.at[(..., slot_T, *rest)]
-        return at.set(new.astype(old.dtype), mode="drop", unique_indices=True)
-
-    return jax.vmap(row, in_axes=(axis, axis, 0), out_axes=axis)(old, new, slot_BT)
+    rows, slots = rows % old.ndim, slots % old.ndim
+    numbers = lax.ScatterDimensionNumbers(
+        update_window_dims=tuple(i for i in range(old.ndim) if i not in (rows, slots)),
+        inserted_window_dims=(slots,),
+        scatter_dims_to_operand_dims=(slots,),
+        # Rows are a batch axis of the scatter: indexed, they would be gathered on a mesh.
+        operand_batching_dims=(rows,),
+        scatter_indices_batching_dims=(0,),
+    )
+    return lax.scatter(
+        old,
+        slot_BT[..., None],
+        new.astype(old.dtype),
+        numbers,
+        unique_indices=True,
+        mode=lax.GatherScatterMode.FILL_OR_DROP,
+    )

@@ -138,7 +138,7 @@ class Attention(nn.Module):
 
         def heads(name: str, n: int, size: int = s.head_dim) -> Array:
             y = Dense(n * size, s.qkv_bias, name=f"{name}_proj")(x_BTD)
-            return y.reshape(B, T, n, size)
+            return _before_heads(y).reshape(B, T, n, size)
 
         q_BTHK = heads("q", s.n_heads, s.head_dim * (2 if s.gated_attention else 1))
         q_BTHK, gate_BTHK = q_BTHK[..., : s.head_dim], q_BTHK[..., s.head_dim :]
@@ -147,17 +147,25 @@ class Attention(nn.Module):
             q_BTHK = RMSNorm(s.norm_eps, s.norm_offset, name="q_norm")(q_BTHK)
             k_BSHK = RMSNorm(s.norm_eps, s.norm_offset, name="k_norm")(k_BSHK)
         q_BTHK = ops.apply_rope(q_BTHK, context.cos, context.sin)
-        new = KV(ops.apply_rope(k_BSHK, context.cos, context.sin), v_BSHK).constrained()
+        k_BSHK = ops.apply_rope(k_BSHK, context.cos, context.sin)
+        new = KV(*(jnp.swapaxes(x, 1, 2) for x in (k_BSHK, v_BSHK))).constrained()
         q_BTHGK = q_BTHK.reshape(B, T, s.n_kv_heads, s.n_heads // s.n_kv_heads, s.head_dim)
         seen = (kv.constrained() for kv in past)
         segments = [
-            (kv.k_BSHK, kv.v_BSHK, mask_BTS)
+            (jnp.swapaxes(kv.k_BHSK, 1, 2), jnp.swapaxes(kv.v_BHSK, 1, 2), mask_BTS)
             for kv, mask_BTS in zip((*seen, new), context.masks, strict=True)
         ]
         o_BTF = ops.attend(q_BTHGK, segments, s.query_scale).reshape(B, T, -1)
         if s.gated_attention:
             o_BTF = o_BTF * jax.nn.sigmoid(gate_BTHK.reshape(B, T, -1))
         return Dense(s.d_model, s.out_bias, name="o_proj")(o_BTF), new
+
+
+def _before_heads(y_BTF: Array) -> Array:
+    """A projection that is split into heads next; of one position, as an array of its own."""
+    # XLA would move the split into the product. For one position TPUs then read the weights in
+    # another order, and copy each layer's slice of them for it at every step.
+    return jax.lax.optimization_barrier(y_BTF) if y_BTF.shape[1] == 1 else y_BTF
 
 
 class GatedDelta(nn.Module):
@@ -186,7 +194,7 @@ class GatedDelta(nn.Module):
         n_valid_B = jnp.sum(valid_BT, axis=1, dtype=jnp.int32)
 
         def dense(name: str, features: int) -> Array:
-            return Dense(features, False, name=f"{name}_proj")(x_BTD)
+            return _before_heads(Dense(features, False, name=f"{name}_proj")(x_BTD))
 
         def convolved(name: str, window_BWC: Array, size: int) -> tuple[Array, Array]:
             """The projected and convolved input, and the window for the next positions."""

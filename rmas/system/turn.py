@@ -118,7 +118,7 @@ def rollout(
         h_B1D, new = models.run(
             model, params, z_BD[:, None], one_B1, pos_B1, past=(prefix, tail), remat=spec.remat
         )
-        tail = models.write(tail, new, one_B1, pos_B1)
+        tail = models.append(tail, new, pos_B1, t)
         h_BD = h_B1D[:, 0]
         z_BD = spec.links.inner(links, agent, h_BD)
         return (z_BD, tail), (h_BD, z_BD)

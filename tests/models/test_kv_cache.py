@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rmas.models import Segment, abstract_params, open_tail, positions, prefill, run
+from rmas.models import Segment, abstract_params, append, open_tail, positions, prefill, run
 from rmas.models import write as write_eager
 from rmas.models.cache import KV, State
 from rmas.models.spec import AttentionLayer, DeltaLayer, ModelSpec, RopeSpec
@@ -57,16 +57,16 @@ def empty_tail(spec, batch: int, size: int, dtype) -> Segment:
 def entries_of(size: int, value: float, batch: int = 3):
     """Entries like a new run's, filled with `value + slot`."""
     tail = empty_tail(SPEC, batch, size, jnp.float32)
-    slots = value + np.arange(size, dtype=np.float32)[:, None, None]
+    slots = value + np.arange(size, dtype=np.float32)[:, None]
     return jax.tree.map(lambda a: a + slots, tail.entries)
 
 
 def slots(tail: Segment) -> np.ndarray:
     """The number in each slot [B, S], which must be the same in every array of the cache."""
     stacks = [np.reshape(a, (-1, *a.shape[-4:])) for a in jax.tree.leaves(tail.entries)]
-    all_NBSHK = np.concatenate(stacks)
-    assert (all_NBSHK == all_NBSHK[:1, :, :, :1, :1]).all()
-    return all_NBSHK[0, :, :, 0, 0]
+    all_NBHSK = np.concatenate(stacks)
+    assert (all_NBHSK == all_NBHSK[:1, :, :1, :, :1]).all()
+    return all_NBHSK[0, :, 0, :, 0]
 
 
 def test_write_appends_valid_positions_of_each_row():
@@ -109,6 +109,15 @@ def test_positions_beyond_the_last_slot_are_dropped():
     np.testing.assert_array_equal(slots(again), [[1, 2], [2, 3], [3, 7]])
 
 
+def test_append_is_a_write_of_all_rows_at_one_slot():
+    once = np.ones((3, 2), bool)
+    tail = write(empty_tail(SPEC, 3, 4, jnp.float32), entries_of(2, 1.0), once, once + np.arange(2))
+    pos = np.array([[3], [5], [4]])
+    wanted = write(tail, entries_of(1, np.pi), np.ones((3, 1), bool), pos)
+    found = append(tail, entries_of(1, np.pi), pos, jnp.int32(2))
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
 def test_entries_take_the_type_of_the_tail():
     tail = empty_tail(SPEC, 3, 2, jnp.bfloat16)
     tail = write(tail, entries_of(1, 1.0), np.ones((3, 1), bool), np.zeros((3, 1), np.int32))
@@ -132,9 +141,9 @@ def test_open_tail_moves_states_and_leaves_keys():
         else:
             assert stays is before
             assert isinstance(moves, KV)
-            assert moves.k_BSHK.shape == (*before.k_BSHK.shape[:-3], 5, 1, 4)
-            assert not np.any(moves.k_BSHK)
-            assert not np.any(moves.v_BSHK)
+            assert moves.k_BHSK.shape == (*before.k_BHSK.shape[:-3], 1, 5, 4)
+            assert not np.any(moves.k_BHSK)
+            assert not np.any(moves.v_BHSK)
     assert kept.valid_BS is prefix.valid_BS
     assert kept.pos_BS is prefix.pos_BS
     assert tail.valid_BS.shape == (3, 5)

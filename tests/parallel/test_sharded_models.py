@@ -152,8 +152,8 @@ def check_cache(state: decode.DecodeState, mesh, heads) -> None:
             lead = (None,) * stacked
             for entry in entries:
                 if isinstance(entry, KV):
-                    assert lies(entry.k_BSHK, mesh, *lead, BATCH, None, heads)
-                    assert lies(entry.v_BSHK, mesh, *lead, BATCH, None, heads)
+                    assert lies(entry.k_BHSK, mesh, *lead, BATCH, heads)
+                    assert lies(entry.v_BHSK, mesh, *lead, BATCH, heads)
                 elif segment is state.tail:
                     assert lies(entry.s_BHGKU, mesh, *lead, BATCH, heads)
                     assert lies(entry.q_BWC, mesh, *lead, BATCH, None, heads)
