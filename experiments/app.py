@@ -233,10 +233,10 @@ def settings_and_workdir(**changes: object) -> tuple[Settings, Path]:
         if name not in _dry:
             instead = f"; --config.{_dry[0]} shows what this command would need" if _dry else ""
             raise InputError(f"--config.{name} belongs to {_DRY[name]}{instead}")
-    if FLAGS.config["topology"] and "plan" not in asked:
-        raise InputError(
-            "--config.topology belongs to --config.plan; a run uses the devices that it finds"
-        )
+    for name in _OF_PLAN if "plan" not in asked else ():
+        if FLAGS.config[name] != configs.COMMAND[name][0]:
+            devices = "; a run uses the devices that it finds" if name == "topology" else ""
+            raise InputError(f"--config.{name} belongs to --config.plan{devices}")
     if not FLAGS.workdir and asked:
         folder = tempfile.TemporaryDirectory()
         atexit.register(folder.cleanup)
@@ -260,12 +260,28 @@ def show_plan(settings: Settings, workdir: Path, stage: str) -> int:
     """
     topology, file = FLAGS.config["topology"], FLAGS.config["plan_json"]
     lengths = _plan_lengths()
+    path = Path(file).expanduser() if file else None
+    if path is not None:
+        _check_writable(path)  # before minutes of compiling
     prepare_devices(settings.mesh, topology)
     plan = Experiment(settings, workdir).plan(stage, *lengths, topology)
-    if file:
-        atomic_write_json(Path(file).expanduser(), plan.to_dict())
-    print(plan)
+    print(plan, flush=True)
+    if path is not None:
+        atomic_write_json(path, plan.to_dict())
     return _TOO_LARGE if plan.fits is False else 0
+
+
+def _check_writable(path: Path) -> None:
+    """Makes the folder of a plan's file, where it can be written to."""
+    name = str(path)[:_NAME]
+    if path.is_dir():
+        raise InputError(f"--config.plan_json={name} is a folder; name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--config.plan_json={name}: {error.strerror}") from None
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"--config.plan_json={name}: its folder cannot be written to")
 
 
 def _plan_lengths() -> tuple[int, int]:

@@ -40,8 +40,8 @@ COMMAND = {
     "plan_json": ("", "of plan: file to write the same to, as JSON"),
     "topology": (
         "",
-        "of plan: a slice, as in v5e:2x4 or v4:2x2x4, for which the compiler for TPUs answers; no "
-        "TPU is needed",
+        "of plan: a slice of TPU chips, as in v5e:2x4 or v4:2x2x4, for which their compiler "
+        "answers; no TPU is needed (the agents' graph is system.topology)",
     ),
 }
 """Fields of a config that belong to the command, not to the settings: defaults and help."""

@@ -6,7 +6,8 @@
 Nothing is loaded or downloaded, and no TPU is needed: the compiler for TPUs compiles every program
 (pip install '.[tpu]'). That takes minutes for an evaluation and ten or more for a step of outer
 training, of one core. Every cell is a line of the file as soon as it is done; the same command goes
-on after a stop, and prints the table of the cells that it names.
+on after a stop, and prints the table of the cells that it names. Cells of other versions of rmas,
+jax or libtpu are planned again; after a change of the code, name another file.
 """
 
 import json
@@ -18,14 +19,16 @@ from typing import Any
 import jax
 from absl import flags
 
+import rmas
 from experiments import app
 from experiments import config as configs
+from experiments.benchmarks.program_times import say
 from rmas.console import aligned
 from rmas.errors import InputError
 from rmas.experiment import Experiment, Settings
 from rmas.experiment.planning import STAGES, prepare_devices
 from rmas.files import append_lines, open_file, parse_json, report_full_disk
-from rmas.parallel.slices import parse_slice
+from rmas.parallel.slices import compiler_version, describe_devices, parse_slice
 from rmas.places import has_file
 from rmas.system.styles import STYLES
 
@@ -61,29 +64,33 @@ def main(_: list[str]) -> None:
     for stage in _STAGES.value:
         if stage not in STAGES:
             raise InputError(f"--stages names {stage!r}; known: {', '.join(STAGES)}")
+    path = Path(_OUT.value).expanduser()
+    done = read(path)
     asked = [
         cell_of(stage, str(parse_slice(text)), style)
         for stage in _STAGES.value
         for text in _SLICES.value
         for style in _STYLES.value
     ]
-    path = Path(_OUT.value).expanduser()
-    done = read(path)
+    if not asked:
+        raise InputError("--styles, --slices and --stages must name at least one each")
     prepare_devices(_MESH.value, _SLICES.value[0])
+    for text in _SLICES.value:
+        describe_devices(parse_slice(text))  # what cannot be planned is no result of a cell
     with report_full_disk(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         for n, cell in enumerate(asked, 1):
             if key(cell) in done:
                 continue
-            print(f"{n} of {len(asked)}: {cell['stage']}, {cell['slice']}, {cell['style']}")
+            say(f"{n} of {len(asked)}: {cell['stage']}, {cell['slice']}, {cell['style']}")
             done[key(cell)] = plan(cell)
             append_lines(file, [json.dumps({"cell": cell, **done[key(cell)]})])
     print(table([(cell, done[key(cell)]) for cell in asked], _MARKDOWN.value))
 
 
 def cell_of(stage: str, topology: str, style: str) -> dict[str, Any]:
-    """All that a cell depends on, the versions of the compilers among it."""
+    """All that a cell depends on, the versions of this library and of the compiler among it."""
     own = {"rounds": _ROUNDS.value, "prompt_tokens": _PROMPT.value, "text_tokens": _TEXT.value}
     if stage == "evaluate":
         own |= {"batch": _QUESTIONS.value}
@@ -91,8 +98,9 @@ def cell_of(stage: str, topology: str, style: str) -> dict[str, Any]:
         own |= {"batch": _BATCH.value}
     if stage == "outer":
         own |= {"objective": _OBJECTIVE.value, "remat": _REMAT.value}
-    shared = {"mesh": _MESH.value, "quantize": _QUANTIZE.value, "jax": jax.__version__}
-    return {"stage": stage, "slice": topology, "style": style, **own, **shared}
+    shared = {"mesh": _MESH.value, "quantize": _QUANTIZE.value}
+    versions = {"rmas": rmas.__version__, "jax": jax.__version__, "libtpu": compiler_version()}
+    return {"stage": stage, "slice": topology, "style": style, **own, **shared, **versions}
 
 
 def plan(cell: dict[str, Any]) -> dict[str, Any]:
@@ -140,7 +148,8 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
             found[key(value["cell"])] = {name: value[name] for name in ("plan", "seconds")}
         except (ValueError, KeyError, TypeError):
             raise InputError(
-                f"{path}:{number} is not a cell of this command; name another --out"
+                f"{path}:{number} is not a cell of this command; delete the line, or "
+                "name another --out"
             ) from None
     return found
 

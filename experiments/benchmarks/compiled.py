@@ -19,6 +19,7 @@ ten. `--size=small` and `--size=tiny` take seconds. A line of JSON ends the outp
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,6 +47,7 @@ from rmas.training.loop import Schedule
 from rmas.training.objectives import Lengths, TrainingContext, parse_objective
 
 PARTS = ("latent", "prefill", "decode", "outer")
+_NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 _DRAWS = {
     "greedy token": Sampling(),
     "drawn token": Sampling(temperature=0.6),
@@ -90,10 +92,10 @@ class Figure:
 def main(_: list[str]) -> None:
     """Compiles the programs of a model, and prints what they need."""
     for flag, known in ((_PARTS, PARTS), (_WEIGHTS, ("bfloat16", "int8"))):
-        for name in flag.value:
+        for name in flag.value or [""]:
             if name not in known:
                 raise InputError(f"--{flag.name}: {name!r} is unknown; known: {', '.join(known)}")
-    if not all(text.isdecimal() and int(text) for text in _ROWS.value):
+    if not all(_NUMBER.fullmatch(text) for text in _ROWS.value or [""]):
         raise InputError(f"--rows={','.join(_ROWS.value)}; wanted numbers, as in 8,32")
     prepare_devices(_MESH.value, _TOPOLOGY.value)
     found = parse_slice(_TOPOLOGY.value)
@@ -116,9 +118,10 @@ def main(_: list[str]) -> None:
                 facts.append({"weights": weights, "rows": rows, **dataclasses.asdict(figure)})
     shape = ",".join(f"{axis}={n}" for axis, n in mesh.shape.items())
     print(aligned(table))
-    print(f"\n{_MODEL.value} ({_SIZE.value}), {found}, mesh {shape}; by the compiler for TPUs")
+    name = "a packaged agent" if _SIZE.value == "tiny" else _MODEL.value
+    print(f"\n{name} ({_SIZE.value}), {found}, mesh {shape}; by the compiler for TPUs")
     sizes = {f.name: f.value for f in (_PROMPT, _STEPS, _TEXT, _ROUNDS, _OBJECTIVE, _LAYERS)}
-    what = {"benchmark": "compiled", "model": _MODEL.value, "size": _SIZE.value, **sizes}
+    what = {"benchmark": "compiled", "model": name, "size": _SIZE.value, **sizes}
     print(json.dumps({**what, "slice": str(found), "mesh": dict(mesh.shape), "rows": facts}))
 
 
@@ -135,7 +138,7 @@ def figures(system: AbstractSystem, int8: bool, rows: int, chip: Chip) -> Iterat
         program = programs.rollout(system, agent, steps=steps, **sizes)
         step, layer = latent_cycles(program.text, steps, model.n_periods)
         work = share.latent_step(_PROMPT.value + steps / 2)
-        own = round(layer / len(model.period))
+        own = round(layer / len(model.period)) or None
         yield _figure("latent step", program, step, work, chip, own)
 
     def prefill() -> Iterator[Figure]:
@@ -175,14 +178,17 @@ def figures(system: AbstractSystem, int8: bool, rows: int, chip: Chip) -> Iterat
 
 
 def latent_cycles(text: str, steps: int, periods: int) -> tuple[int, int]:
-    """Cycles of one latent step of a compiled rollout, and of one period of layers in it."""
+    """Cycles of one latent step of a compiled rollout, and of one period of layers in it.
+
+    The latter are 0 where there is only one, which has no loop.
+    """
     step = layers = 0
     for nest in hlo.cycles(text):
         if nest.loops[:1] == (steps - 1,):
             step += nest.once * hlo.runs(nest.loops[1:])
             if nest.loops[1:] == (periods,):
                 layers += nest.once
-    if not layers:
+    if not step or (not layers and periods > 1):
         raise ValueError("the compiled text has no loop of latent steps over layers")
     return step, layers
 

@@ -31,9 +31,9 @@ from rmas.weights.placement import planned
 STAGES = ("inner", "outer", "evaluate")
 _MOST = 4096  # devices of a plan
 _UPPER_BOUND = """\
-By the compiler for CPUs, in float32: an upper bound. Accelerators need less; the outer step of
-sequential_light needs 11.8 GB of a v5e, and 26.4 GB by this count. TPUs have a compiler of their
-own, which needs none of them: --config.topology=v5e:2x4, after pip install '.[tpu]'."""
+By the compiler for CPUs, in float32: an upper bound. Accelerators need less, some less than half.
+The compiler for TPUs says what these need, without one: --config.topology=v5e:2x4, after
+pip install '.[tpu]'."""
 _LEFT_OUT = """\
 Memory is what the compiler for TPUs needs. Estimates are its cycles times trip counts: they leave
 out exchanges between devices, asynchronous copies and sorts, and nothing was measured. A floor is
@@ -81,8 +81,9 @@ def make_plan(
     hosts = len(devices) // len(own)
     asked, label = parallel.parse_mesh(settings.mesh), str(found)
     if stage == "evaluate" and hosts > 1:
-        # Each process answers its share of the questions on its own devices.
-        asked, devices = asked.share(hosts), own
+        # Each process answers its share of the questions on its own devices. The compiler refuses
+        # collectives of some of a slice's devices, so these are a slice of their own.
+        asked, devices = asked.share(hosts), describe_devices(found.host)
         label += f" (each of {hosts} hosts by itself)"
     available = found.chip.usable_bytes
     choices = planned(
@@ -159,6 +160,7 @@ def _best(stages: Sequence[Stage], label: str, compiled: int) -> Plan:
             mesh=on.shape,
             rows=on.rows / parallel.batch_multiple(on.mesh),
             resident=on.resident + on.caches,
+            divides=on.divides,
             floor=on.floor_of(token_floor(on) if on.stage == "evaluate" else step_floor(on)),
         )
         fitting = sum(not own.problem for _, own in found)

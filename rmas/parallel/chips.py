@@ -6,16 +6,15 @@ one core; each core of a TPU7x chip is a device of its own, so its figures are h
 The compiler reports times in cycles of a clock that Cloud TPU's pages do not state. Here it is
 `flops / (2 * products)`, the published peak over the products that the matrix units of a device
 form in a cycle: 8 x 128^2 on v4 and v5p, 4 x 128^2 on v5e (which gives 1.05, 1.75 and 1.5 GHz).
-The page of v6e names two units of 256^2, but the compiler's own estimate of a large product of
-bfloat16 matrices is 2.8 x 256^2 products a cycle, and 3.2 x 256^2 on TPU7x: four units' worth is
-the next whole number, which gives 1.75 and 2.2 GHz. At these clocks the compiler expects a copy to
-move 72 to 81 % of the published bandwidth on every generation.
+Versions of the page of v6e name two units of 256^2, or four; the compiler's own estimate of a large
+product of bfloat16 matrices is 2.8 x 256^2 products a cycle, and 3.2 x 256^2 on TPU7x: four units'
+worth is the next whole number, which gives 1.75 and 2.2 GHz. At these clocks the compiler expects a
+copy to move 72 to 81 % of the published bandwidth on every generation.
 """
 
 import dataclasses
 
 _PAGES = "https://cloud.google.com/tpu/docs/"
-_BLOG = "https://cloud.google.com/blog/products/ai-machine-learning/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +27,8 @@ class Chip:
       hbm_bytes: memory as specified.
       usable_bytes: what the compiler leaves to a program, as it says where one is too large.
       bandwidth: bytes a second between the memory and the cores.
-      flops: peak of bfloat16 products, operations a second.
-      int8_ops: peak of int8 products, operations a second; that of bfloat16 where the chip has no
-        faster unit.
+      flops: peak of bfloat16 products, operations a second; int8 matrices are
+        multiplied as bfloat16, too.
       clock_hz: cycles a second of the compiler's estimates (see the module).
       per_host: devices of a host of a slice of several hosts.
       source: where the public figures are from.
@@ -42,7 +40,6 @@ class Chip:
     usable_bytes: int
     bandwidth: float
     flops: float
-    int8_ops: float
     clock_hz: float
     per_host: int
     source: str
@@ -57,7 +54,6 @@ _ALL = (
         usable_bytes=123 * _GIB // 4,
         bandwidth=1200e9,
         flops=275e12,
-        int8_ops=275e12,
         clock_hz=1.05e9,
         per_host=4,
         source=_PAGES + "v4",
@@ -69,7 +65,6 @@ _ALL = (
         usable_bytes=63 * _GIB // 4,
         bandwidth=819e9,
         flops=197e12,
-        int8_ops=393e12,
         clock_hz=1.5e9,
         per_host=4,
         source=_PAGES + "v5e",
@@ -81,10 +76,9 @@ _ALL = (
         usable_bytes=int(95.74 * _GIB),
         bandwidth=2765e9,
         flops=459e12,
-        int8_ops=918e12,
         clock_hz=1.75e9,
         per_host=4,
-        source=_PAGES + "v5p, " + _BLOG + "introducing-cloud-tpu-v5p-and-ai-hypercomputer (int8)",
+        source=_PAGES + "v5p",
     ),
     Chip(
         name="v6e",
@@ -93,10 +87,9 @@ _ALL = (
         usable_bytes=125 * _GIB // 4,
         bandwidth=1638e9,
         flops=918e12,
-        int8_ops=1836e12,
         clock_hz=1.75e9,
         per_host=4,
-        source=_PAGES + "v6e",
+        source=_PAGES + "v6e, " + _PAGES + "tpu7x (bandwidth)",
     ),
     Chip(
         name="tpu7x",
@@ -105,7 +98,6 @@ _ALL = (
         usable_bytes=379 * _GIB // 4,
         bandwidth=3690e9,
         flops=1153.5e12,
-        int8_ops=1153.5e12,
         clock_hz=2.2e9,
         per_host=8,
         source=_PAGES + "tpu7x",

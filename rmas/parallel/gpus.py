@@ -18,25 +18,23 @@ class Gpu:
       device_kind: `jax.Device.device_kind`.
       bandwidth: bytes a second between the memory and the cores.
       flops: peak of bfloat16 products, operations a second.
-      int8_ops: peak of int8 products, operations a second.
       source: where the figures are from.
     """
 
     device_kind: str
     bandwidth: float
     flops: float
-    int8_ops: float
     source: str
 
 
 _ALL = (
-    Gpu("NVIDIA A100-SXM4-40GB", 1555e9, 312e12, 624e12, _PAGES + "a100/"),
-    Gpu("NVIDIA A100-SXM4-80GB", 2039e9, 312e12, 624e12, _PAGES + "a100/"),
-    Gpu("NVIDIA A100 80GB PCIe", 1935e9, 312e12, 624e12, _PAGES + "a100/"),
-    Gpu("NVIDIA H100 PCIe", 2000e9, 756e12, 1513e12, _PAGES + "h100/"),
-    Gpu("NVIDIA H100 80GB HBM3", 3350e9, 989e12, 1979e12, _PAGES + "h100/"),
-    Gpu("NVIDIA H200", 4800e9, 989e12, 1979e12, _PAGES + "h200/"),
-    Gpu("NVIDIA L4", 300e9, 121e12, 242e12, _PAGES + "l4/"),
+    Gpu("NVIDIA A100-SXM4-40GB", 1555e9, 312e12, _PAGES + "a100/"),
+    Gpu("NVIDIA A100-SXM4-80GB", 2039e9, 312e12, _PAGES + "a100/"),
+    Gpu("NVIDIA A100 80GB PCIe", 1935e9, 312e12, _PAGES + "a100/"),
+    Gpu("NVIDIA H100 PCIe", 2000e9, 756e12, _PAGES + "h100/"),
+    Gpu("NVIDIA H100 80GB HBM3", 3350e9, 989e12, _PAGES + "h100/"),
+    Gpu("NVIDIA H200", 4800e9, 989e12, _PAGES + "h200/"),
+    Gpu("NVIDIA L4", 300e9, 121e12, _PAGES + "l4/"),
 )
 
 GPUS: dict[str, Gpu] = {gpu.device_kind: gpu for gpu in _ALL}

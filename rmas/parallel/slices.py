@@ -6,6 +6,7 @@ libtpu compiles programs for such devices on any Linux machine; nothing can run 
 import contextlib
 import dataclasses
 import functools
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -23,6 +24,10 @@ _SHAPE = re.compile(r"([a-z0-9]+):([1-9][0-9]{0,3}(?:x[1-9][0-9]{0,3})*)")
 _COUNTED = re.compile(r"([a-z0-9]+)-([0-9]{1,5})")
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
+_MISSING = (
+    "the compiler for TPUs, libtpu, is not installed; install it by pip install '.[tpu]' "
+    "(Linux on x86-64)"
+)
 _SYNONYMS = {"v5litepod": "v5e", "v5lite": "v5e", "v6litepod": "v6e", "v7x": "tpu7x"}
 
 
@@ -69,6 +74,11 @@ class SliceSpec:
     def chips(self) -> int:
         """The number of chips; TPU7x has two devices for each."""
         return math.prod(self.shape)
+
+    @property
+    def host(self) -> "SliceSpec":
+        """One host of a slice of several, as a slice of its own: 2x2 chips."""
+        return dataclasses.replace(self, shape=(2, 2, *(1 for _ in self.shape[2:])))
 
     def __str__(self) -> str:
         return f"{self.generation}:{'x'.join(map(str, self.shape))}"
@@ -125,6 +135,16 @@ def available() -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
+def compiler_version() -> str:
+    """The version of libtpu, which programs for TPUs depend on.
+
+    Raises `InputError` where it is not installed.
+    """
+    if not available():
+        raise InputError(_MISSING)
+    return importlib.metadata.version("libtpu")
+
+
 @functools.cache
 def describe_devices(spec: SliceSpec) -> tuple[jax.Device, ...]:
     """The devices of a slice, for `rmas.parallel.make_mesh`; programs only compile for them.
@@ -136,10 +156,7 @@ def describe_devices(spec: SliceSpec) -> tuple[jax.Device, ...]:
       InputError: libtpu is not installed, or knows no such slice.
     """
     if not available():
-        raise InputError(
-            f"topology {spec} needs the compiler for TPUs, libtpu; install it by "
-            "pip install '.[tpu]' (Linux on x86-64)"
-        )
+        raise InputError(f"topology {spec}: {_MISSING}")
     options: dict[str, object] = {}
     if _GENERATIONS[spec.generation].megacore:
         options["chip_config_name"] = "megacore"
@@ -153,7 +170,10 @@ def describe_devices(spec: SliceSpec) -> tuple[jax.Device, ...]:
         except jax.errors.JaxRuntimeError as error:
             reason = str(error).partition(": ")[2] or str(error)
             reason = " ".join(reason.split()).rstrip(".")
-            raise InputError(f"topology {spec}: {reason}; {_shapes(spec.generation)}") from None
+            raise InputError(
+                f"topology {spec}: the compiler knows no such slice ({reason}); "
+                f"{_shapes(spec.generation)}"
+            ) from None
     return tuple(found.devices)
 
 

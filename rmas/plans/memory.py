@@ -18,7 +18,6 @@ not keep that order: it holds all turns of one round that are in one loop, and w
 unrolls the loop, every turn of the step.
 """
 
-import dataclasses
 import math
 from typing import Any
 
@@ -29,71 +28,7 @@ from jax.sharding import Mesh
 from rmas import models
 from rmas.models import ModelSpec
 from rmas.parallel.axes import parts
-from rmas.plans.arguments import device_bytes, weight_bytes
-from rmas.plans.programs import Program
 from rmas.training.objectives import Lengths, TrainingContext
-
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """Bytes of one device.
-
-    Attributes:
-      weights: of all agents, which are all in memory.
-      links: trained and fixed ones.
-      optimizer: its moments.
-      update: the new links and moments, beside the old ones.
-      batch: a step's input.
-      caches: keys, values and states of the largest turn; part of the step's temporary memory.
-      activations: the rest of that.
-    """
-
-    weights: int
-    links: int
-    optimizer: int
-    update: int
-    batch: int
-    caches: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """The sum of all."""
-        return sum(dataclasses.astuple(self))
-
-
-def outer_memory(program: Program, *, weights: int | None = None, caches: int = 0) -> Memory:
-    """What a step of outer training (`training_steps.outer_step`) needs.
-
-    Args:
-      weights: bytes of the weights on a device, where their dtype is not that of the program.
-      caches: see `turn_caches`.
-    """
-    state, (params, fixed), batch = program.arguments
-    weights = weight_bytes(params) if weights is None else weights
-    return _memory(program, state, batch, weights, caches, device_bytes(fixed))
-
-
-def inner_memory(program: Program, weights: int) -> Memory:
-    """What a step of inner training needs; all agents' `weights` are in memory, as in training."""
-    state, _, batch = program.arguments
-    return _memory(program, state, batch, weights, 0, 0)
-
-
-def _memory(
-    program: Program, state: Any, batch: Any, weights: int, caches: int, more_links: int
-) -> Memory:
-    needs = program.memory
-    caches = min(caches, needs.temporaries)
-    return Memory(
-        weights=weights,
-        links=device_bytes(state.links) + more_links,
-        optimizer=device_bytes(state.opt_state),
-        update=needs.outputs - needs.alias,
-        batch=device_bytes(batch),
-        caches=caches,
-        activations=needs.temporaries - caches,
-    )
 
 
 def tail_bytes(spec: ModelSpec, rows: int, slots: int, dtype: Any) -> int:

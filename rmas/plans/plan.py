@@ -68,6 +68,7 @@ class MeshChoice:
       fits: None where it was not compiled.
       floor: seconds of the floor of the main thing that the stage does.
       estimate: seconds of the same by the compiler.
+      divides: whether training can split its batch so.
     """
 
     mesh: str
@@ -77,6 +78,7 @@ class MeshChoice:
     peak: int | None = None
     fits: bool | None = None
     estimate: float | None = None
+    divides: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,14 +198,19 @@ def _time_table(times: Sequence[Time]) -> str:
 def _seconds(seconds: float | None) -> str:
     if seconds is None:
         return "-"
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.2f} ms"
+    for size, unit in ((1, "s"), (1e-3, "ms")):
+        if seconds >= size:
+            return f"{seconds / size:.2f} {unit}"
+    return f"{seconds * 1e6:.2f} us"
 
 
 def _mesh_table(meshes: Sequence[MeshChoice], measured: str) -> str:
     head = ["mesh", "rows a device", "weights and caches", "peak", "fits"]
     cells = [[*head, f"{measured}, estimate", "floor"]]
     for choice in meshes:
-        fits = "not compiled" if choice.fits is None else ("no", "yes")[choice.fits]
+        fits = "not compiled" if choice.divides else "batch does not divide"
+        if choice.fits is not None:
+            fits = "yes" if choice.fits else "no"
         peak = "-" if choice.peak is None else _size(choice.peak)[0]
         own = [f"{choice.rows:g}", _size(choice.resident)[0], peak, fits]
         cells.append([choice.mesh, *own, _seconds(choice.estimate), _seconds(choice.floor)])

@@ -135,6 +135,21 @@ def test_a_tpu_says_what_a_step_needs_and_which_mesh_is_best(tmp_path):
 
 
 @pytest.mark.tpu
+def test_an_evaluation_on_several_hosts_is_that_of_one(tmp_path):
+    """Its decoding has collectives, of this host's devices only."""
+    changed = embedded().to_dict() | {"mesh": "data=4,tensor=4"}
+    changed["system"] |= {"dtype": "bfloat16"}
+    changed["evaluate"] |= {"batch_size": 2, "rounds": (1,), "methods": ("latent",)}
+    changed["limits"] |= {"latent_steps": 2, "max_new_tokens": 16}
+    plan = Experiment(Settings.from_dict(changed), tmp_path).plan(
+        "evaluate", 16, topology="v5e:4x4"
+    )
+    assert plan.devices == "v5e:4x4 (each of 4 hosts by itself)"
+    assert plan.mesh == "data=1,fsdp=1,tensor=4"
+    assert [own.calls > 0 for own in plan.exchanges] == [True, True]
+
+
+@pytest.mark.tpu
 def test_a_tpu_says_how_long_thinking_and_writing_take(tmp_path):
     changed = embedded().to_dict() | {"mesh": "single"}
     changed["system"] |= {"dtype": "bfloat16"}

@@ -53,6 +53,7 @@ def test_lines_are_read_back_and_half_a_line_is_taken_off(tmp_path):
         (["--styles=none"], "--styles names 'none'; known: deliberation, "),
         (["--stages=think"], "--stages names 'think'; known: inner, outer, evaluate"),
         (["--slices=v5litepod-8"], "write its shape: v5e:2x4"),
+        (["--slices="], "--styles, --slices and --stages must name at least one each"),
     ],
 )
 def test_unknown_cells_are_one_line(tmp_path, flags, message):
@@ -67,7 +68,9 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     (tmp_path / "x.jsonl").write_text("{}\n")
     done = run("plan_released", *ONE, f"--out={tmp_path / 'x.jsonl'}")
     assert done.returncode == 2
-    assert "x.jsonl:1 is not a cell of this command; name another --out" in done.stderr
+    assert (
+        "x.jsonl:1 is not a cell of this command; delete the line, or name another" in done.stderr
+    )
 
 
 @pytest.mark.tpu
@@ -75,10 +78,11 @@ def test_a_cell_is_planned_once(tmp_path):
     out = tmp_path / "folder" / "cells.jsonl"
     first = run("plan_released", *ONE, f"--out={out}")
     assert first.returncode == 0, first.stderr
-    assert "1 of 1: evaluate, v5e:1x1, mixture" in first.stdout
+    assert "1 of 1: evaluate, v5e:1x1, mixture" in first.stderr
     (line,) = out.read_text().splitlines()
+    assert {"rmas", "jax", "libtpu"} <= set(json.loads(line)["cell"])
     assert json.loads(line)["plan"]["fits"] is False
     again = run("plan_released", *ONE, f"--out={out}")
-    assert "1 of 1" not in again.stdout
-    assert again.stdout in first.stdout
+    assert "1 of 1" not in again.stderr
+    assert again.stdout == first.stdout
     assert out.read_text() == line + "\n"

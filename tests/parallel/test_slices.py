@@ -131,6 +131,7 @@ def test_described_devices(text, kind, devices, hosts):
     assert len({device.process_index for device in found}) == hosts
     if hosts > 1:
         assert devices == hosts * spec.chip.per_host
+        assert len(describe_devices(spec.host)) == spec.chip.per_host
     mesh = make_mesh(parse_mesh("data=-1"), found)
     assert mesh.shape["data"] == devices
 

@@ -58,11 +58,13 @@ def test_meshes_are_a_table():
     choices = (
         MeshChoice("data=4,fsdp=1,tensor=2", 2, GIB, 0.001, 2 * GIB, True, 0.004),
         MeshChoice("data=8,fsdp=1,tensor=1", 1, 2 * GIB, 0.002),
+        MeshChoice("data=16,fsdp=1,tensor=1", 0.5, 2 * GIB, 2e-5, divides=False),
     )
     plan = Plan("outer", "s", "v5e:2x4", "m", "n", "", meshes=choices, measured="outer step")
     rows = [" ".join(line.split()) for line in plan.text.splitlines()]
     assert "data=4,fsdp=1,tensor=2 2 1.000 GiB 2.000 GiB yes 4.00 ms 1.00 ms" in rows
     assert "data=8,fsdp=1,tensor=1 1 2.000 GiB - not compiled - 2.00 ms" in rows
+    assert "data=16,fsdp=1,tensor=1 0.5 2.000 GiB - batch does not divide - 20.00 us" in rows
 
 
 def test_json_says_the_same():
