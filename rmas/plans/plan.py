@@ -176,12 +176,11 @@ def _memory_table(needs: Sequence[Need]) -> str:
         rows = [[name, *_size(size)] for name, size in needs[0].parts.items()]
         return aligned([["part", "each device", "bytes"], *rows, ["total", *_size(needs[0].peak)]])
     names = [name for name in PARTS if any(name in need.parts for need in needs)]
-    cells = [["each device", *(need.program for need in needs)]]
-    for name in names:
-        sizes = [need.parts.get(name) for need in needs]
-        cells.append([name, *("-" if n is None else _size(n)[0] for n in sizes)])
-    cells.append(["total", *(_size(need.peak)[0] for need in needs)])
-    cells.append(["bytes", *(_size(need.peak)[1] for need in needs)])
+    cells = [["each device", *names, "total", "bytes"]]
+    for need in needs:
+        sizes = [need.parts.get(name) for name in names]
+        own = ["-" if n is None else _size(n)[0] for n in sizes]
+        cells.append([printable(need.program), *own, *_size(need.peak)])
     return aligned(cells)
 
 

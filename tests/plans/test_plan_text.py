@@ -28,9 +28,9 @@ def test_a_plan_that_fits():
     lines = [" ".join(line.split()) for line in str(PLAN).splitlines()]
     assert lines[0] == "evaluation of sequential, mesh data=4,fsdp=1,tensor=2, bfloat16, v5e:2x4"
     for line in (
-        "weights 4.000 GiB 4.000 GiB",
-        "caches - 2.000 GiB",
-        "total 5.000 GiB 6.000 GiB",
+        "each device weights caches activations total bytes",
+        "think 4.000 GiB - 1.000 GiB 5.000 GiB 5,368,709,120",
+        "decode chunk 4.000 GiB 2.000 GiB - 6.000 GiB 6,442,450,944",
         "fits: 6.00 GiB of 16.00 GiB, 10.00 GiB are left",
         "token 4.00 ms 2.00 ms",
         "all 2.50 s -",
