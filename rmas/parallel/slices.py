@@ -25,8 +25,7 @@ _COUNTED = re.compile(r"([a-z0-9]+)-([0-9]{1,5})")
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
 _MISSING = (
-    "the compiler for TPUs, libtpu, is not installed; install it by pip install '.[tpu]' "
-    "(Linux on x86-64)"
+    "needs the compiler for TPUs, libtpu; install it by pip install '.[tpu]' (Linux on x86-64)"
 )
 _SYNONYMS = {"v5litepod": "v5e", "v5lite": "v5e", "v6litepod": "v6e", "v7x": "tpu7x"}
 
@@ -141,7 +140,7 @@ def compiler_version() -> str:
     Raises `InputError` where it is not installed.
     """
     if not available():
-        raise InputError(_MISSING)
+        raise InputError(f"this {_MISSING}")
     return importlib.metadata.version("libtpu")
 
 
@@ -156,7 +155,7 @@ def describe_devices(spec: SliceSpec) -> tuple[jax.Device, ...]:
       InputError: libtpu is not installed, or knows no such slice.
     """
     if not available():
-        raise InputError(f"topology {spec}: {_MISSING}")
+        raise InputError(f"topology {spec} {_MISSING}")
     options: dict[str, object] = {}
     if _GENERATIONS[spec.generation].megacore:
         options["chip_config_name"] = "megacore"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -46,12 +47,12 @@ def test_an_evaluation_has_a_plan(tmp_path):
         "--config.evaluate.methods=('latent',)",
         "--config.evaluate.batch_size=2",
         "--config.plan_lengths=(16, 16)",
-        f"--config.plan_json={tmp_path / 'plan.json'}",
+        f"--config.plan_json={tmp_path / 'new' / 'plan.json'}",
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("evaluation of sequential, mesh one device, float32, 1 CPU dev")
     assert "an upper bound" in done.stdout
-    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan = json.loads((tmp_path / "new" / "plan.json").read_text())
     assert [need["program"] for need in plan["needs"]] == ["think", "decode chunk of solver"]
     for need in plan["needs"]:
         assert need["peak"] == sum(need["parts"].values())
@@ -64,6 +65,13 @@ def test_an_evaluation_has_a_plan(tmp_path):
     ("flags", "message"),
     [
         (["--config.topology=v5e:2x4"], "--config.topology belongs to --config.plan; a run uses"),
+        (["--config.plan_json=x.json"], "--config.plan_json belongs to --config.plan"),
+        (["--config.plan_lengths=(8, 8)"], "--config.plan_lengths belongs to --config.plan"),
+        (["--config.plan", f"--config.plan_json={Path.home()}"], "is a folder; name a file"),
+        (
+            ["--config.plan", f"--config.plan_json={__file__}/x.json"],
+            "x.json: Not a directory",
+        ),
         (["--config.plan", "--config.topology=v5e-8"], "write its shape: v5e:2x4"),
         (["--config.plan", "--config.mesh=data=-1"], "leaves a size open; a plan needs them all"),
         (
