@@ -278,6 +278,10 @@ def _check_writable(path: Path) -> None:
         raise InputError(f"--config.plan_json={name} is a folder; name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(
+            f"--config.plan_json={name}: a file is where its folder should be"
+        ) from None
     except OSError as error:
         raise InputError(f"--config.plan_json={name}: {error.strerror}") from None
     if not os.access(path.parent, os.W_OK | os.X_OK):

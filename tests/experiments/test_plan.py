@@ -70,7 +70,7 @@ def test_an_evaluation_has_a_plan(tmp_path):
         (["--config.plan", f"--config.plan_json={Path.home()}"], "is a folder; name a file"),
         (
             ["--config.plan", f"--config.plan_json={__file__}/x.json"],
-            "x.json: Not a directory",
+            "x.json: a file is where its folder should be",
         ),
         (["--config.plan", "--config.topology=v5e-8"], "write its shape: v5e:2x4"),
         (["--config.plan", "--config.mesh=data=-1"], "leaves a size open; a plan needs them all"),
