@@ -148,10 +148,54 @@ def write(tail: Segment, new: Entries, valid_BT: Array, pos_BT: Array) -> Segmen
     are not written, so the tail of a row without valid positions does not change.
     """
     size, T = tail.valid_BS.shape[1], valid_BT.shape[1]
+    if T == 1:
+        return _write_one(tail, new, valid_BT, pos_BT)
     start_B1 = jnp.sum(tail.valid_BS, axis=1, keepdims=True)
     slot_BT = start_B1 + jnp.cumsum(valid_BT, axis=1) - 1
     slot_BT = jnp.where(valid_BT, slot_BT, size + T + jnp.arange(T))
     return _written(tail, new, valid_BT, pos_BT, functools.partial(_put, slot_BT=slot_BT))
+
+
+def _write_one(tail: Segment, new: Entries, valid_B1: Array, pos_B1: Array) -> Segment:
+    """`write` of one position: in one go for all rows whose first free slot is the same."""
+    # TPUs would lay out every layer's tail anew for a scatter, at each token. Most rows of a batch
+    # write to one slot, so that the loop runs once.
+    slot_B = jnp.sum(tail.valid_BS, axis=1, dtype=jnp.int32)
+    size = tail.valid_BS.shape[1]
+    own = _without_states(new)
+
+    def waiting(carry: tuple[Array, Segment]) -> Array:
+        return jnp.any(carry[0])
+
+    def write_slot(carry: tuple[Array, Segment]) -> tuple[Array, Segment]:
+        waits_B, tail = carry
+        slot = jnp.min(jnp.where(waits_B, slot_B, size))
+        here_B = waits_B & (slot_B == slot)
+
+        def put(old: Array, new: Array, rows: int, slots: int) -> Array:
+            here = jnp.expand_dims(here_B, _others(old.ndim, rows))
+            was = lax.dynamic_slice_in_dim(old, slot, 1, slots)
+            new = jnp.where(here, new.astype(old.dtype), was)
+            return lax.dynamic_update_slice_in_dim(old, new, slot, slots)
+
+        return waits_B & ~here_B, _written(tail, own, valid_B1, pos_B1, put)
+
+    kvs = dataclasses.replace(tail, entries=_without_states(tail.entries))
+    _, kvs = lax.while_loop(waiting, write_slot, (valid_B1[:, 0] & (slot_B < size), kvs))
+
+    def whole(kv: Entry | None, new: Entry | None) -> Entry | None:
+        return new if kv is None else kv
+
+    period = tuple(map(whole, kvs.entries.period, new.period))
+    rest = tuple(map(whole, kvs.entries.rest, new.rest))
+    return dataclasses.replace(kvs, entries=Entries(period, rest))
+
+
+def _without_states(entries: Entries) -> Entries:
+    def kept(some: tuple[Entry | None, ...]) -> tuple[Entry | None, ...]:
+        return tuple(e if isinstance(e, KV) else None for e in some)
+
+    return Entries(kept(entries.period), kept(entries.rest))
 
 
 def append(tail: Segment, new: Entries, pos_B1: Array, slot: Array) -> Segment:
@@ -206,7 +250,7 @@ def pick_rows(rows_B: Array, one: Segment, other: Segment) -> Segment:
 
 
 def _others(ndim: int, axis: int) -> tuple[int, ...]:
-    return tuple(i for i in range(ndim) if i != axis)
+    return tuple(i for i in range(ndim) if i != axis % ndim)
 
 
 def widen(tail: Segment, size: int) -> Segment:
