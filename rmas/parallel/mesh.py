@@ -1,8 +1,9 @@
 """The mesh of devices. It always has three axes, whose sizes are parsed from a line of text.
 
-`data` splits the rows of a batch; `fsdp` splits rows too, and all weights, which are gathered
-where they are used; `tensor` splits heads, MLP widths and the vocabulary. Devices are laid out host
-by host, so that the groups of `tensor` stay inside of one host wherever its devices allow it.
+`data` splits the rows of a batch; `fsdp` splits rows too, and all weights: each layer's are
+gathered where a prefill uses them, and one agent's once a turn, before its latent steps. `tensor`
+splits heads, MLP widths and the vocabulary. Devices are laid out host by host, so that the groups
+of `tensor` stay inside of one host wherever its devices allow it.
 """
 
 import contextlib
@@ -147,7 +148,7 @@ def ranked(
     """The sensible meshes of all devices for frozen weights, best first.
 
     `tensor` is one of the sizes that divide the number of devices of a host and every agent's
-    key/value heads, 8 at most. `fsdp` gathers all weights at every latent step: it is more than 1
+    key/value heads, 8 at most. `fsdp` gathers an agent's weights at every turn: it is more than 1
     only beside the largest `tensor`, and only where weights do not fit without it. Among these a
     mesh is better
 

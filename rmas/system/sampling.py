@@ -46,6 +46,7 @@ def keep_likeliest(sampling: Sampling, logits_BV: Array) -> Array:
     Every token is kept whose logit is at least that of the last token needed, so that ties stay
     together. `top_k` needs the k likeliest; `top_p` needs as few of the likeliest as reach it, in
     the softmax over these k alone. Sums are rounded to the dtype of the logits. NaN counts as -inf.
+    With neither, the logits are returned as they are.
 
     Args:
       logits_BV: divided by the temperature; float32 or float64.
