@@ -12,7 +12,6 @@ jax or libtpu are planned again; after a change of the code, name another file.
 
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,12 @@ import rmas
 from experiments import app
 from experiments import config as configs
 from experiments.benchmarks.program_times import say
-from rmas.console import aligned
+from experiments.plan_cells import key, read, table
 from rmas.errors import InputError
 from rmas.experiment import Experiment, Settings
 from rmas.experiment.planning import STAGES, prepare_devices
-from rmas.files import append_lines, open_file, parse_json, report_full_disk
+from rmas.files import append_lines, report_full_disk
 from rmas.parallel.slices import compiler_version, describe_devices, parse_slice
-from rmas.places import has_file
 from rmas.system.styles import STYLES
 
 _STYLES = flags.DEFINE_list("styles", sorted(STYLES), "Released systems.")
@@ -48,12 +46,6 @@ _PROMPT = flags.DEFINE_integer("prompt_tokens", 512, "Of a prompt with its quest
 _TEXT = flags.DEFINE_integer("text_tokens", 256, "Of a role's text.", 1)
 _OUT = flags.DEFINE_string("out", "runs/plans.jsonl", "File of the cells, one a line.")
 _MARKDOWN = flags.DEFINE_boolean("markdown", False, "Print the table as a page has it.")
-_GIB = 1 << 30
-_COLUMNS = {
-    "inner": ("inner step",),
-    "outer": ("outer step",),
-    "evaluate": ("latent step", "token", "all latent turns"),
-}
 
 
 def main(_: list[str]) -> None:
@@ -129,72 +121,6 @@ def settings_of(cell: dict[str, Any]) -> Settings:
     if cell["stage"] == "outer":
         config.objective, config.outer.remat = cell["objective"], cell["remat"]
     return configs.settings_of(config)
-
-
-def read(path: Path) -> dict[str, dict[str, Any]]:
-    """The cells of the file; half a line at its end, as after a kill, is taken off."""
-    if not has_file(path):
-        return {}
-    with open_file(path) as file:
-        text = file.read()
-    whole = text[: text.rfind(b"\n") + 1]
-    if whole != text:
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    found = {}
-    for number, line in enumerate(whole.splitlines(), 1):
-        try:
-            value = parse_json(line)
-            found[key(value["cell"])] = {name: value[name] for name in ("plan", "seconds")}
-        except (ValueError, KeyError, TypeError):
-            raise InputError(
-                f"{path}:{number} is not a cell of this command; delete the line, or "
-                "name another --out"
-            ) from None
-    return found
-
-
-def key(cell: dict[str, Any]) -> str:
-    """A cell's name among all."""
-    return json.dumps(cell, sort_keys=True)
-
-
-def table(cells: Sequence[tuple[dict[str, Any], dict[str, Any]]], markdown: bool = False) -> str:
-    """A table of each stage, with a line for every cell."""
-    tables = []
-    for stage in dict.fromkeys(cell["stage"] for cell, _ in cells):
-        rows = [["slice", "style", "batch", "mesh", "GiB of a device", *_COLUMNS[stage]]]
-        for cell, result in cells:
-            if cell["stage"] == stage:
-                start = [cell["slice"], cell["style"], str(cell["batch"])]
-                rows.append([*start, *_results(stage, result["plan"])])
-        what = "evaluation" if stage == "evaluate" else f"{stage} training"
-        lines = _markdown(rows) if markdown else aligned(rows)
-        tables.append(f"{what}, estimates (floors):\n\n{lines}")
-    return "\n\n".join(tables)
-
-
-def _results(stage: str, plan: dict[str, Any]) -> list[str]:
-    """Mesh, memory and times; of the latent steps and tokens those of the slowest agent."""
-    if not plan["fits"]:
-        problem = plan["problem"].partition(": ")[2] or plan["problem"]
-        return ["-", problem.partition("; use")[0], *["-" for _ in _COLUMNS[stage]]]
-    found = []
-    for name in _COLUMNS[stage]:
-        own = [t for t in plan["times"] if t["what"].startswith(name)]
-        slowest = max(own, key=lambda t: t["estimate"], default=None)
-        found.append(_seconds(slowest) if slowest else "-")
-    memory = f"{plan['peak'] / _GIB:.1f} of {plan['available'] / _GIB:.1f}"
-    return [plan["mesh"].replace("fsdp=1,", ""), memory, *found]
-
-
-def _seconds(time: dict[str, Any]) -> str:
-    return f"{1e3 * time['estimate']:.4g} ms ({1e3 * time['floor']:.4g})"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    head, *rest = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rest))
 
 
 if __name__ == "__main__":

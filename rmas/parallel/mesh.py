@@ -218,10 +218,12 @@ def single_device_mesh() -> Mesh:
 
 
 def abstract_mesh(spec: MeshSpec, n_devices: int) -> AbstractMesh:
-    """A mesh of `n_devices` devices that need not exist, for plans.
+    """A mesh of `n_devices` devices that need not exist, for plans; of one device, if so asked.
 
     Raises `InputError` as `make_mesh` does.
     """
+    if spec.sizes == (1, 1, 1) and not spec.auto:
+        n_devices = 1
     types = (AxisType.Auto,) * len(AXES)
     return AbstractMesh(mesh_sizes(spec, n_devices), AXES, types)
 

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from experiments import config
 from rmas.errors import InputError
 from rmas.experiment import Experiment, Settings, derive
+from rmas.experiment.placed import Placed
 from rmas.tasks.rows import Row
 from rmas.training.objectives import OBJECTIVES
 from support.commands import ROOT, run
@@ -303,7 +304,7 @@ def test_facts_need_no_weights_and_paths_of_questions_do_not_count(tmp_path, mon
         questions = tmp_path / place / "rows.jsonl"
         questions.write_text('{"id": "1", "question": "start 4 ; stop one ?", "answer": "4"}\n')
         run = small(tmp_path / "run", evaluate__data=str(questions), evaluate__methods=("text",))
-        monkeypatch.setattr(type(run), "_load", load)
+        monkeypatch.setattr(Placed, "_load", load)
         with pytest.raises(AssertionError, match="weights are read"):
             run.evaluate()
         found.append((tmp_path / "run" / "evaluate" / "config.json").read_bytes())

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments import plan_released
+from experiments import plan_cells
 from support.commands import run
 
 ONE = ["--styles=mixture", "--slices=v5e:1x1", "--stages=evaluate", "--mesh=single"]
@@ -27,12 +27,12 @@ def test_the_table_has_a_line_for_every_cell():
         (cell(), {"plan": fits | {"times": times}}),
         (cell(stage="outer"), {"plan": {"fits": False, "problem": problem}}),
     ]
-    rows = [" ".join(line.split()) for line in plan_released.table(cells).splitlines()]
+    rows = [" ".join(line.split()) for line in plan_cells.table(cells).splitlines()]
     assert rows[0] == "evaluation, estimates (floors):"
     fitting = "mixture 32 data=8,tensor=1 3.0 of 15.0 8 ms (2) 4 ms (2) -"
     assert f"v5e:2x4 {fitting}" in rows
     assert rows[-1] == "v5e:2x4 mixture 32 - think of mixture, mesh data=8: 20 GiB -"
-    page = plan_released.table(cells, markdown=True).splitlines()
+    page = plan_cells.table(cells, markdown=True).splitlines()
     assert page[2].startswith("| slice | style | batch | mesh | GiB of a device | latent step |")
     assert page[4].endswith("| 3.0 of 15.0 | 8 ms (2) | 4 ms (2) | - |")
 
@@ -41,10 +41,10 @@ def test_lines_are_read_back_and_half_a_line_is_taken_off(tmp_path):
     path = tmp_path / "cells.jsonl"
     lines = [{"cell": cell(batch=n), "plan": {"fits": False}, "seconds": 1.0} for n in (1, 2)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"cell": {"st')
-    found = plan_released.read(path)
-    assert list(found) == [plan_released.key(cell(batch=n)) for n in (1, 2)]
+    found = plan_cells.read(path)
+    assert list(found) == [plan_cells.key(cell(batch=n)) for n in (1, 2)]
     assert path.read_text().endswith("}\n")
-    assert plan_released.read(tmp_path / "none") == {}
+    assert plan_cells.read(tmp_path / "none") == {}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experiments.benchmarks import sampling as benchmark
+from experiments.benchmarks import sorted_sampling as benchmark
 from rmas.parallel import use
 from rmas.system.decode import row_keys
 from rmas.system.sampling import Sampling, choose, keep_likeliest
