@@ -109,6 +109,22 @@ def test_positions_beyond_the_last_slot_are_dropped():
     np.testing.assert_array_equal(slots(again), [[1, 2], [2, 3], [3, 7]])
 
 
+def test_one_position_is_written_where_each_row_is():
+    """Rows at three slots, one that is full and one that is done: as where T is more than one."""
+    tail = empty_tail(SPEC, 5, 3, jnp.float32)
+    first = np.array([[1, 1, 1], [1, 1, 0], [0, 0, 1], [1, 1, 0], [0, 0, 0]], bool)
+    tail = write(tail, entries_of(3, 1.0, batch=5), first, np.tile(np.arange(3), (5, 1)))
+    valid, pos = np.array([[1], [1], [1], [0], [1]], bool), np.arange(5)[:, None] + 7
+    one = write(tail, entries_of(1, 20.0, batch=5), valid, pos)
+    expected = [[1, 2, 3], [1, 2, 20], [3, 20, 0], [1, 2, 0], [20, 0, 0]]
+    np.testing.assert_array_equal(slots(one), expected)
+    no = np.zeros_like(valid)
+    two = write(
+        tail, entries_of(2, 19.0, batch=5), np.hstack([no, valid]), np.hstack([pos - 7, pos])
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
 def test_append_is_a_write_of_all_rows_at_one_slot():
     once = np.ones((3, 2), bool)
     tail = write(empty_tail(SPEC, 3, 4, jnp.float32), entries_of(2, 1.0), once, once + np.arange(2))
