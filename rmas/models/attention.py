@@ -19,11 +19,12 @@ from jax import lax
 from rmas.models.ops import PRECISION, at_least_float32
 from rmas.shapes import Array
 
-DENSE_SCORES = 256 * 256
+DENSE_SCORES = 512 * 512
 """Up to so many pairs of a query and a key per head, the dense form is used.
 
-CPUs are faster with blocks from here on; by the compiler's estimate TPUs are from 1,024 positions
-on, and lose 3 % of a prefill of 512 for half of the memory of its scores.
+With blocks a prefill of 8 prompts of 512 tokens of Qwen3-1.7B takes a v5e 16 % more by its
+compiler's estimate (`experiments.benchmarks.compiled`); with longer prompts less. CPUs are faster
+with blocks from 128 positions on.
 """
 BLOCK = 256
 """The most queries, and the most keys, of a block; 128 and 512 are slower by these measures."""

@@ -193,8 +193,8 @@ def test_short_prompts_and_single_queries_take_the_dense_form():
         (mask,) = attention.masks([seen])
         return not isinstance(mask, Visible)
 
-    assert made(1, 1 << 20) and made(256, 256) and made(16, 4096)
-    assert not made(257, 256)
+    assert made(1, 1 << 20) and made(512, 512) and made(16, 4096)
+    assert not made(513, 512)
 
 
 @pytest.mark.usefixtures("optimized")
