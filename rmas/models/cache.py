@@ -145,7 +145,8 @@ def write(tail: Segment, new: Entries, valid_BT: Array, pos_BT: Array) -> Segmen
     """Appends the valid ones of T new positions to each row of the tail.
 
     Rows may hold different numbers of positions. Invalid positions and those beyond the last slot
-    are not written, so the tail of a row without valid positions does not change.
+    are not written, so the tail of a row without valid positions does not change. Where T is 1, it
+    has no gradient in reverse mode: see `append`.
     """
     size, T = tail.valid_BS.shape[1], valid_BT.shape[1]
     if T == 1:

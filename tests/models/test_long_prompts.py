@@ -22,7 +22,7 @@ def read(spec, params, x_BTD, y_BTD):
     pos_B1 = start_B[:, None]
     past = (prefix, tail)
     h_B1D, new = models.run(spec, params, h_BD[:, None], one, pos_B1, past=past)
-    tail = models.write(tail, new, one, pos_B1)
+    tail = models.append(tail, new, pos_B1, 0)
     pos_BT = models.positions(TEXT, start_B + 1)
     h_BTD, _ = models.run(spec, params, y_BTD, TEXT, pos_BT, past=(prefix, tail))
     return h_BD, h_B1D, jnp.where(TEXT[..., None], h_BTD, 0)
