@@ -136,13 +136,20 @@ class LoopCycles:
         return sum(operation.cycles for operation in self.operations)
 
     def total(self, unknown: int = 1) -> int:
-        """Cycles in all; `unknown` is how often loops of unknown length run."""
+        """Cycles in all; `unknown` as in `runs`."""
         return self.once * runs(self.loops, unknown)
 
 
 def runs(loops: Trips, unknown: int = 1) -> int:
-    """How often something in these loops runs; `unknown` stands for loops of unknown length."""
-    return math.prod(unknown if n is None else n for n in loops)
+    """How often something in these loops runs.
+
+    `unknown` stands for the outermost loop of unknown length. Such loops inside it count once: they
+    are there for rows that differ, as where a token is written, and most batches run them once.
+    """
+    lengths = [1 if n is None else n for n in loops]
+    if None in loops:
+        lengths[loops.index(None)] = unknown
+    return math.prod(lengths)
 
 
 @functools.lru_cache(maxsize=4)

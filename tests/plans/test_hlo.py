@@ -234,3 +234,11 @@ def test_both_sides_of_a_conditional_count():
 def test_a_text_without_a_program_is_empty():
     assert hlo.computations("") == {}
     assert hlo.collectives("") == hlo.cycles("") == []
+
+
+def test_only_the_outermost_loop_of_unknown_length_is_counted():
+    """A loop inside it, as of a token's writing, runs once; known ones run as often as they say."""
+    assert hlo.runs((), 8) == 1
+    assert hlo.runs((3, 5), 8) == 15
+    assert hlo.runs((None, 3), 8) == 24
+    assert hlo.runs((2, None, None, 3), 8) == 48
