@@ -33,7 +33,7 @@ Qwen2.5-Math-1.5B in bfloat16 takes 13.3 ms on a v5e for 1 row, 7.3 ms for 2 and
 class MeshSpec:
     """Sizes of the axes. One of them may be -1: as many devices as the other axes leave.
 
-    With `auto`, `automatic` chooses the sizes.
+    With `auto`, they are the first of `ranked`.
     """
 
     data: int = 1
@@ -116,43 +116,23 @@ def parse_mesh(text: str) -> MeshSpec:
     return MeshSpec(data, fsdp, tensor)
 
 
-def automatic(
-    n_devices: int,
-    heads: Sequence[int] = (),
-    *,
-    per_host: int | None = None,
-    bytes_needed: int | None = None,
-    bytes_per_device: int | None = None,
-    rows: Rows | None = None,
-) -> MeshSpec:
-    """The mesh that `auto` stands for: the first of `ranked`, which has the arguments."""
-    return ranked(
-        n_devices,
-        heads,
-        per_host=per_host,
-        bytes_needed=bytes_needed,
-        bytes_per_device=bytes_per_device,
-        rows=rows,
-    )[0]
-
-
 def ranked(
     n_devices: int,
     heads: Sequence[int] = (),
     *,
     per_host: int | None = None,
-    bytes_needed: int | None = None,
-    bytes_per_device: int | None = None,
+    weights: Sequence[float] = (),
+    bytes_per_device: float | None = None,
     rows: Rows | None = None,
 ) -> list[MeshSpec]:
-    """The sensible meshes of all devices for frozen weights, best first.
+    """The sensible meshes of all devices for frozen weights, best first: `auto` is the first.
 
     `tensor` is one of the sizes that divide the number of devices of a host and every agent's
     key/value heads, 8 at most. `fsdp` gathers an agent's weights at every turn: it is more than 1
     only beside the largest `tensor`, and only where weights do not fit without it. Among these a
     mesh is better
 
-    1. if the weights fit, or else the more it splits them;
+    1. if the weights fit beside those that a turn gathers, or else the more it splits them;
     2. the less it uses `fsdp`;
     3. if it divides a batch that must not be filled up;
     4. the fewer rows its devices lack of those that they should have;
@@ -161,7 +141,7 @@ def ranked(
     Args:
       heads: key/value heads of each agent.
       per_host: devices of one host; None means all of them.
-      bytes_needed: of all frozen weights together; None means that they fit.
+      weights: bytes of each agent's, once where agents share them; empty means that they fit.
       bytes_per_device: memory of one device for weights; None means enough.
       rows: of a batch; None leaves out 3 and 4.
     """
@@ -170,9 +150,12 @@ def ranked(
     rest = n_devices // tensors[-1]
     choices = [(1, tensor) for tensor in tensors]
     choices += [(fsdp, tensors[-1]) for fsdp in range(2, rest + 1) if rest % fsdp == 0]
-    parts: float = 1
-    if bytes_needed is not None and bytes_per_device is not None:
-        parts = bytes_needed / bytes_per_device
+    parts = sum(weights) / bytes_per_device if bytes_per_device else 0.0
+    largest = max(weights, default=0) / bytes_per_device if bytes_per_device else 0.0
+
+    def gathered(fsdp: int, tensor: int) -> bool:
+        """Whether all fit, one agent's whole but for `tensor`."""
+        return parts + largest * (fsdp - 1) <= fsdp * tensor
 
     def rank(choice: tuple[int, int]) -> tuple[float, ...]:
         fsdp, tensor = choice
@@ -182,9 +165,10 @@ def ranked(
             shares = n_devices // tensor
             cut = rows.batch % shares if rows.exact else 0
             lacking = max(rows.least - rows.batch / shares, 0)
-        return (missing, fsdp, cut > 0, lacking, tensor)
+        return (not gathered(fsdp, tensor), missing, fsdp, cut > 0, lacking, tensor)
 
-    enough = next((fsdp for fsdp, tensor in choices if fsdp * tensor >= parts), rest)
+    split = next((fsdp for fsdp, tensor in choices if fsdp * tensor >= parts), rest)
+    enough = next((fsdp for fsdp, tensor in choices if gathered(fsdp, tensor)), split)
     kept = [choice for choice in choices if choice[0] <= enough]
     return [MeshSpec(n_devices // math.prod(c), *c) for c in sorted(kept, key=rank)]
 
@@ -234,7 +218,7 @@ def mesh_sizes(spec: MeshSpec, n_devices: int, kind: str = "") -> tuple[int, ...
     Raises:
       InputError: the product of the sizes is not `n_devices`.
     """
-    sizes: tuple[int, ...] = (automatic(n_devices) if spec.auto else spec).sizes
+    sizes: tuple[int, ...] = (ranked(n_devices)[0] if spec.auto else spec).sizes
     fixed = abs(math.prod(sizes))
     if -1 in sizes:
         sizes = tuple(n_devices // fixed if size == -1 else size for size in sizes)

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -125,8 +126,7 @@ def _load(text: str, place: str) -> Any:
 
 
 def _twice(names: Iterable[str]) -> str:
-    seen: set[str] = set()
-    return next(f"{n[:80]!r}" for n in names if n in seen or seen.add(n))  # type: ignore[func-returns-value]
+    return next(f"{name[:80]!r}" for name, n in Counter(names).items() if n > 1)
 
 
 def _csv(file: BinaryIO, path: Path) -> Iterator[Placed]:

@@ -107,12 +107,11 @@ def planned(
     if not asked.auto:
         return [asked]
     trees = [abstract_weights(spec, dtype, quantize) for spec in specs]
-    needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(trees))
     return parallel.ranked(
         n_devices,
         [spec.n_kv_heads for spec in specs],
         per_host=per_host,
-        bytes_needed=needed,
+        weights=[sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(t)) for t in trees],
         bytes_per_device=memory // 2 if memory else None,
         rows=rows,
     )

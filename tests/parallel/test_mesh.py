@@ -8,7 +8,7 @@ from jax.sharding import AxisType
 
 from rmas import parallel
 from rmas.errors import InputError
-from rmas.parallel import MeshSpec, Rows, automatic, make_mesh, parse_mesh, ranked
+from rmas.parallel import MeshSpec, Rows, make_mesh, parse_mesh, ranked
 from rmas.parallel.slices import describe_devices, parse_slice
 from support.fake_devices import mesh_of
 
@@ -100,24 +100,31 @@ def test_mesh_that_does_not_cover_the_devices_is_refused(text, told):
     ("arguments", "spec"),
     [
         ({}, MeshSpec(8, 1, 1)),
-        ({"bytes_needed": 10}, MeshSpec(8, 1, 1)),
-        ({"bytes_needed": 10, "bytes_per_device": 10}, MeshSpec(8, 1, 1)),
-        ({"bytes_needed": 11, "bytes_per_device": 10}, MeshSpec(4, 1, 2)),
-        ({"bytes_needed": 21, "bytes_per_device": 10}, MeshSpec(2, 1, 4)),
+        ({"weights": (10,)}, MeshSpec(8, 1, 1)),
+        ({"weights": (10,), "bytes_per_device": 10}, MeshSpec(8, 1, 1)),
+        ({"weights": (11,), "bytes_per_device": 10}, MeshSpec(4, 1, 2)),
+        ({"weights": (21,), "bytes_per_device": 10}, MeshSpec(2, 1, 4)),
         # Heads limit tensor (gcd 2); fsdp takes what is still too much.
-        ({"heads": (8, 2), "bytes_needed": 21, "bytes_per_device": 10}, MeshSpec(2, 2, 2)),
-        ({"heads": (3,), "bytes_needed": 11, "bytes_per_device": 10}, MeshSpec(4, 2, 1)),
+        ({"heads": (8, 2), "weights": (21,), "bytes_per_device": 10}, MeshSpec(2, 2, 2)),
+        ({"heads": (3,), "weights": (11,), "bytes_per_device": 10}, MeshSpec(4, 2, 1)),
         # So do the devices of a host.
-        ({"per_host": 2, "bytes_needed": 35, "bytes_per_device": 10}, MeshSpec(2, 2, 2)),
-        ({"heads": (4,), "bytes_needed": 900, "bytes_per_device": 10}, MeshSpec(1, 2, 4)),
-        ({"n_devices": 6, "heads": (6,), "bytes_needed": 2.5, "bytes_per_device": 1}, (2, 1, 3)),
-        ({"n_devices": 64, "bytes_needed": 12, "bytes_per_device": 1}, MeshSpec(4, 2, 8)),
-        ({"n_devices": 1, "bytes_needed": 12, "bytes_per_device": 1}, MeshSpec()),
+        ({"per_host": 2, "weights": (35,), "bytes_per_device": 10}, MeshSpec(2, 2, 2)),
+        ({"heads": (4,), "weights": (900,), "bytes_per_device": 10}, MeshSpec(1, 2, 4)),
+        ({"n_devices": 6, "heads": (6,), "weights": (2.5,), "bytes_per_device": 1}, (2, 1, 3)),
+        ({"n_devices": 64, "weights": (12,), "bytes_per_device": 1}, MeshSpec(4, 2, 8)),
+        ({"n_devices": 1, "weights": (12,), "bytes_per_device": 1}, MeshSpec()),
+        # With fsdp an agent is whole in its turn: with fsdp=2 that is 10 for all parts, and 2.5.
+        ({"heads": (1,), "weights": (5, 5, 5, 5), "bytes_per_device": 12.5}, MeshSpec(4, 2, 1)),
+        ({"heads": (1,), "weights": (5, 5, 5, 5), "bytes_per_device": 10}, MeshSpec(2, 4, 1)),
+        ({"heads": (1,), "weights": (5, 5, 5, 5), "bytes_per_device": 7}, MeshSpec(1, 8, 1)),
+        ({"heads": (2,), "weights": (5, 5, 5, 5), "bytes_per_device": 5}, MeshSpec(1, 4, 2)),
+        # No split is enough beside a whole agent: as little as holds the parts.
+        ({"heads": (1,), "weights": (5, 5, 5, 5), "bytes_per_device": 5}, MeshSpec(2, 4, 1)),
     ],
 )
 def test_automatic_splits_weights_no_more_than_they_need(arguments, spec):
     spec = spec if isinstance(spec, MeshSpec) else MeshSpec(*spec)
-    assert automatic(**{"n_devices": 8} | arguments) == spec
+    assert ranked(**{"n_devices": 8} | arguments)[0] == spec
 
 
 @pytest.mark.parametrize(
@@ -137,8 +144,8 @@ def test_automatic_splits_weights_no_more_than_they_need(arguments, spec):
         (Rows(8), {}, MeshSpec(8, 1, 1)),
         (Rows(4), {}, MeshSpec(4, 1, 2)),
         # Weights first.
-        (Rows(16, least=2), {"bytes_needed": 35, "bytes_per_device": 10}, MeshSpec(2, 1, 4)),
-        (Rows(2), {"heads": (2,), "bytes_needed": 35, "bytes_per_device": 10}, MeshSpec(2, 2, 2)),
+        (Rows(16, least=2), {"weights": (35,), "bytes_per_device": 10}, MeshSpec(2, 1, 4)),
+        (Rows(2), {"heads": (2,), "weights": (35,), "bytes_per_device": 10}, MeshSpec(2, 2, 2)),
         # Training refuses a batch that does not divide, inference fills it up.
         (Rows(12, least=1), {}, MeshSpec(8, 1, 1)),
         (Rows(12, exact=True), {}, MeshSpec(4, 1, 2)),
@@ -148,13 +155,13 @@ def test_automatic_splits_weights_no_more_than_they_need(arguments, spec):
     ],
 )
 def test_automatic_gives_each_device_rows(rows, arguments, spec):
-    assert automatic(**{"n_devices": 8, "rows": rows} | arguments) == spec
+    assert ranked(**{"n_devices": 8, "rows": rows} | arguments)[0] == spec
 
 
 def test_what_follows_the_best_mesh():
     found = ranked(8, (4,), rows=Rows(8, least=2))
     assert found == [MeshSpec(4, 1, 2), MeshSpec(2, 1, 4), MeshSpec(8, 1, 1)]
-    needed = {"bytes_needed": 60, "bytes_per_device": 10}
+    needed = {"weights": (60,), "bytes_per_device": 10}
     assert ranked(8, (2,), **needed) == [
         MeshSpec(1, 4, 2), MeshSpec(2, 2, 2), MeshSpec(4, 1, 2), MeshSpec(8, 1, 1)
     ]  # fmt: skip
