@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 COLLECTIVES = (
     "all-gather",
@@ -152,8 +152,12 @@ def runs(loops: Trips, unknown: int = 1) -> int:
     return math.prod(lengths)
 
 
+Computations = Mapping[str, tuple[Instruction, ...]]
+"""The computations of a compiled program by name."""
+
+
 @functools.lru_cache(maxsize=4)
-def computations(text: str) -> dict[str, tuple[Instruction, ...]]:
+def computations(text: str) -> Computations:
     """The computations of a compiled program by name; the first is its entry."""
     found: dict[str, tuple[Instruction, ...]] = {}
     entry, name, lines = "", "", list[Instruction]()
@@ -307,9 +311,7 @@ def _visit(
         yield from visit(next(iter(found)), (), ())
 
 
-def _trips(
-    found: dict[str, tuple[Instruction, ...]], around: Sequence[Instruction], loop: Instruction
-) -> int | None:
+def _trips(found: Computations, around: Sequence[Instruction], loop: Instruction) -> int | None:
     """How often a loop runs: as the compiler says, else by its condition `i < n`, else None.
 
     Loops of JAX count up by one, from a constant of the computation `around` them or else from 0.
@@ -341,9 +343,7 @@ def _start(around: Sequence[Instruction], loop: Instruction, index: int) -> int:
     return int(value[1]) if value else 0
 
 
-def _limit(
-    found: dict[str, tuple[Instruction, ...]], condition: Sequence[Instruction]
-) -> int | None:
+def _limit(found: Computations, condition: Sequence[Instruction]) -> int | None:
     """The constant n of a condition whose result is `i < n`; None for any other condition."""
     own = {instruction.name: instruction for instruction in condition}
     root = next((instruction for instruction in condition if instruction.root), None)
