@@ -44,7 +44,7 @@ def test_an_evaluation_has_a_plan(tmp_path):
         "--config.plan",
         "--config.limits.latent_steps=2",
         "--config.evaluate.rounds=(1,)",
-        "--config.evaluate.methods=('latent',)",
+        "--config.evaluate.methods=('latent', 'text')",
         "--config.evaluate.batch_size=2",
         "--config.plan_lengths=(16, 16)",
         f"--config.plan_json={tmp_path / 'new' / 'plan.json'}",
@@ -53,7 +53,11 @@ def test_an_evaluation_has_a_plan(tmp_path):
     assert done.stdout.startswith("evaluation of sequential, mesh one device, float32, 1 CPU dev")
     assert "an upper bound" in done.stdout
     plan = json.loads((tmp_path / "new" / "plan.json").read_text())
-    assert [need["program"] for need in plan["needs"]] == ["think", "decode chunk of solver"]
+    # Text exchange also reads prompts and decodes as each agent.
+    names = ["think", "decode chunk of solver"]
+    for agent in ("planner", "critic", "solver"):
+        names += [f"decode start of {agent}", f"decode chunk of {agent}"]
+    assert [need["program"] for need in plan["needs"]] == names
     for need in plan["needs"]:
         assert need["peak"] == sum(need["parts"].values())
         assert min(need["parts"].values()) > 0
