@@ -195,13 +195,17 @@ def _memory(s: Settings, outline: Outline, longest: int) -> list[str]:
             needs += copied_bytes(spec, mesh=mesh, dtype=dtype, quantize=int8)
         prefill = max(prefill, needs)
     shape = ",".join(f"{axis}={k}" for axis, k in mesh.shape.items())
-    most = size.resident + caches // parallel.batch_multiple(mesh) + prefill
+    # After its prefill, an agent's weights are whole but for tensor.
+    gathered = (mesh.shape["fsdp"] - 1) * max(own.weights for own in size.agents)
+    most = size.resident + caches // parallel.batch_multiple(mesh) + max(prefill, gathered)
     lines = [
         f"each device holds {size.resident / _GIB:.2f} GiB of weights and links (mesh {shape})",
         f"caches of the largest batch, over all devices: about {caches / _GIB:.2f} GiB at most "
         "(questions and messages; the words of the prompts come on top)",
         f"its prefill needs about {prefill / _GIB:.2f} GiB more on each device while it runs",
     ]
+    if gathered:
+        lines.append(f"a turn gathers about {gathered / _GIB:.2f} GiB of weights on each device")
     if memory is not None and most > memory:
         lines.append(
             f"a device has {memory / _GIB:.2f} GiB: lower evaluate.batch_size, or use more devices"

@@ -394,3 +394,6 @@ def test_a_dry_run_lists_what_was_derived(tmp_path, caplog):
     assert "system.dtype = float32: devices of platform cpu" in told
     assert "inner.max_length = 256: the context of planner" in told
     assert re.search(r"its prefill needs about \d\.\d\d GiB more on each device", told)
+    assert "gathers" not in told
+    told = small(tmp_path, mesh="fsdp=-1").dry_run()
+    assert re.search(r"a turn gathers about \d\.\d\d GiB of weights on each device", told)
