@@ -132,7 +132,7 @@ def ranked(
     only beside the largest `tensor`, and only where weights do not fit without it. Among these a
     mesh is better
 
-    1. if the weights fit beside those that a turn gathers, or else the more it splits them;
+    1. if the weights fit, also beside those that a turn gathers, or else the less is missing;
     2. the less it uses `fsdp`;
     3. if it divides a batch that must not be filled up;
     4. the fewer rows its devices lack of those that they should have;
@@ -153,22 +153,22 @@ def ranked(
     parts = sum(weights) / bytes_per_device if bytes_per_device else 0.0
     largest = max(weights, default=0) / bytes_per_device if bytes_per_device else 0.0
 
-    def gathered(fsdp: int, tensor: int) -> bool:
-        """Whether all fit, one agent's whole but for `tensor`."""
-        return parts + largest * (fsdp - 1) <= fsdp * tensor
+    def in_a_turn(fsdp: int, tensor: int) -> float:
+        """The share of a device's memory that all take, one agent's whole but for `tensor`."""
+        return round((parts + largest * (fsdp - 1)) / (fsdp * tensor), 6)
 
     def rank(choice: tuple[int, int]) -> tuple[float, ...]:
         fsdp, tensor = choice
         missing = max(parts - fsdp * tensor, 0)
+        beyond = max(in_a_turn(*choice) - 1, 0)
         cut, lacking = 0, 0.0
         if rows is not None:
             shares = n_devices // tensor
             cut = rows.batch % shares if rows.exact else 0
             lacking = max(rows.least - rows.batch / shares, 0)
-        return (not gathered(fsdp, tensor), missing, fsdp, cut > 0, lacking, tensor)
+        return (missing, beyond, fsdp, cut > 0, lacking, tensor)
 
-    split = next((fsdp for fsdp, tensor in choices if fsdp * tensor >= parts), rest)
-    enough = next((fsdp for fsdp, tensor in choices if gathered(fsdp, tensor)), split)
+    enough = next((fsdp for fsdp, tensor in choices if in_a_turn(fsdp, tensor) <= 1), rest)
     kept = [choice for choice in choices if choice[0] <= enough]
     return [MeshSpec(n_devices // math.prod(c), *c) for c in sorted(kept, key=rank)]
 

@@ -118,8 +118,8 @@ def test_mesh_that_does_not_cover_the_devices_is_refused(text, told):
         ({"heads": (1,), "weights": (5, 5, 5, 5), "bytes_per_device": 10}, MeshSpec(2, 4, 1)),
         ({"heads": (1,), "weights": (5, 5, 5, 5), "bytes_per_device": 7}, MeshSpec(1, 8, 1)),
         ({"heads": (2,), "weights": (5, 5, 5, 5), "bytes_per_device": 5}, MeshSpec(1, 4, 2)),
-        # No split is enough beside a whole agent: as little as holds the parts.
-        ({"heads": (1,), "weights": (5, 5, 5, 5), "bytes_per_device": 5}, MeshSpec(2, 4, 1)),
+        # No split is enough beside a whole agent: that which comes nearest.
+        ({"heads": (1,), "weights": (5, 5, 5, 5), "bytes_per_device": 5}, MeshSpec(1, 8, 1)),
     ],
 )
 def test_automatic_splits_weights_no_more_than_they_need(arguments, spec):
