@@ -40,7 +40,7 @@ WORDS = {"STYLE": "sequential_light", "HOST": "localhost", "relay-000017": "rela
 """What stands for the names in capitals that a reader replaces, and for rows that are not here."""
 OTHERS = {
     *("apt-get", "break", "cd", "deactivate", "do", "done", "gcloud", "git", "hf", "kubectl"),
-    *("mkdocs", "mypy", "pip", "pytest", "ruff", "sleep", "sudo", "tensorboard", "uv"),
+    *("mkdocs", "mypy", "pip", "pytest", "ruff", "sed", "sleep", "sudo", "tensorboard", "uv"),
     *(".", "[", ".ci/run"),
 }
 """Programs that pages name and that are not ours."""
