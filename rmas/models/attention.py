@@ -22,12 +22,11 @@ from rmas.shapes import Array
 DENSE_SCORES = 512 * 512
 """Up to so many pairs of a query and a key per head, the dense form is used.
 
-With blocks a prefill of 8 prompts of 512 tokens of Qwen3-1.7B takes a v5e 16 % more by its
-compiler's estimate (`experiments.benchmarks.compiled`); with longer prompts less. CPUs are faster
-with blocks from 128 positions on.
+With blocks (this constant at 0) `experiments.benchmarks.compiled --parts=prefill` estimates 8 %
+more for 8 prompts of 512 tokens of Qwen3-1.7B on a v5e; with longer prompts less.
 """
 BLOCK = 256
-"""The most queries, and the most keys, of a block; 128 and 512 are slower by these measures."""
+"""The most queries, and the most keys, of a block; 128 and 512 are slower by this estimate."""
 _MASKED = -1e30
 _LEAST = -1e29  # starts a running maximum: exp(_MASKED - _LEAST) is zero, not one
 
@@ -109,15 +108,14 @@ def attend(q_BTHGK: Array, segments: list[tuple[Array, Array, Mask]], scale: flo
 
 
 def dense(q_BTHGK: Array, segments: list[tuple[Array, Array, Array]], scale: float) -> Array:
-    """`attend` with all scores at once.
+    """`attend` with all scores at once, with float32 sums at least.
 
     Each segment gives partial sums that share one maximum, so that keys and values are never
     copied and key/value heads never repeated.
     """
     scores = []
     for k_BSHK, _, mask_BTS in segments:
-        s_BHGTS = jnp.einsum("BTHGK,BSHK->BHGTS", q_BTHGK, k_BSHK, precision=PRECISION)
-        s_BHGTS = at_least_float32(s_BHGTS) * scale
+        s_BHGTS = _product("BTHGK,BSHK->BHGTS", q_BTHGK, k_BSHK) * scale
         scores.append(jnp.where(mask_BTS[:, None, None], s_BHGTS, _MASKED))
     top = jnp.max(jnp.stack([jnp.max(s, axis=-1) for s in scores]), axis=0)[..., None]
     top = lax.stop_gradient(top)
@@ -127,9 +125,7 @@ def dense(q_BTHGK: Array, segments: list[tuple[Array, Array, Array]], scale: flo
         # Masked again: where every key of a query is masked, exp(s - top) is one.
         w_BHGTS = jnp.where(mask_BTS[:, None, None], jnp.exp(s_BHGTS - top), 0.0)
         total = total + jnp.sum(w_BHGTS, axis=-1, keepdims=True)
-        w_BHGTS = w_BHGTS.astype(v_BSHK.dtype)
-        o_BHGTK = jnp.einsum("BHGTS,BSHK->BHGTK", w_BHGTS, v_BSHK, precision=PRECISION)
-        out = out + at_least_float32(o_BHGTK)
+        out = out + _product("BHGTS,BSHK->BHGTK", w_BHGTS.astype(v_BSHK.dtype), v_BSHK)
     out = out / jnp.where(total > 0, total, 1.0)
     return jnp.moveaxis(out, 3, 1).astype(q_BTHGK.dtype)
 
@@ -143,6 +139,8 @@ def blocked(
     visible: tuple[Visible, ...],
 ) -> Array:
     """`attend` in blocks of at most `size` queries and keys, with float32 sums at least.
+
+    It has gradients in reverse mode alone.
 
     Args:
       kvs: `(k_BSHK, v_BSHK)` of each segment.

@@ -175,7 +175,9 @@ def extend(
     start_B = jnp.sum(state.prefix.valid_BS, axis=1, dtype=jnp.int32) + _used(state)
     pos_BT = models.positions(valid_BT, start_B)
     x_BTD = models.embed(model, params, ids_BT)
-    h_BTD, new = models.run(model, params, x_BTD, valid_BT, pos_BT, past=(state.prefix, tail))
+    h_BTD, new = models.run(
+        model, params, x_BTD, valid_BT, pos_BT, past=(state.prefix, tail), left_padded=True
+    )
     reads_B = jnp.any(valid_BT, axis=1)
     logits_BV = models.unembed(model, params, h_BTD[:, -1])
     return DecodeState(

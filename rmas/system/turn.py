@@ -181,6 +181,8 @@ def teacher_forced(
         raise ValueError("a teacher-forced turn needs a prompt with state_index_BM")
     pos_BT = models.positions(prompt.valid_BT)
     model = spec.model(agent)
-    h_BTD, _ = models.run(model, params, x_BTD, prompt.valid_BT, pos_BT, remat=spec.remat)
+    h_BTD, _ = models.run(
+        model, params, x_BTD, prompt.valid_BT, pos_BT, remat=spec.remat, left_padded=True
+    )
     h_BMD = jnp.take_along_axis(h_BTD, prompt.state_index_BM[..., None], axis=1)
     return spec.links.inner(links, agent, h_BMD)

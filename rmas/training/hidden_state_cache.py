@@ -357,7 +357,8 @@ def _write(path: Path, records: Sequence[bytes]) -> None:
 def _states(model: ModelSpec, params: Params, text: Text) -> Array:
     valid_BT = text.prompt.valid_BT
     x_BTD = models.embed(model, params, text.prompt.ids_BT)
-    h_BTD, _ = models.run(model, params, x_BTD, valid_BT, models.positions(valid_BT))
+    pos_BT = models.positions(valid_BT)
+    h_BTD, _ = models.run(model, params, x_BTD, valid_BT, pos_BT, left_padded=True)
     return constrain(h_BTD, "batch", None, None)
 
 

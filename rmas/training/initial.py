@@ -122,5 +122,7 @@ def _states(spec: SystemSpec, agent: str, params: Params, links: Params, batch: 
     prompt = batch.prompt
     x_BTD = models.embed(spec.model(agent), params, prompt.ids_BT)
     pos_BT = models.positions(prompt.valid_BT)
-    h_BTD, _ = models.run(spec.model(agent), params, x_BTD, prompt.valid_BT, pos_BT)
+    h_BTD, _ = models.run(
+        spec.model(agent), params, x_BTD, prompt.valid_BT, pos_BT, left_padded=True
+    )
     return spec.links.inner(links, agent, h_BTD)

@@ -144,7 +144,9 @@ def text_loss(
     x_BTD = inputs(model, params, prompt, incoming)
     pos_BT = models.positions(prompt.valid_BT)
     remat = context.spec.remat
-    h_BTD, _ = models.run(model, params, x_BTD, prompt.valid_BT, pos_BT, remat=remat)
+    h_BTD, _ = models.run(
+        model, params, x_BTD, prompt.valid_BT, pos_BT, remat=remat, left_padded=True
+    )
     logits_BTV = models.unembed(model, params, h_BTD[:, :-1])
     loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, prompt.ids_BT[:, 1:])
     return row_mean(loss_BT, batch.text_BT[:, 1:] & prompt.valid_BT[:, :-1])

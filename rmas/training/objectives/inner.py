@@ -22,7 +22,7 @@ def inner_loss(
     model = context.spec.model(agent)
     x_BTD = models.embed(model, params, prompt.ids_BT)
     pos_BT = models.positions(prompt.valid_BT)
-    h_BTD, _ = models.run(model, params, x_BTD, prompt.valid_BT, pos_BT)
+    h_BTD, _ = models.run(model, params, x_BTD, prompt.valid_BT, pos_BT, left_padded=True)
     mask_BT = batch.text_BT[:, 1:] & prompt.valid_BT[:, :-1]
     return inner_distance(context, agent, links, h_BTD[:, :-1], x_BTD[:, 1:], mask_BT)
 
