@@ -99,11 +99,11 @@ def attend(q_BTHGK: Array, segments: list[tuple[Array, Array, Mask]], scale: flo
     Returns:
       `[B, T, H, G, K]` in the dtype of the queries; zeros for a query that may attend to nothing.
     """
-    visible = tuple(mask for _, _, mask in segments if isinstance(mask, Visible))
+    kept = [segment for segment in segments if segment[0].shape[1]]  # not a tail without slots
+    visible = tuple(mask for _, _, mask in kept if isinstance(mask, Visible))
     if visible:
-        kvs = tuple((k_BSHK, v_BSHK) for k_BSHK, v_BSHK, _ in segments)
-        return blocked(scale, BLOCK, q_BTHGK, kvs, visible)
-    made = [(k, v, mask) for k, v, mask in segments if not isinstance(mask, Visible)]
+        return blocked(scale, BLOCK, q_BTHGK, tuple((k, v) for k, v, _ in kept), visible)
+    made = [(k, v, mask) for k, v, mask in kept if not isinstance(mask, Visible)]
     return dense(q_BTHGK, made, scale)
 
 

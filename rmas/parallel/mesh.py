@@ -177,9 +177,8 @@ def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Me
     """Makes a mesh of `devices`, by default all devices of all processes.
 
     A mesh of one device uses the first of `devices` (by default only where there is one process);
-    any other mesh uses all of them, in the order of hosts, and on each host of ids: the chips of a
-    TPU host that follow each other so are neighbours. Neighbours along `tensor` are therefore on
-    one host if it divides the number of a host's devices.
+    any other mesh uses all of them, in the order of hosts, and on each host of ids. Neighbours
+    along `tensor` are so on one host if it divides the number of a host's devices.
 
     Raises:
       InputError: the product of the sizes is not the number of devices.

@@ -95,7 +95,8 @@ def turn_links(context: TrainingContext, links: Params, agent: str) -> Params:
     """The links of one agent's turn, as copies whose gradients devices sum up by themselves.
 
     They are reduced over devices once per use of this function, however often the turn applies a
-    link; see `links.row_copies`.
+    link; see `links.row_copies`. Each turn of each round has a use of its own, since
+    `with_probes` needs the sum over devices of each.
     """
     outgoing = [edge_name(e.src, e.dst) for e in context.topology.outgoing(agent)]
     return {
