@@ -34,10 +34,9 @@ from experiments import quit_at_once
 from rmas import parallel
 from rmas.console import printable
 from rmas.errors import BusyError, InputError, PeersLostError, Stopped
-from rmas.experiment import Experiment, Settings
-from rmas.experiment.planning import prepare_devices
+from rmas.experiment import Settings
 from rmas.experiment.stored import find_settings
-from rmas.files import atomic_write_json, full_disk, is_full_disk
+from rmas.files import full_disk, is_full_disk
 from rmas.training.orbax_errors import should_print
 from rmas.training.stopping import end_on_signals, leave_lost_terminal
 
@@ -50,7 +49,6 @@ _DRY = {
 }
 _OF_PLAN = {"plan_lengths": "(N,N)", "topology": "SLICE", "plan_json": "FILE"}
 _AFTER = 3.0
-_TOO_LARGE = 3
 _LONG = 4000  # most characters of a message: a path may be as long as its writer likes
 _NAME = 300  # most characters of a file's name in a message
 _ENVIRONMENT = (
@@ -251,51 +249,6 @@ def settings_and_workdir(**changes: object) -> tuple[Settings, Path]:
 def asks_for(name: str) -> bool:
     """Whether `--config.dry_run` or `--config.plan` is given."""
     return bool(FLAGS.config[name])
-
-
-def show_plan(settings: Settings, workdir: Path, stage: str) -> int:
-    """Prints the plan of a stage, writes it as JSON where that is asked for.
-
-    Returns the exit status: 0, or 3 where a device's memory is too small.
-    """
-    topology, file = FLAGS.config["topology"], FLAGS.config["plan_json"]
-    lengths = _plan_lengths()
-    path = Path(file).expanduser() if file else None
-    if path is not None:
-        _check_writable(path)  # before minutes of compiling
-    prepare_devices(settings.mesh, topology)
-    plan = Experiment(settings, workdir).plan(stage, *lengths, topology)
-    print(plan, flush=True)
-    if path is not None:
-        atomic_write_json(path, plan.to_dict())
-    return _TOO_LARGE if plan.fits is False else 0
-
-
-def _check_writable(path: Path) -> None:
-    """Makes the folder of a plan's file, where it can be written to."""
-    name = str(path)[:_NAME]
-    if path.is_dir():
-        raise InputError(f"--config.plan_json={name} is a folder; name a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(
-            f"--config.plan_json={name}: a file is where its folder should be"
-        ) from None
-    except OSError as error:
-        raise InputError(f"--config.plan_json={name}: {error.strerror}") from None
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"--config.plan_json={name}: its folder cannot be written to")
-
-
-def _plan_lengths() -> tuple[int, int]:
-    found = FLAGS.config["plan_lengths"]
-    two = isinstance(found, tuple) and len(found) == 2
-    if not two or not all(isinstance(n, int) and n > 0 for n in found):
-        raise InputError(
-            f"--config.plan_lengths is {found}; give two positive numbers, as (512, 256)"
-        )
-    return found
 
 
 def _parse(
