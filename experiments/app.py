@@ -37,6 +37,7 @@ from rmas.errors import BusyError, InputError, PeersLostError, Stopped
 from rmas.experiment import Settings
 from rmas.experiment.stored import find_settings
 from rmas.files import full_disk, is_full_disk
+from rmas.places import expanded
 from rmas.training.orbax_errors import should_print
 from rmas.training.stopping import end_on_signals, leave_lost_terminal
 
@@ -243,7 +244,7 @@ def settings_and_workdir(**changes: object) -> tuple[Settings, Path]:
         raise InputError(
             "--workdir is missing; name a folder for this run, as --workdir=runs/first"
         )
-    return settings, Path(FLAGS.workdir).expanduser()
+    return settings, expanded(FLAGS.workdir)
 
 
 def asks_for(name: str) -> bool:
@@ -292,7 +293,7 @@ def _of_workdir(argv: list[str], default: str | None) -> str | None:
     for word, after in zip(argv, [*argv[1:], ""], strict=True):
         if match := re.fullmatch(r"--?workdir(?:=(.*))?", word, re.DOTALL):
             named = after if match[1] is None else match[1]
-    path = find_settings(Path(named).expanduser()) if named else None
+    path = find_settings(expanded(named)) if named else None
     return str(path) if path is not None else None
 
 

@@ -12,7 +12,6 @@ jax or libtpu are planned again; after a change of the code, name another file.
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,6 +27,7 @@ from rmas.experiment import Experiment, Settings
 from rmas.experiment.planning import STAGES, prepare_devices
 from rmas.files import append_lines, report_full_disk
 from rmas.parallel.slices import compiler_version, describe_devices, parse_slice
+from rmas.places import expanded
 from rmas.system.styles import STYLES
 
 _STYLES = flags.DEFINE_list("styles", sorted(STYLES), "Released systems.")
@@ -56,7 +56,7 @@ def main(_: list[str]) -> None:
     for stage in _STAGES.value:
         if stage not in STAGES:
             raise InputError(f"--stages names {stage!r}; known: {', '.join(STAGES)}")
-    path = Path(_OUT.value).expanduser()
+    path = expanded(_OUT.value)
     done = read(path)
     asked = [
         cell_of(stage, str(parse_slice(text)), style)

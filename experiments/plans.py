@@ -9,6 +9,7 @@ from rmas.errors import InputError
 from rmas.experiment import Experiment, Settings
 from rmas.experiment.planning import prepare_devices
 from rmas.files import atomic_write_json
+from rmas.places import expanded
 
 FLAGS = flags.FLAGS
 _TOO_LARGE = 3
@@ -22,7 +23,7 @@ def show_plan(settings: Settings, workdir: Path, stage: str) -> int:
     """
     topology, file = FLAGS.config["topology"], FLAGS.config["plan_json"]
     lengths = _plan_lengths()
-    path = Path(file).expanduser() if file else None
+    path = expanded(file) if file else None
     if path is not None:
         _check_writable(path)  # before minutes of compiling
     prepare_devices(settings.mesh, topology)

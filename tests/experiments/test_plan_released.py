@@ -64,6 +64,13 @@ def test_unknown_cells_are_one_line(tmp_path, flags, message):
     assert not (tmp_path / "x.jsonl").exists()
 
 
+def test_a_home_folder_of_nobody_is_one_line():
+    done = run("plan_released", *ONE, "--out=~nosuchuser/x.jsonl")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ~nosuchuser/x.jsonl: the home folder of nosuchuser is")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_file_of_something_else_is_refused(tmp_path):
     (tmp_path / "x.jsonl").write_text("{}\n")
     done = run("plan_released", *ONE, f"--out={tmp_path / 'x.jsonl'}")
