@@ -8,7 +8,8 @@
 
 Wrong input (an InputError, or flags and config files that do not parse) ends in one line on
 stderr and exit status 2; `--debug` shows the stack trace before it. Ctrl-C exits with 130, and a
-run that was asked to end (SIGTERM, SIGHUP) and has saved its state with 143.
+run that was asked to end (SIGTERM, SIGHUP) and has saved its state with 143. Commands that only
+compile end by the signal itself (see `plans.prepare`), which a shell shows as the same numbers.
 """
 
 import atexit
@@ -221,8 +222,9 @@ def settings_and_workdir(**changes: object) -> tuple[Settings, Path]:
     """The settings with all overrides, and the work folder (not made yet).
 
     `changes` are top-level fields that a flag of the main's own sets. Dry runs and plans need no
-    work folder, and get one that goes when they end. Raises InputError where `--workdir` is
-    missing, or a dry run is asked of what cannot do one.
+    work folder: a dry run gets one that goes when it ends; a plan, which writes nothing and may
+    end at any time, one that cannot be made. Raises InputError where `--workdir` is missing, or a
+    dry run is asked of what cannot do one.
     """
     for name, value in changes.items():
         FLAGS.config[name] = value
@@ -236,6 +238,8 @@ def settings_and_workdir(**changes: object) -> tuple[Settings, Path]:
         if FLAGS.config[name] != configs.COMMAND[name][0]:
             devices = "; a run uses the devices that it finds" if name == "topology" else ""
             raise InputError(f"--config.{name} belongs to --config.plan{devices}")
+    if not FLAGS.workdir and "plan" in asked:
+        return settings, Path(os.devnull) / "none"
     if not FLAGS.workdir and asked:
         folder = tempfile.TemporaryDirectory()
         atexit.register(folder.cleanup)

@@ -18,13 +18,13 @@ import jax
 from absl import flags
 
 import rmas
-from experiments import app
+from experiments import app, plans
 from experiments import config as configs
 from experiments.benchmarks.program_times import say
 from experiments.plan_cells import key, read, table
 from rmas.errors import InputError
 from rmas.experiment import Experiment, Settings
-from rmas.experiment.planning import STAGES, prepare_devices
+from rmas.experiment.planning import STAGES
 from rmas.files import append_lines, report_full_disk
 from rmas.parallel.slices import compiler_version, describe_devices, parse_slice
 from rmas.places import expanded
@@ -66,7 +66,7 @@ def main(_: list[str]) -> None:
     ]
     if not asked:
         raise InputError("--styles, --slices and --stages must name at least one each")
-    prepare_devices(_MESH.value, _SLICES.value[0])
+    plans.prepare(_MESH.value, _SLICES.value[0])
     for text in _SLICES.value:
         describe_devices(parse_slice(text))  # what cannot be planned is no result of a cell
     with report_full_disk(str(path)):

@@ -1,6 +1,7 @@
-"""The plan of a stage as commands print it."""
+"""The plan of a stage as commands print it, and how commands begin that only compile."""
 
 import os
+import signal
 from pathlib import Path
 
 from absl import flags
@@ -10,10 +11,22 @@ from rmas.experiment import Experiment, Settings
 from rmas.experiment.planning import prepare_devices
 from rmas.files import atomic_write_json
 from rmas.places import expanded
+from rmas.training.stopping import end_on_signals
 
 FLAGS = flags.FLAGS
 _TOO_LARGE = 3
 _NAME = 300  # most characters of a file's name in a message
+
+
+def prepare(mesh: str, topology: str) -> None:
+    """Gives a command that only compiles its devices; signals end it at once from here on.
+
+    There is nothing to save, and Python would call a handler only when the compiler is done.
+
+    Raises `InputError` for a mesh without sizes, where there is no topology.
+    """
+    end_on_signals(signal.SIGINT)
+    prepare_devices(mesh, topology)
 
 
 def show_plan(settings: Settings, workdir: Path, stage: str) -> int:
@@ -22,11 +35,11 @@ def show_plan(settings: Settings, workdir: Path, stage: str) -> int:
     Returns the exit status: 0, or 3 where a device's memory is too small.
     """
     topology, file = FLAGS.config["topology"], FLAGS.config["plan_json"]
+    prepare(settings.mesh, topology)
     lengths = _plan_lengths()
     path = expanded(file) if file else None
     if path is not None:
         _check_writable(path)  # before minutes of compiling
-    prepare_devices(settings.mesh, topology)
     plan = Experiment(settings, workdir).plan(stage, *lengths, topology)
     print(plan, flush=True)
     if path is not None:
