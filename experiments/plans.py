@@ -39,7 +39,7 @@ def show_plan(settings: Settings, workdir: Path, stage: str) -> int:
     lengths = _plan_lengths()
     path = expanded(file) if file else None
     if path is not None:
-        _check_writable(path)  # before minutes of compiling
+        check_writable("config.plan_json", path)  # before minutes of compiling
     plan = Experiment(settings, workdir).plan(stage, *lengths, topology)
     print(plan, flush=True)
     if path is not None:
@@ -47,21 +47,22 @@ def show_plan(settings: Settings, workdir: Path, stage: str) -> int:
     return _TOO_LARGE if plan.fits is False else 0
 
 
-def _check_writable(path: Path) -> None:
-    """Makes the folder of a plan's file, where it can be written to."""
-    name = str(path)[:_NAME]
+def check_writable(flag: str, path: Path) -> None:
+    """Makes the folder of the file that a flag names, where it can be written to.
+
+    Raises `InputError` elsewhere.
+    """
+    name = f"--{flag}={str(path)[:_NAME]}"
     if path.is_dir():
-        raise InputError(f"--config.plan_json={name} is a folder; name a file")
+        raise InputError(f"{name} is a folder; name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise InputError(
-            f"--config.plan_json={name}: a file is where its folder should be"
-        ) from None
+        raise InputError(f"{name}: a file is where its folder should be") from None
     except OSError as error:
-        raise InputError(f"--config.plan_json={name}: {error.strerror}") from None
+        raise InputError(f"{name}: {error.strerror}") from None
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"--config.plan_json={name}: its folder cannot be written to")
+        raise InputError(f"{name}: its folder cannot be written to")
 
 
 def _plan_lengths() -> tuple[int, int]:
