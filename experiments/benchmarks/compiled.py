@@ -95,6 +95,7 @@ def main(_: list[str]) -> None:
     check_words("weights", _WEIGHTS.value, ("bfloat16", "int8"))
     if not all(_NUMBER.fullmatch(text) for text in _ROWS.value or [""]):
         raise InputError(f"--rows={','.join(_ROWS.value)}; wanted numbers, as in 8,32")
+    parse_objective(_OBJECTIVE.value)  # before minutes of compiling
     plans.prepare(_MESH.value, _TOPOLOGY.value)
     found = parse_slice(_TOPOLOGY.value)
     devices = describe_devices(found)

@@ -35,6 +35,7 @@ def test_a_latent_step_beside_its_floor():
         ("--weights=int4", "--weights: 'int4' is unknown; known: bfloat16, int8"),
         ("--rows=8,0", "--rows=8,0; wanted numbers, as in 8,32"),
         ("--rows=", "--rows=; wanted numbers, as in 8,32"),
+        ("--objective=sum", "objective 'sum': 'sum' is unknown or repeated"),
         ("--topology=v5e-8", "write its shape: v5e:2x4"),
     ],
 )
