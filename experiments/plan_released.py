@@ -75,7 +75,7 @@ def main(_: list[str]) -> None:
         devices_of(cell["stage"], cell["mesh"], parse_slice(cell["slice"]))
         settings_of(cell)
     if any(key(cell) not in done for cell in asked):
-        plans.check_writable("out", path)
+        plans.check_writable("--out=", path)
         with path.open("a+", encoding="utf-8") as file:
             for n, cell in enumerate(asked, 1):
                 if key(cell) in done:

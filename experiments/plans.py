@@ -39,7 +39,7 @@ def show_plan(settings: Settings, workdir: Path, stage: str) -> int:
     lengths = _plan_lengths()
     path = expanded(file) if file else None
     if path is not None:
-        check_writable("config.plan_json", path)  # before minutes of compiling
+        check_writable("--config.plan_json=", path)  # before minutes of compiling
     plan = Experiment(settings, workdir).plan(stage, *lengths, topology)
     print(plan, flush=True)
     if path is not None:
@@ -48,11 +48,11 @@ def show_plan(settings: Settings, workdir: Path, stage: str) -> int:
 
 
 def check_writable(flag: str, path: Path) -> None:
-    """Makes the folder of the file that a flag names, where it can be written to.
+    """Makes the folder of the file that a flag (as `--out=`) names, where it can be written to.
 
     Raises `InputError` elsewhere.
     """
-    name = f"--{flag}={str(path)[:_NAME]}"
+    name = f"{flag}{str(path)[:_NAME]}"
     if path.is_dir():
         raise InputError(f"{name} is a folder; name a file")
     try:

@@ -170,3 +170,9 @@ def test_a_batch_that_does_not_divide_is_a_result(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "inner.batch_size is 3; on this mesh it must be a multiple of 4" in done.stdout
     assert json.loads(out.read_text())["plan"]["fits"] is False
+
+
+@pytest.mark.tpu
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(tmp_path / "file" / "x.jsonl", ONE, "x.jsonl: a file is where its folder should be")
