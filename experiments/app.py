@@ -8,7 +8,8 @@
 
 Wrong input (an InputError, or flags and config files that do not parse) ends in one line on
 stderr and exit status 2; `--debug` shows the stack trace before it. Ctrl-C exits with 130, and a
-run that was asked to end (SIGTERM, SIGHUP) and has saved its state with 143.
+run that was asked to end (SIGTERM, SIGHUP) and has saved its state with 143. Commands that only
+compile end by the signal itself (see `plans.prepare`), which a shell shows as the same numbers.
 """
 
 import atexit
@@ -34,10 +35,10 @@ from experiments import quit_at_once
 from rmas import parallel
 from rmas.console import printable
 from rmas.errors import BusyError, InputError, PeersLostError, Stopped
-from rmas.experiment import Experiment, Settings
-from rmas.experiment.planning import prepare_devices
+from rmas.experiment import Settings
 from rmas.experiment.stored import find_settings
-from rmas.files import atomic_write_json, full_disk, is_full_disk
+from rmas.files import full_disk, is_full_disk
+from rmas.places import expanded
 from rmas.training.orbax_errors import should_print
 from rmas.training.stopping import end_on_signals, leave_lost_terminal
 
@@ -50,7 +51,6 @@ _DRY = {
 }
 _OF_PLAN = {"plan_lengths": "(N,N)", "topology": "SLICE", "plan_json": "FILE"}
 _AFTER = 3.0
-_TOO_LARGE = 3
 _LONG = 4000  # most characters of a message: a path may be as long as its writer likes
 _NAME = 300  # most characters of a file's name in a message
 _ENVIRONMENT = (
@@ -222,8 +222,9 @@ def settings_and_workdir(**changes: object) -> tuple[Settings, Path]:
     """The settings with all overrides, and the work folder (not made yet).
 
     `changes` are top-level fields that a flag of the main's own sets. Dry runs and plans need no
-    work folder, and get one that goes when they end. Raises InputError where `--workdir` is
-    missing, or a dry run is asked of what cannot do one.
+    work folder: a dry run gets one that goes when it ends; a plan, which writes nothing and may
+    end at any time, one that cannot be made. Raises InputError where `--workdir` is missing, or a
+    dry run is asked of what cannot do one.
     """
     for name, value in changes.items():
         FLAGS.config[name] = value
@@ -237,6 +238,8 @@ def settings_and_workdir(**changes: object) -> tuple[Settings, Path]:
         if FLAGS.config[name] != configs.COMMAND[name][0]:
             devices = "; a run uses the devices that it finds" if name == "topology" else ""
             raise InputError(f"--config.{name} belongs to --config.plan{devices}")
+    if not FLAGS.workdir and "plan" in asked:
+        return settings, Path(os.devnull) / "none"
     if not FLAGS.workdir and asked:
         folder = tempfile.TemporaryDirectory()
         atexit.register(folder.cleanup)
@@ -245,57 +248,12 @@ def settings_and_workdir(**changes: object) -> tuple[Settings, Path]:
         raise InputError(
             "--workdir is missing; name a folder for this run, as --workdir=runs/first"
         )
-    return settings, Path(FLAGS.workdir).expanduser()
+    return settings, expanded(FLAGS.workdir)
 
 
 def asks_for(name: str) -> bool:
     """Whether `--config.dry_run` or `--config.plan` is given."""
     return bool(FLAGS.config[name])
-
-
-def show_plan(settings: Settings, workdir: Path, stage: str) -> int:
-    """Prints the plan of a stage, writes it as JSON where that is asked for.
-
-    Returns the exit status: 0, or 3 where a device's memory is too small.
-    """
-    topology, file = FLAGS.config["topology"], FLAGS.config["plan_json"]
-    lengths = _plan_lengths()
-    path = Path(file).expanduser() if file else None
-    if path is not None:
-        _check_writable(path)  # before minutes of compiling
-    prepare_devices(settings.mesh, topology)
-    plan = Experiment(settings, workdir).plan(stage, *lengths, topology)
-    print(plan, flush=True)
-    if path is not None:
-        atomic_write_json(path, plan.to_dict())
-    return _TOO_LARGE if plan.fits is False else 0
-
-
-def _check_writable(path: Path) -> None:
-    """Makes the folder of a plan's file, where it can be written to."""
-    name = str(path)[:_NAME]
-    if path.is_dir():
-        raise InputError(f"--config.plan_json={name} is a folder; name a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(
-            f"--config.plan_json={name}: a file is where its folder should be"
-        ) from None
-    except OSError as error:
-        raise InputError(f"--config.plan_json={name}: {error.strerror}") from None
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"--config.plan_json={name}: its folder cannot be written to")
-
-
-def _plan_lengths() -> tuple[int, int]:
-    found = FLAGS.config["plan_lengths"]
-    two = isinstance(found, tuple) and len(found) == 2
-    if not two or not all(isinstance(n, int) and n > 0 for n in found):
-        raise InputError(
-            f"--config.plan_lengths is {found}; give two positive numbers, as (512, 256)"
-        )
-    return found
 
 
 def _parse(
@@ -339,7 +297,7 @@ def _of_workdir(argv: list[str], default: str | None) -> str | None:
     for word, after in zip(argv, [*argv[1:], ""], strict=True):
         if match := re.fullmatch(r"--?workdir(?:=(.*))?", word, re.DOTALL):
             named = after if match[1] is None else match[1]
-    path = find_settings(Path(named).expanduser()) if named else None
+    path = find_settings(expanded(named)) if named else None
     return str(path) if path is not None else None
 
 

@@ -22,6 +22,7 @@ from experiments import app
 from rmas.console import Progress, printable
 from rmas.errors import InputError
 from rmas.files import open_file, read_bytes
+from rmas.places import expanded
 from rmas.tools.index import Passage, build
 
 _SOURCE = flags.DEFINE_string("source", None, "JSONL file, or folder of a prepared TFDS dataset.")
@@ -42,7 +43,7 @@ def main(_: list[str]) -> None:
     for flag, right in ((_SOURCE, "a JSONL file or a TFDS folder"), (_OUT, "the file to write")):
         if not flag.value:
             raise InputError(f"--{flag.name} is missing; name {right}")
-    source, out = Path(_SOURCE.value).expanduser(), Path(_OUT.value).expanduser()
+    source, out = expanded(_SOURCE.value), expanded(_OUT.value)
     if out.is_dir():
         raise InputError(f"--index={out} is a folder; name the file to write")
     if source.is_dir():

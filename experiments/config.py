@@ -26,7 +26,7 @@ from rmas.experiment import Settings
 from rmas.experiment.stored import SETTINGS, read_settings
 from rmas.files import read_bytes
 from rmas.options import Described, as_dict, described, did_you_mean, summary_of
-from rmas.places import has_file
+from rmas.places import expanded, has_file
 
 ROOT = Path(__file__).parents[1]
 COMMAND = {
@@ -63,7 +63,7 @@ def load(spec: str) -> ConfigDict:
     where it names a field that the settings lack.
     """
     file, colon, argument = spec.partition(":")
-    path = Path(file).expanduser()
+    path = expanded(file)
     if os.path.isdir(path) or not has_file(path):
         problem = "is a folder" if os.path.isdir(path) else "no such file"
         raise InputError(f"--config={spec}: {problem} (in {Path.cwd()}){_configs_here(path)}")

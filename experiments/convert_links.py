@@ -10,12 +10,11 @@ The first reads a system in the released layout and writes `links.safetensors` a
 that are there stay, and none is overwritten.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from experiments import app
 from rmas.errors import InputError
+from rmas.places import expanded
 from rmas.system.convert import from_released, to_released
 from rmas.system.released import find_style
 from rmas.system.styles import STYLES
@@ -32,20 +31,18 @@ _OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
 
 def main(_: list[str]) -> None:
     """Converts links in the one direction or the other."""
-    style, out = find_style(_STYLE.value), Path(_OUT.value).expanduser()
+    style, out = find_style(_STYLE.value), expanded(_OUT.value)
     if (_ROOT.value is None) == (_LINKS.value is None):
         raise InputError("give --root (a released system) or --links (this project's), one of them")
     if _LINKS.value is not None:
-        to_released(style, Path(_LINKS.value).expanduser(), _TASK_FAMILY.value, out)
+        to_released(style, expanded(_LINKS.value), _TASK_FAMILY.value, out)
     elif _PROMPTS.value is None:
         raise InputError(
             "--prompts is missing: which prompt set were these links trained with? The release's "
             "is made by python -m experiments.import_prompts --release=CLONE --out=FILE"
         )
     else:
-        from_released(
-            style, Path(_ROOT.value).expanduser(), _TASK_FAMILY.value, _PROMPTS.value, out
-        )
+        from_released(style, expanded(_ROOT.value), _TASK_FAMILY.value, _PROMPTS.value, out)
     print(f"links: {out}")
 
 

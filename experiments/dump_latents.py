@@ -21,6 +21,7 @@ from experiments import app
 from rmas import parallel
 from rmas.errors import InputError
 from rmas.files import read_json, replacing_folder
+from rmas.places import expanded
 from rmas.system.answers import Limits, Question
 from rmas.system.encode import Encoded, Slot
 from rmas.system.outline import LoadedSystem, load_system
@@ -48,8 +49,8 @@ _OUT = flags.DEFINE_string("out", None, "Folder for STYLE.npz and STYLE.json.", 
 
 def main(_: list[str]) -> None:
     """Runs the questions and writes thoughts, messages, prompts and answers."""
-    questions = read_questions(Path(_QUESTIONS.value).expanduser())
-    out = Path(_OUT.value).expanduser()
+    questions = read_questions(expanded(_QUESTIONS.value))
+    out = expanded(_OUT.value)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:

@@ -18,7 +18,7 @@ they do not fit.
 
 from absl import flags
 
-from experiments import app
+from experiments import app, plans
 from rmas.evaluation.tables import table
 from rmas.experiment import Experiment
 
@@ -31,7 +31,7 @@ def main(_: list[str]) -> int | None:
     """Evaluates, or describes what would be done."""
     settings, workdir = app.settings_and_workdir()
     if app.asks_for("plan"):
-        return app.show_plan(settings, workdir, "evaluate")
+        return plans.show_plan(settings, workdir, "evaluate")
     app.start()
     run = Experiment(settings, workdir)
     if app.asks_for("dry_run"):

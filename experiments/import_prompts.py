@@ -41,6 +41,7 @@ from experiments.release_prompts import ReleaseError, call_builders
 from rmas.console import printable
 from rmas.errors import InputError
 from rmas.files import atomic_write_json
+from rmas.places import expanded
 from rmas.system.prompts import from_json
 from rmas.system.styles import SEQUENTIAL, TOPOLOGIES
 
@@ -296,8 +297,8 @@ def main(_: list[str]) -> None:
         if not flag.value:
             raise InputError(f"--{flag.name} is missing; name {right}")
     clone, out = (
-        Path(os.path.realpath(Path(_RELEASE.value).expanduser())),
-        Path(_OUT.value).expanduser(),
+        Path(os.path.realpath(expanded(_RELEASE.value))),
+        expanded(_OUT.value),
     )
     raw = release_prompt_set(clone, _PYTHON.value, _TIMEOUT.value)
     try:

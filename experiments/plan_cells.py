@@ -1,16 +1,18 @@
 """The cells of the table of released systems on slices: their file, and the table."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rmas.console import aligned
 from rmas.errors import InputError
-from rmas.files import open_file, parse_json
+from rmas.files import append_lines, open_file, parse_json
 from rmas.places import has_file
 
 _GIB = 1 << 30
+_START = b'{"cell"'
 _COLUMNS = {
     "inner": ("inner step",),
     "outer": ("outer step",),
@@ -18,18 +20,18 @@ _COLUMNS = {
 }
 
 
-def read(path: Path) -> dict[str, dict[str, Any]]:
-    """The cells of the file; half a line at its end, as after a kill, is taken off."""
+def read(path: Path) -> tuple[dict[str, dict[str, Any]], bytes]:
+    """The cells of the file, and half a line at its end, as after a kill; see `append`.
+
+    Raises:
+      InputError: a line is not a cell, or the end is not the start of one.
+    """
     if not has_file(path):
-        return {}
+        return {}, b""
     with open_file(path) as file:
-        text = file.read()
-    whole = text[: text.rfind(b"\n") + 1]
-    if whole != text:
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
+        *whole, half = file.read().split(b"\n")
     found = {}
-    for number, line in enumerate(whole.splitlines(), 1):
+    for number, line in enumerate(whole, 1):
         try:
             value = parse_json(line)
             found[key(value["cell"])] = {name: value[name] for name in ("plan", "seconds")}
@@ -38,7 +40,23 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
                 f"{path}:{number} is not a cell of this command; delete the line, or "
                 "name another --out"
             ) from None
-    return found
+    if half and not half.startswith(_START) and not (found and _START.startswith(half)):
+        raise InputError(
+            f"{path} ends in what is not half a cell of this command; delete that, or "
+            "name another --out"
+        )
+    return found, half
+
+
+def append(file: TextIO, cell: dict[str, Any], result: dict[str, Any], half: bytes = b"") -> None:
+    """Adds a cell to the file, in the place of `half` a line where the file still ends in it.
+
+    The file must be open for reading, too. Raises InputError where the disk is full.
+    """
+    start = os.fstat(file.fileno()).st_size - len(half)
+    if half and start >= 0 and os.pread(file.fileno(), len(half), start) == half:
+        os.ftruncate(file.fileno(), start)
+    append_lines(file, [json.dumps({"cell": cell, **result})])
 
 
 def key(cell: dict[str, Any]) -> str:

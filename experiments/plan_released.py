@@ -10,25 +10,26 @@ on after a stop, and prints the table of the cells that it names. Cells of other
 jax or libtpu are planned again; after a change of the code, name another file.
 """
 
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 from absl import flags
 
 import rmas
-from experiments import app
+from experiments import app, plans
 from experiments import config as configs
 from experiments.benchmarks.program_times import say
-from experiments.plan_cells import key, read, table
+from experiments.plan_cells import append, key, read, table
+from rmas import parallel
 from rmas.errors import InputError
 from rmas.experiment import Experiment, Settings
-from rmas.experiment.planning import STAGES, prepare_devices
-from rmas.files import append_lines, report_full_disk
-from rmas.parallel.slices import compiler_version, describe_devices, parse_slice
+from rmas.experiment.plan_stage import BatchError
+from rmas.experiment.planning import STAGES, devices_of
+from rmas.parallel.slices import compiler_version, parse_slice
+from rmas.places import expanded
 from rmas.system.styles import STYLES
+from rmas.training.objectives import parse_objective
 
 _STYLES = flags.DEFINE_list("styles", sorted(STYLES), "Released systems.")
 _SLICES = flags.DEFINE_list(
@@ -56,8 +57,10 @@ def main(_: list[str]) -> None:
     for stage in _STAGES.value:
         if stage not in STAGES:
             raise InputError(f"--stages names {stage!r}; known: {', '.join(STAGES)}")
-    path = Path(_OUT.value).expanduser()
-    done = read(path)
+    parallel.parse_mesh(_MESH.value)
+    parse_objective(_OBJECTIVE.value)
+    path = expanded(_OUT.value)
+    done, half = read(path)
     asked = [
         cell_of(stage, str(parse_slice(text)), style)
         for stage in _STAGES.value
@@ -66,18 +69,20 @@ def main(_: list[str]) -> None:
     ]
     if not asked:
         raise InputError("--styles, --slices and --stages must name at least one each")
-    prepare_devices(_MESH.value, _SLICES.value[0])
-    for text in _SLICES.value:
-        describe_devices(parse_slice(text))  # what cannot be planned is no result of a cell
-    with report_full_disk(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        for n, cell in enumerate(asked, 1):
-            if key(cell) in done:
-                continue
-            say(f"{n} of {len(asked)}: {cell['stage']}, {cell['slice']}, {cell['style']}")
-            done[key(cell)] = plan(cell)
-            append_lines(file, [json.dumps({"cell": cell, **done[key(cell)]})])
+    # What cannot be planned is no result of a cell.
+    plans.prepare(_MESH.value, _SLICES.value[0])
+    for cell in asked:
+        devices_of(cell["stage"], cell["mesh"], parse_slice(cell["slice"]))
+        settings_of(cell)
+    if any(key(cell) not in done for cell in asked):
+        plans.check_writable("--out=", path)
+        with path.open("a+", encoding="utf-8") as file:
+            for n, cell in enumerate(asked, 1):
+                if key(cell) in done:
+                    continue
+                say(f"{n} of {len(asked)}: {cell['stage']}, {cell['slice']}, {cell['style']}")
+                done[key(cell)] = plan(cell)
+                append(file, cell, done[key(cell)], half)
     print(table([(cell, done[key(cell)]) for cell in asked], _MARKDOWN.value))
 
 
@@ -102,7 +107,7 @@ def plan(cell: dict[str, Any]) -> dict[str, Any]:
     lengths = (cell["prompt_tokens"], cell["text_tokens"])
     try:
         found = run.plan(stage, *lengths, topology=cell["slice"], compiled=1).to_dict()
-    except InputError as error:  # as a batch that divides over none of the meshes
+    except BatchError as error:
         found = {"problem": str(error), "fits": False}
     return {"plan": found, "seconds": round(time.monotonic() - began, 1)}
 

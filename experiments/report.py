@@ -9,7 +9,6 @@ number comes from these files, whose hashes are in the report; nothing is run.
 """
 
 import os
-from pathlib import Path
 
 from absl import flags
 
@@ -17,6 +16,7 @@ from experiments import app
 from rmas.errors import InputError
 from rmas.evaluation.reporting import make_report
 from rmas.evaluation.tables import text_report
+from rmas.places import expanded
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the report (default: WORKDIR/report).")
 _K = flags.DEFINE_integer("k", None, "The k of pass@k (default: as many rollouts as there are).", 1)
@@ -25,12 +25,12 @@ _MOST = 1000
 
 def main(argv: list[str]) -> None:
     """Writes a report of one or more workdirs."""
-    workdirs = [Path(word).expanduser() for word in argv[1:]]
+    workdirs = [expanded(word) for word in argv[1:]]
     if not workdirs:
         raise InputError("name a workdir, as in python -m experiments.report runs/quickstart")
     if len({os.path.realpath(path) for path in workdirs}) > 1 and not _OUT.value:
         raise InputError("several workdirs need --out=FOLDER, a folder for their report")
-    out = Path(_OUT.value).expanduser() if _OUT.value else None
+    out = expanded(_OUT.value) if _OUT.value else None
     report = make_report(workdirs, out, _K.value)
     print(text_report(report.rows))
     print("\n".join([*(f"written: {path}" for path in report.paths), *report.remarks]))

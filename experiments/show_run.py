@@ -6,14 +6,13 @@ Without --id it shows the first question. All methods and rounds of the file are
 that --method and --rounds name.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from experiments import app
 from rmas.errors import InputError
 from rmas.evaluation.layout import FOLDER, RECORDS
 from rmas.evaluation.show import choose, read_question, read_records, render, render_question
+from rmas.places import expanded
 
 _ID = flags.DEFINE_string("id", "", "Question to show (default: the first of the file).")
 _METHOD = flags.DEFINE_string("method", "", "Only this method, as latent or single:planner.")
@@ -24,7 +23,7 @@ def main(argv: list[str]) -> None:
     """Prints recorded questions turn by turn."""
     if len(argv) < 2:
         raise InputError("name a workdir or its records, as runs/quickstart")
-    path = Path(argv[1]).expanduser()
+    path = expanded(argv[1])
     if path.is_dir():
         path = path / FOLDER / RECORDS
     chosen = choose(read_records(path), _ID.value, _METHOD.value, _ROUNDS.value)

@@ -11,7 +11,7 @@ with `--config.topology=v5e:2x4` by the compiler for TPUs; it exits with 3 where
 
 from absl import flags
 
-from experiments import app
+from experiments import app, plans
 from rmas.experiment import Experiment
 
 _AGENTS = flags.DEFINE_list("agents", [], "Agents to train, with commas; all if not given.")
@@ -21,7 +21,7 @@ def main(_: list[str]) -> int | None:
     """Trains inner links, or prints the plan."""
     settings, workdir = app.settings_and_workdir()
     if app.asks_for("plan"):
-        return app.show_plan(settings, workdir, "inner")
+        return plans.show_plan(settings, workdir, "inner")
     app.start()
     run = Experiment(settings, workdir)
     run.train_inner(_AGENTS.value)

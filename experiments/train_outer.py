@@ -9,7 +9,7 @@ and Ctrl-C save one first. `--config.plan` prints what a step needs of each devi
 with `--config.topology=v5e:2x4` by the compiler for TPUs; it exits with 3 where it does not fit.
 """
 
-from experiments import app
+from experiments import app, plans
 from rmas.experiment import Experiment
 
 
@@ -17,7 +17,7 @@ def main(_: list[str]) -> int | None:
     """Trains all links, or prints the plan."""
     settings, workdir = app.settings_and_workdir()
     if app.asks_for("plan"):
-        return app.show_plan(settings, workdir, "outer")
+        return plans.show_plan(settings, workdir, "outer")
     app.start()
     run = Experiment(settings, workdir)
     run.train_outer()

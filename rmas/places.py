@@ -1,9 +1,25 @@
-"""What is in the place where a file should be."""
+"""What is in the place where a file should be, and where that is."""
 
 import os
 import stat
+from pathlib import Path
 
 from rmas.errors import InputError
+
+
+def expanded(path: str | os.PathLike) -> Path:
+    """The path with the home folder in the place of a `~` or `~user` that it starts with.
+
+    Raises:
+      InputError: there is no such user, or nobody knows this user's home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError):  # the latter for a name that no user can have
+        user = Path(path).parts[0].removeprefix("~") or "this user"
+        raise InputError(
+            f"{path}: the home folder of {user} is not known; write the path in full"
+        ) from None
 
 
 def has_entry(path: str | os.PathLike) -> bool:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +12,10 @@ from rmas.checksums import read_checked, with_checksum, without_checksum, write_
 from rmas.errors import InputError
 from rmas.experiment import Experiment, embedded
 from rmas.files import MAX_DEPTH, parse_json, read_json
-from rmas.places import has_entry, has_file
+from rmas.places import expanded, has_entry, has_file
 from support.damage import replacements
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,40 @@ def test_a_name_that_no_file_system_has():
     for look in (has_file, has_entry, lambda path: Experiment(embedded(), path)):
         with pytest.raises(InputError, match=r"aaa cannot be used: File name too long"):
             look(name)
+
+
+def test_home_folders(monkeypatch):
+    monkeypatch.setenv("HOME", "/of/mine")
+    assert expanded("~/x") == Path("/of/mine/x") and expanded("~") == Path("/of/mine")
+    for same in ("a/~", "/~x", "", "."):
+        assert expanded(same) == expanded(Path(same)) == Path(same)
+
+
+@pytest.mark.parametrize("user", ["no such user", "x\0y", "\ud800"])
+def test_home_folders_of_nobody(user):
+    told = f"~{user}/x: the home folder of {user} is not known; write the path in full"
+    for look in (expanded, lambda path: Experiment(embedded(), path)):
+        with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+            look(f"~{user}/x")
+
+
+def test_a_user_without_a_home_folder(monkeypatch):
+    def no_entry(_):
+        raise KeyError
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
+    with pytest.raises(InputError, match=r"^~/x: the home folder of this user is not known; write"):
+        expanded("~/x")
+
+
+def test_home_folders_have_one_door():
+    """What expands them by itself ends in a stack trace where there is no such user."""
+    code = [
+        path for top in ("rmas", "experiments", "launch") for path in (ROOT / top).rglob("*.py")
+    ]
+    found = [path.name for path in code if "expanduser" in path.read_text()]
+    assert found == ["places.py"]
 
 
 @pytest.mark.parametrize("depth", [500, 100_000])

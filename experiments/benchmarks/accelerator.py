@@ -42,8 +42,9 @@ from experiments.benchmarks.program_times import (
     say,
     timed,
 )
+from experiments.benchmarks.words import check_words
 from rmas import parallel
-from rmas.console import aligned, printable
+from rmas.console import aligned
 from rmas.errors import InputError
 from rmas.models import ModelSpec
 from rmas.parallel import meters, put_whole, replicated, state_shardings
@@ -108,11 +109,8 @@ _SIZES = {
 def main(_: list[str]) -> None:
     """Measures the programs of a model on the devices here."""
     parallel.start()
-    for flag, known in ((_PARTS, PARTS), (_WEIGHTS, ("full", "int8"))):
-        if wrong := [name for name in flag.value if name not in known]:
-            raise InputError(
-                f"--{flag.name}: {printable(wrong[0])!r} is unknown; known: {', '.join(known)}"
-            )
+    check_words("parts", _PARTS.value, PARTS)
+    check_words("weights", _WEIGHTS.value, ("full", "int8"))
     sizes = _sizes()
     objective = parse_objective(_OBJECTIVE.value)
     model = random_system.model_spec(_MODEL.value, _SIZE.value, _LAYERS.value)

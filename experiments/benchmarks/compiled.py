@@ -26,13 +26,13 @@ from typing import Any
 import jax.numpy as jnp
 from absl import flags
 
-from experiments import app
+from experiments import app, plans
 from experiments.benchmarks import random_system
 from experiments.benchmarks.program_times import say
+from experiments.benchmarks.words import check_words
 from rmas import parallel
 from rmas.console import aligned
 from rmas.errors import InputError
-from rmas.experiment.planning import prepare_devices
 from rmas.parallel.chips import Chip
 from rmas.parallel.slices import describe_devices, parse_slice
 from rmas.plans import estimates, hlo, programs
@@ -91,13 +91,12 @@ class Figure:
 
 def main(_: list[str]) -> None:
     """Compiles the programs of a model, and prints what they need."""
-    for flag, known in ((_PARTS, PARTS), (_WEIGHTS, ("bfloat16", "int8"))):
-        for name in flag.value or [""]:
-            if name not in known:
-                raise InputError(f"--{flag.name}: {name!r} is unknown; known: {', '.join(known)}")
+    check_words("parts", _PARTS.value, PARTS)
+    check_words("weights", _WEIGHTS.value, ("bfloat16", "int8"))
     if not all(_NUMBER.fullmatch(text) for text in _ROWS.value or [""]):
         raise InputError(f"--rows={','.join(_ROWS.value)}; wanted numbers, as in 8,32")
-    prepare_devices(_MESH.value, _TOPOLOGY.value)
+    parse_objective(_OBJECTIVE.value)  # before minutes of compiling
+    plans.prepare(_MESH.value, _TOPOLOGY.value)
     found = parse_slice(_TOPOLOGY.value)
     devices = describe_devices(found)
     mesh = parallel.make_mesh(parallel.parse_mesh(_MESH.value), devices)

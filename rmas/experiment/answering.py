@@ -21,7 +21,7 @@ from rmas.experiment.links import warn_of_rounds
 from rmas.experiment.settings import Settings
 from rmas.experiment.stored import SETTINGS, find_settings, read_settings
 from rmas.links import Form, parse_form
-from rmas.places import has_file
+from rmas.places import expanded, has_file
 from rmas.shapes import Params
 from rmas.system import prompts as prompt_sets
 from rmas.system.answers import Answer, Limits, Question
@@ -235,7 +235,7 @@ def load(
         return _ready(Settings.from_dict({**top, "system": system}), Path(name), links)
     if root is not None:
         raise InputError(f"root belongs to a released system ({', '.join(STYLES)}), not to {name}")
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if path := find_settings(folder):
         return _ready(_stored(path, {**top, "system": system}), folder, links)
     if not os.path.isdir(folder):

@@ -8,6 +8,7 @@ from typing import Any
 
 from rmas.errors import InputError
 from rmas.experiment.settings import Settings
+from rmas.places import expanded
 from rmas.system.topology import Topology
 from rmas.tasks.benchmarks import BENCHMARKS
 from rmas.tasks.generated import PUZZLES
@@ -26,7 +27,7 @@ class Data:
     def __init__(self, settings: Settings, workdir: Path) -> None:
         self._settings = settings
         own = settings.data.folder
-        self._folder = Path(own).expanduser() if own else workdir / "data"
+        self._folder = expanded(own) if own else workdir / "data"
 
     @functools.cached_property
     def training(self) -> dict[str, RowSource]:
@@ -108,7 +109,7 @@ class Data:
         if name in PUZZLES:
             sizes = {"train": d.train, "validation": d.validation, "test": d.test}
             given |= sizes | {"seed": self._settings.seed}
-        path = str(Path(name).expanduser()) if name.startswith("~") else name
+        path = str(expanded(name)) if name.startswith("~") else name
         return load_rows_source(path, data_dir=self._folder, **given)
 
 

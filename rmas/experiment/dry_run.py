@@ -19,7 +19,7 @@ from rmas.experiment.evaluating import grader_pool
 from rmas.experiment.methods import grader_of, variants
 from rmas.experiment.settings import Settings
 from rmas.experiment.toolboxes import toolboxes
-from rmas.places import has_entry
+from rmas.places import expanded, has_entry
 from rmas.system.batch import bucket
 from rmas.system.outline import Outline
 from rmas.system.prompts import Field, Interface
@@ -109,7 +109,7 @@ def missing_links(own: Path, named: str | Path | None) -> str:
     """What to do about links that are not there: those `named`, else the workdir's own."""
     if named is None:
         return "" if has_entry(own) else "train them with this workdir, or name their folder"
-    return "" if has_entry(Path(named).expanduser()) else f"{named} does not exist"
+    return "" if has_entry(expanded(named)) else f"{named} does not exist"
 
 
 def _check(s: Settings, outline: Outline, missing_links: str) -> None:

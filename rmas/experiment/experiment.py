@@ -40,7 +40,7 @@ from rmas.experiment.settings import Settings
 from rmas.experiment.stored import SETTINGS
 from rmas.experiment.toolboxes import toolboxes
 from rmas.parallel import is_first
-from rmas.places import has_entry, has_file
+from rmas.places import expanded, has_entry, has_file
 from rmas.plans.plan import Plan
 from rmas.shapes import Params
 from rmas.system.load import System
@@ -76,7 +76,7 @@ class Experiment:
     def __init__(self, settings: Settings, workdir: str | Path) -> None:
         self._given = settings
         self.settings, self.derived = derive.names(settings)
-        self.workdir = Path(workdir).expanduser()
+        self.workdir = expanded(workdir)
         has_entry(self.workdir)
         self.data = Data(self.settings, self.workdir)
 
@@ -294,7 +294,7 @@ class Experiment:
     def report(self, out: str | Path | None = None) -> Report:
         """Writes tables, JSON and plots of the evaluation (default: `report` in the workdir)."""
         _alone("report")
-        return make_report([self.workdir], None if out is None else Path(out).expanduser())
+        return make_report([self.workdir], None if out is None else expanded(out))
 
     def make_rows(self) -> tuple[int, int, Path]:
         """Makes training rows from questions by text exchange: `rows/rows.jsonl`.
@@ -332,7 +332,7 @@ class Experiment:
         released = self.outline.released_links
         if released is not None and folder is None and not has_entry(own):
             return released
-        folder = Path(folder).expanduser() if folder is not None else own
+        folder = expanded(folder) if folder is not None else own
         if not has_entry(folder):
             raise InputError(
                 f"{folder} is missing; train the system with this workdir first "

@@ -32,6 +32,10 @@ RESIDENT = "weights and links alone"
 """The name of what is too large before any program."""
 
 
+class BatchError(InputError):
+    """A batch of training that divides over none of the meshes."""
+
+
 @dataclasses.dataclass(frozen=True)
 class StagePlan:
     """What the compiler says of a stage's programs; `problem` where one is too large."""
@@ -105,10 +109,10 @@ class Stage:
         return self.stage == "evaluate" or not self.rows % parallel.batch_multiple(self.mesh)
 
     def check_batch(self) -> None:
-        """Raises `InputError` for a batch that training would refuse."""
+        """Raises `BatchError` for a batch that training would refuse."""
         if not self.divides:
             multiple = parallel.batch_multiple(self.mesh) * self.schedule.accumulate
-            raise InputError(
+            raise BatchError(
                 f"{self.stage}.batch_size is {self.schedule.batch_size}; on this mesh it must be "
                 f"a multiple of {multiple}"
             )

@@ -21,7 +21,7 @@ from rmas.experiment.plan_stage import RESIDENT, Stage, StagePlan, too_large
 from rmas.experiment.plan_training import step_floor, training
 from rmas.experiment.settings import Settings
 from rmas.parallel import MeshSpec
-from rmas.parallel.slices import describe_devices, parse_slice
+from rmas.parallel.slices import SliceSpec, describe_devices, parse_slice
 from rmas.plans.plan import MeshChoice, Plan
 from rmas.plans.programs import TooLargeError
 from rmas.system.outline import Outline
@@ -76,23 +76,15 @@ def make_plan(
         return _finished(on, _parts(on), f"{mesh.size} CPU devices", remark=_UPPER_BOUND)
 
     found = parse_slice(topology)
-    devices = describe_devices(found)
-    own = [d for d in devices if d.process_index == devices[0].process_index]
-    hosts = len(devices) // len(own)
-    asked, label = parallel.parse_mesh(settings.mesh), str(found)
-    if stage == "evaluate" and hosts > 1:
-        # Each process answers its share of the questions on its own devices. The compiler refuses
-        # collectives of some of a slice's devices, so these are a slice of their own.
-        asked, devices = asked.share(hosts), describe_devices(found.host)
-        label += f" (each of {hosts} hosts by itself)"
+    group = devices_of(stage, settings.mesh, found)
     available = found.chip.usable_bytes
     choices = planned(
-        asked,
+        group.asked,
         outline.owners,
         dtype=numbers,
         quantize=settings.quantize == "int8",
-        n_devices=len(devices),
-        per_host=len(own),
+        n_devices=len(group.devices),
+        per_host=group.per_host,
         memory=available,
         rows=derive.rows(settings, stage).on("tpu"),
     )
@@ -103,15 +95,51 @@ def make_plan(
             stage,
             lengths,
             numbers,
-            parallel.make_mesh(choice, devices),
+            parallel.make_mesh(choice, group.devices),
             found.chip,
             available,
         )
         for choice in choices
     ]
+    if not group.asked.auto:
+        return _finished(stages[0], _parts(stages[0]), group.label, remark=_LEFT_OUT)
+    return _best(stages, group.label, compiled)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Devices of a slice that run a stage together.
+
+    Attributes:
+      asked: the mesh that is asked for on them.
+      per_host: how many devices each host of the slice has.
+      label: what they are, in words.
+    """
+
+    asked: MeshSpec
+    devices: Sequence[jax.Device]
+    per_host: int
+    label: str
+
+
+def devices_of(stage: str, mesh: str, found: SliceSpec) -> Group:
+    """The devices of a slice for a stage, without compiling anything.
+
+    Raises:
+      InputError: there is no compiler for the slice here, or the mesh does not suit its devices.
+    """
+    devices = describe_devices(found)
+    per_host = sum(d.process_index == devices[0].process_index for d in devices)
+    hosts = len(devices) // per_host
+    asked, label = parallel.parse_mesh(mesh), str(found)
+    if stage == "evaluate" and hosts > 1:
+        # Each process answers its share of the questions on its own devices. The compiler refuses
+        # collectives of some of a slice's devices, so these are a slice of their own.
+        asked, devices = asked.share(hosts), describe_devices(found.host)
+        label += f" (each of {hosts} hosts by itself)"
     if not asked.auto:
-        return _finished(stages[0], _parts(stages[0]), label, remark=_LEFT_OUT)
-    return _best(stages, label, compiled)
+        parallel.make_mesh(asked, devices)
+    return Group(asked, devices, per_host, label)
 
 
 def prepare_devices(mesh: str, topology: str = "") -> None:

@@ -8,13 +8,13 @@ import dataclasses
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from rmas.errors import InputError
 from rmas.files import open_file
 from rmas.links import Form, Init, parse_form
 from rmas.options import OptionError, Options, as_dict, option
+from rmas.places import expanded
 from rmas.system.released import DATE
 from rmas.system.styles import STYLES, TOPOLOGIES, Style
 from rmas.system.topology import Topology, parse_edge
@@ -286,7 +286,7 @@ class ToolSettings(Options):
         index = ""
         if self.index and "search" in self.names:
             try:
-                with open_file(Path(self.index).expanduser()) as file:
+                with open_file(expanded(self.index)) as file:
                     index = hashlib.file_digest(file, "sha256").hexdigest()
             except OSError as error:
                 raise InputError(f"tools.index {self.index}: {error.strerror}") from None

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from rmas.checksums import without_checksum
@@ -18,6 +17,7 @@ from rmas.experiment.sections import (
 )
 from rmas.options import OptionError, Options, as_dict, build, option
 from rmas.parallel import parse_mesh
+from rmas.places import expanded
 from rmas.system.answers import Limits
 from rmas.system.prompts import packaged
 from rmas.system.sampling import Sampling
@@ -94,7 +94,7 @@ class Settings(Options):
         """The same with absolute paths, for use from another folder; names stay as they are."""
 
         def anchor(name: str) -> str:
-            path = Path(name).expanduser()
+            path = expanded(name)
             return str(path.absolute()) if name and path.exists() else name
 
         s, replace = self, dataclasses.replace

@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-from pathlib import Path
 
 from rmas.errors import InputError
 from rmas.experiment.sections import ToolSettings
+from rmas.places import expanded
 from rmas.system.topology import Topology
 from rmas.tools import Limits as ProgramLimits
 from rmas.tools import PythonTool, Sandbox, SearchTool, Tool, Toolbox, open_search
@@ -34,7 +34,7 @@ def toolboxes(settings: ToolSettings, topology: Topology) -> dict[str, Toolbox]:
                 "experiments.build_search_index); name one, set tools.tavily, or leave search "
                 "out of tools.names"
             )
-        index = str(Path(settings.index).expanduser()) if settings.index else None
+        index = str(expanded(settings.index)) if settings.index else None
         engine = open_search(index, settings.tavily)
         made.append(SearchTool(engine, seconds=settings.seconds))
     return dict.fromkeys(callers, Toolbox(made, settings.calls, settings.characters))

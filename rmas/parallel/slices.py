@@ -11,6 +11,8 @@ import importlib.util
 import math
 import os
 import re
+import signal
+import threading
 from collections.abc import Iterator
 
 import jax
@@ -163,7 +165,7 @@ def describe_devices(spec: SliceSpec) -> tuple[jax.Device, ...]:
         options["chips_per_host_bounds"] = (1, 1, 1)
     elif spec.shape == (2, 4):
         options["chips_per_host_bounds"] = (2, 4, 1)
-    with _environment():
+    with _environment(), _own_signals():
         try:
             found = topologies.get_topology_desc(platform="tpu", topology_name=str(spec), **options)
         except jax.errors.JaxRuntimeError as error:
@@ -198,6 +200,23 @@ def _environment() -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Lets signals do what they did: libtpu, when it starts, takes over those without a handler.
+
+    It prints a stack trace for SIGTERM, and ignores SIGHUP. Python allows handlers in the main
+    thread only.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:  # one that Python did not install cannot be put back
+                    signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from rmas.errors import InputError, PeersLostError
+from rmas.places import expanded
 
 _log = logging.getLogger(__name__)
 
@@ -129,4 +130,4 @@ def _default_cache_dir() -> Path:
     if named := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return Path(named)
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "rmas" / "xla"
+    return expanded(home) / "rmas" / "xla"

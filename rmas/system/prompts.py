@@ -17,6 +17,7 @@ from typing import Any
 
 from rmas.errors import InputError
 from rmas.files import parse_json, read_bytes
+from rmas.places import expanded
 from rmas.system.topology import Topology
 
 FIELDS = ("question", "interface")
@@ -215,7 +216,7 @@ def load(source: str) -> PromptSet:
     if source in packaged:
         return from_json(packaged[source].read_text(), f"prompt set {source!r}")
     try:
-        text = read_bytes(Path(source).expanduser()).decode("utf-8-sig")
+        text = read_bytes(expanded(source)).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(
             f"cannot read prompt set {source!r}: {e}; give a packaged name "

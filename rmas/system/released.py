@@ -11,6 +11,7 @@ from pathlib import Path
 from rmas.errors import InputError
 from rmas.links import Form
 from rmas.models import ModelSpec
+from rmas.places import expanded
 from rmas.shapes import Params
 from rmas.system.styles import STYLES, Style
 from rmas.weights import hub
@@ -43,7 +44,7 @@ def locate(style: Style, root: str | Path | None) -> tuple[dict[str, hub.Located
             return agents, hub.resolve(style.outer_hub_id, patterns=hub.LINK_FILES)
         except InputError as e:
             raise InputError(f"{e}; or give a root that holds the folders {needed}") from e
-    root = Path(root).expanduser()
+    root = expanded(root)
     if not os.path.isdir(root):
         raise InputError(f"{root} is not a folder; {style.name} needs one that holds {needed}")
     missing = [name for name in (*style.agents, "outer") if not (root / name).is_dir()]

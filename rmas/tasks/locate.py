@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rmas.errors import InputError
+from rmas.places import expanded
 from rmas.tasks.benchmarks import Source
 from rmas.tasks.tables import SUFFIXES, bare
 
@@ -39,7 +40,7 @@ def locate(name: str, source: Source, at: str | os.PathLike | None = None) -> Fi
     if at is None:
         root, commit = _download(name, source)
         return Files(_in_folder(root, name, source), f"{source.repo}@{commit}")
-    root = Path(at).expanduser()
+    root = expanded(at)
     if os.path.isfile(root):
         split = _split_of(root, name, source)
         _check_parts([root])

@@ -19,7 +19,6 @@ import os
 import shutil
 import zlib
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,6 +29,7 @@ from rmas import checksums
 from rmas.errors import InputError
 from rmas.files import report_full_disk
 from rmas.parallel import all_reduce_max, barrier, is_first
+from rmas.places import expanded
 from rmas.training import orbax_errors
 from rmas.training.checkpoint_files import SCORE, StepFiles, one_line
 
@@ -48,7 +48,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 2) -> None:
-        self.folder = Path(folder).expanduser().absolute()
+        self.folder = expanded(folder).absolute()
         self._files, self._saved = StepFiles(self.folder), set[int]()
         policies = ocp.checkpoint_managers
         best = policies.BestN(

@@ -87,16 +87,17 @@ def _pass_on(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def end_on_signals() -> None:
-    """From here on SIGTERM and SIGHUP end the process, also where JAX's runtime has a handler.
+def end_on_signals(*more: signal.Signals) -> None:
+    """From here on SIGTERM, SIGHUP and `more` end the process, whatever handler was there.
 
-    It changes the process's own handlers, so it is for commands that train no more. A SIGHUP that
-    is ignored stays so.
+    They do so at once, also where Python's handlers would wait for the end of a compilation, and
+    where JAX's runtime has a handler. It changes the process's own handlers, so it is for commands
+    that train no more. A signal that is ignored stays so.
     """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGHUP, *more):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
 
 
 def leave_lost_terminal() -> None:

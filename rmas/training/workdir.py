@@ -12,7 +12,7 @@ from rmas.checksums import read_checked, write_checked
 from rmas.errors import BusyError, InputError
 from rmas.files import remove_leftovers
 from rmas.parallel import barrier, is_first
-from rmas.places import has_file
+from rmas.places import expanded, has_file
 
 CONFIG = "config.json"
 """The file that says what made a folder."""
@@ -34,7 +34,7 @@ def open_workdir(path: str | os.PathLike, identity: Mapping[str, Any]) -> Path:
     naming the keys that differ with both values, and where it has files but nothing says what made
     them; BusyError where another run is using it.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if is_first():
         _make(path)
         _hold(path)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rmas.errors import InputError
 from rmas.models.unsupported import format_of
+from rmas.places import expanded
 
 AGENT_FILES = (
     *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"),
@@ -65,7 +66,7 @@ def resolve(
         revision; access is denied; or the Hub cannot be reached and the cache lacks files. The
         message says what to do.
     """
-    folder = Path(os.path.expanduser(source))
+    folder = expanded(source)
     if source and os.path.isdir(folder):
         return Located(folder, source, None)
     repo, at, named = source.partition("@")

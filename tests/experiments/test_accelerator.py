@@ -62,6 +62,8 @@ def test_an_outer_step(objective):
     ("flag", "line"),
     [
         ("--parts=latent,prefil", "--parts: 'prefil' is unknown; known: latent, decode, outer"),
+        ("--parts=", "--parts: '' is unknown; known: latent, decode, outer"),
+        ("--weights=", "--weights: '' is unknown; known: full, int8"),
         ("--weights=int4", "--weights: 'int4' is unknown; known: full, int8"),
         ("--latent_steps=2", "--latent_steps=2; a step is measured from at least 3"),
         ("--objective=sum", "objective 'sum': 'sum' is unknown or repeated"),

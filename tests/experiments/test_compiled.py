@@ -31,9 +31,11 @@ def test_a_latent_step_beside_its_floor():
     [
         ("--parts=latent,train", "--parts: 'train' is unknown; known: latent, prefill, decode,"),
         ("--parts=", "--parts: '' is unknown; known: latent"),
+        ("--weights=", "--weights: '' is unknown; known: bfloat16, int8"),
         ("--weights=int4", "--weights: 'int4' is unknown; known: bfloat16, int8"),
         ("--rows=8,0", "--rows=8,0; wanted numbers, as in 8,32"),
         ("--rows=", "--rows=; wanted numbers, as in 8,32"),
+        ("--objective=sum", "objective 'sum': 'sum' is unknown or repeated"),
         ("--topology=v5e-8", "write its shape: v5e:2x4"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Ctrl-C at any time ends in one line at most."""
+"""Ctrl-C at any time ends in one line at most, and what only compiles ends at once."""
 
 import os
 import signal
@@ -57,3 +57,37 @@ def test_nohup_is_respected():
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
     assert errors.splitlines()[-1] == "stopped; the same command resumes the run"
+
+
+PLAN = ["train_inner", "--config.plan", "--config.topology=v5e:1x1"]
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        (PLAN, signal.SIGTERM),
+        (PLAN, signal.SIGINT),
+        (["benchmarks.compiled", "--parts=outer"], signal.SIGHUP),
+    ],
+    ids=["SIGTERM", "SIGINT", "SIGHUP"],
+)
+def test_what_only_compiles_ends_at_once(command, number, tmp_path):
+    """While the compiler works, which takes minutes: Python's handlers would wait for its end."""
+    module, *flags = command
+    with subprocess.Popen(
+        [sys.executable, "-m", f"experiments.{module}", *flags],
+        cwd=ROOT,
+        env=ENV | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr.readline().startswith("compiling ")
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (process.returncode, errors) == (-number, "")
+    assert not any(path.is_dir() for path in tmp_path.iterdir())  # nor is a folder left

@@ -76,6 +76,10 @@ def test_an_evaluation_has_a_plan(tmp_path):
             ["--config.plan", f"--config.plan_json={__file__}/x.json"],
             "x.json: a file is where its folder should be",
         ),
+        (
+            ["--config.plan", "--config.plan_json=~nosuchuser/x.json"],
+            "~nosuchuser/x.json: the home folder of nosuchuser is not known; write the path",
+        ),
         (["--config.plan", "--config.topology=v5e-8"], "write its shape: v5e:2x4"),
         (["--config.plan", "--config.mesh=data=-1"], "leaves a size open; a plan needs them all"),
         (

@@ -305,7 +305,7 @@ def test_a_local_folder_always_wins(tmp_path, monkeypatch):
         ("./lab/planner", None, "is not a folder"),
         ("../lab", None, "is not a folder"),
         ("/lab/planner", None, "is not a folder"),
-        ("~nobody-at-all/planner", None, "is not a folder"),
+        ("~nobody-at-all/planner", None, "the home folder of nobody-at-all is not known"),
         ("lab/a/b", None, "is not a folder"),
         ("lab/a..b", None, "is not a folder"),
         ("lab/a--b", None, "is not a folder"),
