@@ -17,6 +17,11 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # tests read the compiler's warnings
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers of pytest-xdist inherit it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="rmas-tests-xla-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+# Tests look for the warnings of the compiler for TPUs, which then also writes them to files.
+os.environ.setdefault("TPU_MIN_LOG_LEVEL", "0")
+if "TPU_LOG_DIR" not in os.environ:
+    os.environ["TPU_LOG_DIR"] = tempfile.mkdtemp(prefix="rmas-tests-tpu-")
+    atexit.register(shutil.rmtree, os.environ["TPU_LOG_DIR"], ignore_errors=True)
 # Nearly all of the tests' time is compilation of small programs, so XLA optimizes little; the
 # fixture `optimized` is for tests of what it optimizes. Later releases lack the first flag.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

@@ -184,14 +184,14 @@ def _environment() -> Iterator[None]:
 
     Without the first three it asks the metadata server of a Cloud machine and warns; without the
     fourth a second process of this machine that loads it fails at a lock file; without the last
-    every process leaves files of logs behind.
+    every process leaves files of logs behind, and warns of its own affairs.
     """
     wanted = {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_ACCELERATOR_TYPE": "v5litepod-8",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        "TPU_LOG_DIR": "disabled",
+        "TPU_MIN_LOG_LEVEL": "3",
     }
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)

@@ -1,6 +1,8 @@
 """Slices as users write them, the devices that the compiler describes, and the figures of chips."""
 
 import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -156,3 +158,16 @@ def test_the_environment_stays():
     describe_devices.cache_clear()
     describe_devices(parse_slice("v5e:2x2"))
     assert dict(os.environ) == before
+
+
+@pytest.mark.tpu
+def test_the_compiler_leaves_no_files_of_logs(tmp_path):
+    pytest.importorskip("libtpu")
+    code = "from rmas.parallel import slices as s; s.describe_devices(s.parse_slice('v5e:1x1'))"
+    own = {"TPU_LOG_DIR": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    env = {name: x for name, x in os.environ.items() if name != "TPU_MIN_LOG_LEVEL"} | own
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert not list(tmp_path.iterdir())
