@@ -135,5 +135,6 @@ def _scores(model: ModelSpec, layer: LayerSpec, positions: int) -> float:
     """Products of one row's queries with keys, and of weights with values; causal."""
     if not isinstance(layer, AttentionLayer):
         return 0.0
-    seen = positions / 2 if layer.window is None else min(positions / 2, layer.window)
+    window = positions if layer.window is None else min(positions, layer.window)
+    seen = window - window * window / (2 * positions)  # by a query, on average
     return 2 * model.n_heads * model.head_dim * positions * seen
