@@ -22,10 +22,6 @@ from rmas.plans.arguments import device_bytes, placed
 from rmas.shapes import Params
 from rmas.weights.placement import abstract_weights, heads_of
 
-PASSES = 3
-"""Of training over what it differentiates: forward, again for its gradient, and backward. Weights
-are frozen, so that the backward pass multiplies with them once."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Work:
@@ -117,12 +113,6 @@ class Share:
         shapes = abstract_weights(self.model, self.dtype, self.quantize)
         at = parallel.param_shardings(gathered, shapes, heads_of(self.model))
         return jax.tree.map(placed, shapes, at)
-
-
-def turn(share: Share, positions: int, steps: int) -> Work:
-    """A turn: its prefill of so many positions, and the latent steps after it (0: none)."""
-    found = share.prefill(positions)
-    return found + share.latent_step(positions + steps / 2).times(max(steps - 1, 0))
 
 
 def _products(params: Params) -> int:
