@@ -36,7 +36,10 @@ COMMAND = {
         "say what this command would need of each device, and do nothing; the exit status is 3 "
         "where it does not fit",
     ),
-    "plan_lengths": ((512, 256), "of plan: tokens of a prompt and of a role's text"),
+    "plan_lengths": (
+        (0, 0),
+        "of plan: tokens of a prompt and of a role's text; 0: 512 and 256, or what contexts hold",
+    ),
     "plan_json": ("", "of plan: file to write the same to, as JSON"),
     "topology": (
         "",

@@ -83,6 +83,7 @@ def main(_: list[str]) -> None:
                 say(f"{n} of {len(asked)}: {cell['stage']}, {cell['slice']}, {cell['style']}")
                 done[key(cell)] = plan(cell)
                 append(file, cell, done[key(cell)], half)
+                jax.clear_caches()  # those of one cell take gigabytes
     print(table([(cell, done[key(cell)]) for cell in asked], _MARKDOWN.value))
 
 

@@ -68,8 +68,6 @@ def check_writable(flag: str, path: Path) -> None:
 def _plan_lengths() -> tuple[int, int]:
     found = FLAGS.config["plan_lengths"]
     two = isinstance(found, tuple) and len(found) == 2
-    if not two or not all(isinstance(n, int) and n > 0 for n in found):
-        raise InputError(
-            f"--config.plan_lengths is {found}; give two positive numbers, as (512, 256)"
-        )
+    if not two or not all(isinstance(n, int) and n >= 0 for n in found):
+        raise InputError(f"--config.plan_lengths is {found}; give two whole numbers, as (512, 256)")
     return found

@@ -48,9 +48,9 @@ from rmas.console import aligned
 from rmas.errors import InputError
 from rmas.models import ModelSpec
 from rmas.parallel import meters, put_whole, replicated, state_shardings
-from rmas.plans import programs
+from rmas.plans import programs, training_floors
 from rmas.plans.arguments import AbstractSystem
-from rmas.plans.floors import PASSES, Share, Work, turn
+from rmas.plans.floors import Share, Work
 from rmas.plans.training_steps import outer_step
 from rmas.shapes import Params
 from rmas.system import decode
@@ -257,18 +257,17 @@ class Bench:
         return [self._row(what, one, work) for what, one in zip(ways, tokens, strict=True)]
 
     def outer(self, objective: WeightedObjectives, rounds: int) -> list[Row]:
-        """A step of outer training; its floor is known for the objective `rollout` alone."""
+        """A step of outer training."""
         n, topology, mesh = self.sizes, self.system.topology, self.system.mesh
         schedule = Schedule(batch_size=n.rows)
+        context = TrainingContext(topology, self.system.spec, n.steps, 1.0, 0.0)
+        sizes: dict[str, Any] = {
+            "trained": ("inner", "outer"),
+            "rounds": rounds,
+            "lengths": Lengths(n.prompt, n.text),
+        }
         program = outer_step(
-            TrainingContext(topology, self.system.spec, n.steps, 1.0, 0.0),
-            objective,
-            params=self.system.params,
-            trained=("inner", "outer"),
-            schedule=schedule,
-            rounds=rounds,
-            lengths=Lengths(n.prompt, n.text),
-            mesh=mesh,
+            context, objective, params=self.system.params, schedule=schedule, mesh=mesh, **sizes
         )
         links = random_system.random_links(self.system)  # the step may take their memory
         state = init_train_state(links, optim.make(schedule.optim))
@@ -280,19 +279,16 @@ class Bench:
         found = timed([(what, program, (state, frozen, batches))], _REPEATS.value, True)
         if not found:
             return [Row(self.weights, what)]
-        work = None
-        if [name for name, _ in objective] == ["rollout"]:
-            positions = n.prompt + n.steps
-            once = turn(self.share, positions, n.steps).times(rounds * len(topology.agents) - 1)
-            work = (once + self.share.prefill(positions + n.text)).times(PASSES)
+        shares = dict.fromkeys(topology.agents, self.share)
+        work = training_floors.outer_step(context, objective, shares, **sizes)
         return [self._row(what, found[0], work)]
 
     def _filled(self, tree: Any, slots: int = 0) -> Any:
         model = self.system.spec.model(self.system.topology.output)
         return random_system.filled(tree, model.vocab_size, slots)
 
-    def _row(self, what: str, found: Timed, work: Work | None) -> Row:
-        floor = work.seconds(self.figures) if work else None
+    def _row(self, what: str, found: Timed, work: Work) -> Row:
+        floor = work.seconds(self.figures)
         return Row(self.weights, what, found.seconds, floor, found.compiling, found.needs)
 
 

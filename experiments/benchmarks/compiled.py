@@ -35,7 +35,7 @@ from rmas.console import aligned
 from rmas.errors import InputError
 from rmas.parallel.chips import Chip
 from rmas.parallel.slices import describe_devices, parse_slice
-from rmas.plans import estimates, hlo, programs
+from rmas.plans import estimates, hlo, programs, training_floors
 from rmas.plans.arguments import AbstractSystem, device_bytes
 from rmas.plans.floors import Share, Work
 from rmas.plans.programs import Program, TooLargeError
@@ -154,18 +154,23 @@ def figures(system: AbstractSystem, int8: bool, rows: int, chip: Chip) -> Iterat
 
     def outer() -> Iterator[Figure]:
         context = TrainingContext(system.topology, system.spec, steps, 1.0, 0.0)
+        objective = parse_objective(_OBJECTIVE.value)
+        own: dict[str, Any] = {
+            "trained": ("inner", "outer"),
+            "rounds": _ROUNDS.value,
+            "lengths": Lengths(_PROMPT.value, _TEXT.value),
+        }
         program = outer_step(
             context,
-            parse_objective(_OBJECTIVE.value),
+            objective,
             params=system.params,
-            trained=("inner", "outer"),
             schedule=Schedule(optim.Optim(), batch_size=rows),
-            rounds=_ROUNDS.value,
-            lengths=Lengths(_PROMPT.value, _TEXT.value),
             mesh=system.mesh,
+            **own,
         )
-        cycles = hlo.total_cycles(program.text)
-        yield _figure("outer step", program, cycles, None, chip)
+        shares = dict.fromkeys(system.topology.agents, share)
+        work = training_floors.outer_step(context, objective, shares, **own)
+        yield _figure("outer step", program, hlo.total_cycles(program.text), work, chip)
 
     for name, part in zip(PARTS, (latent, prefill, token, outer), strict=True):
         if name in _PARTS.value:
@@ -196,7 +201,7 @@ def _figure(
     what: str,
     program: Program,
     cycles: int,
-    work: Work | None,
+    work: Work,
     chip: Chip,
     layer: int | None = None,
 ) -> Figure:
@@ -204,7 +209,7 @@ def _figure(
     return Figure(
         what=what,
         estimate=cycles / chip.clock_hz,
-        floor=work.seconds(chip) if work else 0.0,
+        floor=work.seconds(chip),
         layer=layer,
         temporaries=program.memory.temporaries,
         peak=program.memory.peak,
@@ -214,12 +219,11 @@ def _figure(
 
 
 def _cells(figure: Figure) -> list[str]:
-    known = figure.floor > 0
     return [
         figure.what,
         f"{1e3 * figure.estimate:.3f} ms",
-        f"{1e3 * figure.floor:.3f} ms" if known else "-",
-        f"{figure.estimate / figure.floor:.2f}" if known else "-",
+        f"{1e3 * figure.floor:.3f} ms",
+        f"{figure.estimate / figure.floor:.2f}",
         f"{figure.layer:,}" if figure.layer else "-",
         f"{figure.temporaries:,}",
         f"{figure.peak:,}",

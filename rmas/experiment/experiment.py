@@ -136,8 +136,8 @@ class Experiment:
     def plan(
         self,
         stage: str = "outer",
-        prompt_tokens: int = 512,
-        text_tokens: int = 256,
+        prompt_tokens: int = 0,
+        text_tokens: int = 0,
         topology: str = "",
         compiled: int = 2,
     ) -> Plan:

@@ -9,6 +9,8 @@ from rmas.plans.arguments import device_bytes
 from rmas.plans.floors import Work
 from rmas.plans.plan import Need, Time
 from rmas.plans.programs import Program
+from rmas.system.batch import bucket
+from rmas.system.decode import tail_size
 from rmas.system.turn import LATENT_STEPS
 
 
@@ -49,7 +51,7 @@ def inference(on: Stage) -> StagePlan:
             agent = program.name.rpartition(" ")[2]
             if f"token of {agent}" not in [time.what for time in times]:
                 times.append(_token_time(on, agent, program))
-    exchanges = tuple(on.exchange(program) for program, _ in found[:2])
+    exchanges = tuple(on.exchange(program) for program, _ in found)
     return StagePlan(needs, tuple(times), exchanges)
 
 
@@ -73,21 +75,23 @@ def _chunk(on: Stage, agent: str, state: Any) -> tuple[Program, Need]:
 
 
 def _texts(on: Stage) -> list[tuple[Program, Need]]:
-    """What text exchange runs: each agent's prefill with messages in its prompt, and its chunk."""
+    """What text exchange runs: each agent's prefill with messages in its prompt, and its chunk.
+
+    Agents with the same weights and the same lengths run the same programs, which count once.
+    """
     topology, limits = on.outline.topology, on.settings.limits
-    found = []
+    found, compiled = [], set()
     for agent in topology.agents:
-        if agent in on.outline.shares:
-            continue
         tokens = limits.tokens(agent, final=agent == topology.output)
-        messages = limits.message_tokens * len(topology.incoming(agent))
+        messages = sum(limits.tokens(e.src, final=False) for e in topology.incoming(agent))
         positions = min(on.lengths.prompt + messages, on.outline.context(agent) - tokens)
+        positions = max(positions, on.lengths.prompt)
+        same = (on.outline.shares.get(agent, agent), bucket(positions), tail_size(tokens))
+        if same in compiled:
+            continue
+        compiled.add(same)
         start = programs.decode_start(
-            on.system,
-            agent,
-            rows=on.whole_rows,
-            positions=max(positions, on.lengths.prompt),
-            size=tokens,
+            on.system, agent, rows=on.whole_rows, positions=positions, size=tokens
         )
         memory = on.compiled(start)
         state = start.outputs

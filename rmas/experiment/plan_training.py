@@ -1,14 +1,13 @@
 """The plan of a training step on one mesh."""
 
 from rmas.experiment.plan_stage import Stage, StagePlan
-from rmas.plans import floors, hlo
+from rmas.plans import hlo, training_floors
 from rmas.plans.arguments import device_bytes
-from rmas.plans.floors import PASSES, Work
+from rmas.plans.floors import Work
 from rmas.plans.memory import turn_caches
 from rmas.plans.plan import Time
-from rmas.plans.training_steps import inner_step, outer_step
-from rmas.system.batch import bucket
-from rmas.training.objectives import OBJECTIVES, parse_objective
+from rmas.plans.training_steps import heaviest, inner_positions, inner_step, outer_step
+from rmas.training.objectives import parse_objective
 
 
 def training(on: Stage) -> StagePlan:
@@ -55,19 +54,18 @@ def training(on: Stage) -> StagePlan:
 
 
 def step_floor(on: Stage) -> Work:
-    """The least work of a training step: what the frozen agents compute, in all passes."""
-    topology, text = on.outline.topology, on.lengths.text
+    """The least work of a training step."""
+    accumulate = on.schedule.accumulate
     if on.stage == "inner":
-        agent = max(topology.agents, key=lambda a: device_bytes(on.params[a]))
-        positions = on.lengths.prompt + text * (1 + len(topology.incoming(agent)))
-        return floors.turn(on.share(agent), bucket(positions), 0).times(PASSES)
-    total = Work(0, 0)
-    names = [name for name, _ in parse_objective(on.given.objective)]
-    for agent in topology.agents:
-        share, incoming = on.share(agent), len(topology.incoming(agent))
-        if any(OBJECTIVES[name].latent for name in names):
-            total += floors.turn(share, on.positions(agent), on.steps).times(on.turns(agent))
-        if any(not OBJECTIVES[name].latent for name in names):
-            positions = bucket(on.lengths.prompt + text * (incoming + 1))
-            total += floors.turn(share, positions, 0).times(on.rounds)
-    return total.times(PASSES * on.schedule.accumulate)
+        agent = heaviest(on.params)
+        positions = inner_positions(on.context, agent, on.lengths)
+        return training_floors.inner_step(on.share(agent), positions, accumulate)
+    return training_floors.outer_step(
+        on.context,
+        parse_objective(on.given.objective),
+        {agent: on.share(agent) for agent in on.outline.topology.agents},
+        trained=on.given.outer.train,
+        rounds=on.rounds,
+        lengths=on.lengths,
+        accumulate=accumulate,
+    )

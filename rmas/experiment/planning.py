@@ -30,6 +30,7 @@ from rmas.weights.placement import planned
 
 STAGES = ("inner", "outer", "evaluate")
 _MOST = 4096  # devices of a plan
+_PROMPT, _TEXT = 512, 256  # tokens, where contexts have them
 _UPPER_BOUND = """\
 By the compiler for CPUs, in float32: an upper bound. Accelerators need less, some less than half.
 The compiler for TPUs says what these need, without one: --config.topology=v5e:2x4, after
@@ -44,8 +45,8 @@ def make_plan(
     settings: Settings,
     outline: Outline,
     stage: str,
-    prompt_tokens: int,
-    text_tokens: int,
+    prompt_tokens: int = 0,
+    text_tokens: int = 0,
     topology: str = "",
     compiled: int = 2,
 ) -> Plan:
@@ -55,25 +56,28 @@ def make_plan(
     before JAX has made its devices: see `prepare_devices`.
 
     Args:
-      prompt_tokens: of a prompt with its question, without messages.
-      text_tokens: of a role's text, for training.
+      prompt_tokens: of a prompt with its question, without messages; 0: 512, or two thirds of the
+        smallest context.
+      text_tokens: of a role's text, for training; 0: 256, or what the prompt leaves of it.
       topology: a TPU slice, as in `v5e:2x4`; empty: none.
       compiled: with a topology and `mesh=auto`, how many meshes that fit are compiled.
 
     Raises:
-      InputError: another stage, a topology that there is not or that has no compiler here, a mesh
-        that does not suit the devices, or a batch that does not divide over it.
+      InputError: another stage, lengths that exceed an agent's context, a topology that there is
+        not or that has no compiler here, a mesh that does not suit the devices, or a batch that
+        does not divide over it.
     """
     if stage not in STAGES:
         raise InputError(f"stage {stage!r} is unknown; known: {', '.join(STAGES)}")
     numbers = jnp.dtype("bfloat16" if settings.system.dtype == "auto" else settings.system.dtype)
-    lengths = Lengths(prompt_tokens, text_tokens)
+    lengths = _lengths(outline, stage, prompt_tokens, text_tokens)
     if not topology:
         asked = _sizes(settings.mesh)
         devices: Sequence[jax.Device] = jax.devices()[: math.prod(asked.sizes)]
         mesh = parallel.make_mesh(asked, devices)
         on = Stage(settings, outline, stage, lengths, numbers, mesh, None, None)
-        return _finished(on, _parts(on), f"{mesh.size} CPU devices", remark=_UPPER_BOUND)
+        label = f"{mesh.size} CPU device{'s' * (mesh.size > 1)}"
+        return _finished(on, _parts(on), label, remark=_UPPER_BOUND)
 
     found = parse_slice(topology)
     group = devices_of(stage, settings.mesh, found)
@@ -150,6 +154,21 @@ def prepare_devices(mesh: str, topology: str = "") -> None:
     n = 1 if topology else math.prod(_sizes(mesh).sizes)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", n)
+
+
+def _lengths(outline: Outline, stage: str, prompt: int, text: int) -> Lengths:
+    """What is planned for; raises `InputError` for more than the smallest context."""
+    agent = min(outline.topology.agents, key=outline.context)
+    context = outline.context(agent)
+    prompt = prompt or min(_PROMPT, max(context - text, 1) if text else 2 * context // 3)
+    text = text or min(_TEXT, max(context - prompt, 1))
+    needed = prompt if stage == "evaluate" else prompt + text
+    if needed > context:
+        raise InputError(
+            f"plan_lengths ({prompt}, {text}) need {needed} positions, and agent {agent} has "
+            f"{context}; lower plan_lengths"
+        )
+    return Lengths(prompt, text)
 
 
 def _sizes(text: str) -> MeshSpec:

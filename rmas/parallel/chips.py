@@ -5,11 +5,9 @@ one core; each core of a TPU7x chip is a device of its own, so its figures are h
 
 The compiler reports times in cycles of a clock that Cloud TPU's pages do not state. Here it is
 `flops / (2 * products)`, the published peak over the products that the matrix units of a device
-form in a cycle: 8 x 128^2 on v4 and v5p, 4 x 128^2 on v5e (which gives 1.05, 1.75 and 1.5 GHz).
-Versions of the page of v6e name two units of 256^2, or four; the compiler's own estimate of a large
-product of bfloat16 matrices is 2.8 x 256^2 products a cycle, and 3.2 x 256^2 on TPU7x: four units'
-worth is the next whole number, which gives 1.75 and 2.2 GHz. At these clocks the compiler expects a
-copy to move 72 to 81 % of the published bandwidth on every generation.
+form in a cycle: 8 x 128^2 on v4 and v5p, 4 x 128^2 on v5e, which gives 1.05, 1.75 and 1.5 GHz.
+Versions of the page of v6e name two units of 256^2, or four; four are assumed, on TPU7x too, which
+gives 1.75 and 2.2 GHz.
 """
 
 import dataclasses
@@ -24,24 +22,21 @@ class Chip:
     Attributes:
       name: as users write it, in `v5e:2x4`.
       device_kind: `jax.Device.device_kind`.
-      hbm_bytes: memory as specified.
-      usable_bytes: what the compiler leaves to a program, as it says where one is too large.
+      usable_bytes: what the compiler leaves to a program, as it says where one is too large (on
+        v5p 95.74 GiB, where the page names 95 GB of memory).
       bandwidth: bytes a second between the memory and the cores.
       flops: peak of bfloat16 products, operations a second; int8 matrices are
         multiplied as bfloat16, too.
       clock_hz: cycles a second of the compiler's estimates (see the module).
-      per_host: devices of a host of a slice of several hosts.
       source: where the public figures are from.
     """
 
     name: str
     device_kind: str
-    hbm_bytes: int
     usable_bytes: int
     bandwidth: float
     flops: float
     clock_hz: float
-    per_host: int
     source: str
 
 
@@ -50,56 +45,46 @@ _ALL = (
     Chip(
         name="v4",
         device_kind="TPU v4",
-        hbm_bytes=32 * _GIB,
         usable_bytes=123 * _GIB // 4,
         bandwidth=1200e9,
         flops=275e12,
         clock_hz=1.05e9,
-        per_host=4,
         source=_PAGES + "v4",
     ),
     Chip(
         name="v5e",
         device_kind="TPU v5 lite",
-        hbm_bytes=16 * _GIB,
         usable_bytes=63 * _GIB // 4,
         bandwidth=819e9,
         flops=197e12,
         clock_hz=1.5e9,
-        per_host=4,
         source=_PAGES + "v5e",
     ),
     Chip(
         name="v5p",
         device_kind="TPU v5",
-        hbm_bytes=95 * _GIB,
         usable_bytes=int(95.74 * _GIB),
         bandwidth=2765e9,
         flops=459e12,
         clock_hz=1.75e9,
-        per_host=4,
         source=_PAGES + "v5p",
     ),
     Chip(
         name="v6e",
         device_kind="TPU v6 lite",
-        hbm_bytes=32 * _GIB,
         usable_bytes=125 * _GIB // 4,
         bandwidth=1638e9,
         flops=918e12,
         clock_hz=1.75e9,
-        per_host=4,
         source=_PAGES + "v6e, " + _PAGES + "tpu7x (bandwidth)",
     ),
     Chip(
         name="tpu7x",
         device_kind="TPU7x",
-        hbm_bytes=96 * _GIB,
         usable_bytes=379 * _GIB // 4,
         bandwidth=3690e9,
         flops=1153.5e12,
         clock_hz=2.2e9,
-        per_host=8,
         source=_PAGES + "tpu7x",
     ),
 )

@@ -89,8 +89,9 @@ def parse_slice(text: str) -> SliceSpec:
     """Parses a slice as in `v5e:2x4` or `v4:2x2x4`; `v5e:1x1` is one chip.
 
     Raises:
-      InputError: an unknown generation, another number of axes, more chips than a slice has, or a
-        name that counts chips or cores (`v5litepod-8`), with the shape to write instead.
+      InputError: an unknown generation, another number of axes, more chips than a slice has, and
+        with the shape to write instead: a flat shape whose longer side comes first, or a name that
+        counts chips or cores (`v5litepod-8`).
     """
     asked = text.strip().lower()
     if match := _COUNTED.fullmatch(asked):
@@ -112,6 +113,9 @@ def parse_slice(text: str) -> SliceSpec:
             f"topology {text!r} has {math.prod(shape)} chips; a slice of {name} has "
             f"{generation.chips} at most"
         )
+    if generation.axes == 2 and shape[0] > shape[1]:
+        right = SliceSpec(name, (shape[1], shape[0]))
+        raise InputError(f"topology {text!r}: the shorter side comes first; write {right}")
     return SliceSpec(name, shape)
 
 

@@ -22,10 +22,6 @@ from rmas.plans.arguments import device_bytes, placed
 from rmas.shapes import Params
 from rmas.weights.placement import abstract_weights, heads_of
 
-PASSES = 3
-"""Of training over what it differentiates: forward, again for its gradient, and backward. Weights
-are frozen, so that the backward pass multiplies with them once."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Work:
@@ -119,12 +115,6 @@ class Share:
         return jax.tree.map(placed, shapes, at)
 
 
-def turn(share: Share, positions: int, steps: int) -> Work:
-    """A turn: its prefill of so many positions, and the latent steps after it (0: none)."""
-    found = share.prefill(positions)
-    return found + share.latent_step(positions + steps / 2).times(max(steps - 1, 0))
-
-
 def _products(params: Params) -> int:
     """Products of a vector with all matrices."""
     found = jax.tree_util.tree_flatten_with_path(params)[0]
@@ -135,5 +125,6 @@ def _scores(model: ModelSpec, layer: LayerSpec, positions: int) -> float:
     """Products of one row's queries with keys, and of weights with values; causal."""
     if not isinstance(layer, AttentionLayer):
         return 0.0
-    seen = positions / 2 if layer.window is None else min(positions / 2, layer.window)
+    window = positions if layer.window is None else min(positions, layer.window)
+    seen = window - window * window / (2 * positions)  # by a query, on average
     return 2 * model.n_heads * model.head_dim * positions * seen

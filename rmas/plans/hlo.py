@@ -5,10 +5,12 @@ TPUs writes estimates of cycles; they leave out collectives, asynchronous copies
 """
 
 import dataclasses
-import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
+
+from rmas.plans.instructions import Instruction, computations
+from rmas.plans.trips import trips
 
 COLLECTIVES = (
     "all-gather",
@@ -24,66 +26,8 @@ COLLECTIVES = (
 Trips = tuple[int | None, ...]
 """How often each loop around an operation runs, from the outermost; None: it is not known."""
 
-_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*)?.*\{\s*$")
-_NAMED = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
-_KNOWN_TRIPS = re.compile(r'"?known_trip_count"?:\s*\{\s*"?n"?:\s*"?(\d+)')
-_CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
-_SOURCE = re.compile(r'op_name="([^"]*)"')
-_CALLED = re.compile(
-    r"(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)"
-    r"|(?:branch_computations|called_computations)=\{([^}]*)\}"
-)
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,<= ]*)\]")
-_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
-_CONSTANT = re.compile(r" constant\((-?\d+)\)")
-_SAME = ("copy", "bitcast", "convert")
 _CALLS = ("fusion", "call", "conditional", "async-start", "custom-call")
-
-
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-    """One line of a computation.
-
-    Attributes:
-      name: without the percent sign.
-      shape: the type of its result, without layouts.
-      opcode: `fusion`, `while`, `all-reduce-start`, ...
-      text: the whole line.
-      root: whether it is the result of its computation.
-    """
-
-    name: str
-    shape: str
-    opcode: str
-    text: str
-    root: bool
-
-    @property
-    def source(self) -> str:
-        """The JAX operation that it comes from (`op_name`); empty if it has none."""
-        found = _SOURCE.search(self.text)
-        return found[1] if found else ""
-
-    @property
-    def cycles(self) -> int | None:
-        """The compiler's estimate of one run; None if it wrote none."""
-        found = _CYCLES.search(self.text)
-        return int(found[1]) if found else None
-
-    @property
-    def operands(self) -> tuple[str, ...]:
-        """Names of its operands."""
-        start = self.text.index(f" {self.opcode}(") + len(self.opcode) + 2
-        inside = self.text[start : _closing(self.text, start - 1)]
-        return tuple(re.findall(r"%([\w.\-]+)", inside))
-
-    @property
-    def called(self) -> tuple[str, ...]:
-        """Names of the computations that it runs, conditions of loops left out."""
-        found: list[str] = []
-        for one, several in _CALLED.findall(self.text):
-            found += [one] if one else [name.strip(" %") for name in several.split(",")]
-        return tuple(found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,28 +94,6 @@ def runs(loops: Trips, unknown: int = 1) -> int:
     if None in loops:
         lengths[loops.index(None)] = unknown
     return math.prod(lengths)
-
-
-Computations = Mapping[str, tuple[Instruction, ...]]
-"""The computations of a compiled program by name."""
-
-
-@functools.lru_cache(maxsize=4)
-def computations(text: str) -> Computations:
-    """The computations of a compiled program by name; the first is its entry."""
-    found: dict[str, tuple[Instruction, ...]] = {}
-    entry, name, lines = "", "", list[Instruction]()
-    for line in text.splitlines():
-        if not name:
-            header = None if line.startswith(" ") else _HEADER.match(line)
-            if header and not line.startswith("HloModule"):
-                name, lines = header[2], []
-                entry = name if header[1] else entry
-        elif line.startswith("}"):
-            found[name], name = tuple(lines), ""
-        elif instruction := _instruction(line):
-            lines.append(instruction)
-    return {entry: found[entry]} | found if entry else found
 
 
 def collectives(text: str) -> list[Collective]:
@@ -254,38 +176,6 @@ def _parts(inside: str) -> list[str]:
     return [*found, inside[last:].strip()]
 
 
-def _instruction(line: str) -> Instruction | None:
-    named = _NAMED.match(line)
-    if not named:
-        return None
-    at = named.end()
-    if line[at] == "(":
-        end = _closing(line, at) + 1
-    else:
-        end, depth = at, 0
-        while end < len(line) and (depth or line[end] != " "):
-            depth += (line[end] in "[{(") - (line[end] in "]})")
-            end += 1
-    opcode = re.match(r" ([\w\-]+)\(", line[end:])
-    if not opcode:
-        return None
-    return Instruction(named[2], _without_layouts(line[at:end]), opcode[1], line, bool(named[1]))
-
-
-def _closing(line: str, at: int) -> int:
-    """The index of the parenthesis that closes the one at `at`."""
-    depth = 0
-    for i in range(at, len(line)):
-        depth += (line[i] == "(") - (line[i] == ")")
-        if not depth:
-            return i
-    return len(line)
-
-
-def _without_layouts(shape: str) -> str:
-    return re.sub(r"/\*.*?\*/|\{[^{}]*\}", "", shape)
-
-
 def _visit(
     text: str, inside: Callable[[Instruction], bool]
 ) -> Iterator[tuple[Instruction, Trips, tuple[str, ...]]]:
@@ -299,69 +189,12 @@ def _visit(
         for instruction in found.get(name, ()):
             yield instruction, loops, names
             if instruction.opcode == "while":
-                trips = (*loops, _trips(found, found[name], instruction))
-                condition = _CONDITION.search(instruction.text)
-                for called in (*([condition[1]] if condition else ()), *instruction.called):
-                    yield from visit(called, trips, (*names, instruction.name))
+                inner = (*loops, trips(found, found[name], instruction))
+                for called in (instruction.condition, *instruction.called):
+                    yield from visit(called, inner, (*names, instruction.name))
             elif inside(instruction):
                 for called in instruction.called:
                     yield from visit(called, loops, names)
 
     if found:
         yield from visit(next(iter(found)), (), ())
-
-
-def _trips(found: Computations, around: Sequence[Instruction], loop: Instruction) -> int | None:
-    """How often a loop runs: as the compiler says, else by its condition `i < n`, else None.
-
-    Loops of JAX count up by one, from a constant of the computation `around` them or else from 0.
-    """
-    known, condition = _KNOWN_TRIPS.search(loop.text), _CONDITION.search(loop.text)
-    if known or not condition:
-        return int(known[1]) if known else None
-    inside = found.get(condition[1], ())
-    end = _limit(found, inside)
-    if end is None:
-        return None
-    counter = next(
-        (i for i in inside if i.opcode == "get-tuple-element" and i.shape in ("s32[]", "s64[]")),
-        None,
-    )
-    number = counter and re.search(r"\bindex=(\d+)", counter.text)
-    return end - (_start(around, loop, int(number[1])) if number else 0)
-
-
-def _start(around: Sequence[Instruction], loop: Instruction, index: int) -> int:
-    """The constant that one element of a loop's operand starts from; 0 where it is not one."""
-    own = {instruction.name: instruction for instruction in around}
-    at = own.get(loop.operands[0])
-    if at is not None and at.opcode == "tuple":
-        at = own.get(at.operands[index])
-    while at is not None and at.opcode in _SAME:
-        at = own.get(at.operands[0])
-    value = at and _CONSTANT.search(at.text)
-    return int(value[1]) if value else 0
-
-
-def _limit(found: Computations, condition: Sequence[Instruction]) -> int | None:
-    """The constant n of a condition whose result is `i < n`; None for any other condition."""
-    own = {instruction.name: instruction for instruction in condition}
-    root = next((instruction for instruction in condition if instruction.root), None)
-    while root is not None and root.opcode in _SAME:
-        root = own.get(root.operands[0])
-    if root is None:
-        return None
-    constants = [
-        int(n[1]) for x in root.operands if x in own and (n := _CONSTANT.search(own[x].text))
-    ]
-    if _less(root):
-        return constants[-1] if constants else None
-    if root.opcode in ("fusion", "call") and root.called:
-        inner = found.get(root.called[0], ())
-        if any(instruction.root and _less(instruction) for instruction in inner):
-            return constants[-1] if constants else _limit(found, inner)
-    return None
-
-
-def _less(instruction: Instruction) -> bool:
-    return instruction.opcode == "compare" and "direction=LT" in instruction.text

@@ -89,14 +89,13 @@ def inner_step(
     Its arguments are `(state, the agent's weights, batch)`.
     """
     every = jax.eval_shape(lambda: init_links(context.spec.links, jax.random.key(0)))
-    own = agent or max(context.topology.agents, key=lambda a: device_bytes(params[a]))
+    own = agent or heaviest(params)
 
     def loss(inner: Params, frozen: Params, batch: Text, key: Array) -> LossAndMetrics:
         tree = {"inner": {own: inner}, "outer": {}}
         return inner_loss(context, own, frozen, tree, batch), {}
 
-    texts = lengths.text * (1 + len(context.topology.incoming(own)))
-    positions = lengths.prompt + texts
+    positions = inner_positions(context, own, lengths)
     return _step(
         f"inner step of {own}",
         loss,
@@ -107,6 +106,16 @@ def inner_step(
         schedule=schedule,
         mesh=mesh,
     )
+
+
+def heaviest(params: dict[str, Params]) -> str:
+    """The agent with the most weights on a device, the first of several."""
+    return max(params, key=lambda agent: device_bytes(params[agent]))
+
+
+def inner_positions(context: TrainingContext, agent: str, lengths: Lengths) -> int:
+    """Of a row of inner training: the prompt, the texts in its slots, and the agent's own."""
+    return lengths.prompt + lengths.text * (1 + len(context.topology.incoming(agent)))
 
 
 def _step(

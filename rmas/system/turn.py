@@ -148,15 +148,24 @@ def rollout(
     return h_BMD, constrain(z_BMD, "batch", None, None)
 
 
+def steps_in_blocks(steps: int) -> int:
+    """How many of a checkpointed rollout's steps are in blocks that reverse mode computes again.
+
+    The first of the `steps` is the prefill's; blocks of s steps, about the root of all, are whole.
+    """
+    length = steps - 1
+    return 0 if length < 4 else length // math.isqrt(length) * math.isqrt(length)
+
+
 def _scan(
     step: Callable[[Any, Array], tuple[Any, Any]], carry: Any, times: Array, checkpoint: bool
 ) -> tuple[Any, Any]:
     """`lax.scan`, with `checkpoint` in blocks of about sqrt(length)."""
     length = len(times)
-    if not checkpoint or length < 4:
+    whole = steps_in_blocks(length + 1) if checkpoint else 0
+    if not whole:
         return lax.scan(step, carry, times)
     size = math.isqrt(length)
-    whole = length // size * size
     block = jax.checkpoint(lambda c, t: lax.scan(step, c, t))
 
     def named(carry: Any, t: Array) -> tuple[Any, Any]:

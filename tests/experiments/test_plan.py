@@ -46,11 +46,13 @@ def test_an_evaluation_has_a_plan(tmp_path):
         "--config.evaluate.rounds=(1,)",
         "--config.evaluate.methods=('latent', 'text')",
         "--config.evaluate.batch_size=2",
-        "--config.plan_lengths=(16, 16)",
+        "--config.plan_lengths=(16, 999)",
         f"--config.plan_json={tmp_path / 'new' / 'plan.json'}",
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("evaluation of sequential, mesh one device, float32, 1 CPU dev")
+    assert done.stdout.startswith(
+        "evaluation of sequential, mesh one device, float32, 1 CPU device\n"
+    )
     assert "an upper bound" in done.stdout
     plan = json.loads((tmp_path / "new" / "plan.json").read_text())
     # Text exchange also reads prompts and decodes as each agent.
@@ -63,6 +65,32 @@ def test_an_evaluation_has_a_plan(tmp_path):
         assert min(need["parts"].values()) > 0
     assert plan["fits"] is None
     assert plan["times"] == []
+
+
+def test_agents_that_share_weights_have_programs_of_their_own_lengths(tmp_path):
+    """The judge writes an answer, and one of two peers reads the other's longer messages."""
+    changed = embedded("debate").to_dict()
+    changed["limits"] |= {"latent_steps": 2, "max_new_tokens": 40, "message_tokens": 8}
+    changed["limits"] |= {"own_tokens": {"con": 24}}
+    changed["evaluate"] |= {"batch_size": 2, "rounds": (1,), "methods": ("text",)}
+    plan = Experiment(Settings.from_dict(changed), tmp_path).plan("evaluate", 16)
+    assert [need.program for need in plan.needs] == [
+        *("think", "decode chunk of judge"),
+        *("decode start of pro", "decode chunk of pro"),
+        *("decode start of con", "decode chunk of con"),
+        *("decode start of judge", "decode chunk of judge"),
+    ]
+    starts = {need.program.split()[-1]: need.parts["caches"] for need in plan.needs[2::2]}
+    assert starts["con"] < starts["pro"] < starts["judge"]
+
+
+def test_lengths_follow_from_contexts(tmp_path):
+    """Those of the packaged agents have 256 positions."""
+    changed = embedded().to_dict()
+    changed["outer"] |= {"batch_size": 2, "rounds": 1}
+    changed["limits"] |= {"latent_steps": 2}
+    plan = Experiment(Settings.from_dict(changed), tmp_path).plan("inner")
+    assert "prompts of 170 tokens, texts of 86" in plan.settings
 
 
 @pytest.mark.parametrize(
@@ -80,6 +108,12 @@ def test_an_evaluation_has_a_plan(tmp_path):
             ["--config.plan", "--config.plan_json=~nosuchuser/x.json"],
             "~nosuchuser/x.json: the home folder of nosuchuser is not known; write the path",
         ),
+        (
+            ["--config.plan", "--config.plan_lengths=(999999999999,256)"],
+            "plan_lengths (999999999999, 256) need 1000000000255 positions, and agent planner has "
+            "256; lower plan_lengths",
+        ),
+        (["--config.plan", "--config.plan_lengths=(8,-1)"], "give two whole numbers, as (512, 25"),
         (["--config.plan", "--config.topology=v5e-8"], "write its shape: v5e:2x4"),
         (["--config.plan", "--config.mesh=data=-1"], "leaves a size open; a plan needs them all"),
         (
@@ -151,17 +185,20 @@ def test_a_tpu_says_what_a_step_needs_and_which_mesh_is_best(tmp_path):
 
 @pytest.mark.tpu
 def test_an_evaluation_on_several_hosts_is_that_of_one(tmp_path):
-    """Its decoding has collectives, of this host's devices only."""
-    changed = embedded().to_dict() | {"mesh": "data=4,tensor=4"}
+    """All of its programs have collectives, of this host's devices only."""
+    changed = embedded("debate").to_dict() | {"mesh": "data=4,tensor=4"}
     changed["system"] |= {"dtype": "bfloat16"}
-    changed["evaluate"] |= {"batch_size": 2, "rounds": (1,), "methods": ("latent",)}
-    changed["limits"] |= {"latent_steps": 2, "max_new_tokens": 16}
+    changed["evaluate"] |= {"batch_size": 2, "rounds": (1,), "methods": ("latent", "text")}
+    changed["limits"] |= {"latent_steps": 2, "max_new_tokens": 16, "message_tokens": 16}
     plan = Experiment(Settings.from_dict(changed), tmp_path).plan(
         "evaluate", 16, topology="v5e:4x4"
     )
     assert plan.devices == "v5e:4x4 (each of 4 hosts by itself)"
     assert plan.mesh == "data=1,fsdp=1,tensor=4"
-    assert [own.calls > 0 for own in plan.exchanges] == [True, True]
+    assert [own.program for own in plan.exchanges] == [
+        *("think", "decode chunk of judge", "decode start of pro", "decode chunk of pro"),
+    ]
+    assert all(own.calls > 0 for own in plan.exchanges)
 
 
 @pytest.mark.tpu

@@ -2,13 +2,15 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from rmas import parallel
+from rmas.models import abstract_params
 from rmas.models.base import base_spec
 from rmas.parallel.chips import CHIPS
-from rmas.plans.floors import Share, Work, turn
+from rmas.plans.floors import Share, Work
 from support.tiny_families import family_spec
 
 V5E = CHIPS["TPU v5 lite"]
@@ -45,9 +47,24 @@ def test_a_prefill_multiplies_every_position():
     scores = 28 * 2 * 16 * 128 * 512 * 256
     assert found.flops == 2 * 8 * (512 * 28 * LAYER + scores)
     assert found.seconds(V5E) == found.flops / 197e12
-    assert turn(share(), 512, 1) == found
-    longer = turn(share(), 512, 3)
-    assert longer.bytes == found.bytes + 2 * share().latent_step(513.5).bytes
+
+
+@pytest.mark.parametrize(("positions", "window"), [(64, None), (64, 100), (64, 64), (100, 64)])
+def test_a_window_counts_the_keys_that_queries_see(positions, window):
+    spec = family_spec("mistral", sliding_window=window)
+    (layer,) = set(spec.layers)
+    seen = sum(min(query, window or positions) for query in range(1, positions + 1))
+    found = share(spec, rows=1).prefill(positions).flops / 2
+    kernels = sum(
+        x.size
+        for path, x in jax.tree_util.tree_flatten_with_path(abstract_params(spec)["layers"])[0]
+        if path[-1].key == "kernel"
+    )
+    scores = (found - positions * kernels) / (len(spec.layers) * 2 * spec.n_heads * spec.head_dim)
+    # Half a key of each query is its own.
+    assert layer.window == window
+    assert scores == pytest.approx(seen, abs=positions / 2)
+    assert scores < seen
 
 
 def test_meshes_split_what_they_can():

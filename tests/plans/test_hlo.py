@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from rmas.parallel import use
 from rmas.plans import hlo
 from rmas.plans.hlo import Collective
+from rmas.plans.instructions import computations
 from support.fake_devices import mesh_of
 
 RECORDED = Path(__file__).parent / "tpu_program.txt"
@@ -109,14 +110,21 @@ def test_a_recorded_program_for_tpus():
     assert hlo.total_cycles(text, 32) - hlo.total_cycles(text, 31) == early
 
 
-def program(condition: str, *entry: str, others: str = "") -> str:
+NEXT = "%next = s32[] add(%i.0, %one)"
+
+
+def program(condition: str, *entry: str, others: str = "", following: str = NEXT) -> str:
     """A program of one loop, in the words of the compilers."""
     lines = "\n".join(f"  {line}" for line in entry)
     return f"""HloModule m, is_scheduled=true
 
 %inside (p.0: (s32[], f32[8])) -> (s32[], f32[8]) {{
   %p.0 = (s32[]{{:T(128)}}, f32[8]{{0:T(256)S(1)}}) parameter(0)
-  ROOT %t.0 = (s32[]{{:T(128)}}, f32[8]) tuple(%p.0), backend_config={{"estimated_cycles":"10"}}
+  %one = s32[] constant(1)
+  %i.0 = s32[] get-tuple-element(%p.0), index=0
+  {following}
+  %x.0 = f32[8] get-tuple-element(%p.0), index=1
+  ROOT %t.0 = (s32[], f32[8]) tuple(%next, %x.0), backend_config={{"estimated_cycles":"10"}}
 }}
 
 {others}
@@ -138,6 +146,12 @@ ENTRY %main (a: f32[8]) -> f32[8] {{
 
 ZERO = ("%n = s32[] constant(0)", "%t = (s32[], f32[8]) tuple(%n, %a)")
 LESS = "ROOT %lt = pred[] compare(%i, %end), direction=LT"
+FUSED = """%less (x: s32[], y: s32[]) -> pred[] {
+  %x = s32[] parameter(0)
+  %y = s32[] parameter(1)
+  ROOT %c = pred[] compare(%x, %y), direction=LT
+}
+"""
 
 
 @pytest.mark.parametrize(
@@ -156,16 +170,58 @@ LESS = "ROOT %lt = pred[] compare(%i, %end), direction=LT"
         (
             "ROOT %f = pred[] fusion(%i, %end), kind=kLoop, calls=%less",
             ZERO,
-            "%less (x: s32[], y: s32[]) -> pred[] {\n"
-            "  ROOT %c = pred[] compare(%x, %y), direction=LT\n}\n",
+            FUSED,
             12,
         ),
+        (
+            "ROOT %f = pred[] fusion(%end, %i), kind=kLoop, calls=%less",
+            ZERO,
+            FUSED,
+            None,  # 12 < i
+        ),
+        # It may start anywhere.
+        (LESS, ("%n = s32[] parameter(1)", "%t = (s32[], f32[8]) tuple(%n, %a)"), "", None),
+        # What is compared is no counter.
+        ("ROOT %lt = pred[] compare(%sum, %end), direction=LT", ZERO, "", None),
+        ("%n.1 = s32[] negate(%i)\n  " + LESS.replace("%i", "%n.1"), ZERO, "", None),
     ],
 )
 def test_trips_by_the_condition(condition, entry, others, trips):
     text = program(condition, *entry, others=others)
     assert [nest.loops for nest in hlo.cycles(text)] == [(), (trips,)]
     assert hlo.total_cycles(text, 3) == 10 * (3 if trips is None else trips)
+
+
+@pytest.mark.parametrize(
+    ("following", "trips"),
+    [
+        (NEXT, 12),
+        (NEXT.replace("%i.0, %one", "%one, %i.0"), 12),
+        ("%two = s32[] constant(5)\n  %next = s32[] add(%i.0, %two)", 3),
+        (NEXT.replace("%one", "%i.0"), None),
+        (NEXT.replace("add", "multiply"), None),
+        (NEXT.replace("%i.0, %one", "%one, %one"), None),
+        ("%two = s32[] constant(-1)\n  %next = s32[] add(%i.0, %two)", None),
+    ],
+)
+def test_trips_by_the_step(following, trips):
+    text = program(LESS, *ZERO, following=following)
+    assert [nest.loops for nest in hlo.cycles(text)] == [(), (trips,)]
+
+
+@pytest.mark.parametrize(
+    ("loop", "trips"),
+    [
+        (lambda x: lax.while_loop(lambda s: jnp.sum(s) < 100, lambda s: s + 1, x), None),
+        (lambda x: lax.while_loop(lambda s: s < 100, lambda s: s + s, x[0].astype(int)), None),
+        (lambda x: lax.fori_loop(x[0].astype(int), 10, lambda _, c: jnp.sin(c), x), None),
+        (lambda x: lax.fori_loop(3, 10, lambda _, c: jnp.sin(c), x), 7),
+    ],
+    ids=["a sum", "no counter", "from anywhere", "known"],
+)
+def test_loops_of_compiled_programs(loop, trips):
+    text = jax.jit(loop).lower(jnp.ones(4)).compile().as_text()
+    assert {nest.loops for nest in hlo.cycles(text)} == {(), (trips,)}
 
 
 def test_a_known_trip_count_comes_first():
@@ -232,7 +288,7 @@ def test_both_sides_of_a_conditional_count():
 
 
 def test_a_text_without_a_program_is_empty():
-    assert hlo.computations("") == {}
+    assert computations("") == {}
     assert hlo.collectives("") == hlo.cycles("") == []
 
 

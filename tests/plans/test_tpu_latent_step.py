@@ -16,7 +16,8 @@ import pytest
 from rmas.links import LinkSpec
 from rmas.parallel import make_mesh, parse_mesh
 from rmas.parallel.slices import describe_devices, parse_slice
-from rmas.plans import arguments, hlo, programs
+from rmas.plans import arguments, programs
+from rmas.plans.instructions import Computations, Instruction, computations
 from rmas.system.topology import Edge, Topology
 from rmas.system.turn import LATENT_STEPS, SystemSpec
 from support.tiny_families import family_spec
@@ -49,7 +50,7 @@ _FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "while", "constan
 _PREFETCH = re.compile(r"(copy|slice|async)-(start|done|update)")
 
 
-def rollout(family: str, int8: bool) -> hlo.Computations:
+def rollout(family: str, int8: bool) -> Computations:
     """The compiled program of a rollout."""
     model = family_spec(family, **FAMILIES[family])
     links = LinkSpec("linear", ((AGENT, model.d_model),), SOLO.link_edges)
@@ -58,15 +59,15 @@ def rollout(family: str, int8: bool) -> hlo.Computations:
         SOLO, SystemSpec(((AGENT, model),), links), mesh, dtype=jnp.bfloat16, quantize=int8
     )
     program = programs.rollout(system, AGENT, steps=STEPS, rows=ROWS, positions=PROMPT)
-    return hlo.computations(program.text)
+    return computations(program.text)
 
 
-def bodies(instructions: Sequence[hlo.Instruction]) -> list[str]:
+def bodies(instructions: Sequence[Instruction]) -> list[str]:
     """The bodies of the loops in a computation."""
     return [name for i in instructions if i.opcode == "while" for name in i.called]
 
 
-def large_arrays(found: hlo.Computations, body: str, size: int) -> list[str]:
+def large_arrays(found: Computations, body: str, size: int) -> list[str]:
     """The instructions outside products that make an array like a weight, of at least `size`.
 
     Recurrent states are float32, which no weight is.

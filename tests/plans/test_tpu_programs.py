@@ -27,8 +27,9 @@ from rmas.links import LinkSpec
 from rmas.parallel import make_mesh, parse_mesh, use
 from rmas.parallel.chips import CHIPS
 from rmas.parallel.slices import describe_devices, parse_slice
-from rmas.plans import arguments, hlo, programs, training_steps
+from rmas.plans import arguments, hlo, programs, training_floors, training_steps
 from rmas.plans.arguments import AbstractSystem
+from rmas.plans.floors import Share, Work
 from rmas.plans.programs import Program, TooLargeError
 from rmas.system.decode import CHUNK, Sampling
 from rmas.system.topology import Edge, Topology
@@ -91,23 +92,35 @@ def system_of(name: str) -> AbstractSystem:
     return arguments.abstract_system(SOLO, spec, mesh, dtype=jnp.bfloat16, quantize=case.int8)
 
 
+OUTER = {"trained": ("inner", "outer"), "rounds": ROUNDS, "lengths": LENGTHS}
+
+
+def context_of(system: AbstractSystem) -> TrainingContext:
+    return TrainingContext(system.topology, system.spec, STEPS, 0.5, 0.1)
+
+
 def outer_step(objective: str, system: AbstractSystem) -> Program:
-    context = TrainingContext(system.topology, system.spec, STEPS, 0.5, 0.1)
-    return training_steps.outer_step(
-        context,
-        ((objective, 1.0),),
-        params=system.params,
-        trained=("inner", "outer"),
-        schedule=SCHEDULE,
-        rounds=ROUNDS,
-        lengths=LENGTHS,
-        mesh=system.mesh,
-    )
+    more = {"params": system.params, "schedule": SCHEDULE, "mesh": system.mesh}
+    return training_steps.outer_step(context_of(system), ((objective, 1.0),), **more, **OUTER)
 
 
 def inner_step(system: AbstractSystem) -> Program:
-    context = TrainingContext(system.topology, system.spec, STEPS, 0.5, 0.1)
-    return training_steps.inner_step(context, system.params, SCHEDULE, LENGTHS, system.mesh)
+    return training_steps.inner_step(
+        context_of(system), system.params, SCHEDULE, LENGTHS, system.mesh
+    )
+
+
+def floor_of(program: str, system: AbstractSystem, int8: bool) -> Work | None:
+    """The least work of a training step."""
+    context = context_of(system)
+    share = Share(system.spec.model(AGENT), system.mesh, ROWS, jnp.bfloat16, int8)
+    if program == "inner_step":
+        positions = training_steps.inner_positions(context, AGENT, LENGTHS)
+        return training_floors.inner_step(share, positions)
+    kind, _, objective = program.partition("outer_step_")
+    if kind or not objective:
+        return None
+    return training_floors.outer_step(context, ((objective, 1.0),), {AGENT: share}, **OUTER)
 
 
 def think(system: AbstractSystem) -> Program:
@@ -159,7 +172,11 @@ def check(program: Program, system: AbstractSystem, capfd: pytest.CaptureFixture
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_program_compiles(name, program, capfd):
     system = system_of(name)
-    check(PROGRAMS[program](system), system, capfd)
+    made = PROGRAMS[program](system)
+    check(made, system, capfd)
+    if work := floor_of(program, system, SYSTEMS[name].int8):
+        chip = CHIPS[system.mesh.devices.flat[0].device_kind]
+        assert 0 < work.seconds(chip) < hlo.total_cycles(made.text) / chip.clock_hz
 
 
 @pytest.mark.parametrize("program", ["think", "inner_step"])

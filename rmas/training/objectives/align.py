@@ -202,5 +202,9 @@ def count_tokens(batch: Batch) -> int:
 
 
 OBJECTIVE = Objective(
-    prepare=prepare, abstract_batch=abstract_batch, loss=loss, count_tokens=count_tokens
+    prepare=prepare,
+    abstract_batch=abstract_batch,
+    loss=loss,
+    count_tokens=count_tokens,
+    across=False,
 )

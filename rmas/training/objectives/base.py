@@ -69,6 +69,8 @@ class Objective:
       count_tokens: `count_tokens(batch)` -> tokens of prompts and texts in it, padding left out.
       axes: the axis of the rows in the batch's arrays, as `jax.vmap` reads `in_axes`.
       latent: whether turns are latent rollouts; else they read their texts.
+      across: whether the loss is that of the output agent's text at the end, with gradients through
+        all turns, each checkpointed; else each turn has its own, and gradients stay inside it.
     """
 
     prepare: Callable[[Examples, Sequence[Row]], Any]
@@ -77,6 +79,7 @@ class Objective:
     count_tokens: Callable[[Any], int]
     axes: Any = 1
     latent: bool = True
+    across: bool = True
 
 
 def make_probes(context: TrainingContext, rounds: int) -> Probes:

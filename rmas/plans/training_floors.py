@@ -1,0 +1,92 @@
+"""The least work of a training step: how often it passes over prompts, latent steps and texts.
+
+A pass is forward, forward again for a checkpointed gradient, or backward; weights are frozen, so
+that each multiplies with them once. Links, logits and what `remat=layers` computes again come on
+top.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from rmas.plans.floors import Share, Work
+from rmas.system.batch import bucket
+from rmas.system.topology import Topology
+from rmas.system.turn import steps_in_blocks
+from rmas.training.objectives import (
+    OBJECTIVES,
+    Lengths,
+    Objective,
+    TrainingContext,
+    WeightedObjectives,
+)
+
+Turn = tuple[str, int]
+"""An agent, and the round, from 0."""
+
+
+def inner_step(share: Share, positions: int, accumulate: int = 1) -> Work:
+    """A step of inner training on so many positions: the agent reads them without gradient.
+
+    `share` has the rows of one part of the batch, of which there are `accumulate`.
+    """
+    return share.prefill(bucket(positions)).times(accumulate)
+
+
+def outer_step(
+    context: TrainingContext,
+    objective: WeightedObjectives,
+    shares: Mapping[str, Share],
+    *,
+    trained: Sequence[str],
+    rounds: int,
+    lengths: Lengths,
+    accumulate: int = 1,
+) -> Work:
+    """A step of outer training.
+
+    Args:
+      shares: by agent, with the rows of one part of the batch, of which there are `accumulate`.
+      trained: the parts of the links that are trained; `outer` is always one.
+    """
+    total = Work(0, 0)
+    for name, _ in objective:
+        kind = OBJECTIVES[name]
+        message = context.latent_steps if kind.latent else lengths.text
+        for agent, k in _turns(context.topology, kind, rounds):
+            positions = lengths.prompt + message * len(context.topology.incoming(agent))
+            positions += 0 if kind.latent else lengths.text
+            # What a gradient reaches: the prompt through its messages, the states after it also
+            # through the agent's own link.
+            prompt = kind.across and bool(_read(context.topology, agent, k))
+            states = prompt or "inner" in trained
+            total += shares[agent].prefill(bucket(positions)).times(1 + kind.across + prompt)
+            if kind.latent:
+                step = shares[agent].latent_step(bucket(positions) + message / 2)
+                passes = (message - 1) * (1 + kind.across + states)
+                total += step.times(passes + states * steps_in_blocks(message))
+        if kind.across:
+            out = context.topology.output
+            positions = lengths.prompt + message * len(context.topology.incoming(out))
+            text = shares[out].prefill(bucket(positions + lengths.text))
+            total += text.times(1 + bool(_read(context.topology, out, rounds - 1)))
+    return total.times(accumulate)
+
+
+def _turns(topology: Topology, kind: Objective, rounds: int) -> list[Turn]:
+    """The turns that the loss depends on, without the output agent's last."""
+    if not kind.across:
+        last = {agent: rounds - (agent not in topology.before) for agent in topology.agents}
+        return [(agent, k) for agent, n in last.items() for k in range(n)]
+    found: list[Turn] = []
+    waiting = [(topology.output, rounds - 1)]
+    while waiting:
+        new = [turn for turn in _read(topology, *waiting.pop()) if turn not in found]
+        found += new
+        waiting += new
+    return found
+
+
+def _read(topology: Topology, agent: str, k: int) -> list[Turn]:
+    """The turns whose messages an agent reads in round `k`."""
+    edges = topology.incoming(agent)
+    found = [(e.src, k - (e.when == "feedback")) for e in edges]
+    return [turn for turn in found if turn[1] >= 0]
