@@ -194,10 +194,16 @@ def measured(sandbox, source: str, by: str, monkeypatch, seconds: float):
 @pytest.mark.parametrize("name", [pytest.param(n, marks=MARKS[n]) for n in HOLDERS])
 def test_no_program_holds_much_more_than_its_limit(any_sandbox, name, by, monkeypatch):
     source, fits = HOLDERS[name]
-    done, held = measured(any_sandbox, source, by, monkeypatch, 4 if fits else 30)
-    assert LIMITS[by] / 50 < held <= MOST * LIMITS[by], done
-    if not fits:
-        assert done.stopped == "memory", done
+    # On a busy machine the process that counts may wait for a core while the program goes on.
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            done, held = measured(any_sandbox, source, by, patch, 4 if fits else 30)
+        assert held > LIMITS[by] / 50, done
+        if not fits:
+            assert done.stopped == "memory", done
+        if by == "the kernel" or held <= MOST * LIMITS[by]:
+            break
+    assert held <= MOST * LIMITS[by], done
 
 
 @pytest.mark.parametrize("by", ["the kernel", "counting"])
