@@ -39,7 +39,12 @@ def outcome(spec, params, x_BTD, y_BTD):
 
 
 @pytest.mark.parametrize(
-    "family", ["qwen2", *(pytest.param(f, marks=pytest.mark.slow) for f in ("gemma3", "qwen3_5"))]
+    "family",
+    [
+        "qwen2",
+        pytest.param("gemma3", marks=pytest.mark.slow),
+        pytest.param("qwen3_5", marks=pytest.mark.extended),
+    ],
 )
 def test_blocks_change_no_result(family, monkeypatch):
     with jax.enable_x64(True):

@@ -136,7 +136,10 @@ def test_decoding(family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["rollout", "align", "teacher_forced"])
+@pytest.mark.parametrize(
+    "objective",
+    ["rollout", "teacher_forced", pytest.param("align", marks=pytest.mark.extended)],
+)
 def test_link_gradients_are_reduced_once_a_turn(objective):
     """Not in loops of latent steps, nor of layers; beside them are a few losses and metrics."""
     program = outer_step(objective, "llama", MeshSpec(data=8))

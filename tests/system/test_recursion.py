@@ -55,7 +55,7 @@ def naive(case):
 @pytest.mark.parametrize(
     ("topology", "rounds", "steps"),
     [
-        (SEQUENTIAL, 2, 2),
+        extended(SEQUENTIAL, 2, 2),
         extended(SEQUENTIAL, 1, 2),
         extended(SEQUENTIAL, 2, 1),
         extended(SEQUENTIAL, 2, 5),

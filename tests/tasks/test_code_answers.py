@@ -1,5 +1,7 @@
 """Code against the benchmarks' tests, in the sandbox: right, wrong, and tricks."""
 
+import os
+
 import pytest
 
 from rmas.errors import InputError
@@ -133,6 +135,8 @@ def test_a_sandbox_that_fails_is_not_a_wrong_answer(graders, rows, monkeypatch):
     def failing(*arguments, **named):
         calls.append(arguments)
         if len(calls) < fail:
+            for stream in (arguments[2], named["stdout"]):  # as `run` does
+                os.close(stream)
             raise SandboxError("bwrap: Resource temporarily unavailable")
         return run(*arguments, **named)
 
