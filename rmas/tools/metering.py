@@ -18,7 +18,6 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TMPFS = ("tmp", "dev/shm")
 # Bytes of the kernel: for a mapping, for each process above that has it too, and for a file lock.
 _MAPPING, _INHERITED, _LOCK = 256, 96, 256
-_MANY = 8  # processes: the sandbox's own are up to three
 
 
 class Meter:
@@ -36,8 +35,7 @@ class Meter:
         self._folders: list[int] = []  # descriptors of the sandbox's tmpfs
         # Bytes and page faults when last measured, and until when that holds.
         self._exact: tuple[int, int, float] | None = None
-        self._pids: list[int] = []  # that were counted last
-        self._near = False  # whether more than half of the limit is used, or by many processes
+        self._near = False  # whether more than half of the limit is used
         self.interval = 0.01 if group is None else 0.05
         """Seconds from one call of `overused` to the next."""
 
@@ -57,7 +55,10 @@ class Meter:
             os.close(self._folders.pop())
 
     def overused(self) -> Literal["", "memory", "files"]:
-        """Which limit is exceeded, or empty."""
+        """Which limit is exceeded, or empty.
+
+        Processes whose memory is counted here, and exceeds its limit, are killed at once.
+        """
         facts = [os.fstatvfs(folder) for folder in self._folders]
         if any(f.f_files - f.f_ffree - 1 > self._most_files for f in facts):  # 1: the folder
             return "files"
@@ -72,21 +73,21 @@ class Meter:
         Memory that processes share is first counted for each of them, and mappings as if each had
         one page. Where that exceeds the limit they are measured exactly. From then on the count is
         that measure and one page for each page fault, for as long as the measure took and until
-        that exceeds the limit again. Processes that use more than half of the limit, and many
-        processes, which leave no time to count them on a busy machine, are stopped while they are
-        counted, so that they cannot use more meanwhile.
+        that exceeds the limit again. Processes that use more than half of the limit are stopped
+        while they are counted, so that they cannot use more meanwhile. Those that exceed it are
+        killed before they would go on.
         """
         with contextlib.ExitStack() as stack:
             if self._near:
-                stack.enter_context(_stopped(self._pid, self._pids))
-            self._pids = pids = list(tree(self._pid))
+                stack.enter_context(_stopped(self._pid))
+            pids = list(tree(self._pid))
             facts = list(map(_status, pids))
             left = self._memory - stored - self._kernel(pids, facts)
             private = sum(f.get("RssAnon", 0) + f.get("VmSwap", 0) for f in facts)
             pages = [(pid, f.get("VmSize", 0) // _PAGE) for pid, f in zip(pids, facts, strict=True)]
             mappings = sum(number * self._mapping(pid) for pid, number in pages)
-            near, used = self._near, private + self._memory - left
-            self._near = used > self._memory / 2 or len(pids) > _MANY
+            stopped = self._near
+            self._near = private + self._memory - left > self._memory / 2
             if private + mappings <= left:
                 return False
             start = time.monotonic()
@@ -94,13 +95,13 @@ class Meter:
                 held, faults, until = self._exact
                 if start < until and held + (sum(map(_faults, pids)) - faults) * _PAGE <= left:
                     return False
-            if not near:
-                pids = stack.enter_context(_stopped(self._pid, pids))
+            if not stopped:
+                pids = stack.enter_context(_stopped(self._pid))
             held = sum(_share(pid) + _mappings(pid) * self._mapping(pid) for pid in pids)
             faults = sum(map(_faults, pids))
             now = time.monotonic()
             self._exact = held, faults, now + (now - start)
-            if held > left:  # before they go on: on a busy machine they would for long
+            if held > left:
                 _send(signal.SIGKILL, pids)
             return held > left
 
@@ -138,16 +139,14 @@ def tree(pid: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _stopped(pid: int, known: Iterable[int]) -> Iterator[list[int]]:
-    """The processes of a tree, all of which are stopped meanwhile, at first those `known`."""
+def _stopped(pid: int) -> Iterator[list[int]]:
+    """The processes of a tree, all of which are stopped meanwhile."""
     found: set[int] = set()
-    new = {pid, *known}
     try:
-        while new:
+        while new := set(tree(pid)) - found:
             _send(signal.SIGSTOP, new)
             found |= new
             time.sleep(0.001)
-            new = set(tree(pid)) - found
         yield sorted(found)
     finally:
         _send(signal.SIGCONT, found)
