@@ -1,6 +1,17 @@
 """Decoder models in JAX and Flax: llama, mistral, qwen2, qwen3, gemma3 and qwen3_5 (text)."""
 
-from rmas.models.cache import Entries, Segment, append, open_tail, pick_rows, widen, write
+from rmas.models.cache import (
+    Entries,
+    Segment,
+    append,
+    join,
+    length,
+    open_tail,
+    pick_rows,
+    spread,
+    widen,
+    write,
+)
 from rmas.models.config import parse_spec, read_spec
 from rmas.models.model import (
     PREFILL,
@@ -27,6 +38,8 @@ __all__ = [
     "embed",
     "embedding_rms",
     "init_params",
+    "join",
+    "length",
     "open_tail",
     "parse_spec",
     "pick_rows",
@@ -34,6 +47,7 @@ __all__ = [
     "prefill",
     "read_spec",
     "run",
+    "spread",
     "unembed",
     "widen",
     "write",

@@ -8,6 +8,7 @@ values; the one in the last segment is current.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Protocol
 
 import jax
@@ -99,6 +100,55 @@ class Segment:
         """The same with `valid_BS` and `pos_BS` split by rows, as entries are."""
         valid_BS, pos_BS = (constrain(x, "batch", None) for x in (self.valid_BS, self.pos_BS))
         return Segment(self.entries, valid_BS, pos_BS)
+
+
+def length(segments: Sequence[Segment]) -> Array | int:
+    """The number of positions of each row in all of some segments, `[B]`, int32; 0 of none."""
+    return sum(jnp.sum(s.valid_BS, axis=1, dtype=jnp.int32) for s in segments)
+
+
+def join(segments: Sequence[Segment]) -> Segment:
+    """One segment with the slots of several; of recurrent layers the last state."""
+    if len(segments) == 1:
+        return segments[0]
+
+    def entry(*parts: Entry | None) -> Entry | None:
+        kvs = [part for part in parts if isinstance(part, KV)]
+        if not kvs:
+            return parts[-1]
+        k_BHSK = jnp.concatenate([kv.k_BHSK for kv in kvs], axis=-2)
+        return KV(k_BHSK, jnp.concatenate([kv.v_BHSK for kv in kvs], axis=-2)).constrained()
+
+    entries = [s.entries for s in segments]
+    return Segment(
+        Entries(
+            tuple(map(entry, *(e.period for e in entries))),
+            tuple(map(entry, *(e.rest for e in entries))),
+        ),
+        jnp.concatenate([s.valid_BS for s in segments], axis=1),
+        jnp.concatenate([s.pos_BS for s in segments], axis=1),
+    ).constrained()
+
+
+def spread(segment: Segment, rows_B: Array) -> Segment:
+    """A segment of one row for B rows: those of `rows_B` hold what it holds, the others nothing."""
+
+    def repeat(axis: int):
+        def at(x: Array) -> Array:
+            rows = jnp.expand_dims(rows_B, _others(x.ndim, axis))
+            return jnp.where(rows, x, jnp.zeros((), x.dtype))
+
+        return at
+
+    stacked, single = repeat(1), repeat(0)
+    return Segment(
+        Entries(
+            jax.tree.map(stacked, segment.entries.period),
+            jax.tree.map(single, segment.entries.rest),
+        ),
+        single(segment.valid_BS),
+        single(segment.pos_BS),
+    ).constrained()
 
 
 def empty_kv(spec: ModelSpec, batch: int, size: int, dtype) -> KV:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rmas.models import ops
-from rmas.models.cache import Entries, Segment
+from rmas.models.cache import Entries, Segment, length
 from rmas.models.spec import ModelSpec
 from rmas.models.stack import init_layers, run_layers
 from rmas.parallel import constrain, single_device_mesh, use
@@ -108,16 +108,28 @@ def _table(params: Params) -> Array:
 
 
 def prefill(
-    spec: ModelSpec, params: Params, x_BTD: Array, valid_BT: Array, remat: bool = False
+    spec: ModelSpec,
+    params: Params,
+    x_BTD: Array,
+    valid_BT: Array,
+    remat: bool = False,
+    past: tuple[Segment, ...] = (),
 ) -> tuple[Array, Segment]:
-    """Runs a left-padded prompt of embeddings `[B, T, D]`; for `remat` see `run`.
+    """Runs a left-padded prompt of embeddings `[B, T, D]` after `past`; see `run`.
 
-    Returns the hidden state `[B, D]` at the last position, and the cache as a prefix segment.
+    Returns the hidden state `[B, D]` at the last position, and the prompt's own segment.
     """
-    pos_BT = positions(valid_BT)
+    pos_BT = positions(valid_BT, length(past))
     with jax.named_scope(PREFILL):
         h_BTD, entries = run(
-            spec, params, x_BTD, valid_BT=valid_BT, pos_BT=pos_BT, remat=remat, left_padded=True
+            spec,
+            params,
+            x_BTD,
+            valid_BT=valid_BT,
+            pos_BT=pos_BT,
+            past=past,
+            remat=remat,
+            left_padded=True,
         )
     return h_BTD[:, -1], Segment(entries, valid_BT, pos_BT).constrained()
 

@@ -163,6 +163,7 @@ def think(
         params=system.params,
         links=system.links,
         prompts=arguments.prompts(system, rounds, rows, tokens, steps),
+        pasts={},
     )
 
 

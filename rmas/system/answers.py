@@ -35,6 +35,10 @@ class Question:
             ) from None
 
 
+COUNTS = ("prompt_tokens", "latent_steps", "decoded_tokens", "positions", "reused_positions")
+"""What is counted of an agent's part in an answer; see `Answer`."""
+
+
 @dataclasses.dataclass
 class Answer:
     """What a system wrote, and its cost.
@@ -45,9 +49,11 @@ class Answer:
         `prompt_tokens`: positions read: prompts with slot vectors, messages and tool results;
         `latent_steps`: states of its rollouts;
         `decoded_tokens`: tokens that it wrote, stop tokens included;
-        `positions`: positions that its model was run on, each counted once: those of prompts, the
-        latent steps but the first of a turn (which the prompt gives), and the written tokens but
-        the last of a turn (which is never read).
+        `positions`: positions that its model was run on: those of prompts, each round's preamble
+        but the first left out; the latent steps but the first of a turn (which the prompt gives);
+        and the written tokens but the last of a turn (which is never read);
+        `reused_positions`: those of preambles, in the rounds after the first, which the keys and
+        values of the first serve again (`rmas.system.preamble`).
       tools: every call: agent, round (from 1), tool, body, result, failed.
       text: the final answer as the output agent wrote it, without tool results.
       ids: its tokens, the stop token included.
@@ -64,8 +70,13 @@ class Answer:
     @classmethod
     def blank(cls, topology: Topology) -> "Answer":
         """An answer with nothing written yet, and counts of zero for every agent."""
-        zero = {"prompt_tokens": 0, "latent_steps": 0, "decoded_tokens": 0, "positions": 0}
-        return cls({}, {agent: dict(zero) for agent in topology.agents})
+        return cls({}, {agent: dict.fromkeys(COUNTS, 0) for agent in topology.agents})
+
+    def read(self, agent: str, tokens: int, reused: int) -> None:
+        """Counts a prompt that an agent read, of which `reused` positions were not run again."""
+        self.counts[agent]["prompt_tokens"] += tokens
+        self.counts[agent]["positions"] += tokens - reused
+        self.counts[agent]["reused_positions"] += reused
 
     def add(self, agent: str, k: int, wrote: Written) -> None:
         """Adds a text that an agent wrote in round `k` (from 0)."""

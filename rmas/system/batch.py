@@ -1,13 +1,14 @@
 """From encoded prompts to arrays of fixed shapes: buckets, left padding, slots as indices."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
 
 from rmas.shapes import Array
 from rmas.system.encode import Encoded, Slot
+from rmas.system.preamble import Preamble, Prompts
 from rmas.system.turn import Prompt
 
 
@@ -25,25 +26,37 @@ class Line:
       ids: token ids; 0 at slots.
       slots: per position the index into the joined messages that it reads, or -1 at tokens.
       text_length: the number of last positions that hold the role's own text (teacher forcing).
+      preamble: the number of first positions that all rounds share (`rmas.system.preamble`).
     """
 
     ids: tuple[int, ...]
     slots: tuple[int, ...]
     text_length: int = 0
+    preamble: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @classmethod
-    def of_tokens(cls, ids: Sequence[int]) -> "Line":
+    def of_tokens(cls, ids: Sequence[int], preamble: int = 0) -> "Line":
         """A line without slots."""
-        return cls(tuple(ids), (-1,) * len(ids))
+        return cls(tuple(ids), (-1,) * len(ids), preamble=preamble)
+
+    def with_text(self, text: Sequence[int]) -> "Line":
+        """The line with the role's text after it, which has none yet."""
+        own = Line.of_tokens(text)
+        return Line(self.ids + own.ids, self.slots + own.slots, len(own), self.preamble)
 
     def cut_left(self, limit: int) -> "Line":
-        """The last `limit` positions."""
+        """The last `limit` positions; without a preamble, if that cuts anything off."""
         if len(self) <= limit:
             return self
         return Line(self.ids[-limit:], self.slots[-limit:], min(self.text_length, limit))
+
+    @property
+    def rest(self) -> "Line":
+        """The line after its preamble."""
+        return Line(self.ids[self.preamble :], self.slots[self.preamble :], self.text_length)
 
 
 EMPTY = Line((), ())
@@ -56,6 +69,7 @@ def line(
     stride: int,
     lengths: Mapping[str, int] | None = None,
     text: Sequence[int] = (),
+    preamble: int = 0,
 ) -> Line:
     """Lays out one prompt.
 
@@ -64,6 +78,7 @@ def line(
       stride: M, the length of every message array.
       lengths: positions that each sender's message fills in this row; all M without it.
       text: ids of the role's text, after the prompt.
+      preamble: the number of first positions that all rounds share.
     """
     ids: list[int] = []
     slots: list[int] = []
@@ -76,9 +91,52 @@ def line(
         else:
             ids += run
             slots += [-1] * len(run)
-    ids += text
-    slots += [-1] * len(text)
-    return Line(tuple(ids), tuple(slots), len(text))
+    return Line(tuple(ids), tuple(slots), preamble=preamble).with_text(text)
+
+
+def level(rounds: Sequence[Sequence[Line]]) -> list[list[Line]]:
+    """The lines of each row with the preamble that all of them have: the shortest."""
+    shared = [min(line.preamble for line in lines) for lines in zip(*rounds, strict=True)]
+    return [
+        [dataclasses.replace(row, preamble=n) for row, n in zip(rows, shared, strict=True)]
+        for rows in rounds
+    ]
+
+
+def split(
+    lines: Mapping[str, Sequence[Sequence[Line]]],
+) -> tuple[dict[str, list[tuple[int, ...]]], dict[str, list[list[Line]]]]:
+    """By agent, the preamble of each row, and what follows it by round and row."""
+    preambles, rest = {}, {}
+    for agent, rounds in lines.items():
+        rounds = level(rounds)
+        preambles[agent] = [row.ids[: row.preamble] for row in rounds[0]]
+        rest[agent] = [[row.rest for row in rows] for rows in rounds]
+    return preambles, rest
+
+
+def pack(
+    lines: Mapping[str, Sequence[Sequence[Line]]], length: Callable[[int], int] = bucket
+) -> Prompts:
+    """All agents' prompts as numpy arrays, from their lines by round and row.
+
+    `length` gives the shape that a length is padded to.
+    """
+    preambles, rest = split(lines)
+    shapes = {agent: length(max(map(len, rows))) for agent, rows in preambles.items()}
+    return Prompts(
+        {a: stack_preambles(rows, shapes[a]) for a, rows in preambles.items() if shapes[a]},
+        {
+            agent: stack(rounds, length(max(len(row) for rows in rounds for row in rows)))
+            for agent, rounds in rest.items()
+        },
+    )
+
+
+def stack_preambles(rows: Sequence[Sequence[int]], length: int | None = None) -> Preamble:
+    """Left-padded numpy arrays `[B, T]`; T is `length`, or the bucket of the longest row."""
+    prompt = stack([[Line.of_tokens(ids) for ids in rows]], length)
+    return Preamble(prompt.ids_BT[0], prompt.valid_BT[0])
 
 
 def stack(rounds: Sequence[Sequence[Line]], length: int | None = None) -> Prompt:
@@ -100,15 +158,15 @@ def stack(rounds: Sequence[Sequence[Line]], length: int | None = None) -> Prompt
     return Prompt(_host(ids), _host(valid), _host(slot))
 
 
-def with_text(
-    rounds: Sequence[Sequence[Line]], n_states: int, shift: int, length: int | None = None
+def with_states(
+    prompt: Prompt, rounds: Sequence[Sequence[Line]], n_states: int, shift: int
 ) -> Prompt:
-    """`stack` for lines that end in a role's text, with the positions of its first states.
+    """A prompt of lines that end in a role's text, with the positions of its first states.
 
     `state_index_BM` points to the first `n_states` positions of each text, moved left by `shift`:
     0 selects states at the text's own positions (the release), 1 those that a rollout would see.
+    `rounds` are its lines, with their preambles or without.
     """
-    prompt = stack(rounds, length)
     T = prompt.ids_BT.shape[-1]
     index = np.zeros((*prompt.ids_BT.shape[:2], n_states), np.int32)
     for r, rows in enumerate(rounds):

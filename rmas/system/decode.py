@@ -59,12 +59,21 @@ def tail_size(limit: int) -> int:
 
 
 def start(
-    model: ModelSpec, params: Params, x_BTD: Array, valid_BT: Array, size: int
+    model: ModelSpec,
+    params: Params,
+    x_BTD: Array,
+    valid_BT: Array,
+    size: int,
+    past: tuple[Segment, ...] = (),
 ) -> DecodeState:
-    """Prefills a left-padded prompt; its cache can hold `tail_size(size)` more tokens."""
-    h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT)
+    """Prefills a left-padded prompt after `past`; its cache can hold `tail_size(size)` more tokens.
+
+    The prefix of the result holds `past`, too.
+    """
+    h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT, past=past)
     batch = len(h_BD)
-    prefix, tail = models.open_tail(model, prefix, tail_size(size), h_BD.dtype)
+    whole = models.join((*past, prefix))
+    prefix, tail = models.open_tail(model, whole, tail_size(size), h_BD.dtype)
     return DecodeState(
         prefix=prefix,
         tail=tail,

@@ -2,16 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rmas.errors import InputError
 from rmas.system.answers import Question
-from rmas.system.batch import EMPTY, Line, line, stack
+from rmas.system.batch import EMPTY, Line, line
 from rmas.system.encode import Encoded
 from rmas.system.load import System
+from rmas.system.preamble import LEAST, preamble_ids
 from rmas.system.prompts import PROGRAM, Field, Interface
-from rmas.system.turn import Prompt
 
+_PROBES = ("A train leaves.", "What is 7?", "def f(x):")
 _TOOLS = "You may call tools. Write what a tool needs between its tags; its result comes back."
 
 
@@ -54,9 +55,24 @@ class Renderer:
     def latent_line(self, agent: str, question: Question, k: int, steps: int) -> Line:
         """The prompt of round `k` (from 0) with slots of `steps` vectors."""
         encoded = self.asked(agent, question, k)
-        return line(encoded, self.sources(agent), stride=steps)
+        preamble = self.preamble(agent, question)
+        return line(encoded, self.sources(agent), stride=steps, preamble=preamble)
 
-    def latent_prompts(
+    def preamble(self, agent: str, question: Question) -> int:
+        """The length of the preamble of an agent's prompts for a question; 0 for a short one."""
+        prompts = [self.asked(agent, question, k) for k in range(2)]
+        shared = len(preamble_ids(prompts))
+        return shared if shared >= LEAST else 0
+
+    @functools.cache  # noqa: B019 - one renderer lives as long as its run
+    def begin(self, agent: str) -> tuple[int, ...]:
+        """What an agent's preambles begin with for most questions: found with some texts."""
+        asked = (Question("", text) for text in _PROBES)
+        prompts = [self.asked(agent, question, k) for question in asked for k in range(2)]
+        shared = preamble_ids(prompts)
+        return shared if len(shared) >= LEAST else ()
+
+    def latent_lines(
         self,
         questions: Sequence[Question],
         *,
@@ -64,14 +80,13 @@ class Renderer:
         steps: int,
         batch: int,
         answer_tokens: int,
-        stacked: Callable[[Sequence[Sequence[Line]]], Prompt] = stack,
-    ) -> dict[str, Prompt]:
-        """Every agent's prompts of all rounds as numpy arrays `[R, batch, T]`, made by `stacked`.
+    ) -> dict[str, list[list[Line]]]:
+        """Every agent's prompts by round and row.
 
         Missing rows are empty. Raises `InputError` when a prompt with its latent steps, or the
         output agent's with `answer_tokens` decoded tokens, is longer than the agent's context.
         """
-        prompts = {}
+        found = {}
         for agent in self.system.topology.agents:
             lines = [
                 [self.latent_line(agent, q, k, steps) for q in questions]
@@ -82,8 +97,8 @@ class Renderer:
             for row, question in enumerate(questions):
                 longest = max(len(rows[row]) for rows in lines)
                 self.check_context(agent, question.text, longest + extra)
-            prompts[agent] = stacked(lines)
-        return prompts
+            found[agent] = lines
+        return found
 
     def check_context(self, agent: str, question: str, positions: int) -> None:
         """Raises `InputError` when a question needs more positions than an agent has."""

@@ -19,9 +19,12 @@ from rmas.parallel import put_batch, use, whole_batch
 from rmas.shapes import Array, Params
 from rmas.system import decode
 from rmas.system.answers import Answer, Limits, Question, row_names
+from rmas.system.batch import split, stack
 from rmas.system.clock import Clock
 from rmas.system.decode import DecodeState, row_keys
 from rmas.system.load import System
+from rmas.system.preamble import Pasts
+from rmas.system.preamble_cache import PreambleCache
 from rmas.system.recursion import recurse
 from rmas.system.rendered import Renderer
 from rmas.system.sampling import Sampling
@@ -67,6 +70,7 @@ def think(
     params: dict[str, Params],
     links: Params,
     prompts: dict[str, Prompt],
+    pasts: Pasts,
 ) -> tuple[decode.DecodeState, dict[str, Thoughts]]:
     """All latent turns and the prefill of the output agent's last one, as one program.
 
@@ -75,7 +79,8 @@ def think(
       size: the tokens that the output agent may write.
       record: whether to return the thoughts of every agent with a turn; else the dict is empty.
       on_turn: called with the agent and the round (from 0) of every finished turn.
-      prompts: per agent, arrays `[R, B, T]`.
+      prompts: per agent, arrays `[R, B, T]`: what follows the preambles.
+      pasts: the caches after the preambles.
     """
     rounds = prompts[topology.output].ids_BT.shape[0]
     numbers = dict.fromkeys(topology.agents, jnp.arange(rounds)) if on_turn else None
@@ -84,7 +89,16 @@ def think(
         agent: str, prompt: Prompt, incoming: tuple[Array, ...], k: Array | None
     ) -> tuple[dict[str, Array], Any]:
         x_BTD = inputs(spec.model(agent), params[agent], prompt, incoming)
-        h_BMD, z_BMD = rollout(spec, params[agent], links, agent, x_BTD, prompt.valid_BT, steps)
+        h_BMD, z_BMD = rollout(
+            spec,
+            params[agent],
+            links,
+            agent,
+            x_BTD,
+            prompt.valid_BT,
+            steps,
+            past=pasts.get(agent, ()),
+        )
         messages = send(topology, spec, links, agent, z_BMD)
         if on_turn:
             # The state is passed only so that the call waits for the turn.
@@ -97,7 +111,8 @@ def think(
     last = jax.tree.map(lambda x: x[-1], prompts[out])
     with jax.named_scope(out):
         x_BTD = inputs(spec.model(out), params[out], last, incoming)
-        state = decode.start(spec.model(out), params[out], x_BTD, last.valid_BT, size)
+        past = pasts.get(out, ())
+        state = decode.start(spec.model(out), params[out], x_BTD, last.valid_BT, size, past)
     return state, (thoughts if record else {})
 
 
@@ -113,6 +128,7 @@ class Runner:
       listener: called while questions are answered.
       retry: how answers (not messages) that lack one are continued.
       clock: adds up the seconds of each phase.
+      preambles: what was read of earlier prompts that begin alike; runners may share it.
     """
 
     system: System
@@ -122,6 +138,7 @@ class Runner:
     listener: Listener | None = None
     retry: Retry | None = None
     clock: Clock = dataclasses.field(default_factory=Clock)
+    preambles: PreambleCache = dataclasses.field(default_factory=PreambleCache)
 
     def __post_init__(self) -> None:
         if not self.limits.max_new_tokens:
@@ -175,11 +192,19 @@ class Runner:
         limit = self.limits.tokens(out, final=True)
         with self.clock.phase("render") as made:
             batch = whole_batch(s.mesh, batch)
-            prompts = self.renderer.latent_prompts(
+            lines = self.renderer.latent_lines(
                 questions, rounds=rounds, steps=steps, batch=batch, answer_tokens=limit
             )
+            preambles, rest = split(lines)
+            prompts = {agent: stack(rounds) for agent, rounds in rest.items()}
             on_devices = put_batch(s.mesh, prompts, axis=1)
             made.append(on_devices)
+        with self.clock.phase("preamble") as made:
+            self.preambles.asking(questions)
+            pasts = {
+                a: self.preambles.read(self.renderer, a, rows) for a, rows in preambles.items()
+            }
+            made.append(pasts)
         with use(s.mesh), self.clock.phase("think") as made:
             state, thoughts = think(
                 topology=s.topology,
@@ -191,6 +216,7 @@ class Runner:
                 params=s.params(),
                 links=links,
                 prompts=on_devices,
+                pasts=pasts,
             )
             made.append(state)
         names = row_names(questions, prompts[out].ids_BT.shape[1], rollout_index)
@@ -199,12 +225,13 @@ class Runner:
         for b, answer in enumerate(answers):
             for agent in s.topology.agents:
                 turns = rounds - (agent in s.topology.after)
-                read = prompts[agent].valid_BT[:turns, b].sum()
-                thought = turns - (agent == out)
+                read = sum(len(rows[b]) for rows in lines[agent][:turns])
+                thought, reused = turns - (agent == out), len(preambles[agent][b]) * (turns - 1)
                 answer.counts[agent] |= {
-                    "prompt_tokens": int(read),
+                    "prompt_tokens": read,
                     "latent_steps": steps * thought,
-                    "positions": int(read) + (steps - 1) * thought,
+                    "positions": read - reused + (steps - 1) * thought,
+                    "reused_positions": reused,
                 }
             answer.add(out, rounds - 1, wrote[b])
             answer.finish(wrote[b])
@@ -218,6 +245,7 @@ class Runner:
             self.renderer,
             self.limits,
             self._write,
+            self.preambles,
             questions,
             rounds=rounds,
             batch=batch,

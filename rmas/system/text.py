@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import jax
-from jax.sharding import Mesh
 
-from rmas.models import ModelSpec
+from rmas.models import ModelSpec, Segment
 from rmas.parallel import put_batch, use, whole_batch
 from rmas.shapes import Params
 from rmas.system import decode
@@ -22,6 +21,7 @@ from rmas.system.batch import EMPTY, Line, stack
 from rmas.system.clock import Clock
 from rmas.system.decode import DecodeState
 from rmas.system.encode import fill
+from rmas.system.preamble_cache import PreambleCache
 from rmas.system.rendered import Renderer
 from rmas.system.topology import Edge
 from rmas.system.turn import Prompt, inputs
@@ -49,16 +49,19 @@ class WriteTurn(Protocol):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def read(model: ModelSpec, size: int, params: Params, prompt: Prompt) -> DecodeState:
-    """Prefills a prompt of tokens; its cache can hold `size` more (`decode.start`)."""
+def read(
+    model: ModelSpec, size: int, params: Params, prompt: Prompt, past: tuple[Segment, ...]
+) -> DecodeState:
+    """Prefills a prompt of tokens after `past`; its cache can hold `size` more (`decode.start`)."""
     x_BTD = inputs(model, params, prompt, ())
-    return decode.start(model, params, x_BTD, prompt.valid_BT, size)
+    return decode.start(model, params, x_BTD, prompt.valid_BT, size, past)
 
 
 def exchange(
     renderer: Renderer,
     limits: Limits,
     write: WriteTurn,
+    preambles: PreambleCache,
     questions: Sequence[Question],
     *,
     rounds: int,
@@ -74,6 +77,7 @@ def exchange(
     topology, mesh = system.topology, system.mesh
     rows = whole_batch(mesh, batch)
     answers = [Answer.blank(topology) for _ in questions]
+    preambles.asking(questions)
     feedback: dict[Edge, list[Written]] = {}
     for k in range(rounds):
         sent = dict(feedback)
@@ -85,16 +89,21 @@ def exchange(
             inbox = {e.src: sent[e] for e in topology.incoming(name) if e in sent}
             with clock.phase("render") as made:
                 lines = _lines(renderer, name, questions, k, inbox, limit)
-                prompt = _stacked(lines, rows, mesh)
+                lines += [EMPTY] * (rows - len(lines))
+                prompt = jax.tree.map(lambda x: x[0], stack([[line.rest for line in lines]]))
+                prompt = put_batch(mesh, prompt, axis=0)
                 made.append(prompt)
+            with clock.phase("preamble") as made:
+                begun = [line.ids[: line.preamble] for line in lines]
+                past = preambles.read(renderer, name, begun)
+                made.append(past)
             with use(mesh), clock.phase("read") as made:
-                state = read(agent.model, decode.tail_size(limit), agent.params, prompt)
+                state = read(agent.model, decode.tail_size(limit), agent.params, prompt, past)
                 made.append(state)
             names = row_names(questions, rows, rollout_index, f"{name}/{k}")
             wrote = write(name, k, state, names=names, limit=limit, final=final)
             for answer, text, row in zip(answers, wrote, lines, strict=False):
-                answer.counts[name]["prompt_tokens"] += len(row)
-                answer.counts[name]["positions"] += len(row)
+                answer.read(name, len(row), reused=row.preamble if k else 0)
                 answer.add(name, k, text)
             for e in topology.outgoing(name):
                 (sent if e.when == "round" else next_feedback)[e] = wrote
@@ -125,11 +134,5 @@ def _lines(
             texts = {src: ids[: space // len(texts)] for src, ids in texts.items()}
         ids = fill(encoded, texts.__getitem__)
         renderer.check_context(name, q.text, len(ids) + limit)
-        lines.append(Line.of_tokens(ids))
+        lines.append(Line.of_tokens(ids, renderer.preamble(name, q)))
     return lines
-
-
-def _stacked(lines: Sequence[Line], rows: int, mesh: Mesh) -> Prompt:
-    """Prompts as arrays `[rows, T]` on the devices; missing rows are empty."""
-    prompt = stack([[*lines, *[EMPTY] * (rows - len(lines))]])
-    return put_batch(mesh, jax.tree.map(lambda x: x[0], prompt), axis=0)

@@ -101,8 +101,9 @@ def rollout(
     valid_BT: Array,
     steps: int,
     checkpoint: bool = False,
+    past: tuple[Segment, ...] = (),
 ) -> tuple[Array, Array]:
-    """m latent steps after a prompt (paper, latent thoughts generation).
+    """m latent steps after a prompt, which may have a `past` (paper, latent thoughts generation).
 
     `h_1` is the state at the last prompt position; each step feeds `inner(h)` back as the next
     input. Returns the states `h_BMD` in the agent's dtype and the inner-mapped ones `z_BMD`,
@@ -110,12 +111,13 @@ def rollout(
     steps, and computes what is inside them again.
     """
     model = spec.model(agent)
-    h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT, remat=spec.remat)
+    h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT, remat=spec.remat, past=past)
     z_BD = spec.links.inner(links, agent, h_BD)
     if steps == 1:
         return h_BD[:, None], z_BD[:, None]
     prefix, tail = models.open_tail(model, prefix, steps - 1, h_BD.dtype)
-    start_B = jnp.sum(valid_BT, axis=1, dtype=jnp.int32)
+    past = (*past, prefix)
+    start_B = models.length(past)
     one_B1 = jnp.ones((len(z_BD), 1), bool)
 
     def latent_steps(params: Params, z_BD: Array, tail: Segment) -> tuple[Array, Array]:
@@ -125,7 +127,7 @@ def rollout(
             z_BD, tail = carry
             pos_B1 = (start_B + t)[:, None]
             h_B1D, new = models.run(
-                model, params, z_BD[:, None], one_B1, pos_B1, past=(prefix, tail), remat=spec.remat
+                model, params, z_BD[:, None], one_B1, pos_B1, past=(*past, tail), remat=spec.remat
             )
             tail = models.append(tail, new, pos_B1, t)
             h_BD = h_B1D[:, 0]
@@ -180,7 +182,13 @@ def _scan(
 
 
 def teacher_forced(
-    spec: SystemSpec, params: Params, links: Params, agent: str, x_BTD: Array, prompt: Prompt
+    spec: SystemSpec,
+    params: Params,
+    links: Params,
+    agent: str,
+    x_BTD: Array,
+    prompt: Prompt,
+    past: tuple[Segment, ...] = (),
 ) -> Array:
     """Inner-mapped states `z_BMD` at the `state_index_BM` of a prompt that ends in a role's text.
 
@@ -188,10 +196,16 @@ def teacher_forced(
     """
     if prompt.state_index_BM is None:
         raise ValueError("a teacher-forced turn needs a prompt with state_index_BM")
-    pos_BT = models.positions(prompt.valid_BT)
-    model = spec.model(agent)
+    pos_BT = models.positions(prompt.valid_BT, models.length(past))
     h_BTD, _ = models.run(
-        model, params, x_BTD, prompt.valid_BT, pos_BT, remat=spec.remat, left_padded=True
+        spec.model(agent),
+        params,
+        x_BTD,
+        valid_BT=prompt.valid_BT,
+        pos_BT=pos_BT,
+        past=past,
+        remat=spec.remat,
+        left_padded=True,
     )
     h_BMD = jnp.take_along_axis(h_BTD, prompt.state_index_BM[..., None], axis=1)
     return spec.links.inner(links, agent, h_BMD)

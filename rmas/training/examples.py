@@ -4,7 +4,7 @@ What only one objective reads is made in its own file, `objectives/<name>.py`.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import jax
@@ -13,8 +13,9 @@ from flax import struct
 
 from rmas.parallel import all_reduce_max
 from rmas.shapes import Array
-from rmas.system.batch import Line, bucket, line, stack
+from rmas.system.batch import Line, bucket, line, pack, stack
 from rmas.system.encode import Encoded, fill
+from rmas.system.preamble import Preamble, Prompts
 from rmas.system.rendered import Renderer
 from rmas.system.topology import Edge
 from rmas.system.turn import Prompt
@@ -67,6 +68,10 @@ class Examples:
         """An agent's prompt in round `k` (from 0), with open slots."""
         return self.renderer.asked(agent, question_of(row), k)
 
+    def preamble(self, agent: str, row: Row) -> int:
+        """The length of the preamble of an agent's prompts for a row (`Renderer.preamble`)."""
+        return self.renderer.preamble(agent, question_of(row))
+
     def draw_rounds(self, rng: np.random.Generator, rows: int) -> list[int]:
         """The round (from 0) at which each of so many rows is read in inner training."""
         return [int(rng.integers(self.rounds)) for _ in range(rows)]
@@ -79,17 +84,19 @@ class Examples:
         """`inner` before its rows are arrays."""
         return [self._inner_line(agent, row, k) for row, k in zip(rows, rounds, strict=True)]
 
-    def latent_prompts(self, rows: Sequence[Row]) -> dict[str, Prompt]:
-        """Every agent's prompts of all rounds `[R, B, T]`, with slots for latent messages."""
-        questions = [question_of(row) for row in rows]
-        return self.renderer.latent_prompts(
-            questions,
+    def latent_lines(self, rows: Sequence[Row]) -> dict[str, list[list[Line]]]:
+        """Every agent's prompts by round and row, with slots for latent messages."""
+        return self.renderer.latent_lines(
+            [question_of(row) for row in rows],
             rounds=self.rounds,
             steps=self.latent_steps,
             batch=len(rows),
             answer_tokens=0,
-            stacked=self.stack,
         )
+
+    def pack(self, lines: Mapping[str, Sequence[Sequence[Line]]]) -> Prompts:
+        """All agents' prompts as arrays, from their lines by round and row."""
+        return pack(lines, self.padded)
 
     def fit_line(self, agent: str, row: Row, whole: Line) -> Line:
         """A line cut to `max_length`; `InputError` if that is longer than the agent's context."""
@@ -97,17 +104,13 @@ class Examples:
         self.renderer.check_context(agent, row.question, len(cut))
         return cut
 
-    def padded_length(self, rounds: Sequence[Sequence[Line]]) -> int:
-        """T of these lines as arrays, alike in all processes."""
-        return bucket(self.longest(max(len(row) for rows in rounds for row in rows)))
-
-    def stack(self, rounds: Sequence[Sequence[Line]]) -> Prompt:
-        """Left-padded arrays `[R, B, T]` from lines by round and row."""
-        return stack(rounds, self.padded_length(rounds))
+    def padded(self, longest: int) -> int:
+        """The shape that lengths up to `longest` are padded to, alike in all processes."""
+        return bucket(self.longest(longest))
 
     def stack_texts(self, lines: Sequence[Line]) -> Text:
         """Left-padded arrays `[B, T]` from lines that end in a text."""
-        prompt = self.stack([lines])
+        prompt = stack([lines], self.padded(max(map(len, lines))))
         text = Text(prompt, text_mask([lines], prompt))
         return jax.tree.map(lambda x: x[0], text)
 
@@ -139,9 +142,19 @@ def text_mask(rounds: Sequence[Sequence[Line]], prompt: Prompt) -> Array:
     return on_host(np.arange(T) >= T - counts_RB[..., None])
 
 
-def count_prompt_tokens(prompt: Prompt) -> int:
+def count_prompt_tokens(prompt: Prompt | Preamble) -> int:
     """Tokens and message vectors of a prompt's arrays, padding left out."""
     return int(np.count_nonzero(prompt.valid_BT))
+
+
+def count_all_tokens(prompts: Prompts) -> int:
+    """Tokens and message vectors of all agents' prompts in all rounds, padding left out."""
+    total = 0
+    for agent, rest in prompts.rest.items():
+        total += count_prompt_tokens(rest)
+        if agent in prompts.preambles:
+            total += len(rest.valid_BT) * count_prompt_tokens(prompts.preambles[agent])
+    return total
 
 
 def on_host(x: np.ndarray) -> Array:

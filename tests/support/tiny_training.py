@@ -97,10 +97,12 @@ AGENTS = {
 
 
 @functools.cache
-def make_system(topology: Topology = SEQUENTIAL, dtype=None) -> System:
+def make_system(
+    topology: Topology = SEQUENTIAL, dtype=None, question_first: bool = False
+) -> System:
     """Agents of different families; the solver reads letters, the others words.
 
-    Without `dtype` they have no weights.
+    Without `dtype` they have no weights. With `question_first` the question stands before slots.
     """
     agents, roles = {}, {}
     for i, agent in enumerate(topology.agents):
@@ -113,6 +115,8 @@ def make_system(topology: Topology = SEQUENTIAL, dtype=None) -> System:
         later = "".join(f"{{slot:{e.src}}} " for e in reversed(incoming))
         first = "".join(f"{{slot:{e.src}}} " for e in reversed(incoming) if e.when == "round")
         phases = {"first": f"c {first}kk {{question}}", "later": f"g {later}{{question}} m"}
+        if question_first:
+            phases = {"first": f"c {{question}} kk {first}", "later": f"c {{question}} {later}m"}
         roles[agent] = {"toy": phases}
     prompts = {"name": "toy", "system": {"default": ""}, "roles": roles}
     return System(topology, agents, from_json(json.dumps(prompts), "test"), "toy")
@@ -133,7 +137,9 @@ def make_rows(count: int = 3) -> list[Row]:
     return rows
 
 
-def make_examples(topology: Topology = SEQUENTIAL, dtype=None, **changes) -> Examples:
+def make_examples(
+    topology: Topology = SEQUENTIAL, dtype=None, question_first: bool = False, **changes
+) -> Examples:
     """Rounds 3, latent steps 3, four states of a text, nothing cut, the release's positions."""
     settings = {
         "rounds": 3,
@@ -143,7 +149,7 @@ def make_examples(topology: Topology = SEQUENTIAL, dtype=None, **changes) -> Exa
         "message_tokens": 0,
         "shift": 0,
     }
-    return Examples(renderer=Renderer(make_system(topology, dtype)), **(settings | changes))
+    return Examples(renderer=Renderer(make_system(topology, dtype, question_first)), **(settings | changes))
 
 
 def on_mesh(examples: Examples, mesh: jax.sharding.Mesh) -> Examples:

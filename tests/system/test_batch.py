@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rmas.system.batch import Line, bucket, line, stack, with_text
+from rmas.system.batch import EMPTY, Line, bucket, line, pack, stack, with_states
 from rmas.system.prompts import Slot
 
 ENCODED = ((7, 8), Slot("a"), (9,), Slot("b"))
@@ -71,11 +71,11 @@ def test_stack_is_as_long_as_asked():
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-def test_with_text_points_at_the_first_states(shift):
+def test_with_states_points_at_the_first_states(shift):
     """State t of a message is read at the text's token t, or where that token is predicted."""
     texts = [(21, 22, 23, 24), (31, 32), ()]
     rounds = [[Line((1, 2, *t), (-1,) * (2 + len(t)), len(t)) for t in texts]]
-    prompt = with_text(rounds, 3, shift)
+    prompt = with_states(stack(rounds), rounds, 3, shift)
     assert prompt.state_index_BM.shape == (1, 3, 3)
     assert prompt.state_index_BM.dtype == np.int32
     read = np.take_along_axis(prompt.ids_BT, prompt.state_index_BM, axis=-1)[0]
@@ -87,8 +87,30 @@ def test_with_text_points_at_the_first_states(shift):
     assert prompt.state_index_BM.max() < prompt.ids_BT.shape[-1]
 
 
-def test_with_text_leaves_the_rest_as_stack_does():
+def test_with_states_leaves_the_rest_as_stack_does():
     rounds = [[Line((1, 2, 3), (-1, 0, -1), 1)], [Line((4,), (-1,), 1)]]
-    with_positions, plain = with_text(rounds, 2, 1), stack(rounds)
+    plain = stack(rounds)
+    with_positions = with_states(plain, rounds, 2, 1)
     for name in ("ids_BT", "valid_BT", "slot_BT"):
         np.testing.assert_array_equal(getattr(with_positions, name), getattr(plain, name))
+
+
+def test_pack_parts_preambles_from_what_follows():
+    """A row's preamble is the shortest of its lines'; agents whose rows have none are left out."""
+    a = Line((1, 2, 3, 4), (-1, -1, -1, 0), preamble=3)
+    b = Line((1, 2, 3, 9, 9), (-1,) * 5, text_length=1, preamble=3)
+    cut = b.cut_left(4)
+    assert cut == Line((2, 3, 9, 9), (-1,) * 4, text_length=1)
+    assert b.rest == Line((9, 9), (-1, -1), text_length=1)
+    found = pack({"one": [[a, a, EMPTY], [b, cut, EMPTY]], "two": [[cut]]}, lambda n: n)
+    assert list(found.preambles) == ["one"]
+    assert found.preambles["one"].ids_BT.tolist() == [[1, 2, 3], [0, 0, 0], [0, 0, 0]]
+    assert found.preambles["one"].valid_BT.tolist() == [[True] * 3, [False] * 3, [False] * 3]
+    rest = found.rest["one"]
+    assert rest.ids_BT.tolist() == [
+        [[0, 0, 0, 4], [1, 2, 3, 4], [0] * 4],
+        [[0, 0, 9, 9], [2, 3, 9, 9], [0] * 4],
+    ]
+    assert rest.valid_BT.sum(-1).tolist() == [[1, 4, 0], [2, 4, 0]]
+    assert rest.slot_BT[0].tolist() == [[-1, -1, -1, 0], [-1, -1, -1, 0], [-1] * 4]
+    assert found.rest["two"].ids_BT.tolist() == [[[2, 3, 9, 9]]]

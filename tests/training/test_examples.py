@@ -7,6 +7,7 @@ import pytest
 from rmas.system.styles import SEQUENTIAL
 from rmas.tasks.rows import Row
 from rmas.training import alignment
+from rmas.training.examples import Text
 from rmas.training.objectives import OBJECTIVES, Lengths, align, rollout, teacher_forced
 from support.tiny_training import PAIR, Case, make_examples, make_rows, make_system
 
@@ -110,7 +111,7 @@ def test_the_same_rows_give_the_same_arrays():
 @pytest.mark.parametrize("shift", [0, 1])
 def test_teacher_forced(shift):
     take = 4
-    batch = teacher_forced.prepare(make_examples(shift=shift), ROWS)
+    batch = texts(teacher_forced.prepare(make_examples(shift=shift), ROWS))
     assert set(batch) == set(SEQUENTIAL.agents)
     counts = set()
     for agent, whole in batch.items():
@@ -142,7 +143,7 @@ def test_teacher_forced(shift):
 
 def test_messages_have_each_their_place():
     """Two messages into each agent: round edges first, in the prompt the other way round."""
-    batch = teacher_forced.prepare(make_examples(PAIR), ROWS)
+    batch = texts(teacher_forced.prepare(make_examples(PAIR), ROWS))
     for b, row in enumerate(ROWS):
         _, slots = lines(jax.tree.map(lambda x: x[2], batch["solver"].prompt), b)
         critic = min(len(text_ids("critic", row.text("critic", 2))), 4)
@@ -155,8 +156,8 @@ def test_messages_have_each_their_place():
 
 def test_teacher_forced_rows_are_cut_from_the_left():
     limit = 12
-    whole = teacher_forced.prepare(make_examples(), ROWS)
-    cut = teacher_forced.prepare(make_examples(max_length=limit), ROWS)
+    whole = texts(teacher_forced.prepare(make_examples(), ROWS))
+    cut = texts(teacher_forced.prepare(make_examples(max_length=limit), ROWS))
     through_a_slot = 0
     for agent in SEQUENTIAL.agents:
         for k in range(3):
@@ -172,9 +173,8 @@ def test_teacher_forced_rows_are_cut_from_the_left():
 def test_a_text_longer_than_a_row_hands_on_what_is_left_of_it():
     """The sender's row holds 16 positions of its text: so many states there are, not 18."""
     long = {"planner": ("c",), "critic": (" ".join(["hi"] * 18),), "solver": ("c",)}
-    batch = teacher_forced.prepare(
-        make_examples(max_length=16, max_latent_tokens=20), [Row("long", "c", "c", long)]
-    )
+    examples = make_examples(max_length=16, max_latent_tokens=20)
+    batch = texts(teacher_forced.prepare(examples, [Row("long", "c", "c", long)]))
     _, slots = lines(jax.tree.map(lambda x: x[0], batch["solver"].prompt), 0)
     assert len(slots) == 16
     assert max(slots) == 15
@@ -184,8 +184,17 @@ def test_a_text_longer_than_a_row_hands_on_what_is_left_of_it():
     assert index == np.flatnonzero(sender.text_BT[0]).tolist()
 
 
+def texts(batch) -> dict[str, Text]:
+    """Prompts with texts by agent, of rows without preambles."""
+    prompts, masks = batch
+    assert not prompts.preambles
+    return {agent: Text(prompts.rest[agent], mask) for agent, mask in masks.items()}
+
+
 def test_rollout():
-    prompts, last = rollout.prepare(make_examples(), ROWS)
+    found, last = rollout.prepare(make_examples(), ROWS)
+    assert not found.preambles
+    prompts = found.rest
     for agent in SEQUENTIAL.agents:
         for k in range(3):
             prompt = jax.tree.map(lambda x, k=k: x[k], prompts[agent])
@@ -267,13 +276,13 @@ def test_tokens_of_batches_are_counted():
     examples = make_examples()
     prompts, last = rollout.prepare(examples, ROWS)
     slots = [
-        prompt_ids(a, r, k, lambda _: [0] * 3) for a in prompts for r in ROWS for k in range(3)
+        prompt_ids(a, r, k, lambda _: [0] * 3) for a in prompts.rest for r in ROWS for k in range(3)
     ]
-    texts = [text_ids("solver", row.text("solver", 2)) for row in ROWS]
+    answers = [text_ids("solver", row.text("solver", 2)) for row in ROWS]
     last_prompts = [prompt_ids("solver", row, 2, lambda _: [0] * 3) for row in ROWS]
     total = sum(map(len, slots))
     assert align.count_tokens((prompts, {})) == total
-    assert rollout.count_tokens((prompts, last)) == total + sum(map(len, texts + last_prompts))
+    assert rollout.count_tokens((prompts, last)) == total + sum(map(len, answers + last_prompts))
     batch = teacher_forced.prepare(examples, ROWS)
-    valid = sum(int(text.prompt.valid_BT.sum()) for text in batch.values())
+    valid = sum(int(text.prompt.valid_BT.sum()) for text in texts(batch).values())
     assert teacher_forced.count_tokens(batch) == valid > 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rmas.errors import InputError
+from rmas.system.preamble import ROW_AXES
 from rmas.training.objectives import (
     OBJECTIVES,
     TrainingContext,
@@ -149,7 +150,7 @@ def test_rollout():
     found = engine((prompts, last))
     everything_learns(found[1])
     close(found, mean(naive("rollout", case, row) for row in ROWS[1:3]))
-    alone = [(only(b, prompts), only(b, last, axis=0)) for b in (0, 1)]
+    alone = [(only(b, prompts, ROW_AXES), only(b, last, axis=0)) for b in (0, 1)]
     close(mean(map(engine, alone)), found)
 
 
@@ -172,9 +173,11 @@ def test_align():
     close(engine(batch, 0.5), mean(mixed))
 
 
-def only(row, batch, axis=1):
+def only(row, batch, axis=(ROW_AXES, 1)):
     """The batch with one row twice: a row's loss is its own, whatever stands beside it."""
-    return jax.tree.map(lambda x: np.take(x, [row, row], axis), batch)
+    return jax.tree.map(
+        lambda axis, part: jax.tree.map(lambda x: np.take(x, [row, row], axis), part), axis, batch
+    )
 
 
 def cut(case):

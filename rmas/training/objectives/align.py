@@ -19,12 +19,13 @@ from rmas.links import edge_name
 from rmas.models.ops import PRECISION
 from rmas.shapes import Array, Params
 from rmas.system.batch import bucket
+from rmas.system.preamble import ROW_AXES, Prompts, read_all
 from rmas.system.recursion import recurse
 from rmas.system.topology import Edge
 from rmas.system.turn import Prompt, zero_messages
 from rmas.tasks.rows import Row
 from rmas.training.alignment import align
-from rmas.training.examples import Examples, count_prompt_tokens, on_host
+from rmas.training.examples import Examples, count_all_tokens, on_host
 from rmas.training.objectives.base import (
     Lengths,
     LossAndMetrics,
@@ -62,13 +63,13 @@ class Targets:
     edges: dict[str, EdgeTargets]
 
 
-Batch = tuple[dict[str, Prompt], dict[str, Targets]]
-"""By agent: prompts of all rounds `[R, B, T]`, and what their rollouts should say."""
+Batch = tuple[Prompts, dict[str, Targets]]
+"""All agents' prompts, and by agent what their rollouts should say."""
 
 
 def prepare(examples: Examples, rows: Sequence[Row]) -> Batch:
     """The prompts of all rounds, and per agent and round the targets of its rollout."""
-    return examples.latent_prompts(rows), targets(examples, rows)
+    return examples.pack(examples.latent_lines(rows)), targets(examples, rows)
 
 
 def targets(examples: Examples, rows: Sequence[Row]) -> dict[str, Targets]:
@@ -148,7 +149,8 @@ def loss(
     """
     prompts, wanted = batch
     topology, spec = context.topology, context.spec
-    rows = prompts[topology.output].ids_BT.shape[1]
+    rows = prompts.rest[topology.output].ids_BT.shape[1]
+    pasts = read_all(spec, params, prompts.preambles)
     own_B11 = jax.random.bernoulli(key, context.on_policy, (rows, 1, 1))
 
     def turn(
@@ -156,7 +158,9 @@ def loss(
     ) -> tuple[dict[str, Array], Any]:
         target, own_probes = data
         own_links = turn_links(context, with_probes(links, own_probes), agent)
-        z_BMD = latent_turn(context, params, own_links, agent, prompt, incoming)
+        z_BMD = latent_turn(
+            context, params, own_links, agent, prompt, incoming, pasts.get(agent, ())
+        )
         y_BMD = models.embed(spec.model(agent), params[agent], target.ids_BM)
         error = _normalised_error(z_BMD, y_BMD, target.valid_BM)
         cosine = jnp.mean(row_mean(_cosine(z_BMD, y_BMD), target.valid_BM))
@@ -172,7 +176,7 @@ def loss(
         return sent, (error, cosine)
 
     zeros = zero_messages(spec, links, rows, context.latent_steps)
-    _, aux = recurse(topology, prompts, turn, zeros, turn_data(context, probes, wanted))
+    _, aux = recurse(topology, prompts.rest, turn, zeros, turn_data(context, probes, wanted))
     errors = [error_R for error_R, _ in aux.values()]
     metrics = {f"cosine/{agent}": jnp.mean(cosine_R) for agent, (_, cosine_R) in aux.items()}
     rounds = max(map(len, errors))
@@ -198,7 +202,7 @@ def _normalised_error(z_BMD: Array, y_BMD: Array, valid_BM: Array) -> Array:
 
 def count_tokens(batch: Batch) -> int:
     """Tokens of all prompts."""
-    return sum(map(count_prompt_tokens, batch[0].values()))
+    return count_all_tokens(batch[0])
 
 
 OBJECTIVE = Objective(
@@ -206,5 +210,6 @@ OBJECTIVE = Objective(
     abstract_batch=abstract_batch,
     loss=loss,
     count_tokens=count_tokens,
+    axes=(ROW_AXES, 1),
     across=False,
 )

@@ -13,8 +13,10 @@ import optax
 
 from rmas import models
 from rmas.links import edge_name, row_copies
+from rmas.models import Segment
 from rmas.shapes import Array, Params
 from rmas.system.batch import bucket
+from rmas.system.preamble import Preamble, Prompts
 from rmas.system.topology import Topology
 from rmas.system.turn import Prompt, SystemSpec, inputs, rollout
 from rmas.tasks.rows import Row
@@ -50,10 +52,17 @@ class TrainingContext:
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """Tokens of a prompt with its question but without messages, and of a role's text."""
+    """Tokens of prompts and texts.
+
+    Attributes:
+      prompt: of a prompt with its question but without messages.
+      text: of a role's text.
+      preamble: of those of a prompt, how many all rounds share (`rmas.system.preamble`).
+    """
 
     prompt: int
     text: int
+    preamble: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,19 +146,26 @@ def text_loss(
     params: Params,
     batch: Text,
     incoming: tuple[Array, ...],
+    past: tuple[Segment, ...] = (),
 ) -> Array:
     """Cross-entropy of an agent's text after its prompt, per row `[B]`.
 
     `incoming` are the messages `[B, M, D]` for the prompt's slots, in the order of
-    `Topology.incoming`.
+    `Topology.incoming`; `past` is what the prompt continues.
     """
     prompt = batch.prompt
     model = context.spec.model(agent)
     x_BTD = inputs(model, params, prompt, incoming)
-    pos_BT = models.positions(prompt.valid_BT)
-    remat = context.spec.remat
+    pos_BT = models.positions(prompt.valid_BT, models.length(past))
     h_BTD, _ = models.run(
-        model, params, x_BTD, prompt.valid_BT, pos_BT, remat=remat, left_padded=True
+        model,
+        params,
+        x_BTD,
+        valid_BT=prompt.valid_BT,
+        pos_BT=pos_BT,
+        past=past,
+        remat=context.spec.remat,
+        left_padded=True,
     )
     logits_BTV = models.unembed(model, params, h_BTD[:, :-1])
     loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, prompt.ids_BT[:, 1:])
@@ -163,6 +179,7 @@ def latent_turn(
     agent: str,
     prompt: Prompt,
     incoming: tuple[Array, ...],
+    past: tuple[Segment, ...] = (),
 ) -> Array:
     """One agent's true rollout: its inner-mapped states `[B, M, D]`, with checkpointed steps."""
     x_BTD = inputs(context.spec.model(agent), params[agent], prompt, incoming)
@@ -175,6 +192,7 @@ def latent_turn(
         prompt.valid_BT,
         context.latent_steps,
         checkpoint=True,
+        past=past,
     )
     return z_BMD
 
@@ -198,6 +216,12 @@ def zero_prompt(*lead: int, positions: int, states: int | None = None) -> Prompt
     )
 
 
+def zero_preamble(*lead: int, positions: int) -> Preamble:
+    """Preambles of zeros `[*lead, T]`, T the bucket of `positions`, for `abstract`."""
+    shape = (*lead, bucket(positions))
+    return Preamble(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
+
+
 def zero_text(*lead: int, positions: int, states: int | None = None) -> Text:
     """`zero_prompt` of a prompt with its text."""
     prompt = zero_prompt(*lead, positions=positions, states=states)
@@ -205,14 +229,23 @@ def zero_text(*lead: int, positions: int, states: int | None = None) -> Text:
 
 
 def prompt_positions(context: TrainingContext, lengths: Lengths, message: int) -> dict[str, int]:
-    """Positions of each agent's prompt, with messages of `message` vectors in all its slots."""
-    topology = context.topology
-    return {a: lengths.prompt + message * len(topology.incoming(a)) for a in topology.agents}
+    """Positions of each agent's prompt after its preamble, with `message` vectors in each slot."""
+    topology, rest = context.topology, lengths.prompt - lengths.preamble
+    return {a: rest + message * len(topology.incoming(a)) for a in topology.agents}
 
 
-def zero_prompts(
-    context: TrainingContext, rounds: int, rows: int, lengths: Lengths
-) -> dict[str, Prompt]:
-    """Every agent's `zero_prompt` of all rounds `[R, B, T]`, as true rollouts read them."""
+def zero_preambles(context: TrainingContext, rows: int, lengths: Lengths) -> dict[str, Preamble]:
+    """Every agent's `zero_preamble` `[B, T]`; none where prompts begin with a slot."""
+    if not lengths.preamble:
+        return {}
+    agents = context.topology.agents
+    return {agent: zero_preamble(rows, positions=lengths.preamble) for agent in agents}
+
+
+def zero_prompts(context: TrainingContext, rounds: int, rows: int, lengths: Lengths) -> Prompts:
+    """Every agent's preamble, and its `zero_prompt` of all rounds, as true rollouts read them."""
     positions = prompt_positions(context, lengths, context.latent_steps)
-    return {agent: zero_prompt(rounds, rows, positions=n) for agent, n in positions.items()}
+    return Prompts(
+        zero_preambles(context, rows, lengths),
+        {agent: zero_prompt(rounds, rows, positions=n) for agent, n in positions.items()},
+    )

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from rmas.shapes import Array, Params
-from rmas.system.batch import Line
+from rmas.system.batch import level
+from rmas.system.preamble import ROW_AXES, Prompts, read_all
 from rmas.system.recursion import recurse
 from rmas.system.turn import Prompt, send, zero_messages
-from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
-from rmas.training.examples import Examples, Text, count_prompt_tokens
+from rmas.training.examples import Examples, Text, count_all_tokens
 from rmas.training.objectives.base import (
     Lengths,
     LossAndMetrics,
@@ -30,22 +30,20 @@ from rmas.training.objectives.base import (
     zero_text,
 )
 
-Batch = tuple[dict[str, Prompt], Text]
-"""Every agent's prompts of all rounds `[R, B, T]`, and the output agent's last with the answer
-`[B, T]`."""
+Batch = tuple[Prompts, Text]
+"""All agents' prompts, and the rest of the output agent's last one with the answer `[B, T]`."""
 
 
 def prepare(examples: Examples, rows: Sequence[Row]) -> Batch:
     """The prompts of all rounds, and the output agent's last one with its answer's text."""
-    prompts = examples.latent_prompts(rows)
+    lines = examples.latent_lines(rows)
     output, k = examples.renderer.system.topology.output, examples.rounds - 1
-    lines = []
-    for row in rows:
-        prompt = examples.renderer.latent_line(output, question_of(row), k, examples.latent_steps)
-        text = examples.text_ids(output, row, k)
-        whole = Line(prompt.ids + text, prompt.slots + (-1,) * len(text), len(text))
-        lines.append(examples.fit_line(output, row, whole))
-    return prompts, examples.stack_texts(lines)
+    texts = [
+        examples.fit_line(output, row, prompt.with_text(examples.text_ids(output, row, k)))
+        for row, prompt in zip(rows, lines[output][-1], strict=True)
+    ]
+    *lines[output], last = level([*lines[output], texts])
+    return examples.pack(lines), examples.stack_texts([row.rest for row in last])
 
 
 def abstract_batch(context: TrainingContext, rounds: int, rows: int, lengths: Lengths) -> Batch:
@@ -68,26 +66,29 @@ def loss(
     """The mean cross-entropy of the answers; gradients go through all rounds."""
     prompts, last = batch
     topology, out = context.topology, context.topology.output
+    pasts = read_all(context.spec, params, prompts.preambles)
 
     def turn(
         agent: str, prompt: Prompt, incoming: tuple[Array, ...], data: Any
     ) -> tuple[dict[str, Array], Any]:
         def checkpointed(links: Params, incoming: tuple[Array, ...]) -> dict[str, Array]:
             links = turn_links(context, links, agent)
-            z_BMD = latent_turn(context, params, links, agent, prompt, incoming)
+            past = pasts.get(agent, ())
+            z_BMD = latent_turn(context, params, links, agent, prompt, incoming, past)
             return send(topology, context.spec, links, agent, z_BMD)
 
         return jax.checkpoint(checkpointed)(with_probes(links, data[1]), incoming), ()
 
-    zeros = zero_messages(context.spec, links, prompts[out].ids_BT.shape[1], context.latent_steps)
-    incoming, _ = recurse(topology, prompts, turn, zeros, turn_data(context, probes))
-    return jnp.mean(text_loss(context, out, params[out], last, incoming)), {}
+    zeros = zero_messages(context.spec, links, len(last.text_BT), context.latent_steps)
+    incoming, _ = recurse(topology, prompts.rest, turn, zeros, turn_data(context, probes))
+    loss_B = text_loss(context, out, params[out], last, incoming, pasts.get(out, ()))
+    return jnp.mean(loss_B), {}
 
 
 def count_tokens(batch: Batch) -> int:
-    """Tokens of all prompts, and of the last one with its text."""
+    """Tokens of all prompts, and of what follows the preamble in the last one with its text."""
     prompts, last = batch
-    return sum(map(count_prompt_tokens, prompts.values())) + last.count_tokens()
+    return count_all_tokens(prompts) + last.count_tokens()
 
 
 OBJECTIVE = Objective(
@@ -95,5 +96,5 @@ OBJECTIVE = Objective(
     abstract_batch=abstract_batch,
     loss=loss,
     count_tokens=count_tokens,
-    axes=(1, 0),
+    axes=(ROW_AXES, 0),
 )
