@@ -69,17 +69,20 @@ def test_latent_counts(runner, links, rounds):
                 "latent_steps": rounds * m,
                 "decoded_tokens": 0,
                 "positions": first + rounds * (m - 1),
+                "reused_positions": 0,
             },
             "critic": {
                 "prompt_tokens": other,
                 "latent_steps": rounds * m,
                 "decoded_tokens": 0,
                 "positions": other + rounds * (m - 1),
+                "reused_positions": 0,
             },
             "solver": {
                 "prompt_tokens": other,
                 "latent_steps": again * m,
                 "positions": other + again * (m - 1) + decoded - 1,
+                "reused_positions": 0,
             },
         }
 

@@ -56,8 +56,8 @@ def assert_close(a, b):
         ("teacher_forced", PAIR, 64, ()),
         pytest.param("rollout", BEHIND, 64, (), marks=pytest.mark.slow),
         pytest.param("align", BEHIND, 64, (False,), marks=pytest.mark.slow),
-        pytest.param("teacher_forced", BEHIND, 22, (), marks=pytest.mark.slow),
-        pytest.param("rollout", PAIR, 22, (), marks=pytest.mark.slow),
+        pytest.param("teacher_forced", BEHIND, 28, (), marks=pytest.mark.slow),
+        pytest.param("rollout", PAIR, 30, (), marks=pytest.mark.slow),
     ],
 )
 def test_losses_and_gradients_are_those_of_whole_prompts(name, topology, longest, more):
@@ -67,7 +67,7 @@ def test_losses_and_gradients_are_those_of_whole_prompts(name, topology, longest
     lengths = {a: own.valid_BT.sum(axis=1) for a, own in batch[0].preambles.items()}
     assert set(lengths) == set(topology.agents)
     assert len({n for own_B in lengths.values() for n in own_B.tolist()}) > 1
-    assert (min(own_B.min() for own_B in lengths.values()) == 0) == (longest == 22)
+    assert (min(own_B.min() for own_B in lengths.values()) == 0) == (longest < 64)
     assert_close(value_and_gradient(case, name, batch), definition(case, name, *more))
 
 

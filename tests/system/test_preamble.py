@@ -1,0 +1,158 @@
+"""Preambles that are read once: answers, thoughts and counts with them and without, in float64."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from rmas.system import preamble_cache, rendered
+from rmas.system.answers import Limits, Question
+from rmas.system.encode import Slot
+from rmas.system.load import Agent, System
+from rmas.system.preamble import preamble_ids
+from rmas.system.preamble_cache import PreambleCache
+from rmas.system.prompts import from_json
+from rmas.system.run import Runner
+from rmas.system.sampling import Sampling
+from rmas.system.styles import SEQUENTIAL
+from rmas.system.topology import single
+from support.tiny_families import family_params, family_spec
+from support.tiny_systems import random_links
+from support.tiny_training import WORDS, word_tokenizer
+
+LIMITS = Limits(latent_steps=5, max_new_tokens=9, message_tokens=6)
+TEXTS = ["ab c", "hi", "def g hi kk l m ab c", "<u> kk l", "m m m"]
+QUESTIONS = [Question(f"q{i}", text) for i, text in enumerate(TEXTS)]
+PROMPTS = {
+    "name": "toy",
+    "system": {"default": ""},
+    "roles": {
+        "planner": {"toy": {"first": "ab {question} c", "later": "ab {question} {slot:solver} m"}},
+        "critic": {"toy": {"first": "hi kk {question} {slot:planner} g"}},
+        "solver": {"toy": {"first": "l l l {slot:critic} {question}"}},
+        "single": {"toy": {"first": "c {question}"}},
+    },
+}
+FAMILIES = {"planner": "gemma3", "critic": "qwen3_5", "solver": "mistral"}
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def system():
+    """A window, recurrent states, and a window again; prompts with long and short preambles."""
+    with jax.enable_x64(True):
+        agents = {}
+        for n, (name, family) in enumerate(FAMILIES.items()):
+            spec = family_spec(family)
+            chat = word_tokenizer(n, extra=tuple(f"w{i}" for i in range(42 - 4 - len(WORDS))))
+            params = family_params(spec, n, np.float64)
+            agents[name] = Agent(spec, params, chat, (0,), f"print {name}")
+        return System(SEQUENTIAL, agents, from_json(json.dumps(PROMPTS), "test"), "toy")
+
+
+@pytest.fixture(scope="module")
+def links(system):
+    with jax.enable_x64(True):
+        return random_links(system.spec("ln_res").links, 5, np.float64)
+
+
+def make_runner(system, **changes) -> Runner:
+    return Runner(system, LIMITS, Sampling(), seed=0, **changes)
+
+
+def recorded(runner, links, questions=QUESTIONS, rounds=3, batch=5):
+    return runner.recorded(links, "ln_res", questions, rounds, batch)
+
+
+def without_counts(answers):
+    return [dataclasses.replace(a, counts={}) for a in answers]
+
+
+def assert_same(found, wanted):
+    (answers, thoughts), (own, expected) = found, wanted
+    assert without_counts(answers) == without_counts(own)
+    for x, y in zip(jax.tree.leaves(thoughts), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-9)
+
+
+@pytest.fixture
+def whole(system, links, monkeypatch):
+    """What the system does where no preamble is read apart."""
+    with monkeypatch.context() as patch:
+        patch.setattr(rendered, "LEAST", 10**6)
+        runner = make_runner(system)
+        return recorded(runner, links), runner.text(QUESTIONS, 3, 5)
+
+
+def test_answers_and_thoughts_are_those_of_whole_prompts(system, links, whole, monkeypatch):
+    """Also beside other rows, with an empty row, and where rows do not begin like others."""
+    monkeypatch.setattr(rendered, "LEAST", 1)
+    runner = make_runner(system)
+    assert_same(recorded(runner, links), whole[0])
+    assert without_counts(runner.text(QUESTIONS, 3, 5)) == without_counts(whole[1])
+    answers, thoughts = whole[0]
+    alone = recorded(runner, links, QUESTIONS[2:4])
+    assert_same(alone, (answers[2:4], jax.tree.map(lambda x: x[:, 2:4], thoughts)))
+    monkeypatch.setattr(rendered.Renderer, "begin", lambda self, agent: (1, 2, 3))
+    assert_same(recorded(make_runner(system), links), whole[0])
+
+
+def test_counts_tell_read_and_reused_positions_apart(system, links, whole, monkeypatch):
+    monkeypatch.setattr(rendered, "LEAST", 1)
+    runner = make_runner(system)
+    for found, wanted in ((recorded(runner, links)[0], whole[0][0]), (runner.text(QUESTIONS, 3, 5), whole[1])):
+        for question, answer, own in zip(QUESTIONS, found, wanted, strict=True):
+            for agent, counts in answer.counts.items():
+                reused = 2 * runner.renderer.preamble(agent, question)
+                assert counts["reused_positions"] == reused > 0
+                assert own.counts[agent]["reused_positions"] == 0
+                assert counts["positions"] + reused == own.counts[agent]["positions"]
+                for name in ("prompt_tokens", "latent_steps", "decoded_tokens"):
+                    assert counts[name] == own.counts[agent][name]
+
+
+def test_preambles_are_read_once_for_rounds_rollouts_and_methods(system, links, monkeypatch):
+    monkeypatch.setattr(rendered, "LEAST", 1)
+    reads = []
+    real = preamble_cache._read_rows
+    monkeypatch.setattr(
+        preamble_cache, "_read_rows", lambda *args: reads.append(args[0]) or real(*args)
+    )
+    shared = PreambleCache()
+    one, other = (make_runner(system, preambles=shared) for _ in range(2))
+    alone = dataclasses.replace(system, topology=single("planner"))
+    recorded(one, links, rounds=1)
+    assert len(reads) == 3
+    recorded(one, links, rounds=3)
+    one.latent(links, "ln_res", QUESTIONS, 2, 5, rollout_index=1)
+    other.text(QUESTIONS, 2, 5)
+    assert len(reads) == 3
+    make_runner(alone, preambles=shared).text(QUESTIONS, 1, 5)
+    assert len(reads) == 4  # another prompt
+    recorded(one, links, QUESTIONS[:3])
+    assert len(reads) == 7
+    recorded(one, links)
+    assert len(reads) == 10  # forgotten while others were asked
+
+
+def test_what_exceeds_the_limit_is_read_again(system, links, whole, monkeypatch):
+    monkeypatch.setattr(rendered, "LEAST", 1)
+    runner = make_runner(system, preambles=PreambleCache(limit=0))
+    assert without_counts(runner.text(QUESTIONS, 3, 5)) == without_counts(whole[1])
+    assert not runner.preambles._rows
+
+
+def test_preamble_ids():
+    slot = Slot("a")
+    assert preamble_ids([(((1, 2, 3)), slot, (4,)), ((1, 2, 5), slot)]) == (1, 2)
+    assert preamble_ids([((1, 2), (3,), slot, (4,)), ((1, 2, 3, 4), slot)]) == (1, 2, 3)
+    assert preamble_ids([((1, 2), (3,)), ((1, 2, 3),)]) == (1, 2)  # the last one is read
+    assert preamble_ids([(slot, (1,)), (slot, (1,))]) == ()
+    assert preamble_ids([((1,),), ((2,), slot)]) == ()
