@@ -55,14 +55,16 @@ def test_what_a_prompt_holds(name, role, family, default):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("name", "role"), ROLES)
 def test_where_slots_stand(name, role, family, default):
-    """Messages come before the question, but for the sequential planner and critic."""
+    """Messages come after all else that rounds share: what stands before them is read once."""
     topology = TOPOLOGIES[name]
     for phase in ("first", "later"):
         parts = default.template(role, family, phase)
         wanted = [e.src for e in topology.incoming(role) if e.when == "round" or phase == "later"]
         assert slots(parts) == wanted
-        before = slots(parts[: parts.index(QUESTION)])
-        assert before == ([] if role in ("planner", "critic") else wanted)
+        asked = max(i for i, part in enumerate(parts) if isinstance(part, Field))
+        assert slots(parts[asked:]) == wanted
+        shared = default.template(role, family, "first")[: asked + 1]
+        assert parts[: asked + 1] == shared
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -120,9 +122,8 @@ def test_sequential_prompts(role, family):
         answers = role in ("solver", "single")
         assert ("\\boxed{}" in text) == (answers and family != "code")
         assert ("```python" in text) == (answers and family == "code")
-        question, slot = parts.index(Field("question")), [isinstance(p, Slot) for p in parts]
-        if any(slot):
-            assert (slot.index(True) < question) == (role == "solver")
+        question, slot = parts.index(QUESTION), [isinstance(p, Slot) for p in parts]
+        assert not any(slot[:question])
     assert Field("name") in s.interface["function"]
     assert s.interface.keys() == {"function", "unnamed_function", "program"}
     style = Topology("deliberation", ("a",), (), "a")

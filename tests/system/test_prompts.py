@@ -331,7 +331,7 @@ def test_an_agent_alone_in_a_family_that_no_set_knows():
 
 
 PACKAGED = {
-    "default": "94e3007bd1cda7ab3790fc939dd840c078056824261a9e9bf7dc18f5867e9611",
+    "default": "cb9f632001e8c3f3e8b5350d798cc7bcea042c1e3136fe4867b7334159e470d7",
     "relay": "9bebacd6a7dbcf05b368effad066139f88f7b6cb99e079045a02145f0b5c2085",
     "chain": "b347e758fd25092fa55decfa01eb6fab51743620f2b119ab251e824cc54223f1",
     "debate": "0699d6352a914fb0d27360f3026eca17b50cd3a8c1692272b9dda78344da0f04",

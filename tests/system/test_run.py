@@ -171,6 +171,7 @@ def test_text_exchange_is_the_plain_loop(system, runner, rounds):
                 "latent_steps": 0,
                 "decoded_tokens": d,
                 "positions": p + d - rounds,
+                "reused_positions": 0,
             }
             for a, (p, d) in counts.items()
         }
