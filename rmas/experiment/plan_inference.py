@@ -30,6 +30,7 @@ def inference(on: Stage) -> StagePlan:
         rounds=on.rounds,
         rows=on.whole_rows,
         tokens=on.lengths.prompt,
+        begun=on.lengths.preamble,
     )
     memory = on.compiled(think)
     state = think.outputs[0]
@@ -37,7 +38,7 @@ def inference(on: Stage) -> StagePlan:
         "weights": on.weights,
         "links": on.links,
         "batch": device_bytes(think.arguments[-1]["prompts"]),
-        "caches": min(device_bytes((state.prefix, state.tail)), memory.outputs),
+        "caches": on.preambles + min(device_bytes((state.prefix, state.tail)), memory.outputs),
     }
     found = [(think, on.need(think, parts)), _chunk(on, out, state)]
     if set(on.given.evaluate.methods) - {"latent", "untrained"}:
@@ -70,8 +71,9 @@ def _chunk(on: Stage, agent: str, state: Any) -> tuple[Program, Need]:
     own = device_bytes(on.params[agent])
     caches = device_bytes((state.prefix, state.tail))
     caches += min(device_bytes(state.tail), memory.outputs - memory.alias)
-    parts = {"weights": on.weights, "links": on.links, "caches": caches}
-    return program, on.need(program, parts, beside=on.weights - own + on.links)
+    parts = {"weights": on.weights, "links": on.links, "caches": caches + on.preambles}
+    beside = on.weights - own + on.links + on.preambles
+    return program, on.need(program, parts, beside=beside)
 
 
 def _texts(on: Stage) -> list[tuple[Program, Need]]:
@@ -91,7 +93,12 @@ def _texts(on: Stage) -> list[tuple[Program, Need]]:
             continue
         compiled.add(same)
         start = programs.decode_start(
-            on.system, agent, rows=on.whole_rows, positions=positions, size=tokens
+            on.system,
+            agent,
+            rows=on.whole_rows,
+            positions=positions,
+            size=tokens,
+            begun=on.lengths.preamble,
         )
         memory = on.compiled(start)
         state = start.outputs
@@ -99,9 +106,9 @@ def _texts(on: Stage) -> list[tuple[Program, Need]]:
             "weights": on.weights,
             "links": on.links,
             "batch": device_bytes(start.arguments[1]),
-            "caches": min(device_bytes((state.prefix, state.tail)), memory.outputs),
+            "caches": on.preambles + min(device_bytes((state.prefix, state.tail)), memory.outputs),
         }
-        beside = on.weights - device_bytes(on.params[agent]) + on.links
+        beside = on.weights - device_bytes(on.params[agent]) + on.links + on.preambles
         found += [(start, on.need(start, parts, beside=beside)), _chunk(on, agent, state)]
     return found
 
@@ -115,7 +122,8 @@ def _think_times(on: Stage, think: Program) -> list[Time]:
     for agent in topology.agents:
         share, turns, positions = on.share(agent), on.turns(agent), on.positions(agent)
         reads = turns + (agent == topology.output)
-        prefill, step = share.prefill(positions), share.latent_step(positions + on.steps / 2)
+        prefill = share.prefill(on.rest(agent), on.begun)
+        step = share.latent_step(positions + on.steps / 2)
         steps = turns * (on.steps - 1)
         total += prefill.times(reads) + step.times(steps)
         for what, part, n, work in (

@@ -165,10 +165,19 @@ class Stage:
 
     # What is known from shapes.
 
-    def positions(self, agent: str) -> int:
-        """Of an agent's prompt, with latent messages in its slots, as compiled."""
+    @property
+    def begun(self) -> int:
+        """Positions of a preamble, as compiled."""
+        return bucket(self.lengths.preamble)
+
+    def rest(self, agent: str) -> int:
+        """Positions of an agent's prompt after its preamble, as compiled: latent messages too."""
         incoming = self.outline.topology.incoming(agent)
-        return bucket(self.lengths.prompt + self.steps * len(incoming))
+        return bucket(self.lengths.prompt - self.lengths.preamble + self.steps * len(incoming))
+
+    def positions(self, agent: str) -> int:
+        """Of an agent's whole prompt, as compiled."""
+        return self.begun + self.rest(agent)
 
     def turns(self, agent: str) -> int:
         """Latent turns of an agent in all rounds."""
@@ -183,9 +192,16 @@ class Stage:
 
     @property
     def caches(self) -> int:
-        """Bytes of the largest turn's keys, values and states on a device."""
-        agents = self.outline.topology.agents
-        return int(max(self.share(a).cache(self.positions(a) + self.steps) for a in agents))
+        """Bytes of keys, values and states on a device: of preambles, and of the largest turn."""
+        shares = {a: self.share(a) for a in self.outline.topology.agents}
+        turn = max(share.cache(self.rest(a) + self.steps) for a, share in shares.items())
+        return int(turn + self.preambles)
+
+    @property
+    def preambles(self) -> int:
+        """Bytes of all agents' preambles in the cache on a device."""
+        agents = self.outline.topology.agents if self.begun else ()
+        return int(sum(self.share(agent).cache(self.begun) for agent in agents))
 
     @property
     def measured(self) -> str:
@@ -198,6 +214,8 @@ class Stage:
     def words(self) -> str:
         """What else the plan depends on."""
         prompts = f"prompts of {self.lengths.prompt} tokens"
+        if self.lengths.preamble:
+            prompts += f" ({self.lengths.preamble} of them in all rounds)"
         turns = f"{self.rounds} round{'s' * (self.rounds > 1)}, {self.steps} latent steps"
         if self.stage == "evaluate":
             answers = f"answers of {self.settings.limits.max_new_tokens} tokens"

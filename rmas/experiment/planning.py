@@ -24,7 +24,10 @@ from rmas.parallel import MeshSpec
 from rmas.parallel.slices import SliceSpec, describe_devices, parse_slice
 from rmas.plans.plan import MeshChoice, Plan
 from rmas.plans.programs import TooLargeError
+from rmas.system.answers import Question
 from rmas.system.outline import Outline
+from rmas.system.preamble import LEAST
+from rmas.system.rendered import Renderer
 from rmas.training.objectives import Lengths
 from rmas.weights.placement import planned
 
@@ -168,7 +171,28 @@ def _lengths(outline: Outline, stage: str, prompt: int, text: int) -> Lengths:
             f"plan_lengths ({prompt}, {text}) need {needed} positions, and agent {agent} has "
             f"{context}; lower plan_lengths"
         )
-    return Lengths(prompt, text)
+    return Lengths(prompt, text, preamble_of(outline, prompt))
+
+
+def preamble_of(outline: Outline, prompt: int) -> int:
+    """How many tokens of a prompt all rounds share, of the agent with the fewest.
+
+    Where the agents' folders are not known, none: each round then reads whole prompts.
+    """
+    if not outline.located:
+        return 0
+    renderer = Renderer(outline.unloaded())
+    short, long = (Question("", text) for text in ("A", "A" + " word" * 100))
+
+    def one(agent: str) -> int:
+        begun = [renderer.preamble(agent, question) for question in (short, long)]
+        if begun[0] == begun[1]:  # it ends before the question
+            return begun[0]
+        whole = renderer.latent_line(agent, short, k=1, steps=0)
+        return max(prompt - (len(whole) - begun[0]), 0)
+
+    found = min(min(map(one, outline.topology.agents)), prompt - 1)
+    return found if found >= LEAST else 0
 
 
 def _sizes(text: str) -> MeshSpec:

@@ -13,9 +13,10 @@ from rmas import parallel
 from rmas.links import init_links
 from rmas.parallel.axes import AXES_OF
 from rmas.shapes import Params
+from rmas.system.preamble import Preamble
 from rmas.system.topology import Topology
 from rmas.system.turn import Prompt, SystemSpec
-from rmas.training.objectives.base import abstract, zero_prompt
+from rmas.training.objectives.base import abstract, zero_preamble, zero_prompt
 from rmas.weights.placement import abstract_agents
 
 
@@ -66,12 +67,18 @@ def prompt(mesh: Mesh, rows: int, positions: int) -> Prompt:
     return batch(mesh, abstract(lambda: zero_prompt(rows, positions=positions)))
 
 
+def preamble(mesh: Mesh, rows: int, tokens: int) -> Preamble:
+    """One agent's preambles `[B, T]`, T the bucket of `tokens`."""
+    return batch(mesh, abstract(lambda: zero_preamble(rows, positions=tokens)))
+
+
 def prompts(
     system: AbstractSystem, rounds: int, rows: int, tokens: int, message: int
 ) -> dict[str, Prompt]:
-    """Every agent's prompts of all rounds `[R, B, T]`.
+    """What follows every agent's preamble in all rounds, `[R, B, T]`.
 
-    `tokens` are those of a prompt with its question; `message` vectors stand in each of its slots.
+    `tokens` are those of a prompt with its question, after its preamble; `message` vectors stand
+    in each of its slots.
     """
 
     def one(agent: str) -> Prompt:

@@ -64,13 +64,18 @@ class Share:
         """Rows of one device."""
         return -(-self.rows // parts(self.mesh, "batch"))
 
-    def prefill(self, positions: int) -> Work:
-        """A prefill of so many positions a row."""
+    def prefill(self, positions: int, past: int = 0) -> Work:
+        """A prefill of so many positions a row, which continues `past` positions."""
         rows, split = self.own_rows, self.mesh.shape["tensor"]
         products = _products(self._params["layers"]) * rows * positions / split
-        scores = sum(_scores(self.model, layer, positions) for layer in self.model.layers)
+        scores = sum(
+            _scores(self.model, layer, past + positions) - _scores(self.model, layer, past)
+            for layer in self.model.layers
+        )
         layers = device_bytes(self._params["layers"])
-        return Work(layers, 2 * (products + rows * scores / split))
+        return Work(
+            layers + (self.cache(past) if past else 0), 2 * (products + rows * scores / split)
+        )
 
     def latent_step(self, positions: float) -> Work:
         """One latent step after so many positions."""
@@ -123,7 +128,7 @@ def _products(params: Params) -> int:
 
 def _scores(model: ModelSpec, layer: LayerSpec, positions: int) -> float:
     """Products of one row's queries with keys, and of weights with values; causal."""
-    if not isinstance(layer, AttentionLayer):
+    if not isinstance(layer, AttentionLayer) or not positions:
         return 0.0
     window = positions if layer.window is None else min(positions, layer.window)
     seen = window - window * window / (2 * positions)  # by a query, on average

@@ -47,17 +47,19 @@ def tail_bytes(spec: ModelSpec, rows: int, slots: int, dtype: Any) -> int:
 def turn_caches(
     context: TrainingContext, rows: int, lengths: Lengths, mesh: Mesh, dtype: Any = jnp.float32
 ) -> int:
-    """Bytes of the largest turn's keys, values and states: of its prompt and its latent steps.
+    """Bytes of keys, values and states: of all preambles, and of the largest turn after them.
 
     `rows` are those of a part of the batch (gradient accumulation), over all devices.
     """
     incoming, m = context.topology.incoming, context.latent_steps
     rows = -(-rows // parts(mesh, "batch"))
 
-    def one(agent: str, spec: ModelSpec) -> int:
-        positions = lengths.prompt + m * len(incoming(agent)) + m
+    def bytes_of(spec: ModelSpec, positions: int) -> int:
         share = parts(mesh, "kv_heads")
         split = share if spec.n_kv_heads and spec.n_kv_heads % share == 0 else 1
         return tail_bytes(spec, rows, positions, dtype) // split
 
-    return max(one(agent, spec) for agent, spec in context.spec.models)
+    rest, specs = lengths.prompt - lengths.preamble, context.spec.models
+    turns = (bytes_of(spec, rest + m * len(incoming(agent)) + m) for agent, spec in specs)
+    preambles = sum(bytes_of(spec, lengths.preamble) for _, spec in specs if lengths.preamble)
+    return preambles + max(turns)

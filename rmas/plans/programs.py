@@ -16,16 +16,19 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rmas import models
+from rmas.models import Segment
 from rmas.parallel import use
 from rmas.parallel.slices import no_compile_cache
 from rmas.plans import arguments
 from rmas.plans.arguments import AbstractSystem, placed
 from rmas.shapes import Array, Params
 from rmas.system import decode
+from rmas.system import preamble as preambles
 from rmas.system import run as engine
 from rmas.system import turn as turns
 from rmas.system.batch import bucket
 from rmas.system.decode import DecodeState
+from rmas.system.preamble import Pasts
 from rmas.system.sampling import Sampling
 from rmas.system.turn import Prompt
 
@@ -138,7 +141,14 @@ def lower(
 
 
 def think(
-    system: AbstractSystem, *, steps: int, size: int, rounds: int, rows: int, tokens: int
+    system: AbstractSystem,
+    *,
+    steps: int,
+    size: int,
+    rounds: int,
+    rows: int,
+    tokens: int,
+    begun: int = 0,
 ) -> Program:
     """All latent turns and the prefill of the output agent's last one.
 
@@ -147,6 +157,7 @@ def think(
       size: the tokens that the output agent may write.
       rows: questions of a batch.
       tokens: of a prompt with its question, without messages.
+      begun: of those, how many are its preamble, which `preamble` has read.
 
     Its outputs are the state that decoding starts from, and no thoughts.
     """
@@ -162,9 +173,27 @@ def think(
         on_turn=None,
         params=system.params,
         links=system.links,
-        prompts=arguments.prompts(system, rounds, rows, tokens, steps),
-        pasts={},
+        prompts=arguments.prompts(system, rounds, rows, tokens - begun, steps),
+        pasts=pasts(system, rows, begun),
     )
+
+
+def preamble(system: AbstractSystem, agent: str, *, rows: int, tokens: int) -> Program:
+    """One agent reads its preambles; its outputs are what its turns continue."""
+    return lower(
+        f"preamble of {agent}",
+        system.mesh,
+        jax.jit(preambles.read, static_argnums=0).lower,
+        system.spec.model(agent),
+        system.params[agent],
+        arguments.preamble(system.mesh, rows, tokens),
+    )
+
+
+def pasts(system: AbstractSystem, rows: int, begun: int) -> Pasts:
+    """What every agent's turns continue, after preambles of so many tokens; nothing without."""
+    agents = system.topology.agents if begun else ()
+    return {agent: (preamble(system, agent, rows=rows, tokens=begun).outputs,) for agent in agents}
 
 
 def rollout(
@@ -202,18 +231,25 @@ def prefill(system: AbstractSystem, agent: str, *, rows: int, positions: int) ->
 
 
 def decode_start(
-    system: AbstractSystem, agent: str, *, rows: int, positions: int, size: int
+    system: AbstractSystem, agent: str, *, rows: int, positions: int, size: int, begun: int = 0
 ) -> Program:
-    """The prefill that decoding of `size` tokens starts with; its outputs are a `DecodeState`."""
+    """The prefill that decoding of `size` tokens starts with; its outputs are a `DecodeState`.
+
+    `begun` of the `positions` are a preamble that was read before.
+    """
     model = system.spec.model(agent)
 
-    def start(params: Params, prompt: Prompt) -> DecodeState:
+    def start(params: Params, prompt: Prompt, past: tuple[Segment, ...]) -> DecodeState:
         x_BTD = turns.inputs(model, params, prompt, ())
-        return decode.start(model, params, x_BTD, prompt.valid_BT, size)
+        return decode.start(model, params, x_BTD, prompt.valid_BT, size, past)
 
-    prompt = arguments.prompt(system.mesh, rows, positions)
     return lower(
-        f"decode start of {agent}", system.mesh, jax.jit(start).lower, system.params[agent], prompt
+        f"decode start of {agent}",
+        system.mesh,
+        jax.jit(start).lower,
+        system.params[agent],
+        arguments.prompt(system.mesh, rows, positions - begun),
+        (preamble(system, agent, rows=rows, tokens=begun).outputs,) if begun else (),
     )
 
 

@@ -5,6 +5,8 @@ that each multiplies with them once. Links, logits and what `remat=layers` compu
 top.
 """
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 
 from rmas.plans.floors import Share, Work
@@ -51,22 +53,27 @@ def outer_step(
     for name, _ in objective:
         kind = OBJECTIVES[name]
         message = context.latent_steps if kind.latent else lengths.text
+        begun = bucket(lengths.preamble)
+        rest = lengths.prompt - lengths.preamble
+        if begun:  # constants: read once, whatever the rounds
+            total += functools.reduce(operator.add, (s.prefill(begun) for s in shares.values()))
         for agent, k in _turns(context.topology, kind, rounds):
-            positions = lengths.prompt + message * len(context.topology.incoming(agent))
+            positions = rest + message * len(context.topology.incoming(agent))
             positions += 0 if kind.latent else lengths.text
             # What a gradient reaches: the prompt through its messages, the states after it also
             # through the agent's own link.
             prompt = kind.across and bool(_read(context.topology, agent, k))
             states = prompt or "inner" in trained
-            total += shares[agent].prefill(bucket(positions)).times(1 + kind.across + prompt)
+            own = shares[agent].prefill(bucket(positions), begun)
+            total += own.times(1 + kind.across + prompt)
             if kind.latent:
-                step = shares[agent].latent_step(bucket(positions) + message / 2)
+                step = shares[agent].latent_step(begun + bucket(positions) + message / 2)
                 passes = (message - 1) * (1 + kind.across + states)
                 total += step.times(passes + states * steps_in_blocks(message))
         if kind.across:
             out = context.topology.output
-            positions = lengths.prompt + message * len(context.topology.incoming(out))
-            text = shares[out].prefill(bucket(positions + lengths.text))
+            positions = rest + message * len(context.topology.incoming(out))
+            text = shares[out].prefill(bucket(positions + lengths.text), begun)
             total += text.times(1 + bool(_read(context.topology, out, rounds - 1)))
     return total.times(accumulate)
 

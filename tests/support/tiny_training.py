@@ -149,7 +149,9 @@ def make_examples(
         "message_tokens": 0,
         "shift": 0,
     }
-    return Examples(renderer=Renderer(make_system(topology, dtype, question_first)), **(settings | changes))
+    return Examples(
+        renderer=Renderer(make_system(topology, dtype, question_first)), **(settings | changes)
+    )
 
 
 def on_mesh(examples: Examples, mesh: jax.sharding.Mesh) -> Examples:

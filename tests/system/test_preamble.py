@@ -107,7 +107,10 @@ def test_answers_and_thoughts_are_those_of_whole_prompts(system, links, whole, m
 def test_counts_tell_read_and_reused_positions_apart(system, links, whole, monkeypatch):
     monkeypatch.setattr(rendered, "LEAST", 1)
     runner = make_runner(system)
-    for found, wanted in ((recorded(runner, links)[0], whole[0][0]), (runner.text(QUESTIONS, 3, 5), whole[1])):
+    for found, wanted in (
+        (recorded(runner, links)[0], whole[0][0]),
+        (runner.text(QUESTIONS, 3, 5), whole[1]),
+    ):
         for question, answer, own in zip(QUESTIONS, found, wanted, strict=True):
             for agent, counts in answer.counts.items():
                 reused = 2 * runner.renderer.preamble(agent, question)
