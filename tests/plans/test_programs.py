@@ -14,6 +14,8 @@ from rmas.plans.programs import Program, TooLargeError
 from rmas.system import decode
 from rmas.system import run as engine
 from rmas.system.decode import CHUNK, Sampling
+from rmas.system.preamble import Preamble
+from rmas.system.preamble_cache import _read_rows
 from rmas.system.topology import Edge, Topology
 from rmas.system.turn import Prompt, SystemSpec, inputs
 from rmas.weights.placement import heads_of
@@ -57,15 +59,29 @@ def prompt(*lead: int) -> Prompt:
     return Prompt(ids, np.arange(16) >= np.full((*lead, 1), 16 - TOKENS), np.full(shape, -1))
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 2)])
-def test_think_is_the_program_of_a_run(sizes):
+@pytest.mark.parametrize(("sizes", "begun"), [((1, 1, 1), 16), ((2, 1, 2), 0), ((2, 1, 2), 16)])
+def test_think_is_the_program_of_a_run(sizes, begun):
     """The same arguments, in the same places: word for word the same program."""
     mesh = mesh_of(*sizes)
     system = abstract(mesh, one="qwen3", two="gemma3")
     program = programs.think(
-        system, steps=STEPS, size=CHUNK, rounds=ROUNDS, rows=ROWS, tokens=TOKENS
+        system,
+        steps=STEPS,
+        size=CHUNK,
+        rounds=ROUNDS,
+        rows=ROWS,
+        tokens=TOKENS + begun,
+        begun=begun,
     )
     params, links = loaded(system.spec, mesh)
+    pasts = {}
+    for agent in PAIR.agents if begun else ():
+        read = prompt(ROWS)
+        own = put_batch(mesh, Preamble(read.ids_BT, read.valid_BT))
+        none = put_batch(mesh, np.zeros(ROWS, bool))
+        with use(mesh):
+            past = _read_rows(system.spec.model(agent), params[agent], None, none, own)
+        pasts[agent] = (past,)
     prompts = dict.fromkeys(PAIR.agents, prompt(ROUNDS, ROWS))
     prompts = jax.tree.map(lambda x: x.astype(np.int32) if x.dtype == np.int64 else x, prompts)
     with use(mesh):
@@ -79,6 +95,7 @@ def test_think_is_the_program_of_a_run(sizes):
             params=params,
             links=links,
             prompts=put_batch(mesh, prompts, axis=1),
+            pasts=pasts,
         )
     assert program.lowered.as_text() == own.as_text()
 
