@@ -1,6 +1,16 @@
 """Decoder models in JAX and Flax: llama, mistral, qwen2, qwen3, gemma3 and qwen3_5 (text)."""
 
-from rmas.models.cache import Entries, Segment, append, open_tail, pick_rows, widen, write
+from rmas.models.cache import (
+    Entries,
+    Segment,
+    append,
+    open_tail,
+    pad_left,
+    pick_rows,
+    rows_at,
+    widen,
+    write,
+)
 from rmas.models.config import parse_spec, read_spec
 from rmas.models.model import (
     PREFILL,
@@ -28,11 +38,13 @@ __all__ = [
     "embedding_rms",
     "init_params",
     "open_tail",
+    "pad_left",
     "parse_spec",
     "pick_rows",
     "positions",
     "prefill",
     "read_spec",
+    "rows_at",
     "run",
     "unembed",
     "widen",

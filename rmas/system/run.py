@@ -6,7 +6,8 @@ agents send.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -19,13 +20,14 @@ from rmas.parallel import put_batch, use, whole_batch
 from rmas.shapes import Array, Params
 from rmas.system import decode
 from rmas.system.answers import Answer, Limits, Question, row_names
+from rmas.system.batching import Prefilled
 from rmas.system.clock import Clock
 from rmas.system.decode import DecodeState, row_keys
 from rmas.system.load import System
 from rmas.system.recursion import recurse
 from rmas.system.rendered import Renderer
 from rmas.system.sampling import Sampling
-from rmas.system.text import exchange
+from rmas.system.text import Begun, exchange
 from rmas.system.topology import Topology
 from rmas.system.turn import Prompt, SystemSpec, inputs, rollout, send, zero_messages
 from rmas.system.writing import Retry, Written, write
@@ -50,18 +52,18 @@ class Listener(Protocol):
         """An agent has finished its latent turn in round `k` (from 0)."""
 
     def wrote(self, agent: str, k: int, row: int, text: str) -> None:
-        """An agent has written a new piece of text in round `k`; tool results are included."""
+        """An agent has written a new piece of text in round `k`; tool results are included.
+
+        `row` is the question's index.
+        """
 
 
-@functools.partial(
-    jax.jit, static_argnames=("topology", "spec", "steps", "size", "record", "on_turn")
-)
+@functools.partial(jax.jit, static_argnames=("topology", "spec", "steps", "record", "on_turn"))
 def think(
     *,
     topology: Topology,
     spec: SystemSpec,
     steps: int,
-    size: int,
     record: bool,
     on_turn: Callable[[str, int], None] | None,
     params: dict[str, Params],
@@ -72,7 +74,6 @@ def think(
 
     Args:
       steps: M, the latent steps of a turn.
-      size: the tokens that the output agent may write.
       record: whether to return the thoughts of every agent with a turn; else the dict is empty.
       on_turn: called with the agent and the round (from 0) of every finished turn.
       prompts: per agent, arrays `[R, B, T]`.
@@ -97,13 +98,13 @@ def think(
     last = jax.tree.map(lambda x: x[-1], prompts[out])
     with jax.named_scope(out):
         x_BTD = inputs(spec.model(out), params[out], last, incoming)
-        state = decode.start(spec.model(out), params[out], x_BTD, last.valid_BT, size)
+        state = decode.start(spec.model(out), params[out], x_BTD, last.valid_BT)
     return state, (thoughts if record else {})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Runner:
-    """Answers batches of questions with a system.
+    """Answers questions with a system; rows of a batch are filled again as their texts end.
 
     Attributes:
       system: agents, topology, prompts and tools.
@@ -145,8 +146,8 @@ class Runner:
 
         Args:
           links: the links tree, of form `form`.
-          questions: at most `batch`.
-          batch: rows of the compiled program; the mesh may round it up.
+          questions: any number of them.
+          batch: rows of the compiled programs; the mesh may round it up.
           rollout_index: answers of other indices are drawn with other keys.
 
         Raises `InputError` for a question that is too long for an agent's context.
@@ -170,32 +171,65 @@ class Runner:
 
         Without `record` there are no thoughts.
         """
+        s, out = self.system, self.system.topology.output
+        rows = whole_batch(s.mesh, batch)
+        answers = [Answer.blank(s.topology) for _ in questions]
+        recorded: list[dict[str, Thoughts]] = []
+
+        def begun(start: int) -> Begun:
+            of = slice(start, start + rows)
+            # Those of the batch before are there by now, and devices need the space.
+            recorded[-1:] = jax.tree.map(np.asarray, recorded[-1:])
+            state, thoughts = self._think(
+                links, form, questions[of], answers[of], rounds, rows, record
+            )
+            recorded.append(jax.tree.map(lambda x: x[:, : len(questions[of])], thoughts))
+            return state, questions[of]
+
+        self.clock.begin()
+        batches = map(begun, range(0, len(questions), rows))
+        wrote = self._write(rollout_index, out, rounds - 1, batches, turn="answer", final=True)
+        for answer, own in zip(answers, wrote, strict=True):
+            answer.add(out, rounds - 1, own)
+            answer.finish(own)
+        if not recorded:
+            return answers, {}
+        return answers, jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *recorded)
+
+    def _think(
+        self,
+        links: Params,
+        form: Form,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        rounds: int,
+        batch: int,
+        record: bool,
+    ) -> tuple[DecodeState, dict[str, Thoughts]]:
+        """Gives all turns of a batch but the last to the devices; counts them in `answers`."""
         s, steps = self.system, self.limits.latent_steps
         out = s.topology.output
-        limit = self.limits.tokens(out, final=True)
-        with self.clock.phase("render") as made:
-            batch = whole_batch(s.mesh, batch)
+        with self.clock.phase("render"):
             prompts = self.renderer.latent_prompts(
-                questions, rounds=rounds, steps=steps, batch=batch, answer_tokens=limit
+                questions,
+                rounds=rounds,
+                steps=steps,
+                batch=batch,
+                answer_tokens=self.limits.tokens(out, final=True),
             )
             on_devices = put_batch(s.mesh, prompts, axis=1)
-            made.append(on_devices)
-        with use(s.mesh), self.clock.phase("think") as made:
+        with use(s.mesh):
             state, thoughts = think(
                 topology=s.topology,
                 spec=s.spec(form),
                 steps=steps,
-                size=decode.tail_size(limit),
                 record=record,
                 on_turn=self.listener.thought if self.listener and _can_call_back() else None,
                 params=s.params(),
                 links=links,
                 prompts=on_devices,
             )
-            made.append(state)
-        names = row_names(questions, prompts[out].ids_BT.shape[1], rollout_index)
-        wrote = self._write(out, rounds - 1, state, names=names, limit=limit, final=True)
-        answers = [Answer.blank(s.topology) for _ in questions]
+        self.clock.queue("think", state.logits_BV)
         for b, answer in enumerate(answers):
             for agent in s.topology.agents:
                 turns = rounds - (agent in s.topology.after)
@@ -206,46 +240,50 @@ class Runner:
                     "latent_steps": steps * thought,
                     "positions": int(read) + (steps - 1) * thought,
                 }
-            answer.add(out, rounds - 1, wrote[b])
-            answer.finish(wrote[b])
-        return answers, jax.tree.map(lambda x: np.asarray(x)[:, : len(questions)], thoughts)
+        return state, thoughts
 
     def text(
         self, questions: Sequence[Question], rounds: int, batch: int, rollout_index: int = 0
     ) -> list[Answer]:
         """Text exchange: decoded text in the slots (`rmas.system.text`); arguments as `latent`."""
+        self.clock.begin()
         return exchange(
             self.renderer,
             self.limits,
-            self._write,
+            functools.partial(self._write, rollout_index),
             questions,
             rounds=rounds,
             batch=batch,
-            rollout_index=rollout_index,
             clock=self.clock,
         )
 
     def _write(
         self,
+        rollout_index: int,
         agent: str,
         k: int,
-        state: DecodeState,
+        batches: Iterable[Begun],
         *,
-        names: list[str],
-        limit: int,
+        turn: str,
         final: bool,
     ) -> list[Written]:
         """See `rmas.system.text.WriteTurn`."""
-        with use(self.system.mesh), self.clock.phase("write"):
+        limit = self.limits.tokens(agent, final)
+
+        def prefilled(state: DecodeState, questions: Sequence[Question]) -> Prefilled:
+            rows = len(state.count_B)
+            keys_B = row_keys(self.seed, row_names(questions, rows, rollout_index, turn))
+            return Prefilled(state, keys_B, np.full(rows, limit, np.int32), len(questions))
+
+        with use(self.system.mesh):
             return write(
                 self.system.agents[agent],
-                state,
+                itertools.starmap(prefilled, batches),
                 self.sampling,
-                key_B=row_keys(self.seed, names),
-                limit=limit,
                 toolbox=self.system.tools.get(agent),
                 watch=functools.partial(self.listener.wrote, agent, k) if self.listener else None,
                 retry=self.retry if final else None,
+                clock=self.clock,
             )
 
 
