@@ -233,17 +233,16 @@ class Bench:
         """A decoded token, of a whole chunk that no row ends."""
         n, agent, mesh = self.sizes, self.system.topology.output, self.system.mesh
         ways = {"greedy token": Sampling(), f"top_p={DRAWN.top_p:g} token": DRAWN}
-        start = programs.decode_start(
-            self.system, agent, rows=n.rows, positions=n.prompt, size=decode.CHUNK
-        )
+        start = programs.decode_start(self.system, agent, rows=n.rows, positions=n.prompt)
+        widen = programs.widen(self.system, start.outputs, size=decode.CHUNK)
         prompt = self._filled(start.arguments[-1])
         say("compiling the prompt of a text")
-        state = start.compiled(self.params, prompt)
+        state = widen.compiled(start.compiled(self.params, prompt))
         keys = decode.row_keys(0, [str(row) for row in range(n.rows)])
-        more = (keys, np.full(2, -1, np.int32), np.int32(decode.CHUNK))
+        more = (keys, np.full(2, -1, np.int32), np.full(n.rows, decode.CHUNK, np.int32))
         args = (self.params, state, *put_whole(more, replicated(mesh)))
         runs = [
-            (what, programs.decode_chunk(self.system, agent, start.outputs, way), args)
+            (what, programs.decode_chunk(self.system, agent, widen.outputs, way), args)
             for what, way in ways.items()
         ]
         found = timed(runs, _REPEATS.value)

@@ -146,10 +146,11 @@ def figures(system: AbstractSystem, int8: bool, rows: int, chip: Chip) -> Iterat
         yield _figure("prefill", program, hlo.total_cycles(program.text), work, chip)
 
     def token() -> Iterator[Figure]:
-        start = programs.decode_start(system, agent, size=_TEXT.value, **sizes)
+        start = programs.decode_start(system, agent, **sizes)
+        state = programs.widen(system, start.outputs, size=_TEXT.value).outputs
         work = share.token(_PROMPT.value + _TEXT.value / 2)
         for what, sampling in _DRAWS.items():
-            program = programs.decode_chunk(system, agent, start.outputs, sampling)
+            program = programs.decode_chunk(system, agent, state, sampling)
             yield _figure(what, program, estimates.per_token(program.text), work, chip)
 
     def outer() -> Iterator[Figure]:

@@ -24,6 +24,7 @@ from rmas.console import aligned, printable
 from rmas.models import Model
 from rmas.shapes import Params
 from rmas.system import decode
+from rmas.system.batching import Prefilled, RunningBatch
 from rmas.system.sampling import Sampling
 from rmas.weights.quantize import quantize
 
@@ -87,14 +88,17 @@ def written(model: Model, params: Params, rows: int, tokens: int) -> np.ndarray:
     @jax.jit
     def start(params: Params, first_B1: np.ndarray) -> decode.DecodeState:
         x_B1D = models.embed(model.spec, params, first_B1)
-        return decode.start(model.spec, params, x_B1D, np.ones((rows, 1), bool), tokens - 1)
+        return decode.start(model.spec, params, x_B1D, np.ones((rows, 1), bool))
 
     first_B1 = np.random.default_rng(0).integers(0, model.spec.vocab_size, (rows, 1), np.int32)
-    state, keys = start(params, first_B1), decode.row_keys(0, [str(row) for row in range(rows)])
-    drawn = Sampling(temperature=1.0)
-    rest, _ = decode.generate(
-        model.spec, params, state, drawn, key_B=keys, eos=(), limit=tokens - 1
+    batch = Prefilled(
+        start(params, first_B1),
+        key_B=decode.row_keys(0, [str(row) for row in range(rows)]),
+        limit_B=np.full(rows, tokens - 1, np.int32),
+        texts=rows,
     )
+    drawn = Sampling(temperature=1.0)
+    rest = RunningBatch(model.spec, params, drawn, [batch], eos=()).run()
     return np.concatenate([first_B1, np.array(rest, np.int32)], axis=1)
 
 

@@ -26,21 +26,13 @@ def inference(on: Stage) -> StagePlan:
     think = programs.think(
         on.system,
         steps=on.steps,
-        size=answer,
         rounds=on.rounds,
         rows=on.whole_rows,
         tokens=on.lengths.prompt,
         begun=on.lengths.preamble,
     )
-    memory = on.compiled(think)
-    state = think.outputs[0]
-    parts = {
-        "weights": on.weights,
-        "links": on.links,
-        "batch": device_bytes(think.arguments[-1]["prompts"]),
-        "caches": on.preambles + min(device_bytes((state.prefix, state.tail)), memory.outputs),
-    }
-    found = [(think, on.need(think, parts)), _chunk(on, out, state)]
+    batch = device_bytes(think.arguments[-1]["prompts"])
+    found = _prefill_and_chunk(on, out, think, think.outputs[0], batch=batch, size=answer)
     if set(on.given.evaluate.methods) - {"latent", "untrained"}:
         found += _texts(on)
     needs = tuple(need for _, need in found)
@@ -64,16 +56,34 @@ def token_floor(on: Stage, agent: str = "") -> Work:
     return on.share(agent).token(on.positions(agent) + written / 2)
 
 
-def _chunk(on: Stage, agent: str, state: Any) -> tuple[Program, Need]:
-    """A chunk of decoding from a state."""
-    program = programs.decode_chunk(on.system, agent, state, on.given.sampling)
-    memory = on.compiled(program)
-    own = device_bytes(on.params[agent])
-    caches = device_bytes((state.prefix, state.tail))
-    caches += min(device_bytes(state.tail), memory.outputs - memory.alias)
-    parts = {"weights": on.weights, "links": on.links, "caches": caches + on.preambles}
-    beside = on.weights - own + on.links + on.preambles
-    return program, on.need(program, parts, beside=beside)
+def _prefill_and_chunk(
+    on: Stage, agent: str, prefill: Program, waiting: Any, *, batch: int, size: int, unread: int = 0
+) -> list[tuple[Program, Need]]:
+    """A program that prefills `waiting`, and a chunk of decoding from it.
+
+    Each runs beside the caches of the other: while a batch writes, the next one is prefilled, and
+    waits. Chunks keep the tail that they started from.
+
+    Args:
+      batch: bytes of the prompts.
+      size: the most tokens of a text.
+      unread: bytes of weights and links that the prefill does not read.
+    """
+    running = programs.widen(on.system, waiting, size=size).outputs
+    chunk = programs.decode_chunk(on.system, agent, running, on.given.sampling)
+    memory = on.compiled(prefill)
+    waits = min(device_bytes((waiting.prefix, waiting.tail)), memory.outputs)
+    runs = device_bytes((running.prefix, running.tail, running.tail))
+    fixed = {"weights": on.weights, "links": on.links}
+    parts = {**fixed, "batch": batch, "caches": waits + runs + on.preambles}
+    first = prefill, on.need(prefill, parts, beside=unread + runs)
+
+    memory = on.compiled(chunk)
+    written = min(device_bytes(running.tail), memory.outputs - memory.alias)
+    waits += on.preambles
+    caches = device_bytes((running.prefix, running.tail)) + written + waits
+    beside = on.weights - device_bytes(on.params[agent]) + on.links + waits
+    return [first, (chunk, on.need(chunk, {**fixed, "caches": caches}, beside=beside))]
 
 
 def _texts(on: Stage) -> list[tuple[Program, Need]]:
@@ -97,19 +107,17 @@ def _texts(on: Stage) -> list[tuple[Program, Need]]:
             agent,
             rows=on.whole_rows,
             positions=positions,
-            size=tokens,
             begun=on.lengths.preamble,
         )
-        memory = on.compiled(start)
-        state = start.outputs
-        parts = {
-            "weights": on.weights,
-            "links": on.links,
-            "batch": device_bytes(start.arguments[1]),
-            "caches": on.preambles + min(device_bytes((state.prefix, state.tail)), memory.outputs),
-        }
-        beside = on.weights - device_bytes(on.params[agent]) + on.links + on.preambles
-        found += [(start, on.need(start, parts, beside=beside)), _chunk(on, agent, state)]
+        found += _prefill_and_chunk(
+            on,
+            agent,
+            start,
+            start.outputs,
+            batch=device_bytes(start.arguments[1]),
+            size=tokens,
+            unread=on.weights - device_bytes(on.params[agent]) + on.links + on.preambles,
+        )
     return found
 
 

@@ -304,24 +304,50 @@ def _others(ndim: int, axis: int) -> tuple[int, ...]:
     return tuple(i for i in range(ndim) if i != axis % ndim)
 
 
+def rows_at(segment: Segment, index_B: Array) -> Segment:
+    """The rows `index_B` of a segment, in this order."""
+
+    def taken(axis: int):
+        return lambda x: jnp.take(x, index_B, axis=axis)
+
+    return Segment(
+        Entries(
+            jax.tree.map(taken(1), segment.entries.period),
+            jax.tree.map(taken(0), segment.entries.rest),
+        ),
+        taken(0)(segment.valid_BS),
+        taken(0)(segment.pos_BS),
+    ).constrained()
+
+
 def widen(tail: Segment, size: int) -> Segment:
     """The tail enlarged to `size` slots; the new ones are free."""
-    more = size - tail.valid_BS.shape[1]
+    return _enlarged(tail, (0, size - tail.valid_BS.shape[1]))
+
+
+def pad_left(prefix: Segment, size: int) -> Segment:
+    """The prefix enlarged to `size` slots; the new ones, before the others, hold no position."""
+    return _enlarged(prefix, (size - prefix.valid_BS.shape[1], 0))
+
+
+def _enlarged(segment: Segment, more: tuple[int, int]) -> Segment:
+    """The segment with so many more slots before and behind those it has."""
+    if more == (0, 0):
+        return segment
+
+    def padded(x: Array, axis: int) -> Array:
+        return jnp.pad(x, [more if i == axis % x.ndim else (0, 0) for i in range(x.ndim)])
 
     def wide(entry: Entry | None) -> Entry | None:
         if not isinstance(entry, KV):
             return entry
-        return KV(*(_padded(x, -2, more) for x in (entry.k_BHSK, entry.v_BHSK))).constrained()
+        return KV(padded(entry.k_BHSK, -2), padded(entry.v_BHSK, -2)).constrained()
 
     return Segment(
-        Entries(tuple(map(wide, tail.entries.period)), tuple(map(wide, tail.entries.rest))),
-        _padded(tail.valid_BS, -1, more),
-        _padded(tail.pos_BS, -1, more),
+        Entries(tuple(map(wide, segment.entries.period)), tuple(map(wide, segment.entries.rest))),
+        padded(segment.valid_BS, -1),
+        padded(segment.pos_BS, -1),
     ).constrained()
-
-
-def _padded(x: Array, axis: int, more: int) -> Array:
-    return jnp.pad(x, [(0, more if i == axis % x.ndim else 0) for i in range(x.ndim)])
 
 
 class Put(Protocol):

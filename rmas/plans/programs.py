@@ -141,20 +141,12 @@ def lower(
 
 
 def think(
-    system: AbstractSystem,
-    *,
-    steps: int,
-    size: int,
-    rounds: int,
-    rows: int,
-    tokens: int,
-    begun: int = 0,
+    system: AbstractSystem, *, steps: int, rounds: int, rows: int, tokens: int, begun: int = 0
 ) -> Program:
     """All latent turns and the prefill of the output agent's last one.
 
     Args:
       steps: M, the latent steps of a turn.
-      size: the tokens that the output agent may write.
       rows: questions of a batch.
       tokens: of a prompt with its question, without messages.
       begun: of those, how many are its preamble, which `preamble` has read.
@@ -168,7 +160,6 @@ def think(
         topology=system.topology,
         spec=system.spec,
         steps=steps,
-        size=decode.tail_size(size),
         record=False,
         on_turn=None,
         params=system.params,
@@ -231,9 +222,9 @@ def prefill(system: AbstractSystem, agent: str, *, rows: int, positions: int) ->
 
 
 def decode_start(
-    system: AbstractSystem, agent: str, *, rows: int, positions: int, size: int, begun: int = 0
+    system: AbstractSystem, agent: str, *, rows: int, positions: int, begun: int = 0
 ) -> Program:
-    """The prefill that decoding of `size` tokens starts with; its outputs are a `DecodeState`.
+    """The prefill that decoding starts with; its outputs are a `DecodeState` (`widen`).
 
     `begun` of the `positions` are a preamble that was read before.
     """
@@ -241,7 +232,7 @@ def decode_start(
 
     def start(params: Params, prompt: Prompt, past: tuple[Segment, ...]) -> DecodeState:
         x_BTD = turns.inputs(model, params, prompt, ())
-        return decode.start(model, params, x_BTD, prompt.valid_BT, size, past)
+        return decode.start(model, params, x_BTD, prompt.valid_BT, past)
 
     return lower(
         f"decode start of {agent}",
@@ -253,17 +244,34 @@ def decode_start(
     )
 
 
+def widen(system: AbstractSystem, state: DecodeState, *, size: int) -> Program:
+    """Space for `size` tokens behind the prompts of a state: outputs of `decode_start` or `think`.
+
+    Its outputs are the running batch.
+    """
+    positions = state.prefix.valid_BS.shape[1]
+    slots = decode.tail_size(size)
+    return lower("widen", system.mesh, decode.widen.lower, positions, slots, state)
+
+
+def admit(system: AbstractSystem, running: DecodeState, waiting: DecodeState) -> Program:
+    """Waiting texts take the rows of those that have ended."""
+    from_B = jax.ShapeDtypeStruct(running.count_B.shape, jnp.int32)
+    from_B = arguments.whole(system.mesh, from_B)
+    return lower("admit", system.mesh, decode.admit.lower, running, waiting, from_B)
+
+
 def decode_chunk(
     system: AbstractSystem, agent: str, state: DecodeState, sampling: Sampling
 ) -> Program:
-    """`decode.CHUNK` tokens from a state: outputs of `decode_start`, `extend` or `think`.
+    """`decode.CHUNK` tokens from a state: outputs of `widen` or `extend`.
 
     Its loop ends early where all rows are done, so that the text does not say how often it runs:
     `decode.CHUNK` times at most.
     """
     (rows,) = state.count_B.shape
     key_B = jax.ShapeDtypeStruct((rows, 2), jnp.uint32)
-    eos_E, limit = jax.ShapeDtypeStruct((2,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
+    eos_E, limit_B = (jax.ShapeDtypeStruct((n,), jnp.int32) for n in (2, rows))
     return lower(
         f"decode chunk of {agent}",
         system.mesh,
@@ -272,7 +280,7 @@ def decode_chunk(
         sampling,
         system.params[agent],
         state,
-        *arguments.whole(system.mesh, (key_B, eos_E, limit)),
+        *arguments.whole(system.mesh, (key_B, eos_E, limit_B)),
     )
 
 

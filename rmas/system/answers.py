@@ -78,6 +78,11 @@ class Answer:
         self.counts[agent]["positions"] += tokens - reused
         self.counts[agent]["reused_positions"] += reused
 
+    def think(self, agent: str, steps: int, turns: int) -> None:
+        """Counts latent turns of so many steps."""
+        self.counts[agent]["latent_steps"] += steps * turns
+        self.counts[agent]["positions"] += (steps - 1) * turns
+
     def add(self, agent: str, k: int, wrote: Written) -> None:
         """Adds a text that an agent wrote in round `k` (from 0)."""
         self.texts.setdefault(agent, []).append(wrote.transcript)

@@ -1,15 +1,15 @@
-"""Text from the output agent: batched, greedy or sampled, in device-side chunks.
+"""Text from an agent: batched, greedy or sampled, in device-side chunks.
 
 The next token of a row depends on that row alone: its key is folded from seed, question,
 rollout and position, its tail is its own, and a finished row never writes. The host sees a
-chunk at a time, and stops when every row is finished. Between chunks it may undo a row's last
-tokens (`park`) and append others (`extend`), as a tool call needs.
+chunk at a time. Between chunks it may undo a row's last tokens (`park`), append others
+(`extend`), as a tool call needs, and put another text in the place of a finished one (`admit`).
+`rmas.system.batching` is the loop over chunks.
 """
 
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ class DecodeState:
 
     `prefix` and `tail` are the KV cache: the prompt's part, and what came after it. `count_B` is
     the number of tokens that each row has written; its tail may also hold tokens from `extend`.
-    `done_B` marks rows that write no more.
+    `done_B` marks rows that write no more. After `start` the tail has no slots: `widen` opens it.
     """
 
     prefix: Segment
@@ -63,17 +63,16 @@ def start(
     params: Params,
     x_BTD: Array,
     valid_BT: Array,
-    size: int,
     past: tuple[Segment, ...] = (),
 ) -> DecodeState:
-    """Prefills a left-padded prompt after `past`; its cache can hold `tail_size(size)` more tokens.
+    """Prefills a left-padded prompt that continues `past`.
 
-    The prefix of the result holds `past`, too.
+    The prefix of the result holds both; its tail has no slots yet.
     """
     h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT, past=past)
     batch = len(h_BD)
     whole = models.join((*past, prefix))
-    prefix, tail = models.open_tail(model, whole, tail_size(size), h_BD.dtype)
+    prefix, tail = models.open_tail(model, whole, 0, h_BD.dtype)
     return DecodeState(
         prefix=prefix,
         tail=tail,
@@ -85,6 +84,16 @@ def start(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
+def widen(positions: int, slots: int, state: DecodeState) -> DecodeState:
+    """The same with a prefix of `positions` and a tail of `slots` slots, none fewer than before."""
+    return dataclasses.replace(
+        state,
+        prefix=models.pad_left(state.prefix, positions),
+        tail=models.widen(state.tail, slots),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def chunk(
     model: ModelSpec,
     sampling: Sampling,
@@ -92,14 +101,14 @@ def chunk(
     state: DecodeState,
     key_B: Array,
     eos_E: Array,
-    limit: Array,
+    limit_B: Array,
 ) -> tuple[DecodeState, Array, Array]:
     """Up to `CHUNK` tokens for every row that is not done.
 
     Args:
       key_B: key data `[B, 2]` uint32 (`row_keys`).
       eos_E: the ids that end a row; they are written too.
-      limit: scalar, the most tokens of a row.
+      limit_B: the most tokens of each row, int32.
 
     Returns the new state, ids `[B, CHUNK]` int32, and which of them were written, bool.
     """
@@ -123,7 +132,7 @@ def chunk(
         wrote_BC = wrote_BC.at[:, i].set(active_B)
         pos_B1 = (start_B + _used(state))[:, None]
         count_B = state.count_B + active_B
-        done_B = state.done_B | jnp.any(id_B[:, None] == eos_E, axis=1) | (count_B >= limit)
+        done_B = state.done_B | jnp.any(id_B[:, None] == eos_E, axis=1) | (count_B >= limit_B)
         active_B1 = (active_B & ~done_B)[:, None]
         h_B1D, new = models.run(
             model,
@@ -147,6 +156,35 @@ def chunk(
 def _used(state: DecodeState) -> Array:
     """The number of positions in each row's tail, `[B]`."""
     return jnp.sum(state.tail.valid_BS, axis=1, dtype=jnp.int32)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def admit(running: DecodeState, waiting: DecodeState, from_B: Array) -> DecodeState:
+    """Rows of `waiting`, which has just been prefilled, in the place of finished ones.
+
+    Row b becomes row `from_B[b]` of `waiting`; where that is negative it stays as it is. `running`
+    is donated. Its prefix has at least as many slots as that of `waiting` (`widen`).
+    """
+    moves_B = from_B >= 0
+    index_B = jnp.maximum(from_B, 0)
+
+    def moved(new: Array, old: Array) -> Array:
+        moves = jnp.expand_dims(moves_B, tuple(range(1, old.ndim)))
+        return jnp.where(moves, jnp.take(new, index_B, axis=0), old)
+
+    def rows(new: Segment) -> Segment:
+        return models.rows_at(new, index_B)
+
+    positions, slots = (x.valid_BS.shape[1] for x in (running.prefix, running.tail))
+    prefix = models.pad_left(rows(waiting.prefix), positions)
+    tail = models.widen(rows(waiting.tail), slots)
+    return DecodeState(
+        prefix=models.pick_rows(moves_B, prefix, running.prefix),
+        tail=models.pick_rows(moves_B, tail, running.tail),
+        logits_BV=moved(waiting.logits_BV, running.logits_BV),
+        count_B=moved(waiting.count_B, running.count_B),
+        done_B=moved(waiting.done_B, running.done_B),
+    ).constrained()
 
 
 @jax.jit
@@ -198,47 +236,14 @@ def extend(
     ).constrained()
 
 
+@jax.jit
+def held(state: DecodeState) -> tuple[Array, Array, Array]:
+    """Of each row the positions in its prefix and in its tail, and its count; `[B]` int32 each."""
+    prefix_B = jnp.sum(state.prefix.valid_BS, axis=1, dtype=jnp.int32)
+    return prefix_B, _used(state), state.count_B
+
+
 def row_keys(seed: int, names: list[str]) -> np.ndarray:
     """Key data `[B, 2]` uint32 from the seed and each row's name (question, rollout, turn)."""
     digests = [hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8] for name in names]
     return np.stack([np.frombuffer(d, np.uint32) for d in digests])
-
-
-BetweenChunks = Callable[[DecodeState, DecodeState, list[list[int]]], DecodeState]
-"""`between(before, after, new)`: what happens between two chunks. It gets the states before and
-after the last chunk and each row's new ids, which it may shorten, and returns the state to continue
-from."""
-
-
-def generate(
-    model: ModelSpec,
-    params: Params,
-    state: DecodeState,
-    sampling: Sampling,
-    *,
-    key_B: np.ndarray,
-    eos: tuple[int, ...],
-    limit: int,
-    between: BetweenChunks | None = None,
-) -> tuple[list[list[int]], DecodeState]:
-    """Decodes every row to its end: one of the ids `eos`, or `limit` tokens in all.
-
-    Returns the ids of each row, the stop token included, and the final state, whose cache lacks
-    the last id of every row.
-    """
-    rows: list[list[int]] = [[] for _ in range(len(key_B))]
-    eos_E = jnp.asarray(eos, jnp.int32)
-    while True:
-        before = state
-        state, ids_BC, wrote_BC = chunk(
-            model, sampling, params, state, key_B=key_B, eos_E=eos_E, limit=limit
-        )
-        ids, wrote, done = jax.device_get((ids_BC, wrote_BC, state.done_B))
-        new = [i[w].tolist() for i, w in zip(ids, wrote, strict=True)]
-        if between:
-            state = between(before, state, new)
-            done = jax.device_get(state.done_B)
-        for row, own in zip(rows, new, strict=True):
-            row += own
-        if done.all():
-            return rows, state

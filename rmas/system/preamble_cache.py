@@ -18,6 +18,7 @@ from rmas.parallel import put_batch, put_whole, replicated, use
 from rmas.shapes import Array, Params
 from rmas.system.answers import Question
 from rmas.system.batch import stack_preambles
+from rmas.system.clock import Clock
 from rmas.system.load import Agent
 from rmas.system.preamble import Preamble, read
 from rmas.system.rendered import Renderer
@@ -70,14 +71,20 @@ class PreambleCache:
             self._rows.clear()
             self._asked = asked
 
-    def read(self, renderer: Renderer, agent: str, rows: Sequence[_Ids]) -> tuple[Segment, ...]:
-        """What follows the preambles of a batch's rows continues this; nothing if none has one."""
+    def read(
+        self, renderer: Renderer, agent: str, rows: Sequence[_Ids], clock: Clock
+    ) -> tuple[Segment, ...]:
+        """What follows the preambles of a batch's rows continues this; nothing if none has one.
+
+        `clock` gets the seconds of the phase `preamble`.
+        """
         if not any(rows):
             return ()
         params = renderer.system.agents[agent].params
         key = (id(params), tuple(rows))
         if key not in self._rows:
             segment = self._read(renderer, agent, rows)
+            clock.queue("preamble", segment.valid_BS)
             kept = sum(_bytes(own) for _, own in self._rows.values())
             if kept + _bytes(segment) > self.limit:
                 return (segment,)

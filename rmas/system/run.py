@@ -6,7 +6,8 @@ agents send.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -20,6 +21,7 @@ from rmas.shapes import Array, Params
 from rmas.system import decode
 from rmas.system.answers import Answer, Limits, Question, row_names
 from rmas.system.batch import split, stack
+from rmas.system.batching import Prefilled
 from rmas.system.clock import Clock
 from rmas.system.decode import DecodeState, row_keys
 from rmas.system.load import System
@@ -28,7 +30,7 @@ from rmas.system.preamble_cache import PreambleCache
 from rmas.system.recursion import recurse
 from rmas.system.rendered import Renderer
 from rmas.system.sampling import Sampling
-from rmas.system.text import exchange
+from rmas.system.text import Begun, exchange
 from rmas.system.topology import Topology
 from rmas.system.turn import Prompt, SystemSpec, inputs, rollout, send, zero_messages
 from rmas.system.writing import Retry, Written, write
@@ -53,18 +55,18 @@ class Listener(Protocol):
         """An agent has finished its latent turn in round `k` (from 0)."""
 
     def wrote(self, agent: str, k: int, row: int, text: str) -> None:
-        """An agent has written a new piece of text in round `k`; tool results are included."""
+        """An agent has written a new piece of text in round `k`; tool results are included.
+
+        `row` is the question's index.
+        """
 
 
-@functools.partial(
-    jax.jit, static_argnames=("topology", "spec", "steps", "size", "record", "on_turn")
-)
+@functools.partial(jax.jit, static_argnames=("topology", "spec", "steps", "record", "on_turn"))
 def think(
     *,
     topology: Topology,
     spec: SystemSpec,
     steps: int,
-    size: int,
     record: bool,
     on_turn: Callable[[str, int], None] | None,
     params: dict[str, Params],
@@ -76,7 +78,6 @@ def think(
 
     Args:
       steps: M, the latent steps of a turn.
-      size: the tokens that the output agent may write.
       record: whether to return the thoughts of every agent with a turn; else the dict is empty.
       on_turn: called with the agent and the round (from 0) of every finished turn.
       prompts: per agent, arrays `[R, B, T]`: what follows the preambles.
@@ -112,13 +113,13 @@ def think(
     with jax.named_scope(out):
         x_BTD = inputs(spec.model(out), params[out], last, incoming)
         past = pasts.get(out, ())
-        state = decode.start(spec.model(out), params[out], x_BTD, last.valid_BT, size, past)
+        state = decode.start(spec.model(out), params[out], x_BTD, last.valid_BT, past)
     return state, (thoughts if record else {})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Runner:
-    """Answers batches of questions with a system.
+    """Answers questions with a system; rows of a batch are filled again as their texts end.
 
     Attributes:
       system: agents, topology, prompts and tools.
@@ -162,8 +163,8 @@ class Runner:
 
         Args:
           links: the links tree, of form `form`.
-          questions: at most `batch`.
-          batch: rows of the compiled program; the mesh may round it up.
+          questions: any number of them.
+          batch: rows of the compiled programs; the mesh may round it up.
           rollout_index: answers of other indices are drawn with other keys.
 
         Raises `InputError` for a question that is too long for an agent's context.
@@ -187,30 +188,65 @@ class Runner:
 
         Without `record` there are no thoughts.
         """
+        s, out = self.system, self.system.topology.output
+        rows = whole_batch(s.mesh, batch)
+        answers = [Answer.blank(s.topology) for _ in questions]
+        recorded: list[dict[str, Thoughts]] = []
+
+        def begun(start: int) -> Begun:
+            of = slice(start, start + rows)
+            # Those of the batch before are there by now, and devices need the space.
+            recorded[-1:] = jax.tree.map(np.asarray, recorded[-1:])
+            state, thoughts = self._think(
+                links, form, questions[of], answers[of], rounds, rows, record
+            )
+            recorded.append(jax.tree.map(lambda x: x[:, : len(questions[of])], thoughts))
+            return state, questions[of]
+
+        self.clock.begin()
+        self.preambles.asking(questions)
+        batches = map(begun, range(0, len(questions), rows))
+        wrote = self._write(rollout_index, out, rounds - 1, batches, turn="answer", final=True)
+        for answer, own in zip(answers, wrote, strict=True):
+            answer.add(out, rounds - 1, own)
+            answer.finish(own)
+        if not recorded:
+            return answers, {}
+        return answers, jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *recorded)
+
+    def _think(
+        self,
+        links: Params,
+        form: Form,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        rounds: int,
+        batch: int,
+        record: bool,
+    ) -> tuple[DecodeState, dict[str, Thoughts]]:
+        """Gives all turns of a batch but the last to the devices; counts them in `answers`."""
         s, steps = self.system, self.limits.latent_steps
         out = s.topology.output
-        limit = self.limits.tokens(out, final=True)
-        with self.clock.phase("render") as made:
-            batch = whole_batch(s.mesh, batch)
+        with self.clock.phase("render"):
             lines = self.renderer.latent_lines(
-                questions, rounds=rounds, steps=steps, batch=batch, answer_tokens=limit
+                questions,
+                rounds=rounds,
+                steps=steps,
+                batch=batch,
+                answer_tokens=self.limits.tokens(out, final=True),
             )
             preambles, rest = split(lines)
             prompts = {agent: stack(rounds) for agent, rounds in rest.items()}
             on_devices = put_batch(s.mesh, prompts, axis=1)
-            made.append(on_devices)
-        with self.clock.phase("preamble") as made:
-            self.preambles.asking(questions)
-            pasts = {
-                a: self.preambles.read(self.renderer, a, rows) for a, rows in preambles.items()
-            }
-            made.append(pasts)
-        with use(s.mesh), self.clock.phase("think") as made:
+        pasts = {
+            agent: self.preambles.read(self.renderer, agent, rows, self.clock)
+            for agent, rows in preambles.items()
+        }
+        with use(s.mesh):
             state, thoughts = think(
                 topology=s.topology,
                 spec=s.spec(form),
                 steps=steps,
-                size=decode.tail_size(limit),
                 record=record,
                 on_turn=self.listener.thought if self.listener and _can_call_back() else None,
                 params=s.params(),
@@ -218,62 +254,60 @@ class Runner:
                 prompts=on_devices,
                 pasts=pasts,
             )
-            made.append(state)
-        names = row_names(questions, prompts[out].ids_BT.shape[1], rollout_index)
-        wrote = self._write(out, rounds - 1, state, names=names, limit=limit, final=True)
-        answers = [Answer.blank(s.topology) for _ in questions]
+        self.clock.queue("think", state.logits_BV)
         for b, answer in enumerate(answers):
             for agent in s.topology.agents:
                 turns = rounds - (agent in s.topology.after)
-                read = sum(len(rows[b]) for rows in lines[agent][:turns])
-                thought, reused = turns - (agent == out), len(preambles[agent][b]) * (turns - 1)
-                answer.counts[agent] |= {
-                    "prompt_tokens": read,
-                    "latent_steps": steps * thought,
-                    "positions": read - reused + (steps - 1) * thought,
-                    "reused_positions": reused,
-                }
-            answer.add(out, rounds - 1, wrote[b])
-            answer.finish(wrote[b])
-        return answers, jax.tree.map(lambda x: np.asarray(x)[:, : len(questions)], thoughts)
+                for k in range(turns):
+                    reused = len(preambles[agent][b]) if k else 0
+                    answer.read(agent, len(lines[agent][k][b]), reused)
+                answer.think(agent, steps, turns - (agent == out))
+        return state, thoughts
 
     def text(
         self, questions: Sequence[Question], rounds: int, batch: int, rollout_index: int = 0
     ) -> list[Answer]:
         """Text exchange: decoded text in the slots (`rmas.system.text`); arguments as `latent`."""
+        self.clock.begin()
+        self.preambles.asking(questions)
         return exchange(
             self.renderer,
-            self.limits,
-            self._write,
             self.preambles,
+            self.limits,
+            functools.partial(self._write, rollout_index),
             questions,
             rounds=rounds,
             batch=batch,
-            rollout_index=rollout_index,
             clock=self.clock,
         )
 
     def _write(
         self,
+        rollout_index: int,
         agent: str,
         k: int,
-        state: DecodeState,
+        batches: Iterable[Begun],
         *,
-        names: list[str],
-        limit: int,
+        turn: str,
         final: bool,
     ) -> list[Written]:
         """See `rmas.system.text.WriteTurn`."""
-        with use(self.system.mesh), self.clock.phase("write"):
+        limit = self.limits.tokens(agent, final)
+
+        def prefilled(state: DecodeState, questions: Sequence[Question]) -> Prefilled:
+            rows = len(state.count_B)
+            keys_B = row_keys(self.seed, row_names(questions, rows, rollout_index, turn))
+            return Prefilled(state, keys_B, np.full(rows, limit, np.int32), len(questions))
+
+        with use(self.system.mesh):
             return write(
                 self.system.agents[agent],
-                state,
+                itertools.starmap(prefilled, batches),
                 self.sampling,
-                key_B=row_keys(self.seed, names),
-                limit=limit,
                 toolbox=self.system.tools.get(agent),
                 watch=functools.partial(self.listener.wrote, agent, k) if self.listener else None,
                 retry=self.retry if final else None,
+                clock=self.clock,
             )
 
 

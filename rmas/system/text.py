@@ -6,8 +6,9 @@ along its own edges, without the results of its tools. The output agent's last t
 A single agent is a topology of one.
 """
 
+import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import jax
@@ -16,7 +17,7 @@ from rmas.models import ModelSpec, Segment
 from rmas.parallel import put_batch, use, whole_batch
 from rmas.shapes import Params
 from rmas.system import decode
-from rmas.system.answers import Answer, Limits, Question, row_names
+from rmas.system.answers import Answer, Limits, Question
 from rmas.system.batch import EMPTY, Line, stack
 from rmas.system.clock import Clock
 from rmas.system.decode import DecodeState
@@ -27,92 +28,113 @@ from rmas.system.topology import Edge
 from rmas.system.turn import Prompt, inputs
 from rmas.system.writing import Written
 
+Begun = tuple[DecodeState, Sequence[Question]]
+"""A batch whose prompts are prefilled, and the questions that its first rows belong to."""
+
 
 class WriteTurn(Protocol):
-    """Writes an agent's texts of round `k` (from 0), one per row, from its prefilled prompt.
+    """Writes an agent's texts of round `k` (from 0), in batches as they are prefilled.
 
-    `names` are the rows' names for random keys, `limit` is the most tokens of a text, `final`
-    marks the answer.
+    `turn` names the turn for random keys, `final` marks the answer.
     """
 
     def __call__(
-        self,
-        agent: str,
-        k: int,
-        state: DecodeState,
-        *,
-        names: list[str],
-        limit: int,
-        final: bool,
+        self, agent: str, k: int, batches: Iterable[Begun], *, turn: str, final: bool
     ) -> list[Written]:
         """See the class."""
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def read(
-    model: ModelSpec, size: int, params: Params, prompt: Prompt, past: tuple[Segment, ...]
+    model: ModelSpec, params: Params, prompt: Prompt, past: tuple[Segment, ...]
 ) -> DecodeState:
-    """Prefills a prompt of tokens after `past`; its cache can hold `size` more (`decode.start`)."""
+    """Prefills a prompt of tokens that continues `past` (`decode.start`)."""
     x_BTD = inputs(model, params, prompt, ())
-    return decode.start(model, params, x_BTD, prompt.valid_BT, size, past)
+    return decode.start(model, params, x_BTD, prompt.valid_BT, past)
 
 
 def exchange(
     renderer: Renderer,
+    preambles: PreambleCache,
     limits: Limits,
     write: WriteTurn,
-    preambles: PreambleCache,
     questions: Sequence[Question],
     *,
     rounds: int,
     batch: int,
-    rollout_index: int,
     clock: Clock,
 ) -> list[Answer]:
     """Runs all turns of all rounds; the answers hold every text.
 
     Raises `InputError` for a question that is too long for an agent's context.
     """
-    system = renderer.system
-    topology, mesh = system.topology, system.mesh
-    rows = whole_batch(mesh, batch)
+    topology = renderer.system.topology
+    rows = whole_batch(renderer.system.mesh, batch)
     answers = [Answer.blank(topology) for _ in questions]
-    preambles.asking(questions)
     feedback: dict[Edge, list[Written]] = {}
     for k in range(rounds):
         sent = dict(feedback)
         next_feedback: dict[Edge, list[Written]] = {}
         for name in topology.agents:
-            agent = system.agents[name]
             final = k == rounds - 1 and name == topology.output
-            limit = limits.tokens(name, final)
             inbox = {e.src: sent[e] for e in topology.incoming(name) if e in sent}
-            with clock.phase("render") as made:
-                lines = _lines(renderer, name, questions, k, inbox, limit)
-                lines += [EMPTY] * (rows - len(lines))
-                prompt = jax.tree.map(lambda x: x[0], stack([[line.rest for line in lines]]))
-                prompt = put_batch(mesh, prompt, axis=0)
-                made.append(prompt)
-            with clock.phase("preamble") as made:
-                begun = [line.ids[: line.preamble] for line in lines]
-                past = preambles.read(renderer, name, begun)
-                made.append(past)
-            with use(mesh), clock.phase("read") as made:
-                state = read(agent.model, decode.tail_size(limit), agent.params, prompt, past)
-                made.append(state)
-            names = row_names(questions, rows, rollout_index, f"{name}/{k}")
-            wrote = write(name, k, state, names=names, limit=limit, final=final)
-            for answer, text, row in zip(answers, wrote, lines, strict=False):
-                answer.read(name, len(row), reused=row.preamble if k else 0)
+            limit = limits.tokens(name, final)
+            turn = _Turn(renderer, preambles, name, k, limit, inbox, rows, clock)
+            wrote = write(name, k, turn.read(questions, answers), turn=f"{name}/{k}", final=final)
+            for answer, text in zip(answers, wrote, strict=True):
                 answer.add(name, k, text)
             for e in topology.outgoing(name):
                 (sent if e.when == "round" else next_feedback)[e] = wrote
             if final:
-                for answer, text in zip(answers, wrote, strict=False):
+                for answer, text in zip(answers, wrote, strict=True):
                     answer.finish(text)
                 return answers
         feedback = next_feedback
     raise AssertionError("the output agent writes in the last round")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Turn:
+    """What an agent reads in round `k` (from 0); `inbox` holds all texts of each sender."""
+
+    renderer: Renderer
+    preambles: PreambleCache
+    name: str
+    k: int
+    limit: int
+    inbox: Mapping[str, list[Written]]
+    rows: int
+    clock: Clock
+
+    def read(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Iterator[Begun]:
+        """Batches, each rendered and prefilled when it is taken; counts them in `answers`."""
+
+        def batch(start: int) -> Begun:
+            of = slice(start, start + self.rows)
+            return self._batch(of, questions[of], answers[of]), questions[of]
+
+        # A generator would keep a batch's cache until it is asked for the next one.
+        return map(batch, range(0, len(questions), self.rows))
+
+    def _batch(
+        self, of: slice, questions: Sequence[Question], answers: Sequence[Answer]
+    ) -> DecodeState:
+        system = self.renderer.system
+        agent = system.agents[self.name]
+        with self.clock.phase("render"):
+            inbox = {src: wrote[of] for src, wrote in self.inbox.items()}
+            lines = _lines(self.renderer, self.name, questions, self.k, inbox, self.limit)
+            for answer, row in zip(answers, lines, strict=True):
+                answer.read(self.name, len(row), reused=row.preamble if self.k else 0)
+            lines += [EMPTY] * (self.rows - len(lines))
+            prompt = jax.tree.map(lambda x: x[0], stack([[row.rest for row in lines]]))
+            prompt = put_batch(system.mesh, prompt, axis=0)
+        begun = [row.ids[: row.preamble] for row in lines]
+        past = self.preambles.read(self.renderer, self.name, begun, self.clock)
+        with use(system.mesh):
+            state = read(agent.model, agent.params, prompt, past)
+        self.clock.queue("read", state.logits_BV)
+        return state
 
 
 def _lines(

@@ -1,21 +1,18 @@
-"""An agent writes: its turn from a prefilled prompt to the finished texts, with tools.
+"""An agent writes: its turn from prefilled prompts to the finished texts, with tools.
 
-A row that closes a tool's tag is parked while its tool runs in a worker thread, and the other rows
-continue. The result is appended as `<result>...</result>`, and the row continues from its cache. A
-row writes what it would write alone. Tool results are data: nothing in them is a control token,
-or a tag.
+A text that closes a tool's tag is parked while its tool runs in a worker thread, and the others
+continue. The result is appended as `<result>...</result>`, and the text continues from its cache. A
+text without an answer may be continued once more, from the opening of one. A text that has ended
+leaves its row of the batch to the next one (`rmas.system.batching`). Each is what it would be
+alone. Tool results are data: nothing in them is a control token, or a tag.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-import jax
-import numpy as np
-
-from rmas.system import decode
-from rmas.system.batch import EMPTY, Line, bucket, stack
-from rmas.system.decode import DecodeState
+from rmas.system.batching import Held, Part, Prefilled, Reading, RunningBatch
+from rmas.system.clock import Clock
 from rmas.system.load import Agent
 from rmas.system.sampling import Sampling
 from rmas.tools import Answer, Toolbox, find_call, find_unclosed, render
@@ -24,7 +21,7 @@ WORKERS = 8
 """Tools that run at the same time."""
 
 Watch = Callable[[int, str], None]
-"""`watch(row, text)` is called with each new piece of a row's text, tool results included."""
+"""`watch(n, text)` is called with each new piece of text `n`, tool results included."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,233 +81,185 @@ class Written:
 
 def write(
     agent: Agent,
-    state: DecodeState,
+    batches: Iterable[Prefilled],
     sampling: Sampling,
     *,
-    key_B: np.ndarray,
-    limit: int,
     toolbox: Toolbox | None = None,
     watch: Watch | None = None,
     retry: Retry | None = None,
+    clock: Clock | None = None,
 ) -> list[Written]:
-    """Decodes every row to its end.
+    """Writes the texts of all batches to their ends; returns them in the order of the batches.
 
     Args:
-      state: after prefill of the prompts (`decode.start`).
-      key_B: the rows' random keys (`decode.row_keys`).
-      limit: the most tokens that a row writes, without those of a retry.
-      toolbox: what the rows may call; None means no tools.
+      batches: each is taken when it is to be prefilled, while those before it are being written.
+        They have the same number of rows.
+      toolbox: what the texts may call; None means no tools.
       watch: called with each new piece of text.
       retry: how texts without an answer are continued; None leaves them as they are.
+      clock: gets the seconds of the phase `write`.
     """
+    clock = clock or Clock()
+    running = RunningBatch(agent.model, agent.params, sampling, batches, eos=agent.eos, clock=clock)
     workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="tools")
-    loop = _ToolLoop(agent, toolbox, workers, limit, watch, [_Row() for _ in key_B])
-    between = loop.between if toolbox or watch else None
     try:
-        ids_of_rows, state = decode.generate(
-            agent.model,
-            agent.params,
-            state,
-            sampling,
-            key_B=key_B,
-            eos=agent.eos,
-            limit=limit,
-            between=between,
-        )
+        found = _Turn(agent, running, toolbox, workers, watch, retry).written()
     finally:
         workers.shutdown(wait=False, cancel_futures=True)
-    if between is None:
-        wrote = [_plain(ids, agent.chat.decode(ids)) for ids in ids_of_rows]
-    else:
-        wrote = [row.written(agent, ids) for row, ids in zip(loop.rows, ids_of_rows, strict=True)]
-    if retry is None:
-        return wrote
-    lacking = np.array(
-        [
-            bool(own.ids) and not row.full and retry.lacks(own.text)
-            for own, row in zip(wrote, loop.rows, strict=True)
-        ]
-    )
-    return _retried(agent, state, sampling, key_B, limit, retry, wrote=wrote, lacking=lacking)
-
-
-def _plain(ids: Sequence[int], text: str) -> Written:
-    """A turn without tools."""
-    return Written(tuple(ids), text, text, tools=(), tokens_read=0, tokens_run=max(len(ids) - 1, 0))
-
-
-def _retried(
-    agent: Agent,
-    state: DecodeState,
-    sampling: Sampling,
-    key_B: np.ndarray,
-    limit: int,
-    retry: Retry,
-    *,
-    wrote: list[Written],
-    lacking: np.ndarray,
-) -> list[Written]:
-    """Continues the rows of `lacking` from the opening; the others stay as they are."""
-    opening = tuple(agent.chat.data_ids(retry.opening))
-    tail = np.asarray(state.tail.valid_BS.sum(1))
-    used = np.asarray(state.prefix.valid_BS.sum(1)) + tail
-    most = 1 + len(opening) + retry.tokens
-    # An answer whose context has no space for that stays as it is.
-    again = lacking & (used + most <= agent.model.max_positions)
-    if not again.any():
-        return wrote
-    lines, count = [EMPTY] * len(wrote), np.asarray(state.count_B)
-    unread = [
-        own.ids[-1:] if a and own.ids[-1] not in agent.eos else ()
-        for a, own in zip(again, wrote, strict=True)
-    ]
-    for b in np.flatnonzero(again):
-        lines[b] = Line.of_tokens((*unread[b], *opening))
-    # All continue from the same count, so that each may write as many tokens.
-    counted = np.where(again, limit - count, 0).astype(np.int32)
-    state = _extended(agent, state, lines, counted, slots=int(tail.max()) + most)
-    more, _ = decode.generate(
-        agent.model,
-        agent.params,
-        state,
-        sampling,
-        key_B=key_B,
-        eos=agent.eos,
-        limit=limit + retry.tokens,
-    )
-    found = []
-    for own, ids, first, a in zip(wrote, more, unread, again, strict=True):
-        if a:
-            end = f"\n{retry.opening}{agent.chat.decode(ids)}"
-            own = Written(
-                ids=own.ids + tuple(ids),
-                text=own.text + end,
-                transcript=own.transcript + end,
-                tools=own.tools,
-                tokens_read=own.tokens_read + len(opening),
-                tokens_run=own.tokens_run + len(first) + max(len(ids) - 1, 0),
-                retried=True,
-            )
-        found.append(own)
+    clock.lap("write")
     return found
 
 
-def _extended(
-    agent: Agent, state: DecodeState, lines: list[Line], wrote_B: np.ndarray, slots: int
-) -> DecodeState:
-    """The state after the rows' lines were appended, with a tail of at least `slots` slots."""
-    prompt = jax.tree.map(lambda x: x[0], stack([lines]))
-    size = max(state.tail.valid_BS.shape[1], decode.tail_size(bucket(slots)))
-    return decode.extend(
-        agent.model,
-        size,
-        agent.params,
-        state,
-        ids_BT=prompt.ids_BT,
-        valid_BT=prompt.valid_BT,
-        wrote_B=wrote_B,
-    )
-
-
 @dataclasses.dataclass
-class _Row:
-    """A row's text so far: what is finished, and the ids since the last result.
+class _Text:
+    """A text so far: what is finished, and the ids since the last result.
 
-    `full` marks a row that ended because its context had no space for a result.
+    Attributes:
+      own: all its own tokens.
+      unread: stop tokens among them, but for the last one: the model was not run on them.
     """
 
+    own: list[int] = dataclasses.field(default_factory=list)
     text: str = ""
     transcript: str = ""
     ids: list[int] = dataclasses.field(default_factory=list)
     tools: list[ToolUse] = dataclasses.field(default_factory=list)
     tokens_read: int = 0
+    unread: int = 0
     shown: int = 0
-    full: bool = False
+    retried: bool = False
 
-    def written(self, agent: Agent, ids: Sequence[int]) -> Written:
-        """What the row wrote, once it has ended; `ids` are all its own tokens."""
+    def take(self, ids: Sequence[int]) -> None:
+        """Adds new tokens."""
+        self.own += ids
+        self.ids += ids
+
+    def drop(self, n: int) -> None:
+        """Takes the last `n` tokens away again."""
+        del self.own[len(self.own) - n :], self.ids[len(self.ids) - n :]
+
+    def read(self, agent: Agent, ids: Sequence[int], text: str, transcript: str) -> None:
+        """Adds what the agent reads; of it, `text` belongs to the text itself."""
+        own = agent.chat.decode(self.ids)
+        self.text += own + text
+        self.transcript += own + transcript
+        self.tokens_read += len(ids)
+        self.ids, self.shown = [], 0
+
+    def written(self, agent: Agent) -> Written:
+        """What it is once it has ended."""
         last = agent.chat.decode(self.ids)
         return Written(
-            ids=tuple(ids),
+            ids=tuple(self.own),
             text=self.text + last,
             transcript=self.transcript + last,
             tools=tuple(self.tools),
             tokens_read=self.tokens_read,
-            tokens_run=max(len(ids) - 1, 0),
+            tokens_run=max(len(self.own) - 1, 0) - self.unread,
+            retried=self.retried,
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class _PendingCall:
-    """A call whose tool runs, and the tokens of the chunk that its row keeps."""
+    """A call whose tool runs, and the tokens of the chunk that its text keeps."""
 
     kept: list[int]
     answer: Future[Answer]
 
 
-@dataclasses.dataclass(eq=False)
-class _ToolLoop:
-    """What happens between two chunks: calls are found, their rows parked, results appended."""
+class _Turn:
+    """One agent's turn over all texts."""
 
-    agent: Agent
-    toolbox: Toolbox | None
-    workers: ThreadPoolExecutor
-    limit: int
-    watch: Watch | None
-    rows: list[_Row]
-    pending: dict[int, _PendingCall] = dataclasses.field(default_factory=dict)
+    def __init__(
+        self,
+        agent: Agent,
+        running: RunningBatch,
+        toolbox: Toolbox | None,
+        workers: ThreadPoolExecutor,
+        watch: Watch | None,
+        retry: Retry | None,
+    ) -> None:
+        self.agent, self.running, self.toolbox = agent, running, toolbox
+        self.workers, self.watch, self.retry = workers, watch, retry
+        self.opening = tuple(agent.chat.data_ids(retry.opening)) if retry else ()
+        self.texts: dict[int, _Text] = {}
+        self.pending: dict[int, _PendingCall] = {}
+        self.done: dict[int, Written] = {}
 
-    def between(self, before: DecodeState, after: DecodeState, new: list[list[int]]) -> DecodeState:
-        """See `decode.BetweenChunks`."""
-        done, count = jax.device_get((after.done_B, after.count_B))
-        parked = np.zeros(len(new), bool)
-        for b, ids in enumerate(new):
-            if ids:
-                self.rows[b].ids += ids
-                if self.toolbox:
-                    spent = bool(count[b] >= self.limit)
-                    parked[b] = self._start_call(self.toolbox, b, ids, bool(done[b]), spent)
-                self._show(b)
-        if self.toolbox is None:
-            return after
-        if parked.any():
-            after = decode.park(before, after, parked)
-        idle = bool((done | parked).all())
-        while self.pending:
-            if idle:
+    def written(self) -> list[Written]:
+        """Runs the turn: see `write`."""
+        running = self.running
+        while running.refill():
+            ended: list[int] = []
+            if running.writes:
+                ended = self._take(running.chunk())
+            else:
                 wait([c.answer for c in self.pending.values()], return_when=FIRST_COMPLETED)
-            ready = [b for b, call in self.pending.items() if call.answer.done()]
-            after, active = self._resume(self.toolbox, after, ready)
-            if active or not idle:
-                break  # else every row that got its result has ended: wait for the others
-        return after
+            ready = [row for row, call in self.pending.items() if call.answer.done()]
+            again = [row for row in ended if self._lacks(row)]
+            readings: dict[int, Reading] = {}
+            if ready or again:
+                held = running.held()
+                readings |= {row: own for row in ready if (own := self._result(row, held[row]))}
+                readings |= {row: own for row in again if (own := self._opening(row, held[row]))}
+            if readings:
+                running.read(readings)
+            for row in (*ended, *ready):
+                if row not in readings:
+                    self._finish(row)
+        return [self.done[n] for n in sorted(self.done)]
 
-    def _start_call(
-        self, toolbox: Toolbox, b: int, new: list[int], ended: bool, spent: bool
-    ) -> bool:
-        """Starts the call that a row has written; cuts `new` and the row's ids at its end.
+    def _text(self, row: int) -> _Text:
+        return self.texts.setdefault(self.running.text(row), _Text())
 
-        Says whether there is a call. `spent` marks rows that have written all their tokens.
+    def _finish(self, row: int) -> None:
+        """The text in a row is what it is; the row is free."""
+        n = self.running.text(row)
+        self.done[n] = self.texts.pop(n).written(self.agent)
+        self.running.free(row)
+
+    def _take(self, parts: Sequence[Part]) -> list[int]:
+        """Takes what a chunk has written; returns the rows whose texts have ended.
+
+        Those that call a tool are parked.
         """
-        row = self.rows[b]
-        if len(row.tools) > toolbox.calls:
+        ended, parked = [], []
+        for part in parts:
+            text = self._text(part.row)
+            text.take(part.ids)
+            if self.toolbox and self._start_call(self.toolbox, text, part):
+                parked.append(part.row)
+            elif part.ended:
+                ended.append(part.row)
+            self._show(part.row)
+        if parked:
+            self.running.park(parked)
+        return ended
+
+    def _start_call(self, toolbox: Toolbox, text: _Text, part: Part) -> bool:
+        """Starts the call that a text has written, and cuts the text at the call's end.
+
+        Says whether there is a call.
+        """
+        if not part.ids or text.retried or len(text.tools) > toolbox.calls:
             return False
-        text = self.agent.chat.decode(row.ids)
-        if call := find_call(text, toolbox.names):
-            extra = self._after_call(row.ids, len(new), toolbox)
-            if spent and extra == 0:
+        seen = self.agent.chat.decode(text.ids)
+        if call := find_call(seen, toolbox.names):
+            extra = self._after_call(text.ids, len(part.ids), toolbox)
+            if part.spent and extra == 0:
                 return False  # it may write no more, so nobody would read the result
-            if len(row.tools) == toolbox.calls:
+            if len(text.tools) == toolbox.calls:
                 answer = _finished(toolbox.spent(call))
             else:
                 answer = self.workers.submit(toolbox.run, call)
-        elif ended and not spent and (name := find_unclosed(text, toolbox.names)):
+        elif part.ended and not part.spent and (name := find_unclosed(seen, toolbox.names)):
             extra = 1  # the stop token
-            answer = _finished(toolbox.unclosed(name, len(text)))
+            answer = _finished(toolbox.unclosed(name, len(seen)))
         else:
             return False
-        del row.ids[len(row.ids) - extra :], new[len(new) - extra :]
-        self.pending[b] = _PendingCall(list(new), answer)
+        text.drop(extra)
+        self.pending[part.row] = _PendingCall(part.ids[: len(part.ids) - extra], answer)
         return True
 
     def _after_call(self, ids: list[int], most: int, toolbox: Toolbox) -> int:
@@ -322,44 +271,23 @@ class _ToolLoop:
             extra += 1
         return extra
 
-    def _resume(
-        self, toolbox: Toolbox, state: DecodeState, ready: list[int]
-    ) -> tuple[DecodeState, bool]:
-        """Appends the results of rows `ready`; says whether any of them writes again."""
-        if not ready:
-            return state, False
-        held = jax.device_get(
-            (state.prefix.valid_BS.sum(1), state.tail.valid_BS.sum(1), state.count_B)
-        )
-        lines, wrote, slots = [EMPTY] * len(self.rows), np.zeros(len(self.rows), np.int32), 0
-        for b in ready:
-            call, row = self.pending.pop(b), self.rows[b]
-            prefix, tail, count = (int(x[b]) for x in held)
-            kept = call.kept
-            left = self.limit - count - len(kept)
-            space = self.agent.model.max_positions - prefix - tail - len(kept) - left
-            answer = call.answer.result()
-            result, ids = self._result(answer, space, toolbox.characters)
-            use = ToolUse(answer.call.tool, answer.call.body, result.strip("\n"), answer.failed)
-            row.tools.append(use)
-            if self.watch:
-                self.watch(b, result)
-            if not ids:
-                row.full = True  # the text ends with its call
-                continue
-            text = self.agent.chat.decode(row.ids)
-            row.text += text + "\n"
-            row.transcript += text + result
-            row.tokens_read += len(ids)
-            row.ids, row.shown = [], 0
-            lines[b] = Line.of_tokens((*kept, *ids))
-            wrote[b] = len(kept)
-            slots = max(slots, tail + len(lines[b]) + left)
-        if not slots:
-            return state, False
-        return _extended(self.agent, state, lines, wrote, slots), True
+    def _result(self, row: int, held: Held) -> Reading | None:
+        """What a row reads of the result of its call; None where its context has no space."""
+        assert self.toolbox is not None
+        call, text = self.pending.pop(row), self._text(row)
+        answer, limit = call.answer.result(), self.running.limit(row)
+        left = limit - held.count - len(call.kept)
+        space = self.agent.model.max_positions - held.prefix - held.tail - len(call.kept) - left
+        result, ids = self._shortened(answer, space, self.toolbox.characters)
+        use = ToolUse(answer.call.tool, answer.call.body, result.strip("\n"), answer.failed)
+        text.tools.append(use)
+        self._tell(row, result)
+        if not ids:
+            return None  # the text ends with its call
+        text.read(self.agent, ids, "\n", result)
+        return Reading((*call.kept, *ids), counted=len(call.kept), limit=limit)
 
-    def _result(self, answer: Answer, space: int, characters: int) -> tuple[str, Sequence[int]]:
+    def _shortened(self, answer: Answer, space: int, characters: int) -> tuple[str, Sequence[int]]:
         """The result as text and as ids, shortened to `space` ids; no ids where none fit."""
         while True:
             text = f"\n{render(answer.text, characters)}\n"
@@ -370,15 +298,46 @@ class _ToolLoop:
                 return "\n[no room in the context for the result]\n", ()
             characters = max(100, min(characters // 2, len(answer.text)))
 
-    def _show(self, b: int) -> None:
-        """Gives `watch` what is new of a row; characters that are not complete yet wait."""
+    def _lacks(self, row: int) -> bool:
+        """Whether a text that has ended is to be continued for want of an answer."""
+        text = self._text(row)
+        if self.retry is None or text.retried or not text.own:
+            return False
+        return self.retry.lacks(text.written(self.agent).text)
+
+    def _opening(self, row: int, held: Held) -> Reading | None:
+        """What a row reads to begin an answer; None where its context has no space for one."""
+        assert self.retry is not None
+        text, tokens = self._text(row), self.retry.tokens
+        most = 1 + len(self.opening) + tokens
+        if held.prefix + held.tail + most > self.agent.model.max_positions:
+            return None
+        last, limit = text.own[-1], self.running.limit(row)
+        stopped = last in self.agent.eos
+        text.retried, text.unread = True, int(stopped)
+        opening = f"\n{self.retry.opening}"
+        text.read(self.agent, self.opening, opening, opening)
+        self._tell(row, opening)
+        # All continue from the same count, so that each may write as many tokens.
+        return Reading(
+            self.opening if stopped else (last, *self.opening),
+            counted=limit - held.count,
+            limit=limit + tokens,
+        )
+
+    def _show(self, row: int) -> None:
+        """Gives `watch` what is new of a text; characters that are not complete yet wait."""
         if self.watch is None:
             return
-        row = self.rows[b]
-        text = self.agent.chat.decode(row.ids).rstrip("\ufffd")
-        if len(text) > row.shown:
-            self.watch(b, text[row.shown :])
-            row.shown = len(text)
+        text = self._text(row)
+        seen = self.agent.chat.decode(text.ids).rstrip("\ufffd")
+        if len(seen) > text.shown:
+            self._tell(row, seen[text.shown :])
+            text.shown = len(seen)
+
+    def _tell(self, row: int, text: str) -> None:
+        if self.watch:
+            self.watch(self.running.text(row), text)
 
 
 def _finished(answer: Answer) -> Future[Answer]:

@@ -62,7 +62,7 @@ def latent(found: list[Collective]) -> list[Collective]:
 
 
 def think(family: str, mesh: MeshSpec) -> list[Collective]:
-    asked = {"steps": STEPS, "size": 32, "rounds": ROUNDS, "rows": ROWS, "tokens": 20}
+    asked = {"steps": STEPS, "rounds": ROUNDS, "rows": ROWS, "tokens": 20}
     return collectives(programs.think(system(family, mesh), **asked).text)
 
 
@@ -122,8 +122,9 @@ def test_decoding(family):
 
     def chunk(mesh: MeshSpec) -> list[Collective]:
         own = system(family, mesh)
-        start = programs.decode_start(own, "two", rows=ROWS, positions=32, size=32)
-        chunk = programs.decode_chunk(own, "two", start.outputs, Sampling())
+        start = programs.decode_start(own, "two", rows=ROWS, positions=32)
+        running = programs.widen(own, start.outputs, size=32).outputs
+        chunk = programs.decode_chunk(own, "two", running, Sampling())
         return [c for c in collectives(chunk.text) if c.loops]
 
     split_rows = sorted((c.kind, c.bytes) for c in chunk(MeshSpec(data=8)))

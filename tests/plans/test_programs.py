@@ -64,15 +64,8 @@ def test_think_is_the_program_of_a_run(sizes, begun):
     """The same arguments, in the same places: word for word the same program."""
     mesh = mesh_of(*sizes)
     system = abstract(mesh, one="qwen3", two="gemma3")
-    program = programs.think(
-        system,
-        steps=STEPS,
-        size=CHUNK,
-        rounds=ROUNDS,
-        rows=ROWS,
-        tokens=TOKENS + begun,
-        begun=begun,
-    )
+    lengths = {"tokens": TOKENS + begun, "begun": begun}
+    program = programs.think(system, steps=STEPS, rounds=ROUNDS, rows=ROWS, **lengths)
     params, links = loaded(system.spec, mesh)
     pasts = {}
     for agent in PAIR.agents if begun else ():
@@ -89,7 +82,6 @@ def test_think_is_the_program_of_a_run(sizes, begun):
             topology=PAIR,
             spec=system.spec,
             steps=STEPS,
-            size=CHUNK,
             record=False,
             on_turn=None,
             params=params,
@@ -106,23 +98,27 @@ def test_decoding_starts_where_a_run_starts(family):
     mesh = mesh_of(2, 1, 2)
     system = abstract(mesh, one="qwen3", two=family)
     model = system.spec.model("two")
-    start = programs.decode_start(system, "two", rows=ROWS, positions=TOKENS, size=CHUNK)
+    start = programs.decode_start(system, "two", rows=ROWS, positions=TOKENS)
     params, _ = loaded(system.spec, mesh)
     read = dataclasses.replace(prompt(ROWS), slot_BT=np.full((ROWS, 16), -1, np.int32))
 
     @jax.jit
     def run(params, prompt):
         x_BTD = inputs(model, params, prompt, ())
-        return decode.start(model, params, x_BTD, prompt.valid_BT, CHUNK)
+        return decode.start(model, params, x_BTD, prompt.valid_BT)
 
     with use(mesh):
-        state = run(params["two"], put_batch(mesh, read))
-    same(start.outputs, state)
-    chunk = programs.decode_chunk(system, "two", start.outputs, Sampling(temperature=0.5))
-    park = programs.park(system, start.outputs)
-    extended = programs.extend(system, "two", start.outputs, tokens=5, size=2 * CHUNK)
+        waiting = run(params["two"], put_batch(mesh, read))
+        state = decode.widen(16, CHUNK, waiting)
+    same(start.outputs, waiting)
+    running = programs.widen(system, start.outputs, size=CHUNK).outputs
+    same(running, state)
+    chunk = programs.decode_chunk(system, "two", running, Sampling(temperature=0.5))
+    park = programs.park(system, running)
+    extended = programs.extend(system, "two", running, tokens=5, size=2 * CHUNK)
     same(chunk.outputs[0], state)
     same(park.outputs, state)
+    same(programs.admit(system, running, start.outputs).outputs, state)
     assert extended.outputs.tail.valid_BS.shape == (ROWS, 2 * CHUNK)
     retry = programs.decode_chunk(system, "two", extended.outputs, Sampling())
     same(retry.outputs[0], extended.outputs)

@@ -124,18 +124,21 @@ def floor_of(program: str, system: AbstractSystem, int8: bool) -> Work | None:
 
 
 def think(system: AbstractSystem) -> Program:
-    return programs.think(
-        system, steps=STEPS, size=CHUNK, rounds=ROUNDS, rows=ROWS, tokens=LENGTHS.prompt
-    )
+    return programs.think(system, steps=STEPS, rounds=ROUNDS, rows=ROWS, tokens=LENGTHS.prompt)
 
 
 def state_of(system: AbstractSystem):
-    return start(system).outputs
+    return widen(system).outputs
 
 
 @functools.cache
 def start(system: AbstractSystem) -> Program:
-    return programs.decode_start(system, AGENT, rows=ROWS, positions=LENGTHS.prompt, size=CHUNK)
+    return programs.decode_start(system, AGENT, rows=ROWS, positions=LENGTHS.prompt)
+
+
+@functools.cache
+def widen(system: AbstractSystem) -> Program:
+    return programs.widen(system, start(system).outputs, size=CHUNK)
 
 
 @functools.cache
@@ -150,6 +153,8 @@ PROGRAMS: dict[str, Callable[[AbstractSystem], Program]] = {
     ),
     "prefill": lambda s: programs.prefill(s, AGENT, rows=ROWS, positions=LENGTHS.prompt),
     "decode_start": start,
+    "widen": widen,
+    "admit": lambda s: programs.admit(s, state_of(s), start(s).outputs),
     "decode_chunk": lambda s: programs.decode_chunk(s, AGENT, state_of(s), SAMPLING),
     "park": lambda s: programs.park(s, state_of(s)),
     "read_on": read_on,
@@ -213,7 +218,8 @@ def test_loops_are_known():
     # Tensor parallelism adds up each half of a layer.
     inside = [c for c in hlo.collectives(turn.text) if c.loops == (STEPS - 1, 3)]
     assert [(c.kind, c.bytes) for c in inside] == [("all-reduce", 4 * 64 * 2)] * 2
-    state = programs.decode_start(system, AGENT, rows=4, positions=16, size=CHUNK).outputs
+    start = programs.decode_start(system, AGENT, rows=4, positions=16)
+    state = programs.widen(system, start.outputs, size=CHUNK).outputs
     chunk = programs.decode_chunk(system, AGENT, state, Sampling())
     nests = hlo.cycles(chunk.text)
     # The loop in the loop writes a token for rows whose first free slots differ.

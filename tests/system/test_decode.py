@@ -8,7 +8,8 @@ import pytest
 from rmas import models
 from rmas.errors import InputError
 from rmas.system import decode
-from rmas.system.decode import CHUNK, generate, row_keys
+from rmas.system.batching import Prefilled, RunningBatch
+from rmas.system.decode import CHUNK, row_keys
 from rmas.system.sampling import Sampling, choose
 from support.tiny_systems import model_spec, random_params
 
@@ -25,7 +26,7 @@ def params():
 
 @jax.jit
 def begin(params, ids, valid):
-    return decode.start(SPEC, params, models.embed(SPEC, params, ids), valid, 2 * CHUNK)
+    return decode.start(SPEC, params, models.embed(SPEC, params, ids), valid)
 
 
 def state_of(params, prompts, length=8):
@@ -38,9 +39,10 @@ def state_of(params, prompts, length=8):
 
 
 def decoded(params, prompts, names, sampling=GREEDY, eos=NEVER, limit=40, length=8, seed=0):
-    state = state_of(params, prompts, length)
-    keys = row_keys(seed, names)
-    return generate(SPEC, params, state, sampling, key_B=keys, eos=eos, limit=limit)[0]
+    rows = len(prompts)
+    limits = np.full(rows, limit)
+    batch = Prefilled(state_of(params, prompts, length), row_keys(seed, names), limits, rows)
+    return RunningBatch(SPEC, params, sampling, [batch], eos=eos).run()
 
 
 NAMES = [f"q{i}" for i in range(4)]
@@ -172,17 +174,17 @@ def test_limits(params, greedy, limit):
 
 def test_finished_and_empty_rows_never_write(params, greedy):
     """Their caches stay as they are, bit by bit, while others go on."""
-    state = state_of(params, [PROMPTS[0], (), PROMPTS[1]])
+    state = decode.widen(8, 2 * CHUNK, state_of(params, [PROMPTS[0], (), PROMPTS[1]]))
     assert state.done_B.tolist() == [False, True, False]
     eos = jnp.array([greedy[0][3]])
-    keys = row_keys(0, ["a", "b", "c"])
+    keys, limits = row_keys(0, ["a", "b", "c"]), np.full(3, 2 * CHUNK)
     assert greedy[0][3] not in greedy[1][: 2 * CHUNK]
-    state, _, wrote = decode.chunk(SPEC, GREEDY, params, state, keys, eos, 2 * CHUNK)
+    state, _, wrote = decode.chunk(SPEC, GREEDY, params, state, keys, eos, limits)
     count = greedy[0].index(greedy[0][3]) + 1
     assert wrote.sum(1).tolist() == [count, 0, CHUNK]
     # A stop token is written to the answer, but nothing reads it: the tail lacks it.
     assert state.tail.valid_BS.sum(1).tolist() == [count - 1, 0, CHUNK]
-    after, ids, wrote = decode.chunk(SPEC, GREEDY, params, state, keys, eos, 2 * CHUNK)
+    after, ids, wrote = decode.chunk(SPEC, GREEDY, params, state, keys, eos, limits)
     assert wrote.sum(1).tolist() == [0, 0, CHUNK]
     assert ids[:2].tolist() == [[0] * CHUNK] * 2
     for before, later in zip(
@@ -205,7 +207,9 @@ def test_a_limit_is_no_new_program(params):
 def test_room_is_rounded_up_to_chunks(params):
     def size(limit):
         x, valid = jnp.zeros((1, 4, 24)), jnp.ones((1, 4), bool)
-        state = jax.eval_shape(lambda: decode.start(SPEC, params, x, valid, limit))
+        state = jax.eval_shape(lambda: decode.start(SPEC, params, x, valid))
+        assert state.tail.valid_BS.shape[1] == 0
+        state = jax.eval_shape(lambda s: decode.widen(4, decode.tail_size(limit), s), state)
         return state.tail.valid_BS.shape[1]
 
     assert [size(n) for n in (1, CHUNK, CHUNK + 1)] == [CHUNK, CHUNK, 2 * CHUNK]

@@ -203,6 +203,7 @@ def test_a_single_agent(system, runner, links):
             "latent_steps": 0,
             "decoded_tokens": len(own),
             "positions": len(ids) + len(own) - 1,
+            "reused_positions": 0,
         }
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from rmas import models as rmas_models
 from rmas.models.spec import DeltaLayer
 from rmas.system import decode
+from rmas.system.batching import Prefilled
 from rmas.system.decode import CHUNK, row_keys
 from rmas.system.encode import ChatTokenizer
 from rmas.system.load import Agent
@@ -80,7 +81,7 @@ def toolbox(**settings) -> Toolbox:
 @functools.partial(jax.jit, static_argnums=0)
 def start(model, params, ids_BT, valid_BT):
     x_BTD = rmas_models.embed(model, params, ids_BT)
-    return decode.start(model, params, x_BTD, valid_BT, LIMIT)
+    return decode.start(model, params, x_BTD, valid_BT)
 
 
 def together(agent: Agent, rows, box, watch=None, names=NAMES, retry=None, limit=LIMIT):
@@ -94,10 +95,8 @@ def together(agent: Agent, rows, box, watch=None, names=NAMES, retry=None, limit
     state = start(agent.model, agent.params, ids, valid)
     return write(
         agent,
-        state,
+        [Prefilled(state, keys, np.full(len(rows), limit), len(rows))],
         SAMPLED,
-        key_B=keys,
-        limit=limit,
         toolbox=box,
         watch=watch,
         retry=retry,
@@ -286,9 +285,9 @@ def test_a_parked_row_waits_as_it_was_at_the_chunks_start():
     ids = np.array([PROMPTS[0], (0, *PROMPTS[1])], np.int32)
     valid = np.array([[True] * 3, [False, True, True]])
 
-    before = start(agent.model, agent.params, ids, valid)
-    keys, none = row_keys(0, NAMES[:2]), np.array([-1])
-    after, own, _ = decode.chunk(agent.model, SAMPLED, agent.params, before, keys, none, LIMIT)
+    before = decode.widen(3, 96, start(agent.model, agent.params, ids, valid))
+    keys, none, limits = row_keys(0, NAMES[:2]), np.array([-1]), np.full(2, LIMIT)
+    after, own, _ = decode.chunk(agent.model, SAMPLED, agent.params, before, keys, none, limits)
     parked = decode.park(before, after, np.array([True, False]))
     assert parked.done_B.tolist() == [True, False]
     assert parked.count_B.tolist() == [0, CHUNK]

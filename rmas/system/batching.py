@@ -1,0 +1,286 @@
+"""Continuous batching: texts enter and leave the rows of one compiled program between chunks.
+
+The *running* batch is one `DecodeState`, whose rows write a text each. The texts come in batches
+that are prefilled whole; of these at most one is *waiting*, prefilled while a chunk runs. A row
+whose text has ended is freed, and takes the next waiting text, so that no text waits for the
+slowest of its batch. What a text is does not depend on the row it is in, or on the others.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmas.models import ModelSpec
+from rmas.shapes import Params
+from rmas.system import decode
+from rmas.system.batch import EMPTY, Line, bucket, stack
+from rmas.system.clock import Clock
+from rmas.system.decode import DecodeState
+from rmas.system.sampling import Sampling
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prefilled:
+    """A batch of texts that begin.
+
+    Attributes:
+      state: after prefill of their prompts (`decode.start`); it may be donated later.
+      key_B: the rows' random keys, `[B, 2]` uint32 (`decode.row_keys`).
+      limit_B: the most tokens that each row writes, int32.
+      texts: how many of the first rows are texts; the others only fill up the batch.
+    """
+
+    state: DecodeState
+    key_B: np.ndarray
+    limit_B: np.ndarray
+    texts: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What a row has written in a chunk.
+
+    Attributes:
+      row: of the running batch.
+      ids: the new tokens, a stop token included.
+      ended: whether the row has stopped, or written all its tokens.
+      spent: whether it has written all its tokens.
+    """
+
+    row: int
+    ids: list[int]
+    ended: bool
+    spent: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What a row reads before it goes on writing.
+
+    Attributes:
+      ids: the tokens.
+      counted: what is added to the row's count of written tokens.
+      limit: the most tokens that it writes from now on, those counted before included.
+    """
+
+    ids: Sequence[int]
+    counted: int
+    limit: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Positions in a row's cache: of the prompt, and behind it; and its count of tokens."""
+
+    prefix: int
+    tail: int
+    count: int
+
+
+class _Waiting:
+    """A prefilled batch, and those of its rows whose texts have not begun."""
+
+    def __init__(self, batch: Prefilled, first: int) -> None:
+        self.batch = batch
+        self.rows = list(range(batch.texts))
+        self.first = first
+        """The number of its first text."""
+
+
+class RunningBatch:
+    """The rows that write, and the texts in them.
+
+    Texts are numbered in the order in which they come.
+
+    Attributes:
+      texts: by row the number of its text; None where the row is free.
+      chunks: how many chunks have run.
+      rows_run: in how many rows of these chunks a text was being written.
+    """
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        params: Params,
+        sampling: Sampling,
+        batches: Iterable[Prefilled],
+        *,
+        eos: Sequence[int],
+        clock: Clock | None = None,
+    ) -> None:
+        """Takes the batches one by one, each when it is to be prefilled."""
+        self.texts: list[int | None] = []
+        self.chunks = self.rows_run = 0
+        self._model, self._params, self._sampling = model, params, sampling
+        self._batches, self._clock = iter(batches), clock or Clock()
+        self._eos_E = jnp.asarray(eos, jnp.int32)
+        self._waiting: _Waiting | None = None
+        self._come = 0  # texts of all batches so far
+        self._state: DecodeState
+        self._before: DecodeState | None = None
+        self._key_B: np.ndarray
+        self._limit_B: np.ndarray
+        self._done_B = np.zeros(0, bool)
+
+    def run(self) -> list[list[int]]:
+        """Writes every text to its end, without tools; returns their ids, stop tokens included."""
+        ids: dict[int, list[int]] = {}
+        while self.refill():
+            for part in self.chunk():
+                ids.setdefault(self.text(part.row), []).extend(part.ids)
+                if part.ended:
+                    self.free(part.row)
+        return [ids[n] for n in sorted(ids)]
+
+    def text(self, row: int) -> int:
+        """The number of the text in a row that is not free."""
+        n = self.texts[row]
+        assert n is not None
+        return n
+
+    def limit(self, row: int) -> int:
+        """The most tokens that a row writes."""
+        return int(self._limit_B[row])
+
+    @property
+    def writes(self) -> bool:
+        """Whether a row would write in the next chunk."""
+        return not self._done_B.all()
+
+    def refill(self) -> bool:
+        """Gives waiting texts to the free rows; says whether any row has a text."""
+        self._before = None
+        if self._waiting is None:
+            self._prefill()
+        if (waiting := self._waiting) is not None:
+            if (
+                all(text is None for text in self.texts)
+                and len(waiting.rows) == waiting.batch.texts
+            ):
+                self._begin(waiting)
+            else:
+                self._admit(waiting)
+            if not waiting.rows:
+                self._waiting = None
+        return any(text is not None for text in self.texts)
+
+    def chunk(self) -> list[Part]:
+        """The next tokens of every row that writes.
+
+        The next batch is rendered and prefilled while the chunk runs, if none is waiting.
+        """
+        self._before, active = self._state, ~self._done_B
+        self._state, ids_BC, wrote_BC = decode.chunk(
+            self._model,
+            self._sampling,
+            self._params,
+            self._state,
+            self._key_B,
+            self._eos_E,
+            self._limit_B,
+        )
+        self._clock.settle()  # what was queued before the chunk
+        self._clock.queue("write", ids_BC)
+        if self._waiting is None:
+            self._prefill()
+        self._clock.settle(1)
+        got = (ids_BC, wrote_BC, self._state.done_B, self._state.count_B)
+        ids, wrote, done, count = jax.device_get(got)
+        self._done_B = np.array(done)
+        self.chunks += 1
+        self.rows_run += int(active.sum())
+        return [
+            Part(
+                row=int(b),
+                ids=ids[b][wrote[b]].tolist(),
+                ended=bool(self._done_B[b]),
+                spent=bool(count[b] >= self._limit_B[b]),
+            )
+            for b in np.flatnonzero(active)
+        ]
+
+    def held(self) -> list[Held]:
+        """What the caches of the rows hold."""
+        numbers = jax.device_get(decode.held(self._state))
+        return [Held(*(int(n) for n in row)) for row in zip(*numbers, strict=True)]
+
+    def park(self, rows: Sequence[int]) -> None:
+        """Undoes the last chunk of some rows, which write no more until they `read`."""
+        assert self._before is not None, "only what the last chunk wrote can be undone"
+        parked = np.isin(np.arange(len(self.texts)), rows)
+        self._state = decode.park(self._before, self._state, parked)
+        self._done_B |= parked
+
+    def read(self, readings: Mapping[int, Reading]) -> None:
+        """Appends to the caches of some rows, which then write again."""
+        held, rows = self.held(), len(self.texts)
+        lines, counted = [EMPTY] * rows, np.zeros(rows, np.int32)
+        slots = 0
+        for b, reading in readings.items():
+            lines[b], counted[b] = Line.of_tokens(reading.ids), reading.counted
+            self._limit_B[b], self._done_B[b] = reading.limit, False
+            left = reading.limit - held[b].count - reading.counted
+            slots = max(slots, held[b].tail + len(reading.ids) + left)
+        prompt = jax.tree.map(lambda x: x[0], stack([lines]))
+        self._state = decode.extend(
+            self._model,
+            max(self._slots, decode.tail_size(bucket(slots))),
+            self._params,
+            self._state,
+            ids_BT=prompt.ids_BT,
+            valid_BT=prompt.valid_BT,
+            wrote_B=counted,
+        )
+
+    def free(self, row: int) -> None:
+        """The row's text has ended; its place goes to a waiting one."""
+        assert self._done_B[row]
+        self.texts[row] = None
+
+    @property
+    def _slots(self) -> int:
+        return self._state.tail.valid_BS.shape[1]
+
+    def _prefill(self) -> None:
+        """Takes the next batch, if there is one: it is rendered and given to the devices."""
+        batch = next(self._batches, None)
+        if batch is not None:
+            self._waiting = _Waiting(batch, self._come)
+            self._come += batch.texts
+
+    def _begin(self, waiting: _Waiting) -> None:
+        """All texts of the batch, in their own rows: nothing else is running."""
+        batch, rows = waiting.batch, len(waiting.batch.key_B)
+        # Copies: they are changed row by row.
+        self._key_B, self._limit_B = batch.key_B.copy(), batch.limit_B.astype(np.int32)
+        self._done_B = np.arange(rows) >= batch.texts
+        self.texts = [waiting.first + b if b < batch.texts else None for b in range(rows)]
+        waiting.rows = []
+        self._state = self._widened(batch.state, 0, self._limit_B[: batch.texts])
+
+    def _admit(self, waiting: _Waiting) -> None:
+        """The next texts of the batch, as many as there are free rows."""
+        free = [b for b, text in enumerate(self.texts) if text is None]
+        pairs = list(zip(free, waiting.rows, strict=False))
+        if not pairs:
+            return
+        batch, from_B = waiting.batch, np.full(len(self.texts), -1, np.int32)
+        for b, row in pairs:
+            from_B[b] = row
+            self.texts[b] = waiting.first + row
+            self._key_B[b], self._limit_B[b] = batch.key_B[row], batch.limit_B[row]
+            self._done_B[b] = False
+        del waiting.rows[: len(pairs)]
+        positions = batch.state.prefix.valid_BS.shape[1]
+        limits = self._limit_B[[b for b, _ in pairs]]
+        state = self._widened(self._state, positions, limits)
+        self._state = decode.admit(state, batch.state, from_B)
+
+    def _widened(self, state: DecodeState, positions: int, limits: np.ndarray) -> DecodeState:
+        """The state with space for prompts of so many positions, and texts of these limits."""
+        has = state.prefix.valid_BS.shape[1], state.tail.valid_BS.shape[1]
+        wanted = max(has[0], positions), max(has[1], decode.tail_size(int(limits.max())))
+        return state if wanted == has else decode.widen(*wanted, state)
