@@ -9,7 +9,8 @@ import pytest
 
 from rmas.links import LinkSpec, init_links
 from rmas.parallel import param_shardings, put_batch, replicated, use
-from rmas.system.batch import line, stack, with_text
+from rmas.system.batch import line, stack, with_states
+from rmas.system.preamble import Preamble, Prompts
 from rmas.system.prompts import Slot
 from rmas.system.topology import Edge, Topology
 from rmas.system.turn import SystemSpec
@@ -60,12 +61,20 @@ def mask(rounds: list, prompt) -> np.ndarray:
 
 def prepared(name: str):
     """What an objective reads; rows are the second axis, or the first of a single round."""
-    prompts = {agent: stack(lines(agent, 0)) for agent in TOPOLOGY.agents}
     out, random = TOPOLOGY.output, np.random.default_rng(9)
+    lengths = np.arange(ROWS)[:, None] % 5  # some rows have no preamble
+    preambles = {
+        agent: Preamble(random.integers(0, VOCAB, (ROWS, 6)), np.arange(6) >= 6 - lengths)
+        for agent in TOPOLOGY.agents
+    }
+    prompts = Prompts(preambles, {agent: stack(lines(agent, 0)) for agent in TOPOLOGY.agents})
     if name == "teacher_forced":
         texts = {agent: lines(agent, 5) for agent in TOPOLOGY.agents}
-        arrays = {agent: with_text(rounds, STEPS, shift=0) for agent, rounds in texts.items()}
-        return {a: Text(p, mask(texts[a], p)) for a, p in arrays.items()}
+        rest = {
+            agent: with_states(stack(rounds), rounds, STEPS, shift=0)
+            for agent, rounds in texts.items()
+        }
+        return Prompts(preambles, rest), {a: mask(texts[a], p) for a, p in rest.items()}
     if name == "rollout":
         last = lines(out, 5)[-1:]
         prompt = stack(last)
@@ -84,10 +93,7 @@ def prepared(name: str):
 
 def put(mesh, name: str, batch):
     """Rows split over the mesh."""
-    if name != "rollout":
-        return put_batch(mesh, batch, axis=1)
-    prompts, last = batch
-    return put_batch(mesh, prompts, axis=1), put_batch(mesh, last)
+    return put_batch(mesh, batch, OBJECTIVES[name].axes)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rmas import models
-from rmas.system.batch import Line, stack, with_text
+from rmas.system.batch import Line, stack, with_states
 from rmas.system.styles import SEQUENTIAL
 from rmas.system.topology import Edge
 from rmas.system.turn import Prompt, inputs, rollout, send, teacher_forced, zero_messages
@@ -98,7 +98,7 @@ def test_rollout(case, steps):
 def test_teacher_forced_states(case, shift):
     """Inner-mapped states at the text's positions, or one before, whatever the row's length."""
     model, params = case.spec.model(AGENT), case.params[AGENT]
-    prompt = first(with_text([LINES], 3, shift))
+    prompt = first(with_states(stack([LINES]), [LINES], 3, shift))
     x = inputs(model, params, prompt, ())
     got = teacher_forced(case.spec, params, case.links, AGENT, x, prompt)
     assert got.shape == (2, 3, 16)
@@ -115,7 +115,7 @@ def test_teacher_forced_states(case, shift):
 def test_a_shifted_text_is_what_a_rollout_reads(case):
     """With shift 1 the first state is that of the last prompt position: a rollout's `h_1`."""
     model, params = case.spec.model(AGENT), case.params[AGENT]
-    prompt = first(with_text([LINES], 1, 1))
+    prompt = first(with_states(stack([LINES]), [LINES], 1, 1))
     x = inputs(model, params, prompt, ())
     got = teacher_forced(case.spec, params, case.links, AGENT, x, prompt)
     bare = first(stack([[Line(r.ids[: -r.text_length], r.slots[: -r.text_length]) for r in LINES]]))
