@@ -48,8 +48,35 @@ def _read_rows(
 
 
 @dataclasses.dataclass(eq=False)
+class _Kept:
+    """What was read of a batch; `params` are held so that their id stays theirs.
+
+    Attributes:
+      run: the last one (`Clock.run`) that has spent, or was charged with, its seconds.
+    """
+
+    params: Params
+    segment: Segment
+    run: object
+    seconds: float = 0.0
+
+    def took(self, seconds: float) -> None:
+        """Says how long it took to read."""
+        self.seconds = seconds
+
+    def charge(self, clock: Clock) -> None:
+        """Charges a run, once."""
+        if self.run is not clock.run:
+            self.run = clock.run
+            clock.charge("preamble", self.seconds)
+
+
+@dataclasses.dataclass(eq=False)
 class PreambleCache:
     """Keys, values and states after preambles, as long as the same questions are being answered.
+
+    Each run that uses a preamble is charged with the seconds that it took to read, so that times
+    of methods do not depend on which of them came first.
 
     Attributes:
       limit: the most bytes of one device that are kept; what exceeds it is read again.
@@ -60,14 +87,12 @@ class PreambleCache:
     _begins: dict[tuple[int, _Ids], tuple[Params, Segment]] = dataclasses.field(
         default_factory=dict
     )
-    _rows: dict[tuple[int, tuple[_Ids, ...]], tuple[Params, Segment]] = dataclasses.field(
-        default_factory=dict
-    )
+    _rows: dict[tuple[int, tuple[_Ids, ...]], "_Kept"] = dataclasses.field(default_factory=dict)
 
     def asking(self, questions: Iterable[Question]) -> None:
         """Says which questions are answered next; what others asked is forgotten."""
         asked = frozenset(question.text for question in questions)
-        if asked != self._asked:
+        if not asked <= self._asked:
             self._rows.clear()
             self._asked = asked
 
@@ -82,14 +107,15 @@ class PreambleCache:
             return ()
         params = renderer.system.agents[agent].params
         key = (id(params), tuple(rows))
-        if key not in self._rows:
-            segment = self._read(renderer, agent, rows)
-            clock.queue("preamble", segment.valid_BS)
-            kept = sum(_bytes(own) for _, own in self._rows.values())
-            if kept + _bytes(segment) > self.limit:
-                return (segment,)
-            self._rows[key] = params, segment
-        return (self._rows[key][1],)
+        if (kept := self._rows.get(key)) is not None:
+            kept.charge(clock)
+            return (kept.segment,)
+        segment = self._read(renderer, agent, rows)
+        kept = _Kept(params, segment, clock.run)
+        clock.queue("preamble", segment.valid_BS, took=kept.took)
+        if sum(_bytes(own.segment) for own in self._rows.values()) + _bytes(segment) <= self.limit:
+            self._rows[key] = kept
+        return (segment,)
 
     def _read(self, renderer: Renderer, name: str, rows: Sequence[_Ids]) -> Segment:
         agent, mesh = renderer.system.agents[name], renderer.system.mesh

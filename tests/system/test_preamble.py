@@ -140,9 +140,12 @@ def test_preambles_are_read_once_for_rounds_rollouts_and_methods(system, links, 
     make_runner(alone, preambles=shared).text(QUESTIONS, 1, 5)
     assert len(reads) == 4  # another prompt
     recorded(one, links, QUESTIONS[:3])
-    assert len(reads) == 7
+    assert len(reads) == 7  # a batch of other rows
     recorded(one, links)
-    assert len(reads) == 10  # forgotten while others were asked
+    assert len(reads) == 7
+    recorded(one, links, [Question("other", "kk"), *QUESTIONS[:4]])
+    recorded(one, links)
+    assert len(reads) == 13  # forgotten while others were asked
 
 
 def test_what_exceeds_the_limit_is_read_again(system, links, whole, monkeypatch):
@@ -159,3 +162,27 @@ def test_preamble_ids():
     assert preamble_ids([((1, 2), (3,)), ((1, 2, 3),)]) == (1, 2)  # the last one is read
     assert preamble_ids([(slot, (1,)), (slot, (1,))]) == ()
     assert preamble_ids([((1,),), ((2,), slot)]) == ()
+
+
+def test_a_run_is_charged_once_with_what_an_earlier_one_has_read(system, links, monkeypatch):
+    """Times of methods do not depend on which of them came first."""
+    monkeypatch.setattr(rendered, "LEAST", 1)
+    shared = PreambleCache()
+    one, other = (make_runner(system, preambles=shared) for _ in range(2))
+    one.text(QUESTIONS, 1, 5)
+    spent = one.clock.seconds["preamble"]
+    assert one.clock.charged == 0 < spent
+    one.clock.pop()
+    for runner in (one, other):
+        runner.text(QUESTIONS[:5], 3, 5)
+        assert runner.clock.charged == pytest.approx(runner.clock.seconds["preamble"])
+        assert runner.clock.charged == pytest.approx(spent)
+        runner.clock.pop()
+        assert runner.clock.charged == 0
+
+
+def test_batches_of_a_queue_keep_their_preambles(system, links, whole, monkeypatch):
+    monkeypatch.setattr(rendered, "LEAST", 1)
+    runner = make_runner(system)
+    assert_same(recorded(runner, links, batch=2), whole[0])
+    assert without_counts(runner.text(QUESTIONS, 3, 2)) == without_counts(whole[1])
