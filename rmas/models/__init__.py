@@ -1,13 +1,14 @@
 """Decoder models in JAX and Flax: llama, mistral, qwen2, qwen3, gemma3 and qwen3_5 (text)."""
 
 from rmas.models.cache import (
+    ByRows,
     Entries,
     Segment,
     append,
+    map_rows,
     open_tail,
     pad_left,
     pick_rows,
-    rows_at,
     widen,
     write,
 )
@@ -28,6 +29,7 @@ from rmas.models.spec import ModelSpec
 
 __all__ = [
     "PREFILL",
+    "ByRows",
     "Entries",
     "Model",
     "ModelSpec",
@@ -37,6 +39,7 @@ __all__ = [
     "embed",
     "embedding_rms",
     "init_params",
+    "map_rows",
     "open_tail",
     "pad_left",
     "parse_spec",
@@ -44,7 +47,6 @@ __all__ = [
     "positions",
     "prefill",
     "read_spec",
-    "rows_at",
     "run",
     "unembed",
     "widen",
