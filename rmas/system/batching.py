@@ -120,6 +120,7 @@ class RunningBatch:
 
     Attributes:
       texts: by row the number of its text; None where the row is free.
+      state: of the rows, as it is before the next chunk.
       chunks: how many chunks have run.
       steps: how many tokens deep they were, in all: the row that wrote most counts.
     """
@@ -142,7 +143,7 @@ class RunningBatch:
         self._eos_E = jnp.asarray(eos, jnp.int32)
         self._waiting: _Waiting | None = None
         self._come = 0  # texts of all batches so far
-        self._state: DecodeState
+        self.state: DecodeState
         self._before: DecodeState | None = None
         self._key_B: np.ndarray
         self._limit_B: np.ndarray
@@ -193,12 +194,12 @@ class RunningBatch:
 
         The next batch is rendered and prefilled while the chunk runs, if none is waiting.
         """
-        self._before, active = self._state, ~self._done_B
-        self._state, ids_BC, wrote_BC = decode.chunk(
+        self._before, active = self.state, ~self._done_B
+        self.state, ids_BC, wrote_BC = decode.chunk(
             self._model,
             self._sampling,
             self._params,
-            self._state,
+            self.state,
             self._key_B,
             self._eos_E,
             self._limit_B,
@@ -208,7 +209,7 @@ class RunningBatch:
         if self._waiting is None:
             self._prefill()
         self._clock.settle(1)
-        got = (ids_BC, wrote_BC, self._state.done_B, self._state.count_B)
+        got = (ids_BC, wrote_BC, self.state.done_B, self.state.count_B)
         ids, wrote, done, count = jax.device_get(got)
         self._done_B = np.array(done)
         self.chunks += 1
@@ -225,14 +226,14 @@ class RunningBatch:
 
     def held(self) -> list[Held]:
         """What the caches of the rows hold."""
-        numbers = jax.device_get(decode.held(self._state))
+        numbers = jax.device_get(decode.held(self.state))
         return [Held(*(int(n) for n in row)) for row in zip(*numbers, strict=True)]
 
     def park(self, rows: Sequence[int]) -> None:
         """Undoes the last chunk of some rows, which write no more until they `read`."""
         assert self._before is not None, "only what the last chunk wrote can be undone"
         parked = np.isin(np.arange(len(self.texts)), rows)
-        self._state = decode.park(self._before, self._state, parked)
+        self.state = decode.park(self._before, self.state, parked)
         self._done_B |= parked
 
     def read(self, readings: Mapping[int, Reading]) -> None:
@@ -246,11 +247,11 @@ class RunningBatch:
             left = reading.limit - held[b].count - reading.counted
             slots = max(slots, held[b].tail + len(reading.ids) + left)
         prompt = jax.tree.map(lambda x: x[0], stack([lines]))
-        self._state = decode.extend(
+        self.state = decode.extend(
             self._model,
             max(self._slots, decode.tail_size(bucket(slots))),
             self._params,
-            self._state,
+            self.state,
             ids_BT=prompt.ids_BT,
             valid_BT=prompt.valid_BT,
             wrote_B=counted,
@@ -263,7 +264,7 @@ class RunningBatch:
 
     @property
     def _slots(self) -> int:
-        return self._state.tail.valid_BS.shape[1]
+        return self.state.tail.valid_BS.shape[1]
 
     def _prefill(self) -> None:
         """Takes the next batch, if there is one: it is rendered and given to the devices."""
@@ -284,7 +285,7 @@ class RunningBatch:
         self._done_B = np.arange(rows) >= texts
         self.texts = [waiting.first + b if b < texts else None for b in range(rows)]
         waiting.row_of = {}
-        self._state = self._widened(waiting.state, 0, self._limit_B[:texts])
+        self.state = self._widened(waiting.state, 0, self._limit_B[:texts])
 
     def _admit(self, waiting: _Waiting) -> None:
         """Texts of the batch in the free rows: those on the same devices, then those on others."""
@@ -306,8 +307,8 @@ class RunningBatch:
             self._done_B[b] = False
         positions = waiting.state.prefix.valid_BS.shape[1]
         limits = self._limit_B[[b for b, _ in pairs]]
-        state = self._widened(self._state, positions, limits)
-        self._state = decode.admit(state, waiting.state, from_B)
+        state = self._widened(self.state, positions, limits)
+        self.state = decode.admit(state, waiting.state, from_B)
 
     def _widened(self, state: DecodeState, positions: int, limits: np.ndarray) -> DecodeState:
         """The state with space for prompts of so many positions, and texts of these limits."""
