@@ -146,35 +146,29 @@ class TrainedSystem:
             warn_of_rounds(self.settings.outer.rounds, rounds)
         runner = self.runner(sampling=sampling, seed=seed)
         batch = max(min(batch_size or self.settings.evaluate.batch_size, len(texts)), 1)
-        replies: list[Reply] = []
-        for group in _groups(texts, batch):
-            found: Mapping[str, Thoughts] = {}
-            if method == "text":
-                answers = runner.text(group, rounds, batch)
-            else:
-                answers, found = runner.recorded(
-                    self.links, self.form, group, rounds, batch, record=thoughts
-                )
-            for row, answer in enumerate(answers):
-                own = _of_row(found, row) if thoughts else None
-                replies.append(_reply(answer, own))
+        named = _named(texts)
+        found: Mapping[str, Thoughts] = {}
+        if method == "text":
+            answers = runner.text(named, rounds, batch)
+        else:
+            answers, found = runner.recorded(
+                self.links, self.form, named, rounds, batch, record=thoughts
+            )
+        replies = [
+            _reply(answer, _of_row(found, row) if thoughts else None)
+            for row, answer in enumerate(answers)
+        ]
         return replies[0] if one else replies
 
     def think(
         self, questions: Sequence[Question], rounds: int
     ) -> tuple[list[Answer], dict[str, Thoughts]]:
-        """Greedy answers, and what every agent thought about all questions, a batch at a time."""
+        """Greedy answers, and what every agent thought about all questions."""
         warn_of_rounds(self.settings.outer.rounds, rounds)
         runner = self.runner(sampling=Sampling())
         batch = min(self.settings.evaluate.batch_size, len(questions))
-        answers, parts = [], []
-        for start in range(0, len(questions), batch):
-            group = questions[start : start + batch]
-            found, thoughts = runner.recorded(self.links, self.form, group, rounds, batch)
-            answers += found
-            parts.append(thoughts)
-        joined = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *parts)
-        return answers, {agent: joined[agent] for agent in self.system.agents if agent in joined}
+        answers, found = runner.recorded(self.links, self.form, questions, rounds, batch)
+        return answers, {agent: found[agent] for agent in self.system.agents if agent in found}
 
     def runner(
         self,
@@ -183,7 +177,7 @@ class TrainedSystem:
         seed: int | None = None,
         listener: Listener | None = None,
     ) -> Runner:
-        """What runs batches of questions, with the settings' lengths and a listener."""
+        """What answers questions, with the settings' lengths and a listener."""
         limits = self.settings.limits.answered_by(self.system.topology.output)
         sampling = self.settings.sampling if sampling is None else sampling
         seed = self.settings.seed if seed is None else seed
@@ -355,14 +349,14 @@ def _of_manifest(folder: Path, over: Mapping[str, Any]) -> Settings:
         raise InputError(f"{path}: {error}") from None
 
 
-def _groups(texts: Sequence[str], size: int) -> list[list[Question]]:
-    """Questions in groups; each is named by its text and its place among equal ones."""
+def _named(texts: Sequence[str]) -> list[Question]:
+    """Questions, each named by its text and its place among equal ones."""
     seen: dict[str, int] = {}
     named = []
     for text in texts:
         seen[text] = seen.get(text, 0) + 1
         named.append(Question(f"{text}#{seen[text]}", text))
-    return [named[at : at + size] for at in range(0, len(named), size)]
+    return named
 
 
 def _of_row(thoughts: Mapping[str, Thoughts], row: int) -> dict[str, Thoughts]:

@@ -1,15 +1,16 @@
 """Decoder models in JAX and Flax: llama, mistral, qwen2, qwen3, gemma3 and qwen3_5 (text)."""
 
 from rmas.models.cache import (
+    ByRows,
     Entries,
     Segment,
     append,
     join,
     length,
+    map_rows,
     open_tail,
     pad_left,
     pick_rows,
-    rows_at,
     spread,
     widen,
     write,
@@ -31,6 +32,7 @@ from rmas.models.spec import ModelSpec
 
 __all__ = [
     "PREFILL",
+    "ByRows",
     "Entries",
     "Model",
     "ModelSpec",
@@ -42,6 +44,7 @@ __all__ = [
     "init_params",
     "join",
     "length",
+    "map_rows",
     "open_tail",
     "pad_left",
     "parse_spec",
@@ -49,7 +52,6 @@ __all__ = [
     "positions",
     "prefill",
     "read_spec",
-    "rows_at",
     "run",
     "spread",
     "unembed",

@@ -8,7 +8,7 @@ values; the one in the last segment is current.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import jax
@@ -133,22 +133,11 @@ def join(segments: Sequence[Segment]) -> Segment:
 def spread(segment: Segment, rows_B: Array) -> Segment:
     """A segment of one row for B rows: those of `rows_B` hold what it holds, the others nothing."""
 
-    def repeat(axis: int):
-        def at(x: Array) -> Array:
-            rows = jnp.expand_dims(rows_B, _others(x.ndim, axis))
-            return jnp.where(rows, x, jnp.zeros((), x.dtype))
+    def repeat(axis: int, x: Array) -> Array:
+        rows = jnp.expand_dims(rows_B, _others(x.ndim, axis))
+        return jnp.where(rows, x, jnp.zeros((), x.dtype))
 
-        return at
-
-    stacked, single = repeat(1), repeat(0)
-    return Segment(
-        Entries(
-            jax.tree.map(stacked, segment.entries.period),
-            jax.tree.map(single, segment.entries.rest),
-        ),
-        single(segment.valid_BS),
-        single(segment.pos_BS),
-    ).constrained()
+    return map_rows(repeat, segment)
 
 
 def empty_kv(spec: ModelSpec, batch: int, size: int, dtype) -> KV:
@@ -277,47 +266,34 @@ def _written(tail: Segment, new: Entries, valid_BT: Array, pos_BT: Array, put: "
     ).constrained()
 
 
-def pick_rows(rows_B: Array, one: Segment, other: Segment) -> Segment:
-    """A segment with the rows of `one` where `rows_B` is true, else the rows of `other`.
+ByRows = Callable[..., Array]
+"""`function(axis, *arrays)` makes one array of arrays of one shape, whose rows are along `axis`."""
 
-    Both have the same shapes.
-    """
 
-    def pick(axis: int):
-        def at(x: Array, y: Array) -> Array:
-            return jnp.where(jnp.expand_dims(rows_B, _others(x.ndim, axis)), x, y)
+def map_rows(function: ByRows, *segments: Segment) -> Segment:
+    """A segment of what a function makes of the arrays of segments, each with its axis of rows."""
 
-        return at
+    def along(axis: int) -> Callable[..., Array]:
+        return lambda *arrays: function(axis, *arrays)
 
-    stacked, single = pick(1), pick(0)
+    entries = [s.entries for s in segments]
     return Segment(
         Entries(
-            jax.tree.map(stacked, one.entries.period, other.entries.period),
-            jax.tree.map(single, one.entries.rest, other.entries.rest),
+            jax.tree.map(along(1), *(e.period for e in entries)),
+            jax.tree.map(along(0), *(e.rest for e in entries)),
         ),
-        single(one.valid_BS, other.valid_BS),
-        single(one.pos_BS, other.pos_BS),
+        along(0)(*(s.valid_BS for s in segments)),
+        along(0)(*(s.pos_BS for s in segments)),
     ).constrained()
+
+
+def pick_rows(rows_B: Array, axis: int, one: Array, other: Array) -> Array:
+    """The rows of `one` where `rows_B` is true, else those of `other`."""
+    return jnp.where(jnp.expand_dims(rows_B, _others(one.ndim, axis)), one, other)
 
 
 def _others(ndim: int, axis: int) -> tuple[int, ...]:
     return tuple(i for i in range(ndim) if i != axis % ndim)
-
-
-def rows_at(segment: Segment, index_B: Array) -> Segment:
-    """The rows `index_B` of a segment, in this order."""
-
-    def taken(axis: int):
-        return lambda x: jnp.take(x, index_B, axis=axis)
-
-    return Segment(
-        Entries(
-            jax.tree.map(taken(1), segment.entries.period),
-            jax.tree.map(taken(0), segment.entries.rest),
-        ),
-        taken(0)(segment.valid_BS),
-        taken(0)(segment.pos_BS),
-    ).constrained()
 
 
 def widen(tail: Segment, size: int) -> Segment:

@@ -9,6 +9,9 @@ from rmas.parallel.axes import (
     put_batch,
     put_whole,
     replicated,
+    rotate_rows,
+    row_blocks,
+    take_rows,
     whole_batch,
 )
 from rmas.parallel.mesh import (
@@ -71,9 +74,12 @@ __all__ = [
     "put_whole",
     "ranked",
     "replicated",
+    "rotate_rows",
+    "row_blocks",
     "single_device_mesh",
     "start",
     "state_shardings",
+    "take_rows",
     "to_host",
     "use",
     "whole_batch",

@@ -75,6 +75,29 @@ def current_parts(meaning: str) -> int:
     return parts(mesh, meaning) if set(AXES) <= set(mesh.axis_names) else 1
 
 
+def row_blocks(rows: int) -> int:
+    """How many equal blocks of a batch's rows lie on devices of their own (see `current_parts`)."""
+    count = current_parts("batch")
+    return 1 if rows % count else count
+
+
+def take_rows(x: Array, index_B: Array, axis: int = 0) -> Array:
+    """Rows of `x` along `axis`, in the order of `index_B`, on the devices that they lie on.
+
+    Devices exchange nothing: `index_B[b]` must be in the same one of the `row_blocks` as `b`.
+    """
+    blocks = row_blocks(x.shape[axis])
+    rows = x.shape[axis] // blocks
+    split = x.reshape(*x.shape[:axis], blocks, rows, *x.shape[axis + 1 :])
+    take = jax.vmap(functools.partial(jnp.take, axis=axis), (axis, 0), axis)
+    return take(split, index_B.reshape(blocks, rows) % rows).reshape(x.shape)
+
+
+def rotate_rows(x: Array, axis: int = 0) -> Array:
+    """Each of the `row_blocks` along `axis` goes to the devices of the next one."""
+    return jnp.roll(x, x.shape[axis] // row_blocks(x.shape[axis]), axis)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of arrays that every device holds whole: links in a step, and metrics."""
     return NamedSharding(mesh, P())

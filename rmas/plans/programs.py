@@ -261,6 +261,11 @@ def admit(system: AbstractSystem, running: DecodeState, waiting: DecodeState) ->
     return lower("admit", system.mesh, decode.admit.lower, running, waiting, from_B)
 
 
+def rotate(system: AbstractSystem, waiting: DecodeState) -> Program:
+    """Waiting texts go on to devices whose rows are free."""
+    return lower("rotate", system.mesh, decode.rotate.lower, waiting)
+
+
 def decode_chunk(
     system: AbstractSystem, agent: str, state: DecodeState, sampling: Sampling
 ) -> Program:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmas.models import ModelSpec
+from rmas.parallel import row_blocks
 from rmas.shapes import Params
 from rmas.system import decode
 from rmas.system.batch import EMPTY, Line, bucket, stack
@@ -81,13 +82,35 @@ class Held:
 
 
 class _Waiting:
-    """A prefilled batch, and those of its rows whose texts have not begun."""
+    """A prefilled batch, of which some texts have not begun.
+
+    Attributes:
+      key_B, limit_B, texts: as in `Prefilled`.
+      state: the state, with rows where they are now.
+      row_of: by text that has not begun its row in `state`; texts are numbered as in the batch.
+      first: the number of the batch's first text among all.
+    """
 
     def __init__(self, batch: Prefilled, first: int) -> None:
-        self.batch = batch
-        self.rows = list(range(batch.texts))
-        self.first = first
-        """The number of its first text."""
+        self.key_B, self.limit_B, self.texts = batch.key_B, batch.limit_B, batch.texts
+        self.state, self.first = batch.state, first
+        self.row_of = {n: n for n in range(batch.texts)}
+        self._block = len(self.key_B) // row_blocks(len(self.key_B))
+
+    def rotate(self) -> None:
+        """Each block of rows goes to the devices of the next one."""
+        rows = len(self.key_B)
+        self.state = decode.rotate(self.state)
+        self.row_of = {n: (row + self._block) % rows for n, row in self.row_of.items()}
+
+    def pairs(self, free: Sequence[int]) -> list[tuple[int, int]]:
+        """Free rows of the running batch, each with a text of the same block."""
+        found: list[tuple[int, int]] = []
+        for first in range(0, len(self.key_B), self._block):
+            block = range(first, first + self._block)
+            texts = [n for n, row in self.row_of.items() if row in block]
+            found += zip([b for b in free if b in block], texts, strict=False)
+        return found
 
 
 class RunningBatch:
@@ -97,8 +120,9 @@ class RunningBatch:
 
     Attributes:
       texts: by row the number of its text; None where the row is free.
+      state: of the rows, as it is before the next chunk.
       chunks: how many chunks have run.
-      rows_run: in how many rows of these chunks a text was being written.
+      steps: how many tokens deep they were, in all: the row that wrote most counts.
     """
 
     def __init__(
@@ -113,13 +137,13 @@ class RunningBatch:
     ) -> None:
         """Takes the batches one by one, each when it is to be prefilled."""
         self.texts: list[int | None] = []
-        self.chunks = self.rows_run = 0
+        self.chunks = self.steps = 0
         self._model, self._params, self._sampling = model, params, sampling
         self._batches, self._clock = iter(batches), clock or Clock()
         self._eos_E = jnp.asarray(eos, jnp.int32)
         self._waiting: _Waiting | None = None
         self._come = 0  # texts of all batches so far
-        self._state: DecodeState
+        self.state: DecodeState
         self._before: DecodeState | None = None
         self._key_B: np.ndarray
         self._limit_B: np.ndarray
@@ -156,14 +180,12 @@ class RunningBatch:
         if self._waiting is None:
             self._prefill()
         if (waiting := self._waiting) is not None:
-            if (
-                all(text is None for text in self.texts)
-                and len(waiting.rows) == waiting.batch.texts
-            ):
+            untouched = len(waiting.row_of) == waiting.texts
+            if untouched and len(self._free) == len(self.texts):
                 self._begin(waiting)
             else:
                 self._admit(waiting)
-            if not waiting.rows:
+            if not waiting.row_of:
                 self._waiting = None
         return any(text is not None for text in self.texts)
 
@@ -172,12 +194,12 @@ class RunningBatch:
 
         The next batch is rendered and prefilled while the chunk runs, if none is waiting.
         """
-        self._before, active = self._state, ~self._done_B
-        self._state, ids_BC, wrote_BC = decode.chunk(
+        self._before, active = self.state, ~self._done_B
+        self.state, ids_BC, wrote_BC = decode.chunk(
             self._model,
             self._sampling,
             self._params,
-            self._state,
+            self.state,
             self._key_B,
             self._eos_E,
             self._limit_B,
@@ -187,11 +209,11 @@ class RunningBatch:
         if self._waiting is None:
             self._prefill()
         self._clock.settle(1)
-        got = (ids_BC, wrote_BC, self._state.done_B, self._state.count_B)
+        got = (ids_BC, wrote_BC, self.state.done_B, self.state.count_B)
         ids, wrote, done, count = jax.device_get(got)
         self._done_B = np.array(done)
         self.chunks += 1
-        self.rows_run += int(active.sum())
+        self.steps += int(wrote.sum(1).max())
         return [
             Part(
                 row=int(b),
@@ -204,14 +226,14 @@ class RunningBatch:
 
     def held(self) -> list[Held]:
         """What the caches of the rows hold."""
-        numbers = jax.device_get(decode.held(self._state))
+        numbers = jax.device_get(decode.held(self.state))
         return [Held(*(int(n) for n in row)) for row in zip(*numbers, strict=True)]
 
     def park(self, rows: Sequence[int]) -> None:
         """Undoes the last chunk of some rows, which write no more until they `read`."""
         assert self._before is not None, "only what the last chunk wrote can be undone"
         parked = np.isin(np.arange(len(self.texts)), rows)
-        self._state = decode.park(self._before, self._state, parked)
+        self.state = decode.park(self._before, self.state, parked)
         self._done_B |= parked
 
     def read(self, readings: Mapping[int, Reading]) -> None:
@@ -225,11 +247,11 @@ class RunningBatch:
             left = reading.limit - held[b].count - reading.counted
             slots = max(slots, held[b].tail + len(reading.ids) + left)
         prompt = jax.tree.map(lambda x: x[0], stack([lines]))
-        self._state = decode.extend(
+        self.state = decode.extend(
             self._model,
             max(self._slots, decode.tail_size(bucket(slots))),
             self._params,
-            self._state,
+            self.state,
             ids_BT=prompt.ids_BT,
             valid_BT=prompt.valid_BT,
             wrote_B=counted,
@@ -242,7 +264,7 @@ class RunningBatch:
 
     @property
     def _slots(self) -> int:
-        return self._state.tail.valid_BS.shape[1]
+        return self.state.tail.valid_BS.shape[1]
 
     def _prefill(self) -> None:
         """Takes the next batch, if there is one: it is rendered and given to the devices."""
@@ -251,33 +273,42 @@ class RunningBatch:
             self._waiting = _Waiting(batch, self._come)
             self._come += batch.texts
 
+    @property
+    def _free(self) -> list[int]:
+        return [b for b, text in enumerate(self.texts) if text is None]
+
     def _begin(self, waiting: _Waiting) -> None:
         """All texts of the batch, in their own rows: nothing else is running."""
-        batch, rows = waiting.batch, len(waiting.batch.key_B)
+        rows, texts = len(waiting.key_B), waiting.texts
         # Copies: they are changed row by row.
-        self._key_B, self._limit_B = batch.key_B.copy(), batch.limit_B.astype(np.int32)
-        self._done_B = np.arange(rows) >= batch.texts
-        self.texts = [waiting.first + b if b < batch.texts else None for b in range(rows)]
-        waiting.rows = []
-        self._state = self._widened(batch.state, 0, self._limit_B[: batch.texts])
+        self._key_B, self._limit_B = waiting.key_B.copy(), waiting.limit_B.astype(np.int32)
+        self._done_B = np.arange(rows) >= texts
+        self.texts = [waiting.first + b if b < texts else None for b in range(rows)]
+        waiting.row_of = {}
+        self.state = self._widened(waiting.state, 0, self._limit_B[:texts])
 
     def _admit(self, waiting: _Waiting) -> None:
-        """The next texts of the batch, as many as there are free rows."""
-        free = [b for b, text in enumerate(self.texts) if text is None]
-        pairs = list(zip(free, waiting.rows, strict=False))
-        if not pairs:
-            return
-        batch, from_B = waiting.batch, np.full(len(self.texts), -1, np.int32)
-        for b, row in pairs:
-            from_B[b] = row
-            self.texts[b] = waiting.first + row
-            self._key_B[b], self._limit_B[b] = batch.key_B[row], batch.limit_B[row]
+        """Texts of the batch in the free rows: those on the same devices, then those on others."""
+        for step in range(row_blocks(len(self.texts))):
+            if not self._free or not waiting.row_of:
+                break
+            if step:
+                waiting.rotate()
+            if pairs := waiting.pairs(self._free):
+                self._move(waiting, pairs)
+
+    def _move(self, waiting: _Waiting, pairs: Sequence[tuple[int, int]]) -> None:
+        """Puts texts of a batch into rows of their blocks."""
+        from_B = np.full(len(self.texts), -1, np.int32)
+        for b, n in pairs:
+            from_B[b] = waiting.row_of.pop(n)
+            self.texts[b] = waiting.first + n
+            self._key_B[b], self._limit_B[b] = waiting.key_B[n], waiting.limit_B[n]
             self._done_B[b] = False
-        del waiting.rows[: len(pairs)]
-        positions = batch.state.prefix.valid_BS.shape[1]
+        positions = waiting.state.prefix.valid_BS.shape[1]
         limits = self._limit_B[[b for b, _ in pairs]]
-        state = self._widened(self._state, positions, limits)
-        self._state = decode.admit(state, batch.state, from_B)
+        state = self._widened(self.state, positions, limits)
+        self.state = decode.admit(state, waiting.state, from_B)
 
     def _widened(self, state: DecodeState, positions: int, limits: np.ndarray) -> DecodeState:
         """The state with space for prompts of so many positions, and texts of these limits."""

@@ -19,7 +19,7 @@ from jax import lax
 
 from rmas import models
 from rmas.models import ModelSpec, Segment
-from rmas.parallel import constrain, gather_width
+from rmas.parallel import constrain, gather_width, rotate_rows, take_rows
 from rmas.shapes import Array, Params
 from rmas.system.sampling import Sampling, choose
 from rmas.weights.placement import heads_of
@@ -42,6 +42,14 @@ class DecodeState:
     logits_BV: Array
     count_B: Array
     done_B: Array
+
+    def widened(self, positions: int, slots: int) -> "DecodeState":
+        """The same with a prefix of `positions` and a tail of `slots` slots, none fewer."""
+        return dataclasses.replace(
+            self,
+            prefix=models.pad_left(self.prefix, positions),
+            tail=models.widen(self.tail, slots),
+        )
 
     def constrained(self) -> "DecodeState":
         """Sharded by rows, in the same way after every chunk, so that one program serves all."""
@@ -86,11 +94,7 @@ def start(
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def widen(positions: int, slots: int, state: DecodeState) -> DecodeState:
     """The same with a prefix of `positions` and a tail of `slots` slots, none fewer than before."""
-    return dataclasses.replace(
-        state,
-        prefix=models.pad_left(state.prefix, positions),
-        tail=models.widen(state.tail, slots),
-    )
+    return state.widened(positions, slots)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -162,29 +166,21 @@ def _used(state: DecodeState) -> Array:
 def admit(running: DecodeState, waiting: DecodeState, from_B: Array) -> DecodeState:
     """Rows of `waiting`, which has just been prefilled, in the place of finished ones.
 
-    Row b becomes row `from_B[b]` of `waiting`; where that is negative it stays as it is. `running`
-    is donated. Its prefix has at least as many slots as that of `waiting` (`widen`).
+    Row b becomes row `from_B[b]` of `waiting`, which is in the same one of the `row_blocks`; where
+    that is negative, row b stays as it is. `running` is donated. It has at least as many slots as
+    `waiting` (`widen`).
     """
     moves_B = from_B >= 0
-    index_B = jnp.maximum(from_B, 0)
+    index_B = jnp.where(moves_B, from_B, jnp.arange(len(from_B)))
+    new = _map_rows(lambda axis, x: take_rows(x, index_B, axis), waiting)
+    new = new.widened(running.prefix.valid_BS.shape[1], running.tail.valid_BS.shape[1])
+    return _map_rows(functools.partial(models.pick_rows, moves_B), new, running)
 
-    def moved(new: Array, old: Array) -> Array:
-        moves = jnp.expand_dims(moves_B, tuple(range(1, old.ndim)))
-        return jnp.where(moves, jnp.take(new, index_B, axis=0), old)
 
-    def rows(new: Segment) -> Segment:
-        return models.rows_at(new, index_B)
-
-    positions, slots = (x.valid_BS.shape[1] for x in (running.prefix, running.tail))
-    prefix = models.pad_left(rows(waiting.prefix), positions)
-    tail = models.widen(rows(waiting.tail), slots)
-    return DecodeState(
-        prefix=models.pick_rows(moves_B, prefix, running.prefix),
-        tail=models.pick_rows(moves_B, tail, running.tail),
-        logits_BV=moved(waiting.logits_BV, running.logits_BV),
-        count_B=moved(waiting.count_B, running.count_B),
-        done_B=moved(waiting.done_B, running.done_B),
-    ).constrained()
+@jax.jit
+def rotate(waiting: DecodeState) -> DecodeState:
+    """Each of the `row_blocks` goes to the devices of the next one, so that `admit` finds it."""
+    return _map_rows(lambda axis, x: rotate_rows(x, axis), waiting)
 
 
 @jax.jit
@@ -194,12 +190,23 @@ def park(before: DecodeState, after: DecodeState, rows_B: Array) -> DecodeState:
     Tokens cannot be removed from a recurrent state. So the whole row returns to the start of the
     chunk, and `extend` appends what it keeps of the chunk, together with what follows.
     """
+    before = dataclasses.replace(before, prefix=after.prefix)
+    state = _map_rows(functools.partial(models.pick_rows, rows_B), before, after)
+    return dataclasses.replace(state, prefix=after.prefix, done_B=after.done_B | rows_B)
+
+
+def _map_rows(function: models.ByRows, *states: DecodeState) -> DecodeState:
+    """A state of what a function makes of the arrays of states (`models.map_rows`)."""
+
+    def segment(*segments: Segment) -> Segment:
+        return models.map_rows(function, *segments)
+
     return DecodeState(
-        prefix=after.prefix,
-        tail=models.pick_rows(rows_B, before.tail, after.tail),
-        logits_BV=jnp.where(rows_B[:, None], before.logits_BV, after.logits_BV),
-        count_B=jnp.where(rows_B, before.count_B, after.count_B),
-        done_B=after.done_B | rows_B,
+        prefix=segment(*(s.prefix for s in states)),
+        tail=segment(*(s.tail for s in states)),
+        logits_BV=function(0, *(s.logits_BV for s in states)),
+        count_B=function(0, *(s.count_B for s in states)),
+        done_B=function(0, *(s.done_B for s in states)),
     ).constrained()
 
 

@@ -137,6 +137,21 @@ def test_decoding(family):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mesh", [MeshSpec(data=8), MeshSpec(2, 2, 2)], ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_are_filled_again_where_they_are(family, mesh):
+    """Admission exchanges nothing; a waiting batch moves on as it is, each array once."""
+    own = system(family, mesh)
+    waiting = programs.decode_start(own, "two", rows=ROWS, positions=32).outputs
+    running = programs.widen(own, waiting, size=32)
+    assert collectives(running.text) == []
+    assert collectives(programs.admit(own, running.outputs, waiting).text) == []
+    found = collectives(programs.rotate(own, waiting).text)
+    assert {c.kind for c in found} == {"collective-permute"}
+    assert sum(c.bytes for c in found) <= device_bytes(waiting)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective",
     ["rollout", "teacher_forced", pytest.param("align", marks=pytest.mark.extended)],

@@ -24,7 +24,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from rmas.links import LinkSpec
-from rmas.parallel import make_mesh, parse_mesh, use
+from rmas.parallel import batch_multiple, make_mesh, parse_mesh, use
 from rmas.parallel.chips import CHIPS
 from rmas.parallel.slices import describe_devices, parse_slice
 from rmas.plans import arguments, hlo, programs, training_floors, training_steps
@@ -154,6 +154,7 @@ PROGRAMS: dict[str, Callable[[AbstractSystem], Program]] = {
     "prefill": lambda s: programs.prefill(s, AGENT, rows=ROWS, positions=LENGTHS.prompt),
     "decode_start": start,
     "widen": widen,
+    "rotate": lambda s: programs.rotate(s, start(s).outputs),
     "admit": lambda s: programs.admit(s, state_of(s), start(s).outputs),
     "decode_chunk": lambda s: programs.decode_chunk(s, AGENT, state_of(s), SAMPLING),
     "park": lambda s: programs.park(s, state_of(s)),
@@ -169,7 +170,9 @@ def check(program: Program, system: AbstractSystem, capfd: pytest.CaptureFixture
     device = system.mesh.devices.flat[0]
     assert 0 < program.memory.peak < CHIPS[device.device_kind].usable_bytes
     assert hlo.total_cycles(program.text, unknown=CHUNK) > 0
-    assert bool(hlo.collectives(program.text)) == (system.mesh.size > 1 and program.name != "park")
+    alone = program.name in ("park", "widen", "admit")
+    split = batch_multiple(system.mesh) if program.name == "rotate" else system.mesh.size
+    assert bool(hlo.collectives(program.text)) == (split > 1 and not alone)
     assert "rematerialization" not in capfd.readouterr().err
 
 

@@ -103,6 +103,46 @@ def test_sampled_answers_depend_on_the_question_alone(system, links):
     assert runner.text(QUESTIONS[2:], 1, 4)[:2] == texts[2:]
 
 
+def in_batches(answer, batch):
+    """Answers to all questions, each batch on its own."""
+    groups = [QUESTIONS[at : at + batch] for at in range(0, len(QUESTIONS), batch)]
+    return [one for group in groups for one in answer(group)]
+
+
+def test_questions_are_answered_as_in_batches(system, links):
+    """More questions than rows, whose texts end at different times; and every thought."""
+    seen = {}
+
+    class Heard:
+        def thought(self, agent, k):
+            pass
+
+        def wrote(self, agent, k, row, text):
+            seen[agent, k, row] = seen.get((agent, k, row), "") + text
+
+    limits = Limits(latent_steps=3, max_new_tokens=50, message_tokens=40)
+    runner = Runner(system, limits, Sampling(temperature=1.0), seed=0)
+    listened = dataclasses.replace(runner, listener=Heard(), clock=Clock())
+    expected = in_batches(lambda group: latent(runner, links, group, batch=2), 2)
+    lengths = {answer.counts["solver"]["decoded_tokens"] for answer in expected}
+    assert len(lengths) > 1
+    answers, thoughts = listened.recorded(links, "ln_res", QUESTIONS, 2, 2)
+    assert answers == expected
+    assert [seen.get(("solver", 1, n), "") for n in range(5)] == [answer.text for answer in answers]
+    for n in (0, 4):
+        _, own = runner.recorded(links, "ln_res", QUESTIONS[n : n + 1], 2, 2)
+        for got, alone in zip(jax.tree.leaves(thoughts), jax.tree.leaves(own), strict=True):
+            assert got.shape[1] == 5
+            np.testing.assert_allclose(got[:, n : n + 1], alone, atol=1e-5)
+    assert runner.recorded(links, "ln_res", [], 2, 2) == ([], {})
+    expected = in_batches(lambda group: runner.text(group, 2, 2), 2)
+    seen.clear()
+    assert listened.text(QUESTIONS, 2, 2) == expected
+    assert listened.text(QUESTIONS[::-1], 2, 2) == expected[::-1]
+    phases = listened.clock.pop()
+    assert set(phases) == {"render", "think", "read", "write"}
+
+
 def test_a_message_is_heard(runner, links, answers):
     """Another link changes the answer; a frozen agent's weights are not in the links."""
     silent = jax.tree.map(lambda x: x, links)

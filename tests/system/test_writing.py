@@ -166,6 +166,37 @@ def test_rows_write_what_they_would_alone(kind):
     assert any(len(wrote.ids) > CHUNK for wrote in got)
 
 
+@pytest.mark.parametrize("kind", ["dense", pytest.param("hybrid", marks=pytest.mark.slow)])
+def test_tools_and_retries_in_rows_that_are_filled_again(kind):
+    """Two rows for all texts, in any order: each is what it was in one batch."""
+    agent, box, limit, seen = AGENTS[kind], toolbox(calls=3), 40, {}
+    retry = Retry(lacks=lambda text: len(text) % 3 < 2, opening="w1 w2", tokens=5)
+    expected = together(agent, range(len(PROMPTS)), box, retry=retry, limit=limit)
+    assert any(wrote.tools for wrote in expected)
+    assert {wrote.retried for wrote in expected} == {True, False}
+
+    def batches(order):
+        for at in range(0, len(order), 2):
+            rows = order[at : at + 2]
+            width = max(len(PROMPTS[row]) for row in rows) + 1  # the prefixes differ
+            ids, valid = np.zeros((2, width), np.int32), np.zeros((2, width), bool)
+            for b, row in enumerate(rows):
+                n = len(PROMPTS[row])
+                ids[b, width - n :], valid[b, width - n :] = PROMPTS[row], True
+            keys = row_keys(0, [NAMES[row] for row in rows])
+            state = start(agent.model, agent.params, ids, valid)
+            yield Prefilled(state, keys, np.full(2, limit), 2)
+
+    def watch(n: int, text: str) -> None:
+        seen[n] = seen.get(n, "") + text
+
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        seen.clear()
+        got = write(agent, batches(order), SAMPLED, toolbox=box, watch=watch, retry=retry)
+        assert got == [expected[n] for n in order]
+        assert [seen[n] for n in range(4)] == [wrote.transcript for wrote in got]
+
+
 def test_what_a_watcher_sees_is_the_whole_text():
     agent, box, seen = AGENTS["dense"], toolbox(), dict.fromkeys(range(4), "")
 
