@@ -1,7 +1,7 @@
 """Times of methods, compared within groups, and signs that other work disturbed them."""
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from rmas.console import printable
@@ -62,7 +62,7 @@ def time_ratio(ours: Sequence[TimedGroup], theirs: Sequence[TimedGroup]) -> Time
 
 
 def time_warnings(evaluations: Evaluations, rows: RowsByBenchmark) -> dict[str, list[str]]:
-    """Benchmark -> a line on each reason to doubt its times; those of `rows` alone."""
+    """Benchmark -> a line on each reason to doubt the times of its rows; without one, no entry."""
     found = {}
     for benchmark, own in rows.items():
         lines = [
@@ -84,34 +84,44 @@ def _of_unequal_groups(
     write differs, and a batch ends with its longest text: the seconds of a token vary, too, so
     that each group is held against the median.
     """
+    over: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         groups = groups_of(evaluations, benchmark, _variant(row))
-        phase, unit = ("think", "question") if _has("think", groups) else ("write", "token")
-        reference: Callable[[Sequence[float]], float] = (
-            min if phase == "think" else statistics.median_low
-        )
-        shapes: dict[tuple, list[float]] = {}
-        for group in groups:
-            records = _records(evaluations, group)
-            amount = len(records)
-            if phase == "write":
-                amount = sum(record.counts["decoded_tokens"] for record in records)
-            seconds = group.phases.get(phase, 0.0)
-            if group.bucket is not None and seconds > 0 and amount:
-                shape = group.bucket, len(records), group.machine, group.workdir
-                shapes.setdefault(shape, []).append(seconds / amount)
+        thinks = any("think" in group.phases for group in groups)
+        work = ("think", "question") if thinks else ("write", "token")
         factors = [
-            max(max(own) / reference(own), reference(own) / min(own)) for own in shapes.values()
+            max(max(own) / middle, middle / min(own))
+            for own in _paces(evaluations, groups, *work)
+            if (middle := min(own) if thinks else statistics.median_low(own))
         ]
-        if factors and (most := max(factors)) > LIMIT:
-            yield (
-                f"{_name(row)}: `{phase}` took {most:.1f} times as long a {unit} in one group as "
-                f"in another of the same shape; {_MEANS}"
-            )
+        if factors and max(factors) > LIMIT:
+            over.setdefault(work, []).append(f"{_name(row)} {max(factors):.1f} times")
+    for (phase, unit), methods in over.items():
+        yield (
+            f"groups of the same shape differ in the seconds of `{phase}` a {unit}: "
+            f"{', '.join(methods)}; {_MEANS}"
+        )
+
+
+def _paces(
+    evaluations: Evaluations, groups: Sequence[TimedGroup], phase: str, unit: str
+) -> Iterable[list[float]]:
+    """Seconds of a phase for each question or token, by groups of one shape."""
+    shapes: dict[tuple, list[float]] = {}
+    for group in groups:
+        records = _records(evaluations, group)
+        tokens = sum(record.counts["decoded_tokens"] for record in records)
+        amount = len(records) if unit == "question" else tokens
+        seconds = group.phases.get(phase, 0.0)
+        if group.bucket is not None and seconds > 0 and amount:
+            shape = group.bucket, len(records), group.machine, group.workdir
+            shapes.setdefault(shape, []).append(seconds / amount)
+    return shapes.values()
 
 
 def _of_links(evaluations: Evaluations, benchmark: str, rows: Sequence[ResultRow]) -> Iterable[str]:
     """Trained and untrained links compute the same in latent turns."""
+    methods = []
     for row in rows:
         if row["method"] != "latent":
             continue
@@ -121,10 +131,15 @@ def _of_links(evaluations: Evaluations, benchmark: str, rows: Sequence[ResultRow
         both = [[g.phases.get("think", 0.0) for g in pair] for pair in _pairs(ours, control)]
         factors = [max(pair) / min(pair) for pair in both if min(pair) > 0]
         if over := [factor for factor in factors if factor > LIMIT]:
-            yield (
-                f"{_name(row)} and untrained links: `think` is the same computation, but differs "
-                f"up to {max(over):.1f} times within {len(over)} of {len(factors)} groups; {_MEANS}"
+            methods.append(
+                f"{_name(row)} up to {max(over):.1f} times within {len(over)} of {len(factors)} "
+                "groups"
             )
+    if methods:
+        yield (
+            "trained and untrained links differ in `think`, which is the same computation: "
+            f"{', '.join(methods)}; {_MEANS}"
+        )
 
 
 def _of_unpaired(
@@ -168,10 +183,6 @@ def _pairs(
 def _records(evaluations: Evaluations, group: TimedGroup) -> list[Record]:
     known = evaluations.questions
     return [known[k.benchmark][k.variant][k.question][k.rollout] for k in group.keys]
-
-
-def _has(phase: str, groups: Sequence[TimedGroup]) -> bool:
-    return any(phase in group.phases for group in groups)
 
 
 def _variant(row: ResultRow) -> Variant:

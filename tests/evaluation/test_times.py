@@ -59,8 +59,9 @@ def test_a_busy_period_falls_on_all_methods(tmp_path):
     ratio = rows["latent"]["against_text"]["time_ratio"]
     assert ratio["value"] == pytest.approx(3) and ratio["high"] < 3.01
     assert len(lines) == 2
-    assert lines[0].startswith("latent r=1: `think` took 3.1 times as long a question in one group")
-    assert lines[1].startswith("text r=1: `write` took 3.1 times as long a token in one group")
+    differ = "groups of the same shape differ in the seconds of"
+    assert lines[0].startswith(f"{differ} `think` a question: latent r=1 3.1 times; ")
+    assert lines[1].startswith(f"{differ} `write` a token: text r=1 3.1 times; ")
     assert all("other work ran on the machine" in line for line in lines)
 
     def falls_on_text(method, n):
@@ -91,7 +92,7 @@ def test_a_group_that_was_disturbed_widens_the_interval(tmp_path):
     ends = math.exp(mean - half), math.exp(mean + half)
     assert (ratio["low"], ratio["high"]) == pytest.approx(ends, rel=1e-5)
     assert ratio["low"] < 3 < ratio["high"]
-    assert len(lines) == 1 and lines[0].startswith("text r=1: `write` took 3.9 times")
+    assert len(lines) == 1 and "`write` a token: text r=1 3.9 times; " in lines[0]
 
 
 def test_trained_and_untrained_links_think_alike(tmp_path):
@@ -100,10 +101,10 @@ def test_trained_and_untrained_links_think_alike(tmp_path):
 
     lines, _ = warnings_of(run(tmp_path, ("latent", "untrained"), disturbed))
     assert [line.split(";")[0] for line in lines] == [
-        "untrained r=1: `think` took 1.7 times as long a question in one group as in another of "
-        "the same shape",
-        "latent r=1 and untrained links: `think` is the same computation, but differs up to 1.6 "
-        "times within 4 of 8 groups",
+        "groups of the same shape differ in the seconds of `think` a question: untrained r=1 1.7 "
+        "times",
+        "trained and untrained links differ in `think`, which is the same computation: latent r=1 "
+        "up to 1.6 times within 4 of 8 groups",
     ]
 
 
