@@ -3,7 +3,7 @@
 Files of schema 1 lack latent lengths, positions, compile seconds and the ids of timed questions;
 there the places of questions among the records stand for the ids. In schemas 1 and 2 every record
 has the release's score, from schema 3 on where the release has a rule. Timings tell their schema
-from 4 on: methods take turns, and CPU seconds and the bucket of questions are known.
+from 4 on: methods take turns, and CPU seconds, session and the bucket of questions are known.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ from rmas.places import has_file
 
 SCHEMAS = (1, 2, 3)
 """Versions of the format of records that can be read."""
-TURNS = 4
-"""The schema of timings of methods that took turns; earlier lines do not tell theirs."""
+TIMING_SCHEMA = 4
+"""Version of the format of timings; lines of earlier ones do not tell theirs."""
 COUNTS = ("decoded_tokens", "latent_steps", "prompt_tokens")
 """Counts that every record has of every agent."""
 TOKENS = (*COUNTS, "positions")
@@ -101,7 +101,8 @@ class TimedGroup:
       machine: what it ran on; empty where the file does not have it.
       accelerator: whether devices other than CPUs computed.
       bucket: the bucket of the longest question's length in tokens.
-      in_turn: whether the methods took turns; else each ran alone, one after the other.
+      session: names the run of the process that answered; within one, methods take turns. Empty
+        in files of earlier versions, in which each method ran alone.
     """
 
     workdir: int
@@ -114,7 +115,7 @@ class TimedGroup:
     machine: str = ""
     accelerator: bool | None = None
     bucket: int | None = None
-    in_turn: bool = False
+    session: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,8 +314,9 @@ def check_record(value: dict[str, Any], place: str) -> None:
 def check_timing(value: dict[str, Any], place: str) -> None:
     """Raises InputError, naming the field, for what is not the timing of a group."""
     _variant(value, place)
-    if value.get("schema", TURNS) != TURNS:
-        raise InputError(f"{place}: field 'schema' of a timing must be {TURNS}, or be missing")
+    if value.get("schema", TIMING_SCHEMA) != TIMING_SCHEMA:
+        told = f"field 'schema' of a timing must be {TIMING_SCHEMA}, or be missing"
+        raise InputError(f"{place}: {told}")
     integer_field(value, "rollout", place, 0, 0)
     integer_field(value, "start", place, 0)
     n = integer_field(value, "n", place, 1)
@@ -334,7 +336,8 @@ def check_timing(value: dict[str, Any], place: str) -> None:
             raise InputError(f"{place}: field '{name}' must be a number of seconds, 0 or more")
     if value.get("peak_bytes") is not None:
         integer_field(value, "peak_bytes", place, 0)
-    field({"machine": ""} | value, "machine", str, place)
+    for name in ("machine", "session"):
+        field({name: ""} | value, name, str, place)
     field({"accelerator": False} | value, "accelerator", bool, place)
     integer_field(value, "bucket", place, 1, 1)
 
@@ -352,7 +355,7 @@ def _group(value: Mapping[str, Any], workdir: int, keys: Sequence[Key]) -> Timed
         machine=value.get("machine", ""),
         accelerator=value.get("accelerator"),
         bucket=value.get("bucket"),
-        in_turn="schema" in value,
+        session=value.get("session", ""),
     )
 
 

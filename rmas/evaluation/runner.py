@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import logging
 import time
+import uuid
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,7 @@ from rmas.evaluation.json_lines import line_of, parse_line, scan, whole_lines
 from rmas.evaluation.layout import CEILINGS, QUESTIONS, RECORDS, TIMINGS
 from rmas.evaluation.merging import merge, warn_of_lost_times, whole_groups
 from rmas.evaluation.plan import Asked, Group, Method, Plan
+from rmas.evaluation.records import TIMING_SCHEMA
 from rmas.files import append_lines, replacing, report_full_disk
 from rmas.parallel import barrier, is_first
 from rmas.parallel.meters import peak_bytes, seconds_compiling
@@ -35,8 +37,6 @@ from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
 
-SCHEMA = 4
-"""Version of the format of timings."""
 _log = logging.getLogger(__name__)
 _MAX_WAIT = 7 * 24 * 3600  # seconds that processes wait for the slowest one's answers
 
@@ -136,6 +136,7 @@ def _answered(
     Where an accelerator computes, the answers of one group are graded while the next is answered.
     On CPUs graders would take the cores from the method that is timed.
     """
+    session = uuid.uuid4().hex
     begun: set[tuple[Method, int]] = set()
     pending: collections.deque[_Answered] = collections.deque()
     threads = ThreadPoolExecutor(1, thread_name_prefix="grading")
@@ -147,7 +148,7 @@ def _answered(
                 begun.add((method, group.bucket))
                 what = f"{method.name} r={method.rounds}, questions of up to {group.bucket} tokens"
                 progress.compiling(what)
-            answers, timing = _answer(plan, group, rows, first)
+            answers, timing = _answer(plan, group, rows, first, session)
             texts = [answer.text for answer in answers]
             grade = functools.partial(graders.grade, plan.grader, texts, rows)
             later = threads.submit(grade).result if plan.accelerator else grade
@@ -160,7 +161,7 @@ def _answered(
 
 
 def _answer(
-    plan: Plan, group: Group, rows: Sequence[Row], first: bool
+    plan: Plan, group: Group, rows: Sequence[Row], first: bool, session: str
 ) -> tuple[list[Answer], dict[str, Any]]:
     """The answers of a group, the `first` one of its length or not, and its timing."""
     method, compiled = group.method, seconds_compiling()
@@ -178,7 +179,7 @@ def _answer(
         if after == before:
             break
     return answers, {
-        "schema": SCHEMA,
+        "schema": TIMING_SCHEMA,
         "method": method.name,
         "rounds": method.rounds,
         "latent_length": method.latent_length,
@@ -193,6 +194,7 @@ def _answer(
         "phases": method.phases(),
         "peak_bytes": peak_bytes(),
         "machine": plan.machine,
+        "session": session,
         "accelerator": plan.accelerator,
     }
 

@@ -41,8 +41,8 @@ that both answered in all their rollouts, in one workdir. Their 95 % intervals a
 2,000 bootstrap samples of questions; where no question differs they have no width.
 
 Methods take turns, a group of questions at a time. The time ratio is the geometric mean of the
-ratios within *groups* that both answered on one machine; their number stands behind it. Its 95 %
-interval is Student's, on the logarithms; one group has none.
+ratios within *groups* that both answered in one session, on one machine; their number stands behind
+it. Its 95 % interval is Student's, on the logarithms; one group has none.
 
 *p* is McNemar's exact test where scores are 0 or 1, else a sign-flip permutation test; it is not
 corrected for the number of rows. A dash stands for what was not measured or cannot be compared.

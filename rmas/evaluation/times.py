@@ -50,12 +50,12 @@ def time_ratio(ours: Sequence[TimedGroup], theirs: Sequence[TimedGroup]) -> Time
     """Their seconds over ours, within groups.
 
     Two groups are a pair where they have the same questions and rollout, in one workdir and on one
-    machine, and the methods took turns.
+    machine, and the methods took turns, so in one session.
     """
     pairs = [
         (own, other)
         for own, other in _pairs(ours, theirs)
-        if own.in_turn and other.in_turn and own.seconds > 0 and other.seconds > 0
+        if own.session and own.session == other.session and own.seconds > 0 < other.seconds
     ]
     ratio = geometric_ratio([b.seconds for _, b in pairs], [a.seconds for a, _ in pairs])
     return TimeRatio(ratio, len(pairs), max(len(ours), len(theirs)) - len(pairs))
@@ -154,8 +154,8 @@ def _of_unpaired(
         variant = _variant(row)
         text = Variant(REFERENCE, variant.rounds, None)
         both = [groups_of(evaluations, benchmark, own) for own in (variant, text)]
-        why = "one of the two times is missing or of another machine"
-        if not all(group.in_turn for own in both for group in own):
+        why = "one of the two times is missing, or of another machine or session"
+        if not all(group.session for own in both for group in own):
             why = "an earlier version timed one method after the other"
         kind = against["groups"], against["unpaired"], why
         found.setdefault(kind, []).append(_name(row))

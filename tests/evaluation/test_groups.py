@@ -105,6 +105,7 @@ def test_killed_anywhere_the_file_ends_the_same(tmp_path, accelerator):
         assert (folder / "records.jsonl").read_bytes() == whole
         timings = (folder / "timings.jsonl").read_text().splitlines()
         assert len(timings) == len(sizes)
+        assert len({parse_line(line)["session"] for line in timings}) == 1 + (left > b"")
 
 
 def by_method(lines):

@@ -225,6 +225,7 @@ def test_the_error_for_a_wrong_record_is_one_line(tmp_path, change, message):
         ({"cpu_seconds": None}, "field 'cpu_seconds' must be a number of seconds"),
         ({"schema": 3}, "field 'schema' of a timing must be 4, or be missing"),
         ({"bucket": 0}, "field 'bucket' must be a whole number of 1 or more"),
+        ({"session": 5}, "field 'session' must be text"),
         ({"accelerator": 1}, "field 'accelerator' must be true or false"),
         ({"n": 0}, "field 'n' must be a whole number of 1 or more"),
         ({"start": None}, "field 'start' must be a whole number of 0 or more"),

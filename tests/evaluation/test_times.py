@@ -10,6 +10,7 @@ from rmas.evaluation.summary import summarise
 from rmas.evaluation.times import time_warnings
 from support.evaluations import alone, record, timing, write
 
+METHODS = ("latent", "text_terse", "text")
 QUESTIONS = 16  # in groups of two
 BUSY = range(2, 6)  # of eight groups: their times are three times as long
 
@@ -134,20 +135,27 @@ def test_what_agents_write_differs_without_a_warning(tmp_path):
     assert len(warnings_of(run(tmp_path / "2", ("latent",), differs))[0]) == 1
 
 
-def test_times_that_are_missing_or_of_another_machine_are_told(tmp_path):
-    def elsewhere(method, n, line):
-        return line | {"machine": "B" if (method, n) == ("text", 7) else "A"}
+def test_times_that_are_missing_or_of_another_machine_or_session_are_told(tmp_path):
+    """As where a run was killed while methods answered a group in turn."""
 
-    workdir = run(tmp_path, ("latent", "text_terse", "text"), steady, elsewhere)
+    def elsewhere(method, n, line):
+        later = (method, n) in (("text", 3), *((m, k) for m in METHODS for k in range(4, 8)))
+        return line | {
+            "machine": "B" if (method, n) == ("text", 7) else "A",
+            "session": "second" if later else "first",
+        }
+
+    workdir = run(tmp_path, METHODS, steady, elsewhere)
     path = workdir / "evaluate" / "timings.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if line != lines[2]))  # text's first
     told, rows = warnings_of(workdir)
-    assert rows["latent"]["against_text"]["groups"] == 6
+    assert rows["latent"]["against_text"]["groups"] == 5
     assert rows["latent"]["against_text"]["time_ratio"]["value"] == pytest.approx(3)
     assert told == [
-        "latent r=1, text_terse r=1: 2 of 8 groups cannot be paired with text exchange, since one "
-        "of the two times is missing or of another machine; time ratios are over the other 6"
+        "latent r=1, text_terse r=1: 3 of 8 groups cannot be paired with text exchange, since one "
+        "of the two times is missing, or of another machine or session; time ratios are over the "
+        "other 5"
     ]
 
 

@@ -20,7 +20,8 @@ def record(question, method="latent", rounds=1, length=None, rollout=0, exact=1.
 def timing(method, start, questions, seconds, rounds=1, length=None, **more):
     """A timing of schema 4, of a run without an accelerator."""
     return {
-        "schema": 4, "bucket": 64, "cpu_seconds": 1.5 * seconds, "accelerator": False,
+        "schema": 4, "bucket": 64, "session": "a", "accelerator": False,
+        "cpu_seconds": 1.5 * seconds,
         "method": method, "rounds": rounds, "latent_length": length, "rollout": 0, "start": start,
         "n": len(questions), "ids": [f"q{q}" for q in questions], "seconds": seconds,
         "compile": 0.5, "phases": {"render": 0.25, "write": seconds - 0.25}, "peak_bytes": 1 << 30,
@@ -29,7 +30,7 @@ def timing(method, start, questions, seconds, rounds=1, length=None, **more):
 
 def alone(line):
     """A timing as it was before methods took turns."""
-    return {k: v for k, v in line.items() if k not in ("schema", "bucket", "cpu_seconds")}
+    return {k: v for k, v in line.items() if k not in _NEW}
 
 
 def old(line):
@@ -45,6 +46,7 @@ def old(line):
     return left
 
 
+_NEW = ("schema", "bucket", "session", "cpu_seconds", "accelerator")
 _OLD = (
     *("schema", "id", "benchmark", "method", "rounds", "rollout", "seed", "agents", "texts"),
     *("tools", "answer", "gold", "scores", "start", "n", "seconds"),
