@@ -13,6 +13,7 @@ import os
 from absl import flags
 
 from experiments import app
+from rmas.console import printable
 from rmas.errors import InputError
 from rmas.evaluation.reporting import make_report
 from rmas.evaluation.tables import text_report
@@ -33,7 +34,12 @@ def main(argv: list[str]) -> None:
     out = expanded(_OUT.value) if _OUT.value else None
     report = make_report(workdirs, out, _K.value)
     print(text_report(report.rows))
-    print("\n".join([*(f"written: {path}" for path in report.paths), *report.remarks]))
+    told = [
+        f"times of {printable(benchmark)}: {line}"
+        for benchmark, lines in report.warnings.items()
+        for line in lines
+    ]
+    print("\n".join([*(f"written: {path}" for path in report.paths), *report.remarks, *told]))
 
 
 if __name__ == "__main__":

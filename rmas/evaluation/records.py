@@ -1,8 +1,9 @@
 """Records and timings of evaluations, read strictly: errors name the file and the line.
 
-Files of schema 1 lack latent lengths, positions, compile seconds and the ids of batches; there the
-places of questions among the records stand for the ids. In schemas 1 and 2 every record has the
-release's score, from schema 3 on where the release has a rule.
+Files of schema 1 lack latent lengths, positions, compile seconds and the ids of timed questions;
+there the places of questions among the records stand for the ids. In schemas 1 and 2 every record
+has the release's score, from schema 3 on where the release has a rule. Timings tell their schema
+from 4 on: methods take turns, and CPU seconds, session and the bucket of questions are known.
 """
 
 import dataclasses
@@ -30,7 +31,9 @@ from rmas.evaluation.layout import CEILINGS, CONFIG, FOLDER, RECORDS, TIMINGS
 from rmas.places import has_file
 
 SCHEMAS = (1, 2, 3)
-"""Versions of the format that can be read."""
+"""Versions of the format of records that can be read."""
+TIMING_SCHEMA = 4
+"""Version of the format of timings; lines of earlier ones do not tell theirs."""
 COUNTS = ("decoded_tokens", "latent_steps", "prompt_tokens")
 """Counts that every record has of every agent."""
 TOKENS = (*COUNTS, "positions")
@@ -84,42 +87,51 @@ class Record:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TimedBatch:
-    """Questions that were answered together, and what was measured.
+class TimedGroup:
+    """Questions that were answered together, and what was measured; None: the file lacks it.
 
     Attributes:
       workdir: the index of its workdir in `Evaluations.files`.
       keys: the records of its questions.
-      seconds: wall time of the whole batch, without compilation.
-      compile: seconds of compilation; None where the file does not have it.
-      phases: phase -> seconds of the whole batch.
-      peak_bytes: peak memory up to its end; None where the file does not have it.
+      seconds: wall time of the whole group, without compilation.
+      cpu_seconds: CPU time of the process.
+      compile: seconds of compilation.
+      phases: phase -> seconds of the whole group.
+      peak_bytes: peak memory up to its end.
       machine: what it ran on; empty where the file does not have it.
+      accelerator: whether devices other than CPUs computed.
+      bucket: the bucket of the longest question's length in tokens.
+      session: names the run of the process that answered; within one, methods take turns. Empty
+        in files of earlier versions, in which each method ran alone.
     """
 
     workdir: int
     keys: Sequence[Key]
     seconds: float
-    compile: float | None
-    phases: Mapping[str, float]
-    peak_bytes: int | None
+    cpu_seconds: float | None = None
+    compile: float | None = None
+    phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    peak_bytes: int | None = None
     machine: str = ""
+    accelerator: bool | None = None
+    bucket: int | None = None
+    session: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluations:
-    """All records of some workdirs, and the newest timing of every batch of them.
+    """All records of some workdirs, and the newest timing of every group of them.
 
     Attributes:
       questions: benchmark -> variant -> question id -> rollout -> record.
-      batches: the batch that timed a record, where there is one.
+      groups: the group that timed a record, where there is one.
       files: of each workdir, the files that were read: `records`, and where they are there
         `timings` and `ceilings`.
       ceilings: of each workdir, the ceilings on its questions, where they are known.
     """
 
     questions: Mapping[str, Mapping[Variant, Mapping[str, Mapping[int, Record]]]]
-    batches: Mapping[Key, TimedBatch]
+    groups: Mapping[Key, TimedGroup]
     files: Sequence[Mapping[str, File]]
     ceilings: Sequence[Ceilings | None]
 
@@ -135,7 +147,7 @@ def read_evaluations(workdirs: Iterable[Path]) -> Evaluations:
     """
     found: dict[Key, Record] = {}
     golds: dict[tuple[str, str], Record] = {}
-    batches: dict[Key, TimedBatch] = {}
+    groups: dict[Key, TimedGroup] = {}
     data: dict[str, tuple[Any, Path]] = {}
     files: list[Mapping[str, File]] = []
     ceilings: list[Ceilings | None] = []
@@ -154,10 +166,9 @@ def read_evaluations(workdirs: Iterable[Path]) -> Evaluations:
         path = folder / TIMINGS
         if has_file(path):
             newest, own_files["timings"] = _read_timings(path, index, order)
-            for batch in newest:
-                if all(key in found and index in found[key].workdirs for key in batch.keys):
-                    for key in batch.keys:
-                        batches.setdefault(key, batch)
+            for group in newest:
+                for key in group.keys:
+                    groups.setdefault(key, group)
         path = folder / CEILINGS
         ceilings.append(read_ceilings(path))
         if has_file(path):
@@ -167,7 +178,7 @@ def read_evaluations(workdirs: Iterable[Path]) -> Evaluations:
     for (benchmark, variant, question, rollout), record in found.items():
         rollouts = grouped.setdefault(benchmark, {}).setdefault(variant, {})
         rollouts.setdefault(question, {})[rollout] = record
-    return Evaluations(grouped, batches, files, ceilings)
+    return Evaluations(grouped, groups, files, ceilings)
 
 
 def _check_data(
@@ -218,12 +229,12 @@ def _read_records(
     return list(order), dataclasses.replace(file, duplicates=file.lines - len(order))
 
 
-def _read_timings(path: Path, workdir: int, order: Sequence[Key]) -> tuple[list[TimedBatch], File]:
-    """The newest timing of every batch whose questions are known."""
+def _read_timings(path: Path, workdir: int, order: Sequence[Key]) -> tuple[list[TimedGroup], File]:
+    """The newest timing of every group whose questions are known."""
     places: dict[tuple[Variant, int], list[Key]] = {}
     for key in order:
         places.setdefault((key.variant, key.rollout), []).append(key)
-    newest: dict[tuple[Variant, int, int], TimedBatch | None] = {}
+    newest: dict[tuple[Variant, int, int], TimedGroup | None] = {}
     benchmarks = {key.benchmark for key in order}
     count = 0
 
@@ -240,11 +251,17 @@ def _read_timings(path: Path, workdir: int, order: Sequence[Key]) -> tuple[list[
             keys = [names[i] for i in value["ids"] if i in names]
         # Not of questions that are missing, or that may belong to another benchmark.
         known = len(keys) == n and len(benchmarks) == 1
-        newest[variant, rollout, start] = _batch(value, workdir, keys) if known else None
+        newest.pop((variant, rollout, start), None)  # so that the dict is in the order of lines
+        newest[variant, rollout, start] = _group(value, workdir, keys) if known else None
 
     file = scan(path, add)
-    batches = [batch for batch in newest.values() if batch]
-    return batches, dataclasses.replace(file, duplicates=count - len(newest))
+    last = {key: group for group in newest.values() if group for key in group.keys}
+    groups = [
+        group
+        for group in dict.fromkeys(last.values())
+        if all(last[key] is group for key in group.keys)  # not a part of a group timed anew
+    ]
+    return groups, dataclasses.replace(file, duplicates=count - len(newest))
 
 
 def _record(value: dict[str, Any], place: str, workdir: int) -> tuple[Key, Record]:
@@ -295,8 +312,11 @@ def check_record(value: dict[str, Any], place: str) -> None:
 
 
 def check_timing(value: dict[str, Any], place: str) -> None:
-    """Raises InputError, naming the field, for what is not the timing of a batch."""
+    """Raises InputError, naming the field, for what is not the timing of a group."""
     _variant(value, place)
+    if value.get("schema", TIMING_SCHEMA) != TIMING_SCHEMA:
+        told = f"field 'schema' of a timing must be {TIMING_SCHEMA}, or be missing"
+        raise InputError(f"{place}: {told}")
     integer_field(value, "rollout", place, 0, 0)
     integer_field(value, "start", place, 0)
     n = integer_field(value, "n", place, 1)
@@ -309,25 +329,33 @@ def check_timing(value: dict[str, Any], place: str) -> None:
     phases = field({"phases": {}} | value, "phases", dict, place)
     for name in phases:
         name_field({"phases": name}, "phases", place)
-    numbers = {"seconds": value.get("seconds"), "compile": value.get("compile", 0.0)}
+    numbers = {"seconds": value.get("seconds")}
+    numbers |= {name: value.get(name, 0.0) for name in ("cpu_seconds", "compile")}
     for name, number in {**numbers, **{f"phases.{n}": s for n, s in phases.items()}}.items():
         if not is_finite(number) or number < 0:
             raise InputError(f"{place}: field '{name}' must be a number of seconds, 0 or more")
     if value.get("peak_bytes") is not None:
         integer_field(value, "peak_bytes", place, 0)
-    field({"machine": ""} | value, "machine", str, place)
+    for name in ("machine", "session"):
+        field({name: ""} | value, name, str, place)
+    field({"accelerator": False} | value, "accelerator", bool, place)
+    integer_field(value, "bucket", place, 1, 1)
 
 
-def _batch(value: Mapping[str, Any], workdir: int, keys: Sequence[Key]) -> TimedBatch:
+def _group(value: Mapping[str, Any], workdir: int, keys: Sequence[Key]) -> TimedGroup:
     """The timing of the records `keys`, which `check_timing` has accepted."""
-    return TimedBatch(
+    return TimedGroup(
         workdir=workdir,
         keys=keys,
         seconds=float(value["seconds"]),
+        cpu_seconds=float(value["cpu_seconds"]) if "cpu_seconds" in value else None,
         compile=float(value["compile"]) if "compile" in value else None,
         phases=value.get("phases", {}),
         peak_bytes=value.get("peak_bytes"),
         machine=value.get("machine", ""),
+        accelerator=value.get("accelerator"),
+        bucket=value.get("bucket"),
+        session=value.get("session", ""),
     )
 
 

@@ -18,10 +18,11 @@ from rmas.evaluation.results import ResultRow, RowsByBenchmark
 from rmas.evaluation.statistics import FLIPS, SAMPLES
 from rmas.evaluation.summary import summarise, summarise_workdir
 from rmas.evaluation.tables import markdown_report
+from rmas.evaluation.times import time_warnings
 from rmas.files import replacing_folder, write_json
 from rmas.places import has_file
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the format of `report.json`."""
 
 _PLOTS = {
@@ -40,11 +41,13 @@ class Report:
       paths: the files that were written.
       remarks: a line on each workdir that is left out, unfinished, or lacks times, and on missing
         plots.
+      warnings: benchmark -> a line on each reason to doubt its times.
     """
 
     rows: RowsByBenchmark
     paths: Sequence[Path]
     remarks: Sequence[str]
+    warnings: Mapping[str, Sequence[str]]
 
 
 def write_summary(workdir: Path, data: Mapping[str, Any]) -> list[ResultRow]:
@@ -84,7 +87,9 @@ def make_report(workdirs: Sequence[Path], out: Path | None = None, k: int | None
             "has of every question"
         )
     draw = plots.can_draw()
-    paths = write_report(rows, evaluations.files, out or workdirs[0] / "report", draw)
+    warnings = time_warnings(evaluations, rows)
+    out = out or workdirs[0] / "report"
+    paths = write_report(rows, evaluations.files, out, draw, warnings)
     remarks = [
         f"left out: the evaluation in {workdir} has no records yet"
         for workdir in workdirs
@@ -100,13 +105,13 @@ def make_report(workdirs: Sequence[Path], out: Path | None = None, k: int | None
             remarks.append(f"no times of {remark} in {workdir / FOLDER / TIMINGS}")
     if not draw:
         remarks.append("no plots: they need matplotlib, pip install -e '.[plots]'")
-    return Report(rows, paths, remarks)
+    return Report(rows, paths, remarks, warnings)
 
 
 def _untimed(evaluations: Evaluations, index: int) -> str:
     """How many records of a workdir have no time that a report can show; empty if all have."""
     own = [
-        Key(benchmark, variant, question, rollout) in evaluations.batches
+        Key(benchmark, variant, question, rollout) in evaluations.groups
         for benchmark, variants in evaluations.questions.items()
         for variant, questions in variants.items()
         for question, rollouts in questions.items()
@@ -138,7 +143,11 @@ def _unfinished(workdir: Path, records: File) -> str:
 
 
 def write_report(
-    rows: RowsByBenchmark, files: Iterable[Mapping[str, File]], out: Path, draw: bool = True
+    rows: RowsByBenchmark,
+    files: Iterable[Mapping[str, File]],
+    out: Path,
+    draw: bool = True,
+    warnings: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Path]:
     """Writes `report.md`, `report.json` and, with `draw`, plots; returns their paths.
 
@@ -149,7 +158,7 @@ def write_report(
     try:
         with replacing_folder(out, last=("report.md", "report.json")) as folder:
             drawn = _draw(rows, folder) if draw else {}
-            text = markdown_report(rows, listed, drawn)
+            text = markdown_report(rows, listed, drawn, warnings)
             (folder / "report.md").write_text(text, encoding="utf-8")
             write_json(
                 folder / "report.json",
@@ -163,6 +172,7 @@ def write_report(
                         for kind, file in own_files.items()
                     ],
                     "benchmarks": rows,
+                    "warnings": warnings or {},
                     "plots": drawn,
                 },
             )

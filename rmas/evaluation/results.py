@@ -34,18 +34,18 @@ class TextComparison(TypedDict):
 
     Attributes:
       n: questions that both answered in all their rollouts, in one run.
-      n_timed: those of them that were timed on one machine.
-      clusters: groups of timed questions that shared batches; times are drawn by clusters.
-      token_ratio: of decoded tokens.
-      position_ratio: of positions.
-      time_ratio: of seconds.
+      groups: pairs of groups of the same questions that both answered in one session.
+      unpaired: timed groups of one of both that cannot be paired.
+      token_ratio: of decoded tokens, over questions.
+      position_ratio: of positions, over questions.
+      time_ratio: of seconds: the geometric mean over pairs of groups.
       difference: accuracy less that of text exchange.
       p: two-sided p-value of equal accuracies.
     """
 
     n: int
-    n_timed: int
-    clusters: int
+    groups: int
+    unpaired: int
     token_ratio: IntervalEstimate | None
     position_ratio: IntervalEstimate | None
     time_ratio: IntervalEstimate | None
@@ -86,8 +86,9 @@ class ResultRow(TypedDict):
       prompt_tokens: positions of prompts.
       positions: positions that models were run on.
       seconds: of a question and rollout, without compilation; None where nothing was timed.
+      cpu_seconds: CPU time, likewise; None where it is not known, or an accelerator computed.
       timed: records that were timed.
-      batches: batches that were timed.
+      groups: groups that were timed.
       compile: seconds of compilation in total; None where it is not known.
       phases: phase -> seconds of a question and rollout.
       peak_bytes: peak memory; None where it is not known.
@@ -121,8 +122,9 @@ class ResultRow(TypedDict):
     prompt_tokens: float
     positions: float
     seconds: float | None
+    cpu_seconds: float | None
     timed: int
-    batches: int
+    groups: int
     compile: float | None
     phases: dict[str, float]
     peak_bytes: int | None

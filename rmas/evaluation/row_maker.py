@@ -1,8 +1,8 @@
 """Training rows from questions and gold answers: the texts of attempts that were right.
 
 Agents exchange texts; a question that is answered wrong is attempted again with other random keys.
-Every attempt is appended to a file, a batch at a time, and fsynced: a run that was killed resumes,
-and ends with the same rows.
+Every attempt is appended to a file, a group of questions at a time, and fsynced: a run that was
+killed resumes, and ends with the same rows.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from typing import Any
 from rmas.console import Progress
 from rmas.errors import InputError
 from rmas.evaluation.json_lines import keep_damaged, line_of, parse_line, whole_lines
+from rmas.evaluation.plan import questions_of_group
 from rmas.files import append_lines, atomic_write_text
 from rmas.system.answers import Answer, Question
 from rmas.system.topology import Topology
@@ -35,10 +36,12 @@ class RowMaker:
 
     Attributes:
       topology: of the agents that answer.
-      answer: `answer(questions, batch, n)` returns the answers of attempt `n`, from 0.
+      answer: `answer(questions, batch, n)` returns the answers of attempt `n`, from 0, to a group
+        of questions, in their order, with programs of `batch` rows.
       grade: `grade(texts, rows)`; an attempt is right where the score `exact` is 1.
       attempts: how often a question is asked at most.
-      batch: questions asked together.
+      batch: questions of a batch.
+      group_batches: batches of a group at most; 0: as `questions_of_group` says.
     """
 
     topology: Topology
@@ -46,6 +49,7 @@ class RowMaker:
     grade: Callable[[Sequence[str], Sequence[Row]], Sequence[Grade]]
     attempts: int
     batch: int
+    group_batches: int = 0
 
     def __post_init__(self) -> None:
         roles = [self.topology.role(agent) for agent in self.topology.agents]
@@ -67,13 +71,14 @@ class RowMaker:
         at, resuming = 0, True
         for n in range(self.attempts):
             left = [row for row in rows if row.id not in right]
+            size = questions_of_group(len(left), self.batch, self.group_batches)
             label = f"rows, attempt {n + 1} of {self.attempts}"
             with Progress(len(left), label=label, unit="questions") as progress:
-                for start in range(0, len(left), self.batch):
-                    group = left[start : start + self.batch]
+                for start in range(0, len(left), size):
+                    group = left[start : start + size]
                     found = _read(old[at : at + len(group)], group, n) if resuming else None
                     if found is None:
-                        if resuming:  # drops the lines of an incomplete batch
+                        if resuming:  # drops the lines of an incomplete group
                             _drop(path, old, at, len(group))
                             resuming = False
                         found = self._attempt(group, n)
@@ -104,9 +109,9 @@ class RowMaker:
         return found
 
 
-def _drop(path: Path, lines: Sequence[str], kept: int, batch: int) -> None:
-    """Keeps the first lines; where more than a batch is dropped a kill was not the cause."""
-    if len(lines) - kept >= batch:
+def _drop(path: Path, lines: Sequence[str], kept: int, group: int) -> None:
+    """Keeps the first lines; where a whole group is dropped a kill was not the cause."""
+    if len(lines) - kept >= group:
         _log.warning(
             "%s is damaged behind line %d: what follows is attempted again; the file as it was is "
             "now %s",
@@ -118,7 +123,7 @@ def _drop(path: Path, lines: Sequence[str], kept: int, batch: int) -> None:
 
 
 def _read(lines: Sequence[str], group: Sequence[Row], n: int) -> list[dict[str, Any]] | None:
-    """The attempts `n` at the rows of a batch; None where some are missing."""
+    """The attempts `n` at the rows of a group; None where some are missing."""
     try:
         found = [parse_line(line) for line in lines]
         same = [(line["id"], line["attempt"]) for line in found] == [(row.id, n) for row in group]

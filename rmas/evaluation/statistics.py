@@ -1,11 +1,11 @@
 """Statistics of a report: intervals of accuracies, pass@k, and paired comparisons.
 
-In paired comparisons index i of both sequences is the same unit (question). Everything is
-deterministic: equal input gives equal output.
+In paired comparisons index i of both sequences is the same unit: a question, or a group of them.
+Everything is deterministic: equal input gives equal output.
 """
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -57,30 +57,23 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 def bootstrap_ratio(
     numerators: Sequence[float],
     denominators: Sequence[float],
-    clusters: Sequence[Hashable] | None = None,
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> Estimate | None:
     """Sum of `numerators` over sum of `denominators`, with its 95 % percentile interval.
 
-    Units of one cluster are drawn together; without `clusters` each unit is drawn alone. Both ends
-    are None with fewer than two clusters, the upper one also where draws divide by 0. The result
-    is None where the sum of `denominators` is 0.
+    Both ends are None with fewer than two units, the upper one also where draws divide by 0. The
+    result is None where the sum of `denominators` is 0.
 
     Raises ValueError for sequences of different lengths, and for negative or infinite numbers.
     """
     above, below = _units(numerators), _units(denominators)
-    if len(above) != len(below) or (clusters is not None and len(clusters) != len(above)):
-        raise ValueError("numerators, denominators and clusters must be of one length")
+    if len(above) != len(below):
+        raise ValueError("numerators and denominators must be of one length")
     if (above < 0).any() or (below < 0).any():
         raise ValueError("a ratio of sums needs numbers that are not negative")
     if below.sum() <= 0:
         return None
-    if clusters is not None:
-        places = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
-        index = [places[name] for name in clusters]
-        above = np.bincount(index, above, len(places))
-        below = np.bincount(index, below, len(places))
 
     def ratio(drawn_SU: np.ndarray) -> np.ndarray:
         tops, bottoms = above[drawn_SU].sum(1), below[drawn_SU].sum(1)
@@ -88,6 +81,50 @@ def bootstrap_ratio(
             return tops / bottoms
 
     return float(above.sum() / below.sum()), *_ends(ratio, len(above), samples, seed)
+
+
+def geometric_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate | None:
+    """Geometric mean of the ratios of units, with its 95 % interval: Student's, on the logarithms.
+
+    The ends are None for a single unit; the result is None for no units.
+
+    Raises ValueError for sequences of different lengths, and unless all numbers are above 0.
+    """
+    above, below = _units(numerators), _units(denominators)
+    if len(above) != len(below):
+        raise ValueError("numerators and denominators must be of one length")
+    if (above <= 0).any() or (below <= 0).any():
+        raise ValueError("a geometric mean needs numbers above 0")
+    logs, n = np.log(above) - np.log(below), len(above)
+    if not n:
+        return None
+    mean = float(logs.mean())
+    if n == 1:
+        return math.exp(mean), None, None
+    half = t_quantile(n - 1) * float(logs.std(ddof=1)) / math.sqrt(n)
+    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
+
+
+def t_quantile(freedom: int, confidence: float = 0.95) -> float:
+    """The number that bounds Student's t from both sides with probability `confidence`.
+
+    `freedom` is the number of degrees of freedom, 1 or more.
+    """
+    low, high = 0.0, math.pi / 2
+    while low < (angle := (low + high) / 2) < high:  # until the two are neighbours
+        low, high = (angle, high) if _within(angle, freedom) < confidence else (low, angle)
+    return math.sqrt(freedom) * math.tan(angle)
+
+
+def _within(angle: float, freedom: int) -> float:
+    """Probability that |t| is below sqrt(freedom) * tan(angle): the series of its integral."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term = total = (cosine if freedom > 1 else 0.0) if odd else 1.0
+    for k in range(2 + odd, freedom - 1, 2):
+        term *= (k - 1) / k * cosine * cosine
+        total += term
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
 def difference(

@@ -1,8 +1,8 @@
 """From records and timings to the rows of a report. All tables and plots show these rows.
 
-Ratios and differences compare a method with the method `text` at the same rounds, on the questions
-that both answered in all their rollouts; a question counts by the mean of its rollouts. What is not
-known is None.
+Ratios and differences compare a method with the method `text` at the same rounds: times within
+groups of questions, all else on the questions that both answered in all their rollouts; a question
+counts by the mean of its rollouts. What is not known is None.
 """
 
 import collections
@@ -17,7 +17,7 @@ from rmas.evaluation.records import (
     Evaluations,
     Key,
     Record,
-    TimedBatch,
+    TimedGroup,
     Variant,
     read_evaluations,
 )
@@ -37,10 +37,8 @@ from rmas.evaluation.statistics import (
     pass_at_k,
     wilson,
 )
+from rmas.evaluation.times import REFERENCE, groups_of, time_ratio
 from rmas.tasks.grader import RELEASE
-
-REFERENCE = "text"
-"""The method that others are compared with."""
 
 Questions = Mapping[str, Mapping[int, Record]]
 """Question id -> rollout -> record."""
@@ -90,10 +88,10 @@ def _row(
     notes = collections.Counter(printable(r.note[:40]) for r in records if r.note)
     has_f1 = all("f1" in r.scores for r in records)
     keys = [Key(benchmark, variant, q, rollout) for q, own in questions.items() for rollout in own]
-    timed = [batch for key in keys if (batch := evaluations.batches.get(key))]
-    batches = list({id(batch): batch for batch in timed}.values())
-    compiled = [batch.compile for batch in batches if batch.compile is not None]
-    phases = dict.fromkeys(name for batch in batches for name in batch.phases)
+    timed = [group for key in keys if (group := evaluations.groups.get(key))]
+    groups = groups_of(evaluations, benchmark, variant)
+    compiled = [group.compile for group in groups if group.compile is not None]
+    phases = dict.fromkeys(name for group in groups for name in group.phases)
     reference = Variant(REFERENCE, variant.rounds, None)
     return ResultRow(
         benchmark=benchmark,
@@ -121,15 +119,16 @@ def _row(
         latent_steps=_mean(_means(questions, "latent_steps").values()),
         prompt_tokens=_mean(_means(questions, "prompt_tokens").values()),
         positions=_mean(_means(questions, "positions").values()),
-        seconds=_mean(map(_share, timed)) if timed else None,
+        seconds=_mean(group.seconds / len(group.keys) for group in timed) if timed else None,
+        cpu_seconds=_cpu_seconds(timed),
         timed=len(timed),
-        batches=len(batches),
-        compile=math.fsum(compiled) if 0 < len(compiled) == len(batches) else None,
+        groups=len(groups),
+        compile=math.fsum(compiled) if 0 < len(compiled) == len(groups) else None,
         phases={
-            phase: _mean(batch.phases.get(phase, 0.0) / len(batch.keys) for batch in timed)
+            phase: _mean(group.phases.get(phase, 0.0) / len(group.keys) for group in timed)
             for phase in phases
         },
-        peak_bytes=max((b.peak_bytes for b in batches if b.peak_bytes is not None), default=None),
+        peak_bytes=max((g.peak_bytes for g in groups if g.peak_bytes is not None), default=None),
         against_text=(
             _compare(evaluations, benchmark, variant, reference)
             if variant != reference and reference in variants
@@ -163,7 +162,8 @@ def _compare(
 ) -> TextComparison:
     """The comparison on the questions that are complete in both variants, in one workdir.
 
-    (Another workdir may be of another system, as well as of another machine.)
+    (Another workdir may be of another system, as well as of another machine.) Times are compared
+    within all groups that both answered.
     """
     variants = evaluations.questions[benchmark]
     own, text = _complete(variants[variant]), _complete(variants[reference])
@@ -182,61 +182,25 @@ def _compare(
         ours, theirs = paired(count)
         return _interval(bootstrap_ratio(theirs, ours))
 
-    timed: dict[str, tuple[list[TimedBatch], list[TimedBatch]]] = {}
-    for question in both:
-        ours = _batches(evaluations, benchmark, variant, question, own[question])
-        theirs = _batches(evaluations, benchmark, reference, question, text[question])
-        if ours and theirs and len({(b.workdir, b.machine) for b in (*ours, *theirs)}) == 1:
-            timed[question] = ours, theirs
-    clusters = _clusters([[*ours, *theirs] for ours, theirs in timed.values()])
-    seconds = [_mean(map(_share, ours)) for ours, _ in timed.values()]
-    text_seconds = [_mean(map(_share, theirs)) for _, theirs in timed.values()]
+    times = time_ratio(
+        groups_of(evaluations, benchmark, variant), groups_of(evaluations, benchmark, reference)
+    )
     scores = paired("exact")
     return TextComparison(
         n=len(both),
-        n_timed=len(timed),
-        clusters=len(set(clusters)),
+        groups=times.groups,
+        unpaired=times.unpaired,
         token_ratio=ratio("decoded_tokens"),
         position_ratio=ratio("positions"),
-        time_ratio=_interval(bootstrap_ratio(text_seconds, seconds, clusters)),
+        time_ratio=_interval(times.ratio),
         difference=_interval(difference(*scores)),
         p=paired_test(*scores),
     )
 
 
-def _batches(
-    evaluations: Evaluations,
-    benchmark: str,
-    variant: Variant,
-    question: str,
-    rollouts: Iterable[int],
-) -> list[TimedBatch]:
-    """The batches of all rollouts of a question; empty where one was not timed."""
-    keys = [Key(benchmark, variant, question, rollout) for rollout in rollouts]
-    if not all(key in evaluations.batches for key in keys):
-        return []
-    return [evaluations.batches[key] for key in keys]
-
-
 def _shared_workdirs(records: Sequence[Record]) -> set[int]:
     """The workdirs that have all of the records."""
     return set.intersection(*(set(record.workdirs) for record in records))
-
-
-def _clusters(batches: Sequence[Sequence[TimedBatch]]) -> list[int]:
-    """A number for each question: equal where a chain of shared batches joins two of them."""
-    parent = list(range(len(batches)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = index = parent[parent[index]]
-        return index
-
-    first: dict[int, int] = {}
-    for index, own in enumerate(batches):
-        for batch in own:
-            parent[root(index)] = root(first.setdefault(id(batch), index))
-    return [root(index) for index in range(len(parent))]
 
 
 def _complete(questions: Questions) -> Questions:
@@ -255,9 +219,14 @@ def _means(questions: Questions, name: str) -> dict[str, float]:
     }
 
 
-def _share(batch: TimedBatch) -> float:
-    """Seconds of one question of a batch."""
-    return batch.seconds / len(batch.keys)
+def _cpu_seconds(timed: Sequence[TimedGroup]) -> float | None:
+    """CPU seconds of a question; None where some are not known, or an accelerator computed."""
+    known = [
+        group.cpu_seconds / len(group.keys)
+        for group in timed
+        if group.cpu_seconds is not None and group.accelerator is False
+    ]
+    return _mean(known) if 0 < len(known) == len(timed) else None
 
 
 def _interval(found: Estimate | None) -> IntervalEstimate | None:

@@ -6,7 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rmas.console import aligned, printable
 from rmas.evaluation.json_lines import File
-from rmas.evaluation.results import IntervalEstimate, ResultRow, RowsByBenchmark
+from rmas.evaluation.results import (
+    IntervalEstimate,
+    ResultRow,
+    RowsByBenchmark,
+    TextComparison,
+)
 from rmas.tasks.benchmarks import BENCHMARKS
 
 Lines = list[list[str]]
@@ -23,18 +28,23 @@ the latent length.
 of their latent turns; *prompt tokens* the positions of their prompts; *positions* those that their
 models were run on. All are summed over agents, and are means over questions.
 
-*s per 100* is the time for 100 questions: the wall time of the batches until their answers are on
-the host, without compilation. It depends on the batch size and the machine. Of a batch that was run
-again after a kill the newest time counts. *Compile s* is the compilation in total. *Peak* is the
-most memory in use until then.
+*s per 100* is the time for 100 questions: the wall time of the groups until their answers are on
+the host, without compilation. It depends on the batch size and the machine. Of a group that was run
+again after a kill the newest time counts. *CPU s per 100* is the CPU time of all threads of the
+process, shown where no accelerator computed: other work on the machine changes it less than wall
+time. *Compile s* is the compilation in total. *Peak* is the most memory in use until then.
 
 *Time ratio*, *token ratio* and *position ratio* are text exchange over the method at the same
-rounds, ratios of sums: above 1, text exchange needs more. *Minus text* is the accuracy less that
-of text exchange. All four are over *pairs*, the questions that both answered in all their
-rollouts, in one workdir. Their 95 % intervals are percentiles of 2,000 bootstrap samples: of
-questions, and for times of *clusters*, questions that shared batches and therefore their time.
-With few clusters they are too narrow; where no question differs they have no width. *p* is
-McNemar's exact test where scores are 0 or 1, else a sign-flip permutation test; it is not
+rounds: above 1, text exchange needs more. *Minus text* is the accuracy less that of text exchange.
+Token and position ratios, which are ratios of sums, and differences are over *pairs*, the questions
+that both answered in all their rollouts, in one workdir. Their 95 % intervals are percentiles of
+2,000 bootstrap samples of questions; where no question differs they have no width.
+
+Methods take turns, a group of questions at a time. The time ratio is the geometric mean of the
+ratios within *groups* that both answered in one session, on one machine; their number stands behind
+it. Its 95 % interval is Student's, on the logarithms; one group has none.
+
+*p* is McNemar's exact test where scores are 0 or 1, else a sign-flip permutation test; it is not
 corrected for the number of rows. A dash stands for what was not measured or cannot be compared.
 """
 
@@ -65,10 +75,12 @@ def markdown_report(
     rows: RowsByBenchmark,
     files: Iterable[Mapping[str, File]],
     plots: Mapping[str, Sequence[str]] | None = None,
+    warnings: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """The whole report.
 
-    `files` are those of `Evaluations`; `plots` are benchmark -> names of files next to the report.
+    `files` are those of `Evaluations`; `plots` are benchmark -> names of files next to the report,
+    `warnings` benchmark -> lines (`time_warnings`).
     """
     parts = ["# Evaluation", ""]
     if len(rows) > 1:
@@ -76,6 +88,8 @@ def markdown_report(
     for benchmark, own in rows.items():
         parts += [f"## {_safe(benchmark)}", "", *_subset(benchmark, own)]
         parts += _markdown(_results(own))
+        if told := (warnings or {}).get(benchmark, ()):
+            parts += ["### Doubtful times", "", *(f"- {_safe(line)}" for line in told), ""]
         for name in (plots or {}).get(benchmark, ()):
             parts += [f"![]({name})", ""]
         if len(compared := _comparisons(own)) > 1:
@@ -103,14 +117,16 @@ def _source(file: File) -> str:
 
 
 def _results(rows: Sequence[ResultRow]) -> Lines:
-    """What all tables of results show; pass@k where some row has it."""
+    """What all tables of results show; pass@k and CPU time where some row has them."""
     with_pass_k = any(row["pass_k"] for row in rows)
+    with_cpu = any(row["cpu_seconds"] is not None for row in rows)
     head = ["method", "rounds", "accuracy", "95 % interval", "ceiling"]
     head += ["pass@k"] if with_pass_k else []
-    head += ["decoded tokens", "latent steps", "s per 100", "time ratio", "n"]
+    head += ["decoded tokens", "latent steps", "s per 100"]
+    head += [*["CPU s per 100"][:with_cpu], "time ratio", "n"]
     lines = [head]
     for row in rows:
-        against, pass_k, seconds = row["against_text"], row["pass_k"], row["seconds"]
+        pass_k = row["pass_k"]
         lines.append(
             [
                 printable(row["name"]),
@@ -121,8 +137,9 @@ def _results(rows: Sequence[ResultRow]) -> Lines:
                 *([f"{pass_k['value']:.3f} (k={pass_k['k']})"] if pass_k else ["-"] * with_pass_k),
                 _number(row["decoded_tokens"], ".1f"),
                 _number(row["latent_steps"], ".1f"),
-                _number(None if seconds is None else 100 * seconds, ".2f"),
-                _estimate(against and against["time_ratio"], ".2f"),
+                _per_100(row["seconds"]),
+                *[_per_100(row["cpu_seconds"])][:with_cpu],
+                _time_ratio(row["against_text"]),
                 str(row["n"]),
             ]
         )
@@ -132,7 +149,7 @@ def _results(rows: Sequence[ResultRow]) -> Lines:
 def _comparisons(rows: Sequence[ResultRow]) -> Lines:
     """What the results leave out of the comparison with text exchange."""
     head = ["method", "rounds", "minus text", "p", "token ratio", "position ratio"]
-    lines = [[*head, "pairs", "timed pairs", "clusters"]]
+    lines = [[*head, "pairs", "groups", "unpaired"]]
     for row in rows:
         if against := row["against_text"]:
             lines.append(
@@ -143,7 +160,7 @@ def _comparisons(rows: Sequence[ResultRow]) -> Lines:
                     _number(against["p"], ".2g"),
                     _estimate(against["token_ratio"], ".2f"),
                     _estimate(against["position_ratio"], ".2f"),
-                    *map(str, (against["n"], against["n_timed"], against["clusters"])),
+                    *map(str, (against["n"], against["groups"], against["unpaired"])),
                 ]
             )
     return lines
@@ -151,7 +168,7 @@ def _comparisons(rows: Sequence[ResultRow]) -> Lines:
 
 def _costs(rows: Sequence[ResultRow]) -> Lines:
     head = ["method", "rounds", "m", "prompt tokens", "positions", "compile s", "peak GiB"]
-    lines = [[*head, "seconds by phase", "records", "timed", "batches"]]
+    lines = [[*head, "seconds by phase", "records", "timed", "groups"]]
     for row in rows:
         peak = row["peak_bytes"]
         phases = ", ".join(f"{name} {seconds:.3g}" for name, seconds in row["phases"].items())
@@ -165,7 +182,7 @@ def _costs(rows: Sequence[ResultRow]) -> Lines:
                 _number(row["compile"], ".1f"),
                 _number(None if peak is None else peak / 2**30, ".2f"),
                 printable(phases) or "-",
-                *map(str, (row["records"], row["timed"], row["batches"])),
+                *map(str, (row["records"], row["timed"], row["groups"])),
             ]
         )
     return lines
@@ -275,6 +292,18 @@ def _markdown(lines: Lines) -> list[str]:
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def _per_100(seconds: float | None) -> str:
+    return _number(None if seconds is None else 100 * seconds, ".2f")
+
+
+def _time_ratio(against: TextComparison | None) -> str:
+    """The estimate, and how many groups it is over."""
+    if not against or not against["time_ratio"]:
+        return "-"
+    groups = against["groups"]
+    return f"{_estimate(against['time_ratio'], '.2f')} ({groups} group{'s' * (groups > 1)})"
 
 
 def _estimate(found: IntervalEstimate | None, form: str) -> str:

@@ -1,4 +1,4 @@
-"""What an evaluation would do: derived values, methods, batches, lengths, memory; no weights."""
+"""What an evaluation would do: derived values, methods, groups, lengths, memory; no weights."""
 
 import logging
 from collections import Counter
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from rmas import parallel
 from rmas.console import aligned, printable
 from rmas.errors import InputError
-from rmas.evaluation.runner import by_length
+from rmas.evaluation.plan import by_length, group_bounds
 from rmas.experiment import derive
 from rmas.experiment.data import Data
 from rmas.experiment.derive import Derived
@@ -79,6 +79,8 @@ def describe(
         counts = (rounds, "-" if steps is None else steps, e.rollouts)
         done = (batches * e.rollouts, len(asked) * e.rollouts)
         cells.append([printable(name), *map(str, (*counts, *done))])
+    groups = group_bounds(lengths, e.batch_size, e.group_batches)
+    most = max(-(-(end - start) // e.batch_size) for start, end, _ in groups)
     starts = range(0, len(asked), e.batch_size)
     buckets = Counter(bucket(max(lengths[i : i + e.batch_size])) for i in starts)
     shapes = ", ".join(
@@ -95,6 +97,7 @@ def describe(
         [
             f"{printable(data.name)}{split}: {len(asked)} questions, graded by {grader}",
             f"{e.batch_size} questions a batch; batches per method: {shapes}{how}",
+            f"groups, which the methods answer in turn: {len(groups)} of up to {most} batches",
             *(["", "derived from agents, data and devices:", *settled] if settled else []),
             "",
             aligned(cells),

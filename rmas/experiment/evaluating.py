@@ -5,13 +5,14 @@ from pathlib import Path
 
 from rmas.evaluation.json_lines import name_field
 from rmas.evaluation.layout import FOLDER
+from rmas.evaluation.plan import Method, Plan, by_length
 from rmas.evaluation.reporting import write_summary
 from rmas.evaluation.results import ResultRow
 from rmas.evaluation.row_maker import ROWS, RowMaker
-from rmas.evaluation.runner import Method, Plan, by_length, run
+from rmas.evaluation.runner import run
 from rmas.evaluation.summary import summarise_workdir
 from rmas.experiment.data import Data
-from rmas.experiment.methods import grader_of, retry_of
+from rmas.experiment.methods import by_batches, grader_of, retry_of
 from rmas.experiment.settings import Settings
 from rmas.parallel import is_first
 from rmas.parallel.meters import machine
@@ -68,7 +69,9 @@ def evaluate(
         batch=evaluate.batch_size,
         seed=settings.seed,
         rollouts=evaluate.rollouts,
+        group_batches=evaluate.group_batches,
         machine=machine(system.mesh),
+        accelerator=system.mesh.devices.flat[0].platform != "cpu",
         by_release=_is_own(settings.questions_name, grader_of(settings)),
     )
     with pool:
@@ -94,10 +97,13 @@ def make_rows(
     with pool:
         maker = RowMaker(
             topology=system.topology,
-            answer=lambda questions, batch, n: runner.text(questions, rounds, batch, n),
+            answer=lambda questions, batch, n: by_batches(
+                lambda some: runner.text(some, rounds, batch, n), questions, batch
+            ),
             grade=lambda texts, group: pool.grade(grader, texts, group),
             attempts=settings.evaluate.rollouts,
             batch=settings.evaluate.batch_size,
+            group_batches=settings.evaluate.group_batches,
         )
         return maker.make(asked, folder), len(asked), folder / ROWS
 

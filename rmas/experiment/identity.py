@@ -17,6 +17,8 @@ _log = logging.getLogger(__name__)
 _PACE = ("profile_steps", "save_minutes")
 """Fields of a training stage that do not change its results."""
 _QUESTIONS = ("data", "split", "source", "field")
+_ORDER = ("group_batches",)
+"""Fields of an evaluation that change in which order answers are made, not which."""
 
 
 def identity_of(
@@ -37,7 +39,8 @@ def identity_of(
         if stage in picked:
             picked[stage] = {k: v for k, v in picked[stage].items() if k not in _PACE}
     if "evaluate" in picked:  # which questions these are, `data` says
-        picked["evaluate"] = {k: v for k, v in picked["evaluate"].items() if k not in _QUESTIONS}
+        left_out = (*_QUESTIONS, *_ORDER)
+        picked["evaluate"] = {k: v for k, v in picked["evaluate"].items() if k not in left_out}
     if system.tools and "evaluate" in parts:
         picked["tools"] = settings.tools.facts()
     data = {"version": rows.version, "split": rows.split}

@@ -1,10 +1,10 @@
 """Ways to answer, as the settings name them: latent recursion, text exchange, agents alone."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rmas.errors import InputError
-from rmas.evaluation.runner import Method
+from rmas.evaluation.plan import Method
 from rmas.experiment.settings import Settings
 from rmas.links import Form
 from rmas.shapes import Params
@@ -67,7 +67,9 @@ def methods(
         own = runner(system, dataclasses.replace(limits, latent_steps=steps))
 
         def answer(asked: Sequence[Question], batch: int, rollout: int) -> list[Answer]:
-            return own.latent(links, form, asked, rounds, batch, rollout)
+            return by_batches(
+                lambda some: own.latent(links, form, some, rounds, batch, rollout), asked, batch
+            )
 
         return Method(name, rounds, answer, warm, steps, own.clock.pop)
 
@@ -75,7 +77,7 @@ def methods(
         own = runner(system, limits)
 
         def answer(asked: Sequence[Question], batch: int, rollout: int) -> list[Answer]:
-            return own.text(asked, rounds, batch, rollout)
+            return by_batches(lambda some: own.text(some, rounds, batch, rollout), asked, batch)
 
         return Method(name, rounds, answer, warm, None, own.clock.pop)
 
@@ -97,6 +99,14 @@ def methods(
         else:
             found.append(text(name, system, rounds, limits if name == "text" else terse))
     return tuple(found)
+
+
+def by_batches(
+    answer: Callable[[Sequence[Question]], list[Answer]], asked: Sequence[Question], batch: int
+) -> list[Answer]:
+    """The answers to all questions, asked `batch` at a time."""
+    starts = range(0, len(asked), batch)
+    return [own for start in starts for own in answer(asked[start : start + batch])]
 
 
 def retry_of(settings: Settings) -> Retry | None:

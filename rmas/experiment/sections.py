@@ -315,6 +315,13 @@ class EvaluateSettings(Options):
     ] = option(("latent", "text", "single"), "what is compared")
     rounds: tuple[int, ...] = option((1, 2, 3), "numbers of rounds", least=1)
     batch_size: int = option(16, "questions that are answered together", least=1)
+    group_batches: int = option(
+        0,
+        "batches of a group, which each method answers before the next group begins; 0: an eighth "
+        "of all, from 1 to 8",
+        unit="batches",
+        least=0,
+    )
     terse_tokens: int = option(
         0, "of text_terse: longest message; 0: as many as latent steps", unit="tokens", least=0
     )

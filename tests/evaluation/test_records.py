@@ -7,8 +7,9 @@ import pytest
 
 from rmas.errors import InputError
 from rmas.evaluation.ceilings import Ceilings
+from rmas.evaluation.plan import Method, Plan, by_length
 from rmas.evaluation.records import Key, Variant, read_evaluations
-from rmas.evaluation.runner import Method, Plan, by_length, run
+from rmas.evaluation.runner import run
 from rmas.system.answers import Answer
 from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.rows import Row
@@ -36,7 +37,7 @@ def test_grouped_by_benchmark_variant_question_and_rollout(tmp_path):
     assert rollouts[0].counts == {
         "prompt_tokens": 60, "latent_steps": 16, "decoded_tokens": 20, "positions": 60,
     }  # fmt: skip
-    assert found.batches == {} and set(found.files[0]) == {"records"}
+    assert found.groups == {} and set(found.files[0]) == {"records"}
 
 
 def test_files_are_hashed_and_counted(tmp_path):
@@ -67,7 +68,7 @@ def test_a_last_line_cut_anywhere_is_left_out_unless_it_is_whole(tmp_path):
         assert list(questions) == (["q0", "q1"] if cut == len(last) else ["q0"]), cut
 
 
-def test_the_newest_timing_of_a_batch_counts(tmp_path):
+def test_the_newest_timing_of_a_group_counts(tmp_path):
     lines = [record(q, length=8) for q in range(3)]
     timings = [
         timing("latent", 0, [0, 1], 9.0, length=8),
@@ -75,13 +76,13 @@ def test_the_newest_timing_of_a_batch_counts(tmp_path):
         timing("latent", 0, [0, 1], 1.0, length=8),
         timing("latent", 0, [0, 1], 77.0, length=16),  # of questions without records
     ]
-    batches = read_evaluations([write(tmp_path, lines, timings)]).batches
-    assert {k: b.seconds for k, b in batches.items()} == {key(0): 1.0, key(1): 1.0, key(2): 4.0}
-    assert batches[key(0)] is batches[key(1)]
+    groups = read_evaluations([write(tmp_path, lines, timings)]).groups
+    assert {k: g.seconds for k, g in groups.items()} == {key(0): 1.0, key(1): 1.0, key(2): 4.0}
+    assert groups[key(0)] is groups[key(1)]
 
 
 def test_a_run_that_was_killed_and_run_again(tmp_path):
-    """The runner's own files: a batch cut short is timed twice, and the report counts it once."""
+    """The runner's own files: a group cut short is timed twice, and the report counts it once."""
     counts = {"prompt_tokens": 5, "latent_steps": 8, "decoded_tokens": 3, "positions": 15}
 
     def answer(questions, batch, rollout):
@@ -97,7 +98,7 @@ def test_a_run_that_was_killed_and_run_again(tmp_path):
         before = read_evaluations([tmp_path])
         path = folder / "records.jsonl"
         whole = path.read_bytes()
-        path.write_bytes(whole[:-40])  # within the last batch, after its timing
+        path.write_bytes(whole[:-40])  # within the last group, after its timing
         cut = read_evaluations([tmp_path]).files[0]["records"]
         assert (cut.lines, cut.half_lines) == (9, 1)
         run(plan, graders, folder)
@@ -105,15 +106,15 @@ def test_a_run_that_was_killed_and_run_again(tmp_path):
     after = read_evaluations([tmp_path])
     assert after.files[0]["timings"].duplicates == 1
     assert after.questions.keys() == before.questions.keys() == {"toy"}
-    assert after.batches.keys() == before.batches.keys()
+    assert after.groups.keys() == before.groups.keys()
     newest = json.loads((folder / "timings.jsonl").read_text().splitlines()[-1])
-    last = after.batches[Key("toy", Variant("text", 1, None), "q4", 0)]
+    last = after.groups[Key("toy", Variant("text", 1, None), "q4", 0)]
     assert (last.seconds, len(last.keys)) == (newest["seconds"], 1)
-    assert sum(len(b.keys) for b in {id(b): b for b in after.batches.values()}.values()) == 10
+    assert sum(len(g.keys) for g in set(after.groups.values())) == 10
 
 
 def test_files_of_schema_1(tmp_path):
-    """Without ids, the places of records say whose time it is; also after a rerun batch."""
+    """Without ids, the places of records say whose time it is; also after a rerun group."""
     lines = [record(q, m, r) for m in ("text", "latent") for r in (1, 2) for q in (5, 3, 4)]
     timings = [
         timing(m, s, qs, 1.0 + s, rounds=r)
@@ -126,15 +127,15 @@ def test_files_of_schema_1(tmp_path):
     text = Variant("text", 2, None)
     own = found.questions["gsm8k"][text]["q4"][0]
     assert (own.counts["positions"], own.estimated, own.note, own.retried) == (80, True, "", False)
-    shared = found.batches[key(5, text)]
-    assert shared is found.batches[key(3, text)]
+    shared = found.groups[key(5, text)]
+    assert shared is found.groups[key(3, text)]
     assert (shared.seconds, shared.compile, shared.phases, shared.peak_bytes) == (
         1.0,
         None,
         {},
         None,
     )
-    assert found.batches[key(4, text)].seconds == 8.0
+    assert found.groups[key(4, text)].seconds == 8.0
 
 
 def test_several_workdirs(tmp_path):
@@ -147,7 +148,7 @@ def test_several_workdirs(tmp_path):
     found = read_evaluations([one, two, one / ".." / "1"])
     assert len(found.files) == 2  # the same folder by another name is read once
     assert found.questions["gsm8k"][LATENT]["q0"][0].workdirs == (0, 1)
-    assert [found.batches[key(0, v)].seconds for v in (LATENT, Variant("text", 1, None))] == [1, 3]
+    assert [found.groups[key(0, v)].seconds for v in (LATENT, Variant("text", 1, None))] == [1, 3]
 
 
 def test_records_that_contradict_each_other(tmp_path):
@@ -221,6 +222,11 @@ def test_the_error_for_a_wrong_record_is_one_line(tmp_path, change, message):
         ({"phases": [1]}, "field 'phases' must be an object"),
         ({"phases": {"write": "1"}}, "field 'phases.write' must be a number of seconds"),
         ({"phases": {"\x07": 1.0}}, "field 'phases' must be a name"),
+        ({"cpu_seconds": None}, "field 'cpu_seconds' must be a number of seconds"),
+        ({"schema": 3}, "field 'schema' of a timing must be 4, or be missing"),
+        ({"bucket": 0}, "field 'bucket' must be a whole number of 1 or more"),
+        ({"session": 5}, "field 'session' must be text"),
+        ({"accelerator": 1}, "field 'accelerator' must be true or false"),
         ({"n": 0}, "field 'n' must be a whole number of 1 or more"),
         ({"start": None}, "field 'start' must be a whole number of 0 or more"),
         ({"ids": ["q0", "q0"], "n": 2}, "field 'ids' must name n = 2 different questions"),

@@ -36,7 +36,7 @@ class Fake:
             found.append(Answer(texts, {}, text=text))
         return found
 
-    def maker(self, attempts=3):
+    def maker(self, attempts=3, **more):
         graders = GraderPool()
         return RowMaker(
             topology=SEQUENTIAL,
@@ -44,6 +44,7 @@ class Fake:
             grade=lambda texts, rows: graders.grade("relay", texts, rows),
             attempts=attempts,
             batch=2,
+            **more,
         )
 
 
@@ -94,6 +95,39 @@ def test_killed_at_every_call(tmp_path):
             Fake(dies).maker().make(ROWS, folder)
         Fake().maker().make(ROWS, folder)
         assert (folder / "attempts.jsonl").read_bytes() == whole
+
+
+@pytest.mark.parametrize("group_batches", [2, 3, 9])
+def test_groups_of_several_batches(tmp_path, group_batches):
+    """The same attempts and rows as batch by batch, and a killed run ends alike."""
+    Fake().maker().make(ROWS, tmp_path)
+    files = [tmp_path / name for name in ("attempts.jsonl", "rows.jsonl")]
+    wanted = [file.read_bytes() for file in files]
+    (tmp_path / "whole").mkdir()
+    whole = Fake()
+    whole.maker(group_batches=group_batches).make(ROWS, tmp_path / "whole")
+    assert whole.calls[0] == ([row.id for row in ROWS[: 2 * group_batches]], 0)
+    for dies in range(1, len(whole.calls) + 1):
+        folder = tmp_path / str(dies)
+        folder.mkdir()
+        with pytest.raises(KeyboardInterrupt):
+            Fake(dies).maker(group_batches=group_batches).make(ROWS, folder)
+        again = Fake()
+        again.maker(group_batches=group_batches).make(ROWS, folder)
+        assert [(folder / file.name).read_bytes() for file in files] == wanted
+        assert again.calls == whole.calls[dies - 1 :]
+
+
+def test_attempts_of_a_batch_are_continued_by_groups(tmp_path, caplog):
+    """As an earlier version left them, killed after one batch: the group is asked whole."""
+    Fake().maker().make(ROWS, tmp_path)
+    file = tmp_path / "attempts.jsonl"
+    whole = file.read_bytes()
+    for kept in range(whole.count(b"\n")):
+        file.write_bytes(b"".join(whole.splitlines(keepends=True)[:kept]))
+        Fake().maker(group_batches=2).make(ROWS, tmp_path)
+        assert file.read_bytes() == whole
+    assert caplog.records == []
 
 
 def test_nothing_right_is_an_error_that_shows_where_to_look(tmp_path):

@@ -8,7 +8,9 @@ import pytest
 
 from rmas.evaluation.ceilings import Ceilings, read_ceilings
 from rmas.evaluation.json_lines import line_of, parse_line
-from rmas.evaluation.runner import Method, Plan, by_length, merge, run
+from rmas.evaluation.merging import merge
+from rmas.evaluation.plan import Method, Plan, by_length
+from rmas.evaluation.runner import run
 from rmas.system.answers import Answer
 from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.puzzle import ceiling
@@ -73,8 +75,9 @@ def test_records_in_the_order_of_the_plan(tmp_path, whole):
     assert [parse_line(line) for line in whole.decode().split("\n")[:-1]] == records
     keys = [(r["method"], r["rounds"], r["id"]) for r in records]
     methods = [("latent", 1), ("latent", 3), ("text", 1)]
-    assert keys == [(*m, row.id) for m in methods for row in ROWS]
-    assert records[6] == {
+    groups = [["row-0", "row-1"], ["row-2", "row-3"], ["row-4"]]
+    assert keys == [(*m, own) for group in groups for m in methods for own in group]
+    assert records[3] == {
         "schema": 3,
         "id": "row-1",
         "benchmark": "toy",
@@ -97,19 +100,19 @@ def test_records_in_the_order_of_the_plan(tmp_path, whole):
     lengths = {(t["method"], t["rounds"], t["latent_length"]) for t in timings}
     assert lengths == {("latent", 1, 8), ("latent", 3, 8), ("text", 1, None)}
     assert not (tmp_path / "ceilings.json").exists()  # these rows were not generated
-    # Each method's first batch runs twice: the first time compiles.
-    batches = [["row-0", "row-1"], ["row-2", "row-3"], ["row-4"]]
-    assert fake.calls == [(*m, ids, 2) for m in methods for ids in [batches[0], *batches]]
+    # Each method's first group runs twice: the first time compiles.
+    first = [(*m, groups[0], 2) for m in methods for _ in range(2)]
+    assert fake.calls == [*first, *((*m, ids, 2) for ids in groups[1:] for m in methods)]
 
 
 def test_a_file_cut_at_any_byte(tmp_path):
-    """Cuts everywhere: the same records, and no whole batch is asked again."""
+    """Cuts everywhere: the same records, and no whole group is asked again."""
     file = tmp_path / "records.jsonl"
     small = {"rows": ROWS[:3], "methods": (("latent", 1),)}
     run(Fake().plan(**small), GRADERS, tmp_path)
     whole = file.read_bytes()
     lines = whole.splitlines(keepends=True)
-    ends = [sum(map(len, lines[:n])) for n in (2, 3)]  # of batches
+    ends = [sum(map(len, lines[:n])) for n in (2, 3)]  # of groups
     around = {place + d for place in (0, *ends, len(lines[0])) for d in range(-3, 4)}
     for cut in sorted(around & {*range(len(whole) + 1)} | {*range(0, len(whole), 11)}):
         file.write_bytes(whole[:cut])
@@ -172,7 +175,7 @@ def test_a_timing_after_one_that_was_cut_counts(tmp_path, whole):
     kept = [
         line for line in (tmp_path / "timings.jsonl").read_text().splitlines() if line[-1] == "}"
     ]
-    assert [json.loads(line)["start"] for line in kept] == [0, 2, 4]
+    assert [json.loads(line)["start"] for line in kept] == [2, 4, 4, 4]
 
 
 @pytest.mark.parametrize("left", [9, 5, 0])
@@ -184,7 +187,7 @@ def test_times_that_are_lost_are_told(left, tmp_path, caplog):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:left])[:-9])
     run(Fake().plan(), GRADERS, tmp_path)
     assert [r.getMessage() for r in caplog.records] == [
-        f"{path}: the times of {10 - max(left, 1)} of the 9 batches that are answered already are "
+        f"{path}: the times of {10 - max(left, 1)} of the 9 groups that are answered already are "
         "lost"
     ]
 
@@ -194,14 +197,14 @@ def test_timings_are_measured_without_the_first_call(tmp_path, monkeypatch):
     monkeypatch.setattr("rmas.evaluation.runner.time.perf_counter", lambda: next(clock))
     run(Fake().plan(), GRADERS, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
-    assert [line["seconds"] for line in lines] == [1.0] * 9  # three batches of three methods
-    ids = [line["ids"] for line in lines[:3]]
+    assert [line["seconds"] for line in lines] == [1.0] * 9  # three groups of three methods
+    ids = [line["ids"] for line in lines[::3]]
     assert ids == [["row-0", "row-1"], ["row-2", "row-3"], ["row-4"]]
     assert all(line["compile"] == 0 and line["peak_bytes"] > 1 << 20 for line in lines)
 
 
 def test_compilation_is_timed_apart(tmp_path):
-    """Also where nothing was run beforehand: what compiles is taken off the time of the batch."""
+    """Also where nothing was run beforehand: what compiles is taken off the time of the group."""
     function = jax.jit(lambda x: jnp.sort(x * 3) @ x)
 
     def answer(questions, batch, rollout):
@@ -236,7 +239,7 @@ def test_rows_are_ordered_by_the_shape_of_their_prompt():
     assert [row.id for row in asked.rows(1, 4)] == asked.ids[1:4]
     assert asked.lengths == [3, 16, 17, 40, 33]
     plan = Plan("toy", "relay", (Method("m", 1, None),), asked, batch=2, seed=0)
-    assert [batch.bucket for batch in plan.batches()] == [16, 48, 48]
+    assert [group.bucket for group in plan.groups()] == [16, 48, 48]
 
 
 def test_each_shape_is_warmed_once(tmp_path):
@@ -258,33 +261,33 @@ def test_too_few_answers_are_an_error_before_anything_is_written(tmp_path):
 
 def test_progress_goes_on_from_what_is_done(tmp_path, whole, capsys):
     lines = whole.splitlines(keepends=True)
-    wrong = [parse_line(line) for line in lines[5:7]]
+    wrong = [parse_line(line) for line in lines[2:4]]
     for record in wrong:
         record["scores"]["exact"] = 0.0
-    lines[5:7] = [f"{line_of(record)}\n".encode() for record in wrong]
-    (tmp_path / "records.jsonl").write_bytes(b"".join(lines[:7]))
+    lines[2:4] = [f"{line_of(record)}\n".encode() for record in wrong]
+    (tmp_path / "records.jsonl").write_bytes(b"".join(lines[:8]))
     run(Fake().plan(), GRADERS, tmp_path)
     shown = capsys.readouterr().err.splitlines()
-    assert shown[0] == "evaluate  answer 7/15 already done"
+    assert shown[0] == "evaluate  answer 8/15 already done"
     assert shown[1] == "evaluate  compiling latent r=3, questions of up to 16 tokens"
-    assert shown[2].startswith("evaluate  answer 9/15  latent r=3 accuracy 0.5")
+    assert shown[2].startswith("evaluate  answer 10/15  latent r=3 accuracy 0.5")
     assert shown[-1].startswith("evaluate  answer 15/15  text r=1 accuracy 0")
 
 
 def test_files_of_processes_are_merged(tmp_path, whole):
-    """Each has whole batches of its own, and the half of one; what is missing is run."""
+    """Each has whole groups of its own, and the half of one; what is missing is run."""
     lines = whole.decode().splitlines(keepends=True)
-    batches = list(Fake().plan().batches())
+    planned = list(Fake().plan().groups())
     groups, at = [], 0
-    for batch in batches:
-        groups.append("".join(lines[at : at + len(batch.ids)]))
-        at += len(batch.ids)
+    for group in planned:
+        groups.append("".join(lines[at : at + len(group.ids)]))
+        at += len(group.ids)
     (tmp_path / "records.jsonl").write_text(groups[4])
     (tmp_path / "records.0.jsonl").write_text(groups[6] + groups[0] + groups[3][:40])
     (tmp_path / "records.1.jsonl").write_text(groups[1] + groups[4] + groups[5] + groups[7][:-1])
     timing = json.dumps(timed("latent", 2, [2, 3], 1.0)) + "\n"
     (tmp_path / "timings.1.jsonl").write_text(timing + '{"sta')
-    merge(tmp_path, batches)
+    merge(tmp_path, planned)
     assert {p.name for p in tmp_path.iterdir()} == {"records.jsonl", "timings.jsonl"}
     assert (tmp_path / "timings.jsonl").read_text() == timing
     wanted = "".join(groups[n] for n in (0, 1, 4, 5, 6))
@@ -294,7 +297,7 @@ def test_files_of_processes_are_merged(tmp_path, whole):
     assert (tmp_path / "records.jsonl").read_bytes() == whole
     asked = {(name, rounds, *ids) for name, rounds, ids, _ in fake.calls}
     assert asked == {
-        (b.method.name, b.method.rounds, *b.ids) for n, b in enumerate(batches) if n in (2, 3, 7, 8)
+        (g.method.name, g.method.rounds, *g.ids) for n, g in enumerate(planned) if n in (2, 3, 7, 8)
     }
 
 

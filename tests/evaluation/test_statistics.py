@@ -7,7 +7,15 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from rmas.evaluation.statistics import bootstrap_ratio, difference, paired_test, pass_at_k, wilson
+from rmas.evaluation.statistics import (
+    bootstrap_ratio,
+    difference,
+    geometric_ratio,
+    paired_test,
+    pass_at_k,
+    t_quantile,
+    wilson,
+)
 
 
 def outer_points(values):
@@ -33,39 +41,57 @@ def test_ratio_against_all_draws():
     assert found == pytest.approx((21 / 7, low, high), abs=0.05)
 
 
-def test_units_of_a_cluster_are_drawn_together():
-    above, below, clusters = [1, 3, 2, 2, 5, 9], [1, 1, 2, 1, 2, 3], list("ababcc")
-    sums = [3, 5, 14], [3, 2, 5]  # of a, b, c
-    assert bootstrap_ratio(above, below, clusters) == bootstrap_ratio(*sums)
-    # Copies of a unit in its cluster tell nothing new; copies as units of their own narrow it.
-    wide = bootstrap_ratio(above * 50, below * 50, clusters * 50)
-    narrow = bootstrap_ratio(above * 50, below * 50)
-    assert wide[2] - wide[1] > 3 * (narrow[2] - narrow[1])
-
-
 def test_what_has_no_ratio_or_no_interval():
     assert bootstrap_ratio([], []) is None
     assert bootstrap_ratio([1, 2], [0, 0]) is None
     assert bootstrap_ratio([1], [2]) == (0.5, None, None)
-    assert bootstrap_ratio([1, 2], [2, 2], ["batch", "batch"]) == (0.75, None, None)
     ratio, low, high = bootstrap_ratio([1, 1], [0, 2])  # a quarter of the draws divides by 0
     assert (ratio, low, high) == (1.0, 0.5, None)
     assert bootstrap_ratio([0, 4], [0, 2]) == (2.0, 2.0, 2.0)  # 0 / 0 is left out
 
 
 @pytest.mark.parametrize(
-    ("above", "below", "clusters"),
+    ("above", "below"),
     [
-        ([1, 2], [1], None),
-        ([1, 2], [1, 2], ["a"]),
-        ([1, -2], [1, 2], None),
-        ([1, math.inf], [1, 2], None),
-        ([1, math.nan], [1, 2], None),
+        ([1, 2], [1]),
+        ([1, -2], [1, 2]),
+        ([1, math.inf], [1, 2]),
+        ([1, math.nan], [1, 2]),
     ],
 )
-def test_impossible_units(above, below, clusters):
-    with pytest.raises(ValueError, match=r"one length|not negative|finite"):
-        bootstrap_ratio(above, below, clusters)
+def test_impossible_units(above, below):
+    for ratio in (bootstrap_ratio, geometric_ratio):
+        with pytest.raises(ValueError, match=r"one length|not negative|finite|above 0"):
+            ratio(above, below)
+
+
+def test_geometric_ratio_by_hand():
+    """Ratios 2, 8 and 4: their mean is 4, and their logarithms differ by log 2."""
+    value, low, high = geometric_ratio([2.0, 8.0, 12.0], [1.0, 1.0, 3.0])
+    half = 4.302653 * math.log(2) / math.sqrt(3)  # Student's t of two degrees of freedom
+    assert value == pytest.approx(4)
+    assert (low, high) == pytest.approx((4 * math.exp(-half), 4 * math.exp(half)), rel=1e-6)
+    assert geometric_ratio([3.0, 6.0, 30.0], [1.0, 2.0, 10.0]) == pytest.approx((3, 3, 3))
+    # A ratio turned round is the inverse, with its interval.
+    turned = geometric_ratio([1.0, 1.0, 3.0], [2.0, 8.0, 12.0])
+    assert turned == pytest.approx((1 / value, 1 / high, 1 / low))
+    assert geometric_ratio([3.0], [2.0]) == (pytest.approx(1.5), None, None)
+    assert geometric_ratio([], []) is None
+    with pytest.raises(ValueError, match="above 0"):
+        geometric_ratio([1.0, 0.0], [1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("freedom", "both"),
+    # Tables of Student's t: probability 0.95 and 0.99 between the two ends.
+    [
+        *((1, (12.706, 63.657)), (2, (4.303, 9.925)), (3, (3.182, 5.841)), (4, (2.776, 4.604))),
+        *((7, (2.365, 3.499)), (10, (2.228, 3.169)), (29, (2.045, 2.756)), (120, (1.980, 2.617))),
+    ],
+)
+def test_student_s_t_as_in_tables(freedom, both):
+    found = t_quantile(freedom), t_quantile(freedom, 0.99)
+    assert found == pytest.approx(both, abs=5e-4)
 
 
 def test_difference_against_all_draws():
@@ -90,6 +116,15 @@ def test_intervals_hold_what_they_promise():
         _, low, high = difference(a.astype(float), b.astype(float), samples=400)
         held += low <= 0.2 <= high
     assert 0.90 <= held / 200 <= 0.99
+
+
+def test_intervals_of_geometric_ratios_hold_what_they_promise():
+    """Of 400 drawn runs of eight groups, about 95 % of the intervals hold the true ratio."""
+    rng, held = np.random.default_rng(2), 0
+    for _ in range(400):
+        _, low, high = geometric_ratio(*np.exp(rng.normal((np.log(3), 0), 0.3, (8, 2)).T))
+        held += low <= 3 <= high
+    assert 0.93 <= held / 400 <= 0.97
 
 
 def test_equal_input_gives_equal_output_whatever_the_portions(monkeypatch):

@@ -1,6 +1,7 @@
 """Rows of hand-made evaluations, against figures worked out by hand."""
 
 import json
+import math
 import random
 
 import pytest
@@ -9,7 +10,7 @@ from rmas.errors import InputError
 from rmas.evaluation.records import read_evaluations
 from rmas.evaluation.statistics import bootstrap_ratio, difference, wilson
 from rmas.evaluation.summary import summarise, summarise_workdir
-from support.evaluations import old, record, timing, write, write_ceilings
+from support.evaluations import alone, old, record, timing, write, write_ceilings
 
 
 def rows_of(*workdirs, k=None):
@@ -23,8 +24,12 @@ def estimate(value, low, high):
     return {"value": value, "low": low, "high": high}
 
 
+def approximately(value, low, high):
+    return pytest.approx(estimate(value, low, high), rel=1e-6)
+
+
 def pair(questions=4, batch=2, seconds=(1.0, 3.0), **more):
-    """Records and timings of latent (8 states) and text, in equal batches."""
+    """Records and timings of latent (8 states) and text, in equal groups."""
     records, timings = [], []
     for method, length, tokens, spent in (
         ("latent", 8, 10, seconds[0]),
@@ -53,8 +58,9 @@ def test_what_a_method_reached_and_its_cost(tmp_path):
     assert (latent["decoded_tokens"], text["decoded_tokens"]) == (23.0, 83.0)
     assert (latent["latent_steps"], text["latent_steps"]) == (16.0, 0.0)
     assert (latent["prompt_tokens"], latent["positions"]) == (60.0, 60.0)
-    # Batches of 1 + 3 seconds, over four questions; a quarter of a second each renders.
-    assert (latent["seconds"], latent["timed"], latent["batches"]) == (1.0, 4, 2)
+    # Groups of 1 + 3 seconds, over four questions; a quarter of a second each renders.
+    assert (latent["seconds"], latent["timed"], latent["groups"]) == (1.0, 4, 2)
+    assert (latent["cpu_seconds"], text["cpu_seconds"]) == (1.5, 4.5)
     assert (latent["compile"], latent["peak_bytes"]) == (1.0, 1 << 30)
     assert latent["phases"] == {"render": 0.125, "write": 0.875}
     assert latent["pass_k"] is None and text["against_text"] is None
@@ -70,37 +76,44 @@ def test_against_text(tmp_path):
     assert ratio[0] == 332 / 92
     assert found == {
         "n": 4,
-        "n_timed": 4,
-        "clusters": 2,
+        "groups": 2,
+        "unpaired": 0,
         "token_ratio": estimate(*ratio),
         "position_ratio": estimate(1.0, 1.0, 1.0),
-        "time_ratio": estimate(3.0, 3.0, 3.0),
+        "time_ratio": approximately(3.0, 3.0, 3.0),
         "difference": estimate(*difference([1] * 4, [0, 0, 0, 1])),
         "p": 0.25,
     }
     assert found["difference"]["value"] == 0.75
 
 
-def test_time_is_drawn_by_batches(tmp_path):
-    """Eight questions in two batches of 1 and 4 against 4 seconds: two units, not eight."""
+def test_times_are_compared_within_groups(tmp_path):
+    """Eight questions in two groups of 1 and 4 against 4 and 4 seconds: ratios of 4 and 1."""
     records, timings = pair(questions=8, batch=4)
     timings = [line | {"seconds": s} for line, s in zip(timings, (1.0, 4.0, 4.0, 4.0), strict=True)]
     found = rows_of(write(tmp_path, records, timings))[0]["against_text"]
-    assert found["time_ratio"] == estimate(8 / 5, 1.0, 4.0)
-    assert (found["n_timed"], found["clusters"]) == (8, 2)
+    half = 12.706205 * math.log(2)  # log 4 and 0 have the standard deviation log(2) * sqrt(2)
+    ends = 2 * math.exp(-half), 2 * math.exp(half)
+    assert found["time_ratio"] == approximately(2.0, *ends)
+    assert (found["groups"], found["unpaired"]) == (2, 0)
 
 
-def test_batches_of_other_sizes_are_joined(tmp_path):
-    """Batches of two against batches of three: a question of each ties all six together."""
+def test_groups_of_other_questions_are_not_paired(tmp_path):
+    """Groups of two against groups of three."""
     records, timings = pair(questions=6)
     threes = [timing("text", start, range(start, start + 3), 3.0) for start in (0, 3)]
     timings = [*timings[:3], *threes]
     found = rows_of(write(tmp_path, records, timings))[0]["against_text"]
-    assert found["clusters"] == 1  # 01, 23, 45 and 012, 345 hang together
-    assert found["time_ratio"] == estimate(6.0 / 9.0, None, None)
+    assert (found["time_ratio"], found["groups"], found["unpaired"]) == (None, 0, 3)
 
 
-def test_a_batch_that_was_run_again_counts_once(tmp_path):
+def test_one_group_has_a_ratio_but_no_interval(tmp_path):
+    found = rows_of(write(tmp_path, *pair(questions=2)))[0]["against_text"]
+    assert found["time_ratio"] == estimate(pytest.approx(3.0), None, None)
+    assert found["groups"] == 1
+
+
+def test_a_group_that_was_run_again_counts_once(tmp_path):
     records, timings = pair()
     again = [timing("text", 0, [0, 1], 99.0), *timings, timings[0]]
     assert rows_of(write(tmp_path / "1", records, again)) == rows_of(
@@ -120,10 +133,11 @@ def test_only_what_both_completed_is_paired(tmp_path):
     latent, text = rows_of(write(tmp_path, records, timings))
     assert (latent["n"], text["n"], text["rollouts"]) == (4, 3, [1, 2])
     found = latent["against_text"]
-    assert found["n"] == found["n_timed"] == 2
+    assert found["n"] == 2
     assert found["token_ratio"]["value"] == (80 + 82) / (20 + 22)
-    # The batch of q2 and q3 is not known whole, so its time is nobody's.
-    assert (text["timed"], found["clusters"]) == (4, 1)
+    # The group of q2 and q3 is not known whole, so its time is nobody's.
+    assert (text["timed"], found["groups"], found["unpaired"]) == (4, 2, 2)
+    assert found["time_ratio"] == approximately(3.0, 3.0, 3.0)
 
 
 def test_rollouts_and_pass_at_k(tmp_path):
@@ -149,7 +163,7 @@ def test_rollouts_are_tested_by_signs(tmp_path):
     found = rows_of(write(tmp_path, records))[0]["against_text"]
     assert found["difference"]["value"] == 0.5
     assert found["p"] == 2 / 16  # four halves of one sign, of 16 ways
-    assert found["time_ratio"] is None and found["clusters"] == 0
+    assert found["time_ratio"] is None and found["groups"] == 0
 
 
 def test_text_of_the_same_rounds_is_the_reference(tmp_path):
@@ -171,7 +185,7 @@ def test_nothing_in_common(tmp_path):
     records = [record(0, "latent"), record(1, "text")]
     found = rows_of(write(tmp_path, records))[0]["against_text"]
     assert found == {
-        "n": 0, "n_timed": 0, "clusters": 0, "token_ratio": None, "position_ratio": None,
+        "n": 0, "groups": 0, "unpaired": 0, "token_ratio": None, "position_ratio": None,
         "difference": None, "p": None, "time_ratio": None,
     }  # fmt: skip
 
@@ -199,7 +213,7 @@ def test_two_workdirs_are_not_compared(tmp_path):
     three = write(tmp_path / "3", records, timings)
     four = write(tmp_path / "4", records, timings)
     assert rows_of(three, four) == rows_of(three)
-    assert rows_of(three)[0]["against_text"]["time_ratio"]["value"] == 3.0
+    assert rows_of(three)[0]["against_text"]["time_ratio"] == approximately(3.0, 3.0, 3.0)
     assert rows_of(three)[0]["against_text"]["token_ratio"]["value"] == 332 / 92
 
 
@@ -209,10 +223,10 @@ def test_times_of_two_machines_are_not_compared(tmp_path):
     machines = ["1 A", "1 A", "1 B", "1 A"]
     timings = [line | {"machine": own} for line, own in zip(timings, machines, strict=True)]
     found = rows_of(write(tmp_path, records, timings))[0]["against_text"]
-    assert (found["n"], found["n_timed"]) == (4, 2)
+    assert (found["n"], found["groups"], found["unpaired"]) == (4, 1, 1)
     timings = [line | {"machine": "1 A"} for line in timings]
     found = rows_of(write(tmp_path, records, timings))[0]["against_text"]
-    assert (found["n"], found["n_timed"]) == (4, 4)
+    assert (found["n"], found["groups"], found["unpaired"]) == (4, 2, 0)
 
 
 def test_other_data_of_one_name_are_refused(tmp_path):
@@ -294,4 +308,28 @@ def test_schema_1(tmp_path):
     assert latent["positions"] == 60 + 16 + 23
     assert (latent["seconds"], text["seconds"]) == (1.0, 3.0)
     assert (latent["compile"], latent["phases"], latent["peak_bytes"]) == (None, {}, None)
-    assert latent["against_text"]["time_ratio"] == estimate(3.0, 3.0, 3.0)
+    assert (latent["cpu_seconds"], latent["against_text"]["time_ratio"]) == (None, None)
+    assert (latent["against_text"]["groups"], latent["against_text"]["unpaired"]) == (0, 2)
+
+
+def test_times_of_methods_that_did_not_take_turns_have_no_ratio(tmp_path):
+    """Schema 3: the load of the machine may have fallen on one of them."""
+    records, timings = pair()
+    latent, text = rows_of(write(tmp_path / "1", records, map(alone, timings)))
+    assert (latent["seconds"], text["seconds"], latent["cpu_seconds"]) == (1.0, 3.0, None)
+    found = latent["against_text"]
+    assert (found["time_ratio"], found["groups"], found["unpaired"]) == (None, 0, 2)
+    assert found["token_ratio"]["value"] == 332 / 92
+    # Continued by this version: what was answered in turn counts.
+    timings = [alone(timings[0]), timings[1], alone(timings[2]), timings[3]]
+    found = rows_of(write(tmp_path / "2", records, timings))[0]["against_text"]
+    assert (found["groups"], found["unpaired"]) == (1, 1)
+
+
+def test_cpu_seconds_are_of_runs_without_an_accelerator(tmp_path):
+    records, timings = pair()
+    for name, change in (("1", {"accelerator": True}), ("2", {"cpu_seconds": 0.0})):
+        changed = [timings[0] | change, *timings[1:]]
+        latent, text = rows_of(write(tmp_path / name, records, changed))
+        assert latent["cpu_seconds"] == (None if name == "1" else 4.5 / 4)
+        assert text["cpu_seconds"] == 4.5

@@ -9,7 +9,7 @@ from support.evaluations import compared, record, write
 
 HEAD = [
     "method", "rounds", "accuracy", "95 % interval", "ceiling", "decoded tokens", "latent steps",
-    "s per 100", "time ratio", "n",
+    "s per 100", "CPU s per 100", "time ratio", "n",
 ]  # fmt: skip
 
 
@@ -43,9 +43,9 @@ def test_the_same_columns_everywhere(workdir):
     """On the terminal after an evaluation, in the report and on its terminal."""
     expected = [
         HEAD,
-        ["latent", "1", "1.000", "0.510-1.000", "0.750", "20.0", "16.0", "50.00",
-         "3.00 [3.00, 3.00]", "4"],
-        ["text", "1", "0.500", "0.150-0.850", "0.750", "80.0", "0.0", "150.00", "-", "4"],
+        ["latent", "1", "1.000", "0.510-1.000", "0.750", "20.0", "16.0", "50.00", "75.00",
+         "3.00 [3.00, 3.00] (2 groups)", "4"],
+        ["text", "1", "0.500", "0.150-0.850", "0.750", "80.0", "0.0", "150.00", "225.00", "-", "4"],
     ]  # fmt: skip
     lines = table(summarise_workdir(workdir)).splitlines()
     assert len({len(line) for line in lines}) == 1
@@ -62,7 +62,7 @@ def test_against_text_exchange(workdir):
     rows, files = both(workdir)
     expected = [
         "latent", "1", "+0.500 [+0.000, +1.000]", "0.5", "4.00 [4.00, 4.00]", "1.00 [1.00, 1.00]",
-        "4", "4", "2",
+        "4", "2", "0",
     ]  # fmt: skip
     text = section(markdown_report(rows, files), "### Against text exchange")
     assert cells(text, "latent") == expected

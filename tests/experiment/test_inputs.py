@@ -150,6 +150,7 @@ def test_prompts_that_are_no_json(tmp_path):
         ("sampling__top_p", 0.0, "sampling.top_p is 0.0"),
         ("evaluate__rollouts", 2, "evaluate.rollouts is 2; temperature 0 answers alike"),
         ("evaluate__methods", ("latent", "latent"), "evaluate.methods .* name each value once"),
+        ("evaluate__group_batches", -1, "evaluate.group_batches is -1; it must be at least 0"),
         ("evaluate__grader", "luck", "evaluate.grader is 'luck'; known graders are"),
         ("evaluate__grade_seconds", float("inf"), "evaluate.grade_seconds is inf"),
         ("outer__profile_steps", (3, 1), "outer.profile_steps .* name the first step"),
@@ -394,6 +395,6 @@ def test_a_dry_run_lists_what_was_derived(tmp_path, caplog):
     assert "system.dtype = float32: devices of platform cpu" in told
     assert "inner.max_length = 256: the context of planner" in told
     assert re.search(r"its prefill needs about \d\.\d\d GiB more on each device", told)
-    assert "gathers" not in told
+    assert "which the methods answer in turn: " in told and "gathers" not in told
     told = small(tmp_path, mesh="fsdp=-1").dry_run()
     assert re.search(r"a turn gathers about \d\.\d\d GiB of weights on each device", told)

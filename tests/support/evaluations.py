@@ -18,17 +18,25 @@ def record(question, method="latent", rounds=1, length=None, rollout=0, exact=1.
 
 
 def timing(method, start, questions, seconds, rounds=1, length=None, **more):
-    """A timing of schema 2."""
+    """A timing of schema 4, of a run without an accelerator."""
     return {
+        "schema": 4, "bucket": 64, "session": "a", "accelerator": False,
+        "cpu_seconds": 1.5 * seconds,
         "method": method, "rounds": rounds, "latent_length": length, "rollout": 0, "start": start,
         "n": len(questions), "ids": [f"q{q}" for q in questions], "seconds": seconds,
         "compile": 0.5, "phases": {"render": 0.25, "write": seconds - 0.25}, "peak_bytes": 1 << 30,
     } | more  # fmt: skip
 
 
+def alone(line):
+    """A timing as it was before methods took turns."""
+    return {k: v for k, v in line.items() if k not in _NEW}
+
+
 def old(line):
     """A record or timing as files of schema 1 have it."""
     left = {k: v for k, v in line.items() if k in _OLD}
+    left.pop("schema", None)
     if "agents" in left:
         left["schema"] = 1
         left["agents"] = {
@@ -38,6 +46,7 @@ def old(line):
     return left
 
 
+_NEW = ("schema", "bucket", "session", "cpu_seconds", "accelerator")
 _OLD = (
     *("schema", "id", "benchmark", "method", "rounds", "rollout", "seed", "agents", "texts"),
     *("tools", "answer", "gold", "scores", "start", "n", "seconds"),
@@ -62,7 +71,7 @@ def write_ceilings(workdir: Path, questions: int, by_rounds: dict[int, float]) -
 
 
 def compared(workdir: Path) -> Path:
-    """Four questions in two batches; text has four times the tokens and three times the time."""
+    """Four questions in two groups; text has four times the tokens and three times the time."""
     records = [record(q, length=8) for q in range(4)]
     records += [record(q, "text", tokens=40, exact=float(q > 1)) for q in range(4)]
     times = [timing("latent", s, [s, s + 1], 1.0, length=8) for s in (0, 2)]

@@ -19,9 +19,10 @@ from experiments import config as configs
 from rmas import embedded
 from rmas.checksums import write_checked
 from rmas.errors import Stopped
+from rmas.evaluation.plan import Method, Plan, by_length
 from rmas.evaluation.reporting import make_report, write_summary
 from rmas.evaluation.row_maker import RowMaker
-from rmas.evaluation.runner import Method, Plan, by_length, run
+from rmas.evaluation.runner import run
 from rmas.evaluation.show import read_question, read_records
 from rmas.experiment.links import read_links
 from rmas.system.answers import Answer
@@ -152,7 +153,10 @@ def evaluate(folder: Path) -> dict[str, Any]:
 
 
 COUNTS = ("decoded_tokens", "latent_steps", "prompt_tokens", "positions")
-TIMES = ("seconds", "timed", "batches", "compile", "phases", "peak_bytes", "against_text")
+TIMES = (
+    *("seconds", "cpu_seconds", "timed", "groups", "compile", "phases", "peak_bytes"),
+    "against_text",
+)
 
 
 def look(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 from rmas.errors import Stopped
-from rmas.evaluation.runner import Method, Plan, by_length, run
+from rmas.evaluation.plan import Method, Plan, by_length
+from rmas.evaluation.runner import run
 from rmas.parallel import Cluster, param_shardings, put_whole, start, to_host
 from rmas.system.answers import Limits
 from rmas.system.load import System

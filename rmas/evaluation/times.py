@@ -1,0 +1,193 @@
+"""Times of methods, compared within groups, and signs that other work disturbed them."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from rmas.console import printable
+from rmas.evaluation.records import Evaluations, Key, Record, TimedGroup, Variant
+from rmas.evaluation.results import ResultRow, RowsByBenchmark
+from rmas.evaluation.statistics import Estimate, geometric_ratio
+
+REFERENCE = "text"
+"""The method that others are compared with."""
+
+LIMIT = 1.5
+"""Equal work that differs by more than this factor in time is told."""
+
+_MEANS = (
+    "other work ran on the machine, so times and their ratios may be off: evaluate again in a new "
+    "workdir while nothing else runs"
+)
+
+
+class TimeRatio(NamedTuple):
+    """The ratio of a method's times to another's.
+
+    Attributes:
+      ratio: geometric mean over groups; None where no groups could be paired.
+      groups: how many were.
+      unpaired: timed groups of one of both that could not be paired.
+    """
+
+    ratio: Estimate | None
+    groups: int
+    unpaired: int
+
+
+def groups_of(evaluations: Evaluations, benchmark: str, variant: Variant) -> list[TimedGroup]:
+    """The timed groups of a variant, each once."""
+    found: dict[int, TimedGroup] = {}
+    for question, rollouts in evaluations.questions[benchmark].get(variant, {}).items():
+        for rollout in rollouts:
+            group = evaluations.groups.get(Key(benchmark, variant, question, rollout))
+            if group:
+                found.setdefault(id(group), group)
+    return list(found.values())
+
+
+def time_ratio(ours: Sequence[TimedGroup], theirs: Sequence[TimedGroup]) -> TimeRatio:
+    """Their seconds over ours, within groups.
+
+    Two groups are a pair where they have the same questions and rollout, in one workdir and on one
+    machine, and the methods took turns, so in one session.
+    """
+    pairs = [
+        (own, other)
+        for own, other in _pairs(ours, theirs)
+        if own.session and own.session == other.session and own.seconds > 0 < other.seconds
+    ]
+    ratio = geometric_ratio([b.seconds for _, b in pairs], [a.seconds for a, _ in pairs])
+    return TimeRatio(ratio, len(pairs), max(len(ours), len(theirs)) - len(pairs))
+
+
+def time_warnings(evaluations: Evaluations, rows: RowsByBenchmark) -> dict[str, list[str]]:
+    """Benchmark -> a line on each reason to doubt the times of its rows; without one, no entry."""
+    found = {}
+    for benchmark, own in rows.items():
+        lines = [
+            *_of_unequal_groups(evaluations, benchmark, own),
+            *_of_links(evaluations, benchmark, own),
+            *_of_unpaired(evaluations, benchmark, own),
+        ]
+        if lines:
+            found[benchmark] = lines
+    return found
+
+
+def _of_unequal_groups(
+    evaluations: Evaluations, benchmark: str, rows: Sequence[ResultRow]
+) -> Iterable[str]:
+    """Groups of one method and shape should take equally long.
+
+    Of latent turns the work is the same, and each group is held against the fastest. What agents
+    write differs, and a batch ends with its longest text: the seconds of a token vary, too, so
+    that each group is held against the median.
+    """
+    over: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        groups = groups_of(evaluations, benchmark, _variant(row))
+        thinks = any("think" in group.phases for group in groups)
+        work = ("think", "question") if thinks else ("write", "token")
+        factors = [
+            max(max(own) / middle, middle / min(own))
+            for own in _paces(evaluations, groups, *work)
+            if (middle := min(own) if thinks else statistics.median_low(own))
+        ]
+        if factors and max(factors) > LIMIT:
+            over.setdefault(work, []).append(f"{_name(row)} {max(factors):.1f} times")
+    for (phase, unit), methods in over.items():
+        yield (
+            f"groups of the same shape differ in the seconds of `{phase}` a {unit}: "
+            f"{', '.join(methods)}; {_MEANS}"
+        )
+
+
+def _paces(
+    evaluations: Evaluations, groups: Sequence[TimedGroup], phase: str, unit: str
+) -> Iterable[list[float]]:
+    """Seconds of a phase for each question or token, by groups of one shape."""
+    shapes: dict[tuple, list[float]] = {}
+    for group in groups:
+        records = _records(evaluations, group)
+        tokens = sum(record.counts["decoded_tokens"] for record in records)
+        amount = len(records) if unit == "question" else tokens
+        seconds = group.phases.get(phase, 0.0)
+        if group.bucket is not None and seconds > 0 and amount:
+            shape = group.bucket, len(records), group.machine, group.workdir
+            shapes.setdefault(shape, []).append(seconds / amount)
+    return shapes.values()
+
+
+def _of_links(evaluations: Evaluations, benchmark: str, rows: Sequence[ResultRow]) -> Iterable[str]:
+    """Trained and untrained links compute the same in latent turns."""
+    methods = []
+    for row in rows:
+        if row["method"] != "latent":
+            continue
+        variant = _variant(row)
+        ours = groups_of(evaluations, benchmark, variant)
+        control = groups_of(evaluations, benchmark, variant._replace(method="untrained"))
+        both = [[g.phases.get("think", 0.0) for g in pair] for pair in _pairs(ours, control)]
+        factors = [max(pair) / min(pair) for pair in both if min(pair) > 0]
+        if over := [factor for factor in factors if factor > LIMIT]:
+            methods.append(
+                f"{_name(row)} up to {max(over):.1f} times within {len(over)} of {len(factors)} "
+                "groups"
+            )
+    if methods:
+        yield (
+            "trained and untrained links differ in `think`, which is the same computation: "
+            f"{', '.join(methods)}; {_MEANS}"
+        )
+
+
+def _of_unpaired(
+    evaluations: Evaluations, benchmark: str, rows: Sequence[ResultRow]
+) -> Iterable[str]:
+    """One line for all methods that lack times of the same kind."""
+    found: dict[tuple[int, int, str], list[str]] = {}
+    for row in rows:
+        against = row["against_text"]
+        if against is None or not against["unpaired"]:
+            continue
+        variant = _variant(row)
+        text = Variant(REFERENCE, variant.rounds, None)
+        both = [groups_of(evaluations, benchmark, own) for own in (variant, text)]
+        why = "one of the two times is missing, or of another machine or session"
+        if not all(group.session for own in both for group in own):
+            why = "an earlier version timed one method after the other"
+        kind = against["groups"], against["unpaired"], why
+        found.setdefault(kind, []).append(_name(row))
+    for (groups, unpaired, why), names in found.items():
+        rest = f"time ratios are over the other {groups}" if groups else "there is no time ratio"
+        yield (
+            f"{', '.join(names)}: {unpaired} of {groups + unpaired} groups cannot be paired with "
+            f"text exchange, since {why}; {rest}"
+        )
+
+
+def _pairs(
+    ours: Sequence[TimedGroup], theirs: Sequence[TimedGroup]
+) -> list[tuple[TimedGroup, TimedGroup]]:
+    """Groups of the same questions and rollout, of one workdir and machine."""
+
+    def place(group: TimedGroup) -> tuple:
+        asked = [(key.question, key.rollout) for key in group.keys]
+        return group.workdir, group.machine, *asked
+
+    others = {place(group): group for group in theirs}
+    return [(group, others[place(group)]) for group in ours if place(group) in others]
+
+
+def _records(evaluations: Evaluations, group: TimedGroup) -> list[Record]:
+    known = evaluations.questions
+    return [known[k.benchmark][k.variant][k.question][k.rollout] for k in group.keys]
+
+
+def _variant(row: ResultRow) -> Variant:
+    return Variant(row["method"], row["rounds"], row["latent_length"])
+
+
+def _name(row: ResultRow) -> str:
+    return f"{printable(row['name'])} r={row['rounds']}"
