@@ -10,6 +10,7 @@ from typing import Any
 
 from rmas.system.answers import Answer, Question
 from rmas.system.batch import bucket
+from rmas.system.clock import Clock
 from rmas.tasks.grader import RELEASE, Grade
 from rmas.tasks.rows import Row
 
@@ -35,7 +36,7 @@ class Method:
         some of the first group of each length beforehand, and a group during which something was
         compiled.
       latent_length: states of a latent turn; None for methods without latents.
-      phases: returns phase -> seconds since its last call.
+      clock: adds up the seconds of the phases in which it answers.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Method:
     answer: Callable[[Sequence[Question], int, int], list[Answer]]
     warm: bool = True
     latent_length: int | None = None
-    phases: Callable[[], dict[str, float]] = dict
+    clock: Clock = dataclasses.field(default_factory=Clock)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is run: for each rollout and each group of questions, every method.
+    """What is run: for each group of questions and each rollout, every method.
 
     Attributes:
       benchmark: name of the benchmark or generated task, for records.
@@ -134,8 +135,8 @@ class Plan:
     def groups(self) -> Iterator[Group]:
         """Every group of every method, in the order in which records are written."""
         bounds = group_bounds(self.asked.lengths, self.batch, self.group_batches)
-        for rollout in range(self.rollouts):
-            for start, end, longest in bounds:
+        for start, end, longest in bounds:
+            for rollout in range(self.rollouts):
                 for method in self.methods:
                     yield Group(method, rollout, start, self.asked.ids[start:end], longest)
 

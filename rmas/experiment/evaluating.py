@@ -12,7 +12,7 @@ from rmas.evaluation.row_maker import ROWS, RowMaker
 from rmas.evaluation.runner import run
 from rmas.evaluation.summary import summarise_workdir
 from rmas.experiment.data import Data
-from rmas.experiment.methods import by_batches, grader_of, retry_of
+from rmas.experiment.methods import grader_of, retry_of
 from rmas.experiment.settings import Settings
 from rmas.parallel import is_first
 from rmas.parallel.meters import machine
@@ -97,9 +97,7 @@ def make_rows(
     with pool:
         maker = RowMaker(
             topology=system.topology,
-            answer=lambda questions, batch, n: by_batches(
-                lambda some: runner.text(some, rounds, batch, n), questions, batch
-            ),
+            answer=lambda questions, batch, n: runner.text(questions, rounds, batch, n),
             grade=lambda texts, group: pool.grade(grader, texts, group),
             attempts=settings.evaluate.rollouts,
             batch=settings.evaluate.batch_size,

@@ -1,7 +1,7 @@
 """Ways to answer, as the settings name them: latent recursion, text exchange, agents alone."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rmas.errors import InputError
 from rmas.evaluation.plan import Method
@@ -10,6 +10,7 @@ from rmas.links import Form
 from rmas.shapes import Params
 from rmas.system.answers import Answer, Limits, Question
 from rmas.system.load import System
+from rmas.system.preamble_cache import PreambleCache
 from rmas.system.run import Runner
 from rmas.system.topology import single
 from rmas.system.writing import Retry
@@ -59,27 +60,28 @@ def methods(
     limits, retry = settings.limits.answered_by(system.topology.output), retry_of(settings)
     # Tools act for real, and may cost: with them no batch is run twice to compile beforehand.
     warm = not system.tools
+    preambles = PreambleCache()
 
     def runner(system: System, limits: Limits) -> Runner:
-        return Runner(system, limits, settings.sampling, settings.seed, retry=retry)
+        return Runner(
+            system, limits, settings.sampling, settings.seed, retry=retry, preambles=preambles
+        )
 
     def latent(name: str, links: Params, rounds: int, steps: int) -> Method:
         own = runner(system, dataclasses.replace(limits, latent_steps=steps))
 
         def answer(asked: Sequence[Question], batch: int, rollout: int) -> list[Answer]:
-            return by_batches(
-                lambda some: own.latent(links, form, some, rounds, batch, rollout), asked, batch
-            )
+            return own.latent(links, form, asked, rounds, batch, rollout)
 
-        return Method(name, rounds, answer, warm, steps, own.clock.pop)
+        return Method(name, rounds, answer, warm, steps, own.clock)
 
     def text(name: str, system: System, rounds: int, limits: Limits) -> Method:
         own = runner(system, limits)
 
         def answer(asked: Sequence[Question], batch: int, rollout: int) -> list[Answer]:
-            return by_batches(lambda some: own.text(some, rounds, batch, rollout), asked, batch)
+            return own.text(asked, rounds, batch, rollout)
 
-        return Method(name, rounds, answer, warm, None, own.clock.pop)
+        return Method(name, rounds, answer, warm, None, own.clock)
 
     terse = dataclasses.replace(
         limits, message_tokens=settings.evaluate.terse_tokens, own_tokens={}
@@ -99,14 +101,6 @@ def methods(
         else:
             found.append(text(name, system, rounds, limits if name == "text" else terse))
     return tuple(found)
-
-
-def by_batches(
-    answer: Callable[[Sequence[Question]], list[Answer]], asked: Sequence[Question], batch: int
-) -> list[Answer]:
-    """The answers to all questions, asked `batch` at a time."""
-    starts = range(0, len(asked), batch)
-    return [own for start in starts for own in answer(asked[start : start + batch])]
 
 
 def retry_of(settings: Settings) -> Retry | None:

@@ -70,8 +70,8 @@ def test_methods_take_turns():
     starts = [(0, 4), (4, 8), (8, 12), *((n, n + 4) for n in range(12, 40, 4))]
     assert found == [
         (rollout, *ends, method, 16 if ends[0] < 12 else 32)
-        for rollout in (0, 1)
         for ends in starts
+        for rollout in (0, 1)
         for method in ("latent", "text")
     ]
 

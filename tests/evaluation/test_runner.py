@@ -12,6 +12,7 @@ from rmas.evaluation.merging import merge
 from rmas.evaluation.plan import Method, Plan, by_length
 from rmas.evaluation.runner import run
 from rmas.system.answers import Answer
+from rmas.system.clock import Clock
 from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.puzzle import ceiling
 from rmas.tasks.relay import RELAY
@@ -209,21 +210,32 @@ def test_compilation_is_timed_apart(tmp_path):
 
     def answer(questions, batch, rollout):
         function(jnp.arange(float(len(questions)))).block_until_ready()
+        clock.seconds["think"] = 0.5
+        clock.charge("preamble", 100.0)
         return [Answer({}, {}, text="value 1") for _ in questions]
 
-    method = Method("latent", 1, answer, warm=False, phases=lambda: {"think": 0.5})
+    clock = Clock()
+    method = Method("latent", 1, answer, warm=False, clock=clock)
     plan = Plan("toy", "relay", (method,), by_length(ROWS[:4], len_of), batch=2, seed=7)
     run(plan, GRADERS, tmp_path)
     first, second = map(json.loads, (tmp_path / "timings.jsonl").read_text().splitlines())
     assert first["compile"] > second["compile"] == 0
-    assert first["phases"] == second["phases"] == {"think": 0.5}
+    assert first["phases"] == second["phases"] == {"think": 0.5, "preamble": 100.0}
+    # What another method has read for this one counts, too.
+    assert 100 < second["seconds"] < 110
+    assert second["cpu_seconds"] > 0
 
 
 def test_rollouts_are_answered_and_resumed_one_by_one(tmp_path):
     fake = Fake()
     records = run(fake.plan(methods=(("latent", 1),), rollouts=3), GRADERS, tmp_path)
-    assert [(r["rollout"], r["id"]) for r in records] == [(n, q.id) for n in range(3) for q in ROWS]
-    assert [r["answer"] for r in records[::5]] == ["1", "2", "0"]
+    order = [
+        (g.rollout, q)
+        for g in fake.plan(methods=(("latent", 1),), rollouts=3).groups()
+        for q in g.ids
+    ]
+    assert [(r["rollout"], r["id"]) for r in records] == order
+    assert [r["answer"] for r in records if r["id"] == "row-0"] == ["1", "2", "0"]
     whole = (tmp_path / "records.jsonl").read_bytes()
     (tmp_path / "records.jsonl").write_bytes(whole[: len(whole) // 2])
     again = Fake()
