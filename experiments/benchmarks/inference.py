@@ -84,9 +84,6 @@ def main(_: list[str]) -> None:
     """Checks that all ways agree, and measures them."""
     parallel.start()
     topology, specs = random_agents.architectures(_SYSTEM.value)
-    if _PROMPT.value < random_agents.LEAST_PROMPT:
-        least = random_agents.LEAST_PROMPT
-        raise InputError(f"--prompt_tokens={_PROMPT.value}; at least {least}")
     pytorch = _PYTORCH.value and has_pytorch()
     if _RELEASE.value and not pytorch:
         raise InputError("--release needs PyTorch: pip install -e '.[torch]', and no --nopytorch")
@@ -104,10 +101,7 @@ def main(_: list[str]) -> None:
         say("making random weights")
         random_agents.write_folders(specs, folder, _DTYPE.value, _SEED.value)
         facts = measure(topology, folder, sizes, turns, pytorch)
-    counts = random_agents.parameters(specs)
-    facts["agents"] = {
-        agent: {"family": spec.family, "parameters": counts[agent]} for agent, spec in specs.items()
-    }
+    facts["agents"] = random_agents.describe(specs)
     show(facts)
     if _PYTORCH.value and not pytorch:
         print(f"\n{INSTALL}")
@@ -234,13 +228,9 @@ def _floors(parts: inference_work.Parts, figures: Figures) -> dict[str, dict[str
 
 def show(facts: dict[str, Any]) -> None:
     """Prints the tables."""
-    agents = ", ".join(
-        f"{agent} ({own['family']}, {own['parameters'] / 1e6:.1f} M)"
-        for agent, own in facts["agents"].items()
-    )
     n = facts["sizes"]
     print(
-        f"{facts['system']}: {agents}; {facts['dtype']}. {n['rows']} rows, prompts of "
+        f"{facts['system']}: {facts['agents']}; {facts['dtype']}. {n['rows']} rows, prompts of "
         f"{n['prompt']} tokens, {n['rounds']} rounds, {n['steps']} latent steps, "
         f"{n['new_tokens']} new tokens, messages of {n['message_tokens']} tokens, "
         f"{facts['repeats']} repetitions."

@@ -28,6 +28,7 @@ from rmas.system.answers import Question
 from rmas.system.load import System, load_agents
 from rmas.system.styles import SEQUENTIAL, STYLES
 from rmas.system.topology import Topology
+from rmas.tasks.rows import Row
 from rmas.weights.save import save_params
 
 FAMILY = "math"
@@ -151,6 +152,14 @@ def parameters(specs: Mapping[str, ModelSpec]) -> dict[str, int]:
         agent: sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(spec)))
         for agent, spec in specs.items()
     }
+
+
+def describe(specs: Mapping[str, ModelSpec]) -> str:
+    """Each agent with its family and size, for people."""
+    counts = parameters(specs)
+    return ", ".join(
+        f"{agent} ({spec.family}, {counts[agent] / 1e6:.3g} M)" for agent, spec in specs.items()
+    )
 
 
 def check_memory(
@@ -282,10 +291,31 @@ def make_questions(sizes: Sizes, number: int) -> list[Question]:
     Each row is shorter than the one before it by a sixteenth, the fifth as long as the first.
     """
     random, longest = np.random.default_rng([sizes.seed, 2, number]), sizes.parts["question"]
-    lengths = [longest - (row % 4) * (longest // 16) for row in range(sizes.rows)]
     return [
-        Question(f"{number}-{row}", _words(random, length)) for row, length in enumerate(lengths)
+        Question(f"{number}-{row}", _words(random, _shorter(longest, row)))
+        for row in range(sizes.rows)
     ]
+
+
+def make_rows(sizes: Sizes, topology: Topology, number: int, text: int) -> list[Row]:
+    """A batch of rows for training: questions of `make_questions`, and a text for each agent.
+
+    `text` is the tokens of the longest, the one that ends it included; rows differ as questions do.
+    """
+    random = np.random.default_rng([sizes.seed, 3, number])
+    return [
+        Row(
+            q.id,
+            q.text,
+            answer="",
+            texts={a: (_words(random, _shorter(text - 1, row)),) for a in topology.agents},
+        )
+        for row, q in enumerate(make_questions(sizes, number))
+    ]
+
+
+def _shorter(longest: int, row: int) -> int:
+    return longest - (row % 4) * (longest // 16)
 
 
 def _words(random: np.random.Generator, count: int) -> str:
@@ -297,10 +327,12 @@ def _words(random: np.random.Generator, count: int) -> str:
 def check_context(
     specs: Mapping[str, ModelSpec], topology: Topology, sizes: Sizes, longest: int
 ) -> None:
-    """Refuses lengths that an agent's context cannot hold.
+    """Refuses prompts that are too short for their parts, or lengths that no context can hold.
 
     `longest` is the most of what stands in a slot, or follows a prompt. Raises `InputError`.
     """
+    if sizes.prompt < LEAST_PROMPT:
+        raise InputError(f"--prompt_tokens={sizes.prompt}; at least {LEAST_PROMPT}")
     for agent, spec in specs.items():
         needed = sizes.prompt + longest * (1 + len(topology.incoming(agent)))
         if needed > spec.max_positions:
