@@ -27,8 +27,12 @@ from rmas.weights.released_links import to_state_dict
 
 
 def use_all_cores() -> int:
-    """As many threads as XLA uses: one for each core of this process. Returns their number."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    """As many threads as XLA uses: one for each core of this process. Returns their number.
+
+    If the environment sets OMP_NUM_THREADS, that counts.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
     return torch.get_num_threads()
 
 
