@@ -18,7 +18,11 @@ the latent way divides into. There, `prefill` and `latent steps` are from progra
 and `think` is what the engine takes for both; `host` is what is in no phase. The floor is the least
 time by bytes or operations, whichever is more, with the bandwidth of a large copy and the rate of a
 large product that were measured here. `again` is the floor of an engine that reads every prompt
-whole; `floor` is that of one that keeps what prompts of an agent have in common.
+whole; `floor` is that of one that keeps what prompts of an agent have in common. (A model that fits
+the caches of a CPU can be faster than its memory.)
+
+Measure on a machine that does nothing else: threads of PyTorch wait for each other after every
+operation, so that other work on its cores slows it far more than it slows XLA.
 """
 
 import dataclasses

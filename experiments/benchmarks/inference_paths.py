@@ -152,7 +152,7 @@ class Paths:
             largest = max(largest, compare(thoughts, others, name))
             for row, (answer, own) in enumerate(zip(answers, ids, strict=True)):
                 if list(answer.ids) != own:
-                    at = next(n for n, (a, b) in enumerate(zip(answer.ids, own)) if a != b)  # noqa: B905
+                    at = [a == b for a, b in zip(answer.ids, own, strict=True)].index(False)
                     raise InputError(f"{LATENT} and {name}: row {row} differs from token {at} on")
         return largest
 

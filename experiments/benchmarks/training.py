@@ -12,8 +12,8 @@ first, which is in the time.
 
 Weights are random and float32. Before anything is timed, losses and gradients of a step must agree;
 else the command ends with an error. Tables in Markdown give seconds a row, ratios with 95 %
-intervals, and the floor of the rmas step (`benchmarks.inference`); `caching` is what storing the
-states of a row took, which is paid once.
+intervals, and the floor of the rmas step, with what it computes again; `caching` is what storing
+the states of a row took, which is paid once. Measure on a machine that does nothing else.
 """
 
 import dataclasses
