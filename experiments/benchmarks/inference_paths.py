@@ -114,14 +114,15 @@ class Paths:
         return pytorch.answer(self.prompts(number), self.turns.steps, self.turns.new_tokens)
 
     def prompts(self, number: int) -> dict[str, Prompt]:
-        """A batch's prompts as numpy arrays."""
-        return self._renderer.latent_prompts(
+        """A batch's whole prompts as numpy arrays `[R, B, T]`."""
+        lines = self._renderer.latent_lines(
             make_questions(self.sizes, number),
             rounds=self.turns.rounds,
             steps=self.turns.steps,
             batch=self.sizes.rows,
             answer_tokens=self.turns.new_tokens,
         )
+        return {agent: stack(rounds) for agent, rounds in lines.items()}
 
     @functools.cached_property
     def _renderer(self) -> Renderer:

@@ -127,7 +127,7 @@ class PytorchSystem:
         """All turns of all rounds, and the ids of the output agent's text, greedy, by row.
 
         Args:
-          prompts: numpy arrays `[R, B, T]` by agent, as `Renderer.latent_prompts` makes them.
+          prompts: numpy arrays `[R, B, T]` by agent, whole, as `batch.stack` makes them.
         """
         rounds = len(prompts[self.topology.output].ids_BT)
         feedback: dict[Edge, torch.Tensor] = {}

@@ -192,7 +192,7 @@ def teacher_forced(
 ) -> Array:
     """Inner-mapped states `z_BMD` at the `state_index_BM` of a prompt that ends in a role's text.
 
-    Raises `ValueError` for a prompt without these positions (`batch.with_text` makes them).
+    Raises `ValueError` for a prompt without these positions (`batch.with_states` adds them).
     """
     if prompt.state_index_BM is None:
         raise ValueError("a teacher-forced turn needs a prompt with state_index_BM")
