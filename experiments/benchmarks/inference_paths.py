@@ -16,6 +16,7 @@ from rmas.links import Form, init_links
 from rmas.parallel import put_whole, replicated
 from rmas.shapes import Params
 from rmas.system.answers import Answer, Limits
+from rmas.system.batch import stack
 from rmas.system.rendered import Renderer
 from rmas.system.run import Runner
 from rmas.system.sampling import Sampling
