@@ -14,7 +14,7 @@ from rmas.system.clock import Clock
 from rmas.tasks.grader import RELEASE, Grade
 from rmas.tasks.rows import Row
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the format of records."""
 
 RecordKey = tuple[str, int, int | None, int, str]

@@ -4,6 +4,7 @@ Files of schema 1 lack latent lengths, positions, compile seconds and the ids of
 there the places of questions among the records stand for the ids. In schemas 1 and 2 every record
 has the release's score, from schema 3 on where the release has a rule. Timings tell their schema
 from 4 on: methods take turns, and CPU seconds, session and the bucket of questions are known.
+Records count reused positions from schema 4 on; earlier versions reused none.
 """
 
 import dataclasses
@@ -30,14 +31,14 @@ from rmas.evaluation.json_lines import (
 from rmas.evaluation.layout import CEILINGS, CONFIG, FOLDER, RECORDS, TIMINGS
 from rmas.places import has_file
 
-SCHEMAS = (1, 2, 3)
+SCHEMAS = (1, 2, 3, 4)
 """Versions of the format of records that can be read."""
 TIMING_SCHEMA = 4
 """Version of the format of timings; lines of earlier ones do not tell theirs."""
 COUNTS = ("decoded_tokens", "latent_steps", "prompt_tokens")
 """Counts that every record has of every agent."""
-TOKENS = (*COUNTS, "positions")
-"""All counts; positions are estimated where a record lacks them."""
+TOKENS = (*COUNTS, "positions", "reused_positions")
+"""All counts. Positions are estimated where a record lacks them; reused ones are then none."""
 
 
 class Variant(NamedTuple):
@@ -281,6 +282,8 @@ def _record(value: dict[str, Any], place: str, workdir: int) -> tuple[Key, Recor
         numbers = {count: integer_field(own, count, where, 0) for count in COUNTS}
         estimated |= "positions" not in own
         numbers["positions"] = integer_field(own, "positions", where, 0, sum(numbers.values()))
+        reused = {"reused_positions": 0} | own  # earlier versions reused none
+        numbers["reused_positions"] = integer_field(reused, "reused_positions", where, 0)
         counts = {count: counts[count] + numbers[count] for count in counts}
     scores = dict(field(value, "scores", dict, place))
     for name in dict.fromkeys(("exact", *scores)):

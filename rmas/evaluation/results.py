@@ -85,6 +85,7 @@ class ResultRow(TypedDict):
       latent_steps: states of latent turns.
       prompt_tokens: positions of prompts.
       positions: positions that models were run on.
+      reused_positions: positions of preambles whose keys and values were there already.
       seconds: of a question and rollout, without compilation; None where nothing was timed.
       cpu_seconds: CPU time, likewise; None where it is not known, or an accelerator computed.
       timed: records that were timed.
@@ -121,6 +122,7 @@ class ResultRow(TypedDict):
     latent_steps: float
     prompt_tokens: float
     positions: float
+    reused_positions: float
     seconds: float | None
     cpu_seconds: float | None
     timed: int

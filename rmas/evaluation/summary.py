@@ -119,6 +119,7 @@ def _row(
         latent_steps=_mean(_means(questions, "latent_steps").values()),
         prompt_tokens=_mean(_means(questions, "prompt_tokens").values()),
         positions=_mean(_means(questions, "positions").values()),
+        reused_positions=_mean(_means(questions, "reused_positions").values()),
         seconds=_mean(group.seconds / len(group.keys) for group in timed) if timed else None,
         cpu_seconds=_cpu_seconds(timed),
         timed=len(timed),

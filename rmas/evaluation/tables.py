@@ -26,7 +26,8 @@ the latent length.
 
 *Decoded tokens* are those that the agents wrote, stop tokens included; *latent steps* the states
 of their latent turns; *prompt tokens* the positions of their prompts; *positions* those that their
-models were run on. All are summed over agents, and are means over questions.
+models were run on; *reused* those of preambles that an earlier round had run. All are summed over
+agents, and are means over questions.
 
 *s per 100* is the time for 100 questions: the wall time of the groups until their answers are on
 the host, without compilation. It depends on the batch size and the machine. Of a group that was run
@@ -167,8 +168,8 @@ def _comparisons(rows: Sequence[ResultRow]) -> Lines:
 
 
 def _costs(rows: Sequence[ResultRow]) -> Lines:
-    head = ["method", "rounds", "m", "prompt tokens", "positions", "compile s", "peak GiB"]
-    lines = [[*head, "seconds by phase", "records", "timed", "groups"]]
+    head = ["method", "rounds", "m", "prompt tokens", "positions", "reused"]
+    lines = [[*head, "compile s", "peak GiB", "seconds by phase", "records", "timed", "groups"]]
     for row in rows:
         peak = row["peak_bytes"]
         phases = ", ".join(f"{name} {seconds:.3g}" for name, seconds in row["phases"].items())
@@ -179,6 +180,7 @@ def _costs(rows: Sequence[ResultRow]) -> Lines:
                 str(row["latent_length"] or "-"),
                 _number(row["prompt_tokens"], ".1f"),
                 _number(row["positions"], ".1f"),
+                _number(row["reused_positions"], ".1f"),
                 _number(row["compile"], ".1f"),
                 _number(None if peak is None else peak / 2**30, ".2f"),
                 printable(phases) or "-",

@@ -36,6 +36,7 @@ def test_grouped_by_benchmark_variant_question_and_rollout(tmp_path):
     assert {n: r.scores["exact"] for n, r in rollouts.items()} == {0: 1.0, 1: 0.0}
     assert rollouts[0].counts == {
         "prompt_tokens": 60, "latent_steps": 16, "decoded_tokens": 20, "positions": 60,
+        "reused_positions": 9,
     }  # fmt: skip
     assert found.groups == {} and set(found.files[0]) == {"records"}
 
@@ -176,7 +177,7 @@ def wrong_agent(**counts):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 4}, "field 'schema' must be one of 1, 2, 3"),
+        ({"schema": 5}, "field 'schema' must be one of 1, 2, 3, 4"),
         ({"id": 5}, "field 'id' must be text"),
         ({"benchmark": ""}, "field 'benchmark' must be a name of 1 to 200 printable"),
         ({"method": "a\x1b[2J"}, "field 'method' must be a name"),

@@ -79,7 +79,7 @@ def test_records_in_the_order_of_the_plan(tmp_path, whole):
     groups = [["row-0", "row-1"], ["row-2", "row-3"], ["row-4"]]
     assert keys == [(*m, own) for group in groups for m in methods for own in group]
     assert records[3] == {
-        "schema": 3,
+        "schema": 4,
         "id": "row-1",
         "benchmark": "toy",
         "method": "latent",

@@ -58,6 +58,7 @@ def test_what_a_method_reached_and_its_cost(tmp_path):
     assert (latent["decoded_tokens"], text["decoded_tokens"]) == (23.0, 83.0)
     assert (latent["latent_steps"], text["latent_steps"]) == (16.0, 0.0)
     assert (latent["prompt_tokens"], latent["positions"]) == (60.0, 60.0)
+    assert latent["reused_positions"] == 9.0
     # Groups of 1 + 3 seconds, over four questions; a quarter of a second each renders.
     assert (latent["seconds"], latent["timed"], latent["groups"]) == (1.0, 4, 2)
     assert (latent["cpu_seconds"], text["cpu_seconds"]) == (1.5, 4.5)

@@ -176,7 +176,20 @@ def test_pass_at_k_and_lengths(tmp_path):
 def test_costs(workdir):
     found = cells(section(report_of(workdir), "### Cost"), "latent")
     phases = "render 0.125, write 0.375"
-    assert found == ["latent", "1", "8", "60.0", "60.0", "1.0", "1.00", phases, "4", "4", "2"]
+    assert found == [
+        "latent",
+        "1",
+        "8",
+        "60.0",
+        "60.0",
+        "9.0",
+        "1.0",
+        "1.00",
+        phases,
+        "4",
+        "4",
+        "2",
+    ]
 
 
 def test_estimated_positions_are_reported(tmp_path):

@@ -11,7 +11,10 @@ def record(question, method="latent", rounds=1, length=None, rollout=0, exact=1.
     return {
         "schema": 2, "id": f"q{question}", "benchmark": "gsm8k", "method": method,
         "rounds": rounds, "latent_length": length, "rollout": rollout, "seed": 7,
-        "agents": {"a": counts | {"positions": 45}, "b": counts | {"positions": 15}},
+        "agents": {
+            "a": counts | {"positions": 45, "reused_positions": 9},
+            "b": counts | {"positions": 15},
+        },
         "texts": {"b": ["\u2028é"]}, "tools": [], "answer": "1", "gold": "1",
         "scores": {"exact": exact, "release_compatible": exact}, "retried": False, "note": "",
     } | more  # fmt: skip
@@ -40,7 +43,7 @@ def old(line):
     if "agents" in left:
         left["schema"] = 1
         left["agents"] = {
-            name: {k: v for k, v in counts.items() if k != "positions"}
+            name: {k: v for k, v in counts.items() if k not in ("positions", "reused_positions")}
             for name, counts in line["agents"].items()
         }
     return left
