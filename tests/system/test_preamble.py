@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from rmas.parallel import param_shardings, put_whole, replicated
 from rmas.system import preamble_cache, rendered
 from rmas.system.answers import Limits, Question
 from rmas.system.encode import Slot
@@ -18,6 +19,8 @@ from rmas.system.run import Runner
 from rmas.system.sampling import Sampling
 from rmas.system.styles import SEQUENTIAL
 from rmas.system.topology import single
+from rmas.weights.placement import heads_of
+from support.fake_devices import mesh_of
 from support.tiny_families import family_params, family_spec
 from support.tiny_systems import random_links
 from support.tiny_training import WORDS, word_tokenizer
@@ -186,3 +189,22 @@ def test_batches_of_a_queue_keep_their_preambles(system, links, whole, monkeypat
     runner = make_runner(system)
     assert_same(recorded(runner, links, batch=2), whole[0])
     assert without_counts(runner.text(QUESTIONS, 3, 2)) == without_counts(whole[1])
+
+
+def test_on_a_mesh(system, links, whole, monkeypatch):
+    """Rows split over devices, and heads; what all rows begin with is read as one row."""
+    monkeypatch.setattr(rendered, "LEAST", 1)
+    mesh = mesh_of(2, 1, 2)
+
+    def placed(agent):
+        shardings = param_shardings(mesh, agent.params, heads_of(agent.model))
+        params = jax.device_put(agent.params, shardings)
+        return dataclasses.replace(agent, params=params, mesh=mesh)
+
+    agents = {name: placed(agent) for name, agent in system.agents.items()}
+    runner = make_runner(dataclasses.replace(system, agents=agents))
+    own = put_whole(links, replicated(mesh))
+    assert_same(recorded(runner, own, batch=4), whole[0])
+    assert without_counts(runner.text(QUESTIONS, 2, 4)) == without_counts(
+        make_runner(system).text(QUESTIONS, 2, 5)
+    )
