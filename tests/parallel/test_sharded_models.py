@@ -61,11 +61,17 @@ def turn(system: SystemSpec, gradient: bool, params, links, ids_BT, valid_BT):
         sent_BMD = system.links.outer(links, AGENT, AGENT, z_BMD)
         x_BTD = jnp.concatenate([x_BTD, sent_BMD.astype(x_BTD.dtype)], axis=1)
         seen_BT = jnp.concatenate([valid_BT, jnp.ones(sent_BMD.shape[:2], bool)], axis=1)
-        state = decode.start(spec, params, x_BTD, seen_BT, decode.CHUNK)
+        state = started(spec, params, x_BTD, seen_BT, decode.CHUNK)
         scores_BV = jax.nn.log_softmax(state.logits_BV)
         return -jnp.mean(scores_BV[:, 3]), (h_BMD, sent_BMD, state)
 
     return jax.value_and_grad(loss, has_aux=True)(links) if gradient else (loss(links), None)
+
+
+def started(spec, params, x_BTD, valid_BT, slots: int) -> decode.DecodeState:
+    """After a prompt, with space for so many tokens."""
+    state = decode.start(spec, params, x_BTD, valid_BT)
+    return state.widened(valid_BT.shape[1], slots)
 
 
 def whole(spec, params, ids_BT, valid_BT):
@@ -86,7 +92,7 @@ def outcome(system: SystemSpec, gradient: bool, mesh, params, links, ids_BT, val
         )
         keys = decode.row_keys(0, [str(row) for row in range(ROWS)])
         after, ids_BC, _ = decode.chunk(
-            spec, GREEDY, params, state, keys, np.array([spec.vocab_size]), 8
+            spec, GREEDY, params, state, keys, np.array([spec.vocab_size]), np.full(ROWS, 8)
         )
     numbers = {
         "states": h_BTD,
@@ -287,12 +293,14 @@ def test_decoding_moves_no_cache(family):
     @jax.jit
     def start(params, ids_BT, valid_BT):
         x_BTD = models.embed(spec, params, ids_BT)
-        return decode.start(spec, params, x_BTD, valid_BT, decode.CHUNK)
+        return started(spec, params, x_BTD, valid_BT, decode.CHUNK)
 
     keys = decode.row_keys(0, [""] * ROWS)
     with use(mesh):
         state = start(params, *put_batch(mesh, prompt(spec.vocab_size)))
-        program = decode.chunk.lower(spec, GREEDY, params, state, keys, np.array([0]), 8)
+        program = decode.chunk.lower(
+            spec, GREEDY, params, state, keys, np.array([0]), np.full(ROWS, 8)
+        )
     text = program.compile().as_text()
     assert max(exchanged(text, "all-gather")) <= ROWS // 2 * 4
     assert {name: exchanged(text, name) for name in OTHERS[1:]} == {name: [] for name in OTHERS[1:]}
@@ -308,7 +316,7 @@ def test_all_chunks_are_one_program(sizes):
     @jax.jit
     def start(params, ids_BT, valid_BT):
         x_BTD = models.embed(spec, params, ids_BT)
-        return decode.start(spec, params, x_BTD, valid_BT, 3 * decode.CHUNK)
+        return started(spec, params, x_BTD, valid_BT, 3 * decode.CHUNK)
 
     keys = decode.row_keys(0, [""] * ROWS)
     with use(mesh):
@@ -322,7 +330,9 @@ def test_all_chunks_are_one_program(sizes):
         eos = np.array([spec.vocab_size])
         try:
             for _ in range(3):
-                state, _, _ = decode.chunk(spec, GREEDY, params, state, keys, eos, 99)
+                state, _, _ = decode.chunk(
+                    spec, GREEDY, params, state, keys, eos, np.full(ROWS, 99)
+                )
         finally:
             jax.monitoring.unregister_event_duration_listener(count)
     assert compiled["/jax/core/compile/backend_compile_duration"] == 1
@@ -353,18 +363,22 @@ def test_rows_taken_back_read_on_alike(family):
         @functools.partial(jax.jit, static_argnums=0)
         def start(spec, params, ids_BT, valid_BT):
             x_BTD = models.embed(spec, params, ids_BT)
-            return decode.start(spec, params, x_BTD, valid_BT, 2 * decode.CHUNK)
+            return started(spec, params, x_BTD, valid_BT, 2 * decode.CHUNK)
 
         def run(mesh, params):
             with use(mesh):
                 before = start(spec, params, *put_batch(mesh, prompt(spec.vocab_size)))
                 eos = np.array([spec.vocab_size])
-                after, _, _ = decode.chunk(spec, GREEDY, params, before, keys, eos, 99)
+                after, _, _ = decode.chunk(
+                    spec, GREEDY, params, before, keys, eos, np.full(ROWS, 99)
+                )
                 state = decode.park(before, after, back_B)
                 state = decode.extend(
                     spec, 3 * decode.CHUNK, params, state, told_BT, reads_BT, 2 * back_B
                 )
-                ended, ids_BC, _ = decode.chunk(spec, GREEDY, params, state, keys, eos, 99)
+                ended, ids_BC, _ = decode.chunk(
+                    spec, GREEDY, params, state, keys, eos, np.full(ROWS, 99)
+                )
             return jax.device_get((state.logits_BV, ended.logits_BV, ended.count_B, ids_BC))
 
         params = family_params(spec, 0, "float64")
