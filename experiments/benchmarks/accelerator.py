@@ -235,9 +235,9 @@ class Bench:
         ways = {"greedy token": Sampling(), f"top_p={DRAWN.top_p:g} token": DRAWN}
         start = programs.decode_start(self.system, agent, rows=n.rows, positions=n.prompt)
         widen = programs.widen(self.system, start.outputs, size=decode.CHUNK)
-        prompt = self._filled(start.arguments[-1])
+        prompt = self._filled(start.arguments[1])
         say("compiling the prompt of a text")
-        state = widen.compiled(start.compiled(self.params, prompt))
+        state = widen.compiled(start.compiled(self.params, prompt, ()))
         keys = decode.row_keys(0, [str(row) for row in range(n.rows)])
         more = (keys, np.full(2, -1, np.int32), np.full(n.rows, decode.CHUNK, np.int32))
         args = (self.params, state, *put_whole(more, replicated(mesh)))

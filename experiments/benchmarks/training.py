@@ -128,10 +128,9 @@ class Measurement:
         """A step of outer training."""
         setup = self._setup
         ours, other = setup.outer(), self._other and self._other.outer(OPTIM)
-        (objective, _), *_ = OBJECTIVE
         ways = {RMAS: lambda n: ours.step(setup.outer_batch(n))}
         if other:
-            ways[PYTORCH] = lambda n: other.step(setup.outer_batch(n)[objective])
+            ways[PYTORCH] = lambda n: other.step(setup.whole_batch(n))
         shares = {agent: self._share(agent) for agent in setup.system.topology.agents}
         lengths = Lengths(setup.sizes.prompt, setup.text)
         work = training_floors.outer_step(

@@ -19,7 +19,9 @@ from rmas.links import init_links
 from rmas.parallel import put_batch, put_whole, replicated, state_shardings, use
 from rmas.shapes import Array, Params
 from rmas.system.load import System
+from rmas.system.preamble import Preamble
 from rmas.system.rendered import Renderer
+from rmas.system.turn import Prompt
 from rmas.tasks.pipeline import batches
 from rmas.tasks.rows import Row
 from rmas.training import optim as optimizers
@@ -131,10 +133,18 @@ class TrainingSetup:
         """A batch."""
         return make_rows(self.sizes, self.system.topology, number, self.text)
 
-    def outer_batch(self, number: int) -> dict[str, dict[str, Text]]:
+    def outer_batch(self, number: int) -> dict[str, Any]:
         """A batch as arrays, by objective."""
         rows = self.rows(number)
         return {name: OBJECTIVES[name].prepare(self.examples, rows) for name, _ in OBJECTIVE}
+
+    def whole_batch(self, number: int) -> dict[str, Text]:
+        """The same batch by agent, with each round's prompts whole: preamble, rest and text."""
+        ((prompts, masks),) = self.outer_batch(number).values()
+        return {
+            agent: whole_text(prompts.preambles.get(agent), rest, masks[agent])
+            for agent, rest in prompts.rest.items()
+        }
 
     def outer(self) -> Stepper:
         """Training of the outer links with the release's objective."""
@@ -242,3 +252,31 @@ def compare(ours: Stepper, theirs: Any, losses: tuple[float, float], what: str) 
             f"(relative; at most {TOLERANCE:g})"
         )
     return largest
+
+
+def whole_text(preamble: Preamble | None, rest: Prompt, text_RBT: Any) -> Text:
+    """Left-padded numpy arrays `[R, B, T]` of preambles `[B, T]` and what follows them."""
+    if preamble is None:
+        return Text(rest, text_RBT)
+    before = preamble.ids_BT.shape[-1]
+
+    def joined(first: Any, own: Any) -> np.ndarray:
+        first = np.broadcast_to(first, (*own.shape[:2], before))
+        return np.concatenate([first, own], axis=-1)
+
+    valid = joined(preamble.valid_BT, rest.valid_BT)
+    order = np.argsort(valid, axis=-1, kind="stable")  # padding comes first
+    place = np.argsort(order, axis=-1)
+
+    def moved(x: np.ndarray) -> Any:
+        return np.take_along_axis(x, order, axis=-1)
+
+    assert rest.state_index_BM is not None
+    index: Any = np.take_along_axis(place, np.asarray(rest.state_index_BM) + before, axis=-1)
+    prompt = Prompt(
+        ids_BT=moved(joined(preamble.ids_BT, rest.ids_BT)),
+        valid_BT=moved(valid),
+        slot_BT=moved(joined(np.full((1, 1), -1), rest.slot_BT)),
+        state_index_BM=index,
+    )
+    return Text(prompt, moved(joined(np.zeros((1, 1), bool), text_RBT)))

@@ -89,7 +89,7 @@ def test_the_plan_and_the_records(tmp_path):
     timings = [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
     for line in timings:
         middle = "think" if line["method"] == "latent" else "read"
-        assert set(line["phases"]) == {"render", middle, "write"}
+        assert set(line["phases"]) == {"render", "preamble", middle, "write"}
         assert 0 < sum(line["phases"].values()) <= line["seconds"] + line["compile"]
 
     report = run("report", str(tmp_path / "run"))

@@ -58,8 +58,8 @@ def test_the_ways_to_an_answer(torch, tmp_path):
     assert list(told["ratios"]) == [f"{way} / {LATENT}" for way in ways[1:]]
     for own in told["ratios"].values():
         assert own["low"] < own["value"] < own["high"]
-    assert list(told["phases"][LATENT]) == ["render", "think", "write", "host"]
-    assert list(told["phases"][TEXT]) == ["render", "read", "write", "host"]
+    assert list(told["phases"][LATENT]) == ["render", "preamble", "think", "write", "host"]
+    assert list(told["phases"][TEXT]) == ["render", "preamble", "read", "write", "host"]
     for way, phases in told["phases"].items():
         sums = [sum(each) for each in zip(*phases.values(), strict=True)]
         assert sums == pytest.approx(told["seconds"][way])
