@@ -20,7 +20,7 @@ SCHEMA = 4
 RecordKey = tuple[str, int, int | None, int, str]
 """Method, rounds, latent length, rollout and question id."""
 
-_GROUPS, _MOST = 8, 8  # a group is one of so many, of at most so many batches
+_GROUPS, MOST_BATCHES = 8, 8  # a group is one of so many, of at most so many batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +180,7 @@ def questions_of_group(questions: int, batch: int, batches: int = 0) -> int:
     0 stands for an eighth of all batches, but from 1 to 8: some groups are needed to see how times
     vary, and long ones keep a batch full.
     """
-    return batch * (batches or min(max(-(-questions // batch) // _GROUPS, 1), _MOST))
+    return batch * (batches or min(max(-(-questions // batch) // _GROUPS, 1), MOST_BATCHES))
 
 
 def group_bounds(

@@ -60,7 +60,7 @@ def methods(
     limits, retry = settings.limits.answered_by(system.topology.output), retry_of(settings)
     # Tools act for real, and may cost: with them no batch is run twice to compile beforehand.
     warm = not system.tools
-    preambles = PreambleCache()
+    preambles = PreambleCache(shared=True)
 
     def runner(system: System, limits: Limits) -> Runner:
         return Runner(

@@ -1,5 +1,6 @@
 """The plan of an evaluation on one mesh: latent recursion, and decoding."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rmas.experiment.plan_stage import Stage, StagePlan
@@ -32,7 +33,8 @@ def inference(on: Stage) -> StagePlan:
         begun=on.lengths.preamble,
     )
     batch = device_bytes(think.arguments[-1]["prompts"])
-    found = _prefill_and_chunk(on, out, think, think.outputs[0], batch=batch, size=answer)
+    readers = [a for a in on.outline.topology.agents if a not in on.outline.shares]
+    found = _prefill_and_chunk(on, out, think, think.outputs[0], readers, batch=batch, size=answer)
     if set(on.given.evaluate.methods) - {"latent", "untrained"}:
         found += _texts(on)
     needs = tuple(need for _, need in found)
@@ -57,14 +59,23 @@ def token_floor(on: Stage, agent: str = "") -> Work:
 
 
 def _prefill_and_chunk(
-    on: Stage, agent: str, prefill: Program, waiting: Any, *, batch: int, size: int, unread: int = 0
+    on: Stage,
+    agent: str,
+    prefill: Program,
+    waiting: Any,
+    readers: Sequence[str] = (),
+    *,
+    batch: int,
+    size: int,
+    unread: int = 0,
 ) -> list[tuple[Program, Need]]:
-    """A program that prefills `waiting`, and a chunk of decoding from it.
+    """A program that prefills `waiting`, a chunk of decoding from it, and before it preambles.
 
     Each runs beside the caches of the other: while a batch writes, the next one is prefilled, and
     waits. Chunks keep the tail that they started from.
 
     Args:
+      readers: the agents whose preambles are read.
       batch: bytes of the prompts.
       size: the most tokens of a text.
       unread: bytes of weights and links that the prefill does not read.
@@ -75,15 +86,23 @@ def _prefill_and_chunk(
     waits = min(device_bytes((waiting.prefix, waiting.tail)), memory.outputs)
     runs = device_bytes((running.prefix, running.tail, running.tail))
     fixed = {"weights": on.weights, "links": on.links}
-    parts = {**fixed, "batch": batch, "caches": waits + runs + on.preambles}
-    first = prefill, on.need(prefill, parts, beside=unread + runs)
+    parts = {**fixed, "batch": batch, "caches": waits + runs + on.preambles + on.kept}
+    first = prefill, on.need(prefill, parts, beside=unread + runs + on.kept)
 
     memory = on.compiled(chunk)
     written = min(device_bytes(running.tail), memory.outputs - memory.alias)
-    waits += on.preambles
+    waits += on.preambles + on.kept
     caches = device_bytes((running.prefix, running.tail)) + written + waits
     beside = on.weights - device_bytes(on.params[agent]) + on.links + waits
-    return [first, (chunk, on.need(chunk, {**fixed, "caches": caches}, beside=beside))]
+    found = [first, (chunk, on.need(chunk, {**fixed, "caches": caches}, beside=beside))]
+    for reader in readers if on.begun else ():
+        tokens = on.lengths.preamble
+        program = programs.preamble(on.system, reader, rows=on.whole_rows, tokens=tokens)
+        on.compiled(program)
+        others = on.weights - device_bytes(on.params[reader]) + on.links
+        need = on.need(program, {**fixed, "caches": runs + waits}, beside=others + runs + waits)
+        found.append((program, need))
+    return found
 
 
 def _texts(on: Stage) -> list[tuple[Program, Need]]:
@@ -134,6 +153,8 @@ def _think_times(on: Stage, think: Program) -> list[Time]:
         step = share.latent_step(positions + on.steps / 2)
         steps = turns * (on.steps - 1)
         total += prefill.times(reads) + step.times(steps)
+        if on.begun:
+            total += share.prefill(on.begun)
         for what, part, n, work in (
             (f"prefill of {agent}", PREFILL, reads, prefill),
             (f"latent step of {agent}", LATENT_STEPS, steps, step),

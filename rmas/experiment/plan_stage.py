@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from rmas import parallel
 from rmas.console import waiting
 from rmas.errors import InputError
+from rmas.evaluation.plan import MOST_BATCHES
 from rmas.experiment import derive
 from rmas.experiment.outline import training_context
 from rmas.experiment.settings import Settings
@@ -21,6 +22,7 @@ from rmas.plans.floors import Share, Work
 from rmas.plans.plan import PARTS, Exchange, Need, Time
 from rmas.plans.programs import MemoryNeeds, Program, TooLargeError
 from rmas.shapes import Params
+from rmas.system import preamble_cache
 from rmas.system.batch import bucket
 from rmas.system.decode import CHUNK
 from rmas.system.outline import Outline
@@ -199,9 +201,14 @@ class Stage:
 
     @property
     def preambles(self) -> int:
-        """Bytes of all agents' preambles in the cache on a device."""
+        """Bytes of all agents' preambles of a batch on a device."""
         agents = self.outline.topology.agents if self.begun else ()
         return int(sum(self.share(agent).cache(self.begun) for agent in agents))
+
+    @property
+    def kept(self) -> int:
+        """Bytes of the preambles of a group's other batches, for the methods that follow."""
+        return min(preamble_cache.BYTES, self.preambles * MOST_BATCHES)
 
     @property
     def measured(self) -> str:

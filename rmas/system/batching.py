@@ -205,10 +205,10 @@ class RunningBatch:
             self._limit_B,
         )
         self._clock.settle()  # what was queued before the chunk
-        self._clock.queue("write", ids_BC)
+        runs = self._clock.queue("write", ids_BC)
         if self._waiting is None:
             self._prefill()
-        self._clock.settle(1)
+        self._clock.settle(runs)
         got = (ids_BC, wrote_BC, self.state.done_B, self.state.count_B)
         ids, wrote, done, count = jax.device_get(got)
         self._done_B = np.array(done)

@@ -4,11 +4,13 @@ import collections
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from rmas.parallel.meters import seconds_compiling
+
+T = TypeVar("T")
 
 
 class Clock:
@@ -37,8 +39,7 @@ class Clock:
     def begin(self) -> None:
         """A run begins: what was queued before is forgotten, as after an error."""
         self.run = object()
-        self._queued: collections.deque[tuple[str, Any, Callable[[float], None] | None]]
-        self._queued = collections.deque()
+        self._queued: collections.deque[tuple[str, Any]] = collections.deque()
         self._mark = _now()
 
     @contextlib.contextmanager
@@ -52,27 +53,43 @@ class Clock:
         if idle:
             self._mark = _now()
 
-    def queue(self, name: str, arrays: Any, took: Callable[[float], None] | None = None) -> None:
+    def queue(self, name: str, arrays: Any) -> object:
         """Work given to devices: its phase goes from the end of the one before until it is ready.
 
-        Arrays that will be donated are no sign of that; name others of the same program. `took` is
-        called with the seconds.
+        Arrays that will be donated are no sign of that; name others of the same program. Returns
+        what stands for it in `settle`.
         """
-        self._queued.append((name, arrays, took))
+        entry = (name, arrays)
+        self._queued.append(entry)
+        return entry
+
+    def timed(self, name: str, work: Callable[[], T]) -> tuple[T, float | None]:
+        """The result of work for devices, when it is ready, and its seconds on an idle device.
+
+        They are None where something was compiled: then they would have time of the host in them.
+        """
+        self.settle()
+        self._mark, compiled = _now(), seconds_compiling()
+        made = work()
+        jax.block_until_ready(made)
+        seconds = self._lap(name)
+        return made, seconds if seconds_compiling() == compiled else None
 
     def charge(self, name: str, seconds: float) -> None:
         """Adds what an earlier run spent on work that this one uses, too."""
         self.charged += seconds
         self._add(name, seconds)
 
-    def settle(self, most: int | None = None) -> None:
-        """Waits for what is in the queue, in order; for the first `most` alone if given."""
-        for _ in range(len(self._queued) if most is None else most):
-            name, arrays, took = self._queued.popleft()
-            jax.block_until_ready(arrays)
-            seconds = self._lap(name)
-            if took:
-                took(seconds)
+    def settle(self, last: object = None) -> None:
+        """Waits for what is in the queue, in order; if `last` is given, up to that."""
+        if last is not None and all(entry is not last for entry in self._queued):
+            return
+        while self._queued:
+            entry = self._queued.popleft()
+            jax.block_until_ready(entry[1])
+            self._lap(entry[0])
+            if entry is last:
+                return
 
     def lap(self, name: str) -> None:
         """What ends now was phase `name`, since the end of what was queued before."""

@@ -5,6 +5,7 @@ are computed once, and every turn reads them as the past of the rest of its prom
 differentiation they are constants.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from flax import struct
 from rmas import models
 from rmas.models import ModelSpec, Segment
 from rmas.shapes import Array, Params
-from rmas.system.encode import Encoded, Slot
+from rmas.system.encode import Encoded, Slot, fill
 from rmas.system.turn import Prompt, SystemSpec
 
 LEAST = 16
@@ -59,17 +60,15 @@ def preamble_ids(prompts: Sequence[Encoded]) -> tuple[int, ...]:
         if len(set(own)) > 1:
             break
         shared += 1
-    return begins[0][:shared]
+    # Slots may be empty.
+    fewest = min(len(fill(encoded, lambda source: ())) for encoded in prompts)
+    return tuple(begins[0][: min(shared, max(fewest - 1, 0))])
 
 
-def _before_slot(encoded: Encoded) -> tuple[int, ...]:
-    """The ids before a prompt's first slot; without the last one where it has no slot."""
-    ids: list[int] = []
-    for run in encoded:
-        if isinstance(run, Slot):
-            return tuple(ids)
-        ids += run
-    return tuple(ids[:-1])
+def _before_slot(encoded: Encoded) -> list[int]:
+    """The ids before a prompt's first slot."""
+    runs = itertools.takewhile(lambda run: not isinstance(run, Slot), encoded)
+    return [i for run in runs if not isinstance(run, Slot) for i in run]
 
 
 def read(

@@ -53,68 +53,71 @@ class _Kept:
 
     Attributes:
       run: the last one (`Clock.run`) that has spent, or was charged with, its seconds.
+      seconds: None where they are not known.
     """
 
     params: Params
     segment: Segment
     run: object
-    seconds: float = 0.0
-
-    def took(self, seconds: float) -> None:
-        """Says how long it took to read."""
-        self.seconds = seconds
-
-    def charge(self, clock: Clock) -> None:
-        """Charges a run, once."""
-        if self.run is not clock.run:
-            self.run = clock.run
-            clock.charge("preamble", self.seconds)
+    seconds: float | None
 
 
 @dataclasses.dataclass(eq=False)
 class PreambleCache:
     """Keys, values and states after preambles, as long as the same questions are being answered.
 
-    Each run that uses a preamble is charged with the seconds that it took to read, so that times
-    of methods do not depend on which of them came first.
-
     Attributes:
+      shared: whether runs use what others have read. Each is charged with the seconds that it took
+        to read, so that times of methods do not depend on which of them came first; what took
+        unknown seconds is read again.
       limit: the most bytes of one device that are kept; what exceeds it is read again.
     """
 
+    shared: bool = False
     limit: int = BYTES
     _asked: frozenset[str] = frozenset()
     _begins: dict[tuple[int, _Ids], tuple[Params, Segment]] = dataclasses.field(
         default_factory=dict
     )
-    _rows: dict[tuple[int, tuple[_Ids, ...]], "_Kept"] = dataclasses.field(default_factory=dict)
+    _rows: dict[tuple[int, tuple[_Ids, ...]], _Kept] = dataclasses.field(default_factory=dict)
 
     def asking(self, questions: Iterable[Question]) -> None:
-        """Says which questions are answered next; what others asked is forgotten."""
+        """A run begins, which asks these questions; what only others asked is forgotten."""
         asked = frozenset(question.text for question in questions)
-        if not asked <= self._asked:
+        if not self.shared or not asked <= self._asked:
             self._rows.clear()
             self._asked = asked
 
     def read(
-        self, renderer: Renderer, agent: str, rows: Sequence[_Ids], clock: Clock
+        self, renderer: Renderer, agent: str, rows: Sequence[_Ids], clock: Clock, again: bool
     ) -> tuple[Segment, ...]:
         """What follows the preambles of a batch's rows continues this; nothing if none has one.
 
-        `clock` gets the seconds of the phase `preamble`.
+        `clock` gets the seconds of the phase `preamble`; `again` says whether the run will ask for
+        them once more.
         """
         if not any(rows):
             return ()
         params = renderer.system.agents[agent].params
         key = (id(params), tuple(rows))
-        if (kept := self._rows.get(key)) is not None:
-            kept.charge(clock)
+        kept = self._rows.get(key)
+        if kept is not None and kept.run is clock.run:
             return (kept.segment,)
-        segment = self._read(renderer, agent, rows)
-        kept = _Kept(params, segment, clock.run)
-        clock.queue("preamble", segment.valid_BS, took=kept.took)
-        if sum(_bytes(own.segment) for own in self._rows.values()) + _bytes(segment) <= self.limit:
-            self._rows[key] = kept
+        if kept is not None and kept.seconds is not None:
+            kept.run = clock.run
+            clock.charge("preamble", kept.seconds)
+            return (kept.segment,)
+        self._rows.pop(key, None)
+        seconds = None
+        if self.shared:
+            segment, seconds = clock.timed("preamble", lambda: self._read(renderer, agent, rows))
+        else:
+            segment = self._read(renderer, agent, rows)
+            clock.queue("preamble", segment.valid_BS)
+        if self.shared or again:
+            held = sum(_bytes(own.segment) for own in self._rows.values())
+            if held + _bytes(segment) <= self.limit:
+                self._rows[key] = _Kept(params, segment, clock.run, seconds)
         return (segment,)
 
     def _read(self, renderer: Renderer, name: str, rows: Sequence[_Ids]) -> Segment:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rmas.errors import InputError
 from rmas.system.answers import Question
@@ -22,7 +22,6 @@ class Renderer:
 
     system: System
 
-    @functools.lru_cache(maxsize=50_000)  # noqa: B019 - one renderer lives as long as its run
     def encoded(
         self, agent: str, question: str, phase: str, interface: Interface = PROGRAM
     ) -> Encoded:
@@ -30,6 +29,14 @@ class Renderer:
 
         Only the prompts of code tasks use `interface`.
         """
+        return self._kept(agent, question, phase, interface)
+
+    @functools.cached_property
+    def _kept(self) -> Callable[..., Encoded]:
+        # Of this renderer alone: a cache of the class would hold its system, and that its weights.
+        return functools.lru_cache(maxsize=50_000)(self._encoded)
+
+    def _encoded(self, agent: str, question: str, phase: str, interface: Interface) -> Encoded:
         s = self.system
         parts = s.prompts.template(s.topology.role(agent), s.task_family, phase)
         system_text = self.system_text(agent)
@@ -64,13 +71,19 @@ class Renderer:
         shared = len(preamble_ids(prompts))
         return shared if shared >= LEAST else 0
 
-    @functools.cache  # noqa: B019 - one renderer lives as long as its run
     def begin(self, agent: str) -> tuple[int, ...]:
         """What an agent's preambles begin with for most questions: found with some texts."""
-        asked = (Question("", text) for text in _PROBES)
-        prompts = [self.asked(agent, question, k) for question in asked for k in range(2)]
-        shared = preamble_ids(prompts)
-        return shared if len(shared) >= LEAST else ()
+        return self._begins[agent]
+
+    @functools.cached_property
+    def _begins(self) -> dict[str, tuple[int, ...]]:
+        asked = [Question("", text) for text in _PROBES]
+
+        def one(agent: str) -> tuple[int, ...]:
+            ids = preamble_ids([self.asked(agent, q, k) for q in asked for k in range(2)])
+            return ids if len(ids) >= LEAST else ()
+
+        return {agent: one(agent) for agent in self.system.topology.agents}
 
     def latent_lines(
         self,

@@ -239,7 +239,7 @@ class Runner:
             prompts = {agent: stack(rounds) for agent, rounds in rest.items()}
             on_devices = put_batch(s.mesh, prompts, axis=1)
         pasts = {
-            agent: self.preambles.read(self.renderer, agent, rows, self.clock)
+            agent: self.preambles.read(self.renderer, agent, rows, self.clock, again=False)
             for agent, rows in preambles.items()
         }
         with use(s.mesh):

@@ -79,7 +79,7 @@ def exchange(
             final = k == rounds - 1 and name == topology.output
             inbox = {e.src: sent[e] for e in topology.incoming(name) if e in sent}
             limit = limits.tokens(name, final)
-            turn = _Turn(renderer, preambles, name, k, limit, inbox, rows, clock)
+            turn = _Turn(renderer, preambles, name, k, rounds, limit, inbox, rows, clock)
             wrote = write(name, k, turn.read(questions, answers), turn=f"{name}/{k}", final=final)
             for answer, text in zip(answers, wrote, strict=True):
                 answer.add(name, k, text)
@@ -101,6 +101,7 @@ class _Turn:
     preambles: PreambleCache
     name: str
     k: int
+    rounds: int
     limit: int
     inbox: Mapping[str, list[Written]]
     rows: int
@@ -130,7 +131,8 @@ class _Turn:
             prompt = jax.tree.map(lambda x: x[0], stack([[row.rest for row in lines]]))
             prompt = put_batch(system.mesh, prompt, axis=0)
         begun = [row.ids[: row.preamble] for row in lines]
-        past = self.preambles.read(self.renderer, self.name, begun, self.clock)
+        again = self.k + 1 < self.rounds
+        past = self.preambles.read(self.renderer, self.name, begun, self.clock, again)
         with use(system.mesh):
             state = read(agent.model, agent.params, prompt, past)
         self.clock.queue("read", state.logits_BV)

@@ -84,6 +84,23 @@ def test_agents_that_share_weights_have_programs_of_their_own_lengths(tmp_path):
     assert starts["con"] < starts["pro"] < starts["judge"]
 
 
+def test_preambles_have_programs_and_caches(tmp_path):
+    """With prompts that put the question before messages; one batch's, and what a group keeps."""
+    changed = embedded().to_dict()
+    changed["system"] |= {"prompts": "default", "task_family": "math"}
+    changed["limits"] |= {"latent_steps": 2, "max_new_tokens": 8}
+    changed["evaluate"] |= {"batch_size": 2, "rounds": (2,), "methods": ("latent",)}
+    changed["evaluate"] |= {"grader": "math"}
+    plan = Experiment(Settings.from_dict(changed), tmp_path).plan("evaluate", 200)
+    assert "prompts of 200 tokens (" in plan.settings
+    names = [need.program for need in plan.needs]
+    agents = ("planner", "critic", "solver")
+    assert names == ["think", "decode chunk of solver", *(f"preamble of {a}" for a in agents)]
+    for need in plan.needs:
+        assert need.peak == sum(need.parts.values())
+        assert min(need.parts.values()) > 0
+
+
 def test_lengths_follow_from_contexts(tmp_path):
     """Those of the packaged agents have 256 positions."""
     changed = embedded().to_dict()

@@ -1,7 +1,10 @@
 """Preambles that are read once: answers, thoughts and counts with them and without, in float64."""
 
 import dataclasses
+import gc
 import json
+import time
+import weakref
 
 import jax
 import numpy as np
@@ -85,6 +88,13 @@ def assert_same(found, wanted):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-9)
 
 
+def compile_all(system, links):
+    """So that nothing is compiled in what follows."""
+    runner = make_runner(system)
+    recorded(runner, links)
+    runner.text(QUESTIONS, 3, 5)
+
+
 @pytest.fixture
 def whole(system, links, monkeypatch):
     """What the system does where no preamble is read apart."""
@@ -126,12 +136,13 @@ def test_counts_tell_read_and_reused_positions_apart(system, links, whole, monke
 
 def test_preambles_are_read_once_for_rounds_rollouts_and_methods(system, links, monkeypatch):
     monkeypatch.setattr(rendered, "LEAST", 1)
-    reads = []
+    compile_all(system, links)
+    reads: list = []
     real = preamble_cache._read_rows
     monkeypatch.setattr(
         preamble_cache, "_read_rows", lambda *args: reads.append(args[0]) or real(*args)
     )
-    shared = PreambleCache()
+    shared = PreambleCache(shared=True)
     one, other = (make_runner(system, preambles=shared) for _ in range(2))
     alone = dataclasses.replace(system, topology=single("planner"))
     recorded(one, links, rounds=1)
@@ -149,6 +160,11 @@ def test_preambles_are_read_once_for_rounds_rollouts_and_methods(system, links, 
     recorded(one, links, [Question("other", "kk"), *QUESTIONS[:4]])
     recorded(one, links)
     assert len(reads) == 13  # forgotten while others were asked
+    own = make_runner(system)
+    own.text(QUESTIONS, 3, 5)
+    assert len(reads) == 16
+    own.text(QUESTIONS, 3, 5)
+    assert len(reads) == 19  # nothing is kept for another run
 
 
 def test_what_exceeds_the_limit_is_read_again(system, links, whole, monkeypatch):
@@ -165,15 +181,51 @@ def test_preamble_ids():
     assert preamble_ids([((1, 2), (3,)), ((1, 2, 3),)]) == (1, 2)  # the last one is read
     assert preamble_ids([(slot, (1,)), (slot, (1,))]) == ()
     assert preamble_ids([((1,),), ((2,), slot)]) == ()
+    assert preamble_ids([((1, 2), slot), ((1, 2), slot)]) == (1,)  # the slot may be empty
+    assert preamble_ids([((1, 2), slot, (3,)), ((1, 2), slot, (4,))]) == (1, 2)
+
+
+def test_seconds_with_compilation_in_them_are_charged_to_nobody(system, monkeypatch):
+    """The next run reads again, and is what the others are charged by."""
+    monkeypatch.setattr(rendered, "LEAST", 1)
+    jax.clear_caches()
+    shared = PreambleCache(shared=True)
+    runners = [make_runner(system, preambles=shared) for _ in range(3)]
+    charged = []
+    for runner in runners:
+        runner.text(QUESTIONS, 1, 5)
+        charged.append(runner.clock.charged)
+    assert charged[:2] == [0, 0]
+    assert charged[2] == pytest.approx(runners[1].clock.seconds["preamble"])
+
+
+def test_a_renderer_does_not_outlive_its_run(system):
+    runner = make_runner(system)
+    runner.renderer.preamble("planner", QUESTIONS[0])
+    runner.renderer.begin("planner")
+    renderer = weakref.ref(runner.renderer)
+    del runner
+    gc.collect()
+    assert renderer() is None
 
 
 def test_a_run_is_charged_once_with_what_an_earlier_one_has_read(system, links, monkeypatch):
     """Times of methods do not depend on which of them came first."""
     monkeypatch.setattr(rendered, "LEAST", 1)
-    shared = PreambleCache()
-    one, other = (make_runner(system, preambles=shared) for _ in range(2))
+    compile_all(system, links)
+    shared = PreambleCache(shared=True)
+
+    class Slow:
+        def thought(self, agent, k): ...
+
+        def wrote(self, agent, k, row, text):
+            time.sleep(0.3)
+
+    one = make_runner(system, preambles=shared, listener=Slow())
+    other = make_runner(system, preambles=shared)
     one.text(QUESTIONS, 1, 5)
     spent = one.clock.seconds["preamble"]
+    assert spent < 0.3 < one.clock.seconds["write"]
     assert one.clock.charged == 0 < spent
     one.clock.pop()
     for runner in (one, other):
