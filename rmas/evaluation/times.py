@@ -26,7 +26,7 @@ class TimeRatio(NamedTuple):
     Attributes:
       ratio: geometric mean over groups; None where no groups could be paired.
       groups: how many were.
-      unpaired: places (questions, rollout, workdir, machine) where a pair is missing.
+      unpaired: how many were timed of at least one of both, but could not be paired.
     """
 
     ratio: Estimate | None
@@ -57,8 +57,9 @@ def time_ratio(ours: Sequence[TimedGroup], theirs: Sequence[TimedGroup]) -> Time
         if own.session and own.session == other.session and own.seconds > 0 < other.seconds
     ]
     ratio = geometric_ratio([b.seconds for _, b in pairs], [a.seconds for a, _ in pairs])
-    places = {_place(group) for group in (*ours, *theirs)}
-    return TimeRatio(ratio, len(pairs), len(places) - len(pairs))
+    # Where the two are of different machines, that is one pair that is missing.
+    wanted = {(group.workdir, _asked(group)) for group in (*ours, *theirs)}
+    return TimeRatio(ratio, len(pairs), len(wanted) - len(pairs))
 
 
 def time_warnings(evaluations: Evaluations, rows: RowsByBenchmark) -> dict[str, list[str]]:
@@ -163,8 +164,11 @@ def _pairs(
 
 def _place(group: TimedGroup) -> tuple:
     """What a group shares with those that it may be compared with."""
-    asked = [(key.question, key.rollout) for key in group.keys]
-    return group.workdir, group.machine, *asked
+    return group.workdir, group.machine, _asked(group)
+
+
+def _asked(group: TimedGroup) -> tuple:
+    return tuple((key.question, key.rollout) for key in group.keys)
 
 
 def _variant(row: ResultRow) -> Variant:

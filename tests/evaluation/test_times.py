@@ -122,7 +122,7 @@ def test_only_groups_of_one_shape_are_held_against_each_other(tmp_path):
     assert len(lines) == 1 and "5.0 times" in lines[0]
 
 
-def test_unpaired_groups_are_distinct_places(tmp_path):
+def test_unpaired_groups_are_counted_once_each(tmp_path):
     """A time that one method lacks, and a time that the other lacks, are two."""
     workdir = run(tmp_path, ("latent", "text"), steady)
     path = workdir / "evaluate" / "timings.jsonl"
@@ -162,7 +162,7 @@ def test_times_that_are_missing_or_of_another_machine_or_session_are_told(tmp_pa
     assert rows["latent"]["against_text"]["groups"] == 5
     assert rows["latent"]["against_text"]["time_ratio"]["value"] == pytest.approx(3)
     assert told == [
-        "latent r=1, text_terse r=1: 4 of 9 groups cannot be paired with text exchange, since one "
+        "latent r=1, text_terse r=1: 3 of 8 groups cannot be paired with text exchange, since one "
         "of the two times is missing or zero, or of another machine or session; time ratios are "
         "over the other 5"
     ]
