@@ -50,18 +50,21 @@ from experiments.benchmarks.inference_paths import (
     Turns,
     has_pytorch,
 )
+from experiments.benchmarks.json_file import json_file
 from experiments.benchmarks.program_times import Figures, measured_figures, say
 from experiments.benchmarks.random_agents import Sizes
 from experiments.benchmarks.ratios import (
     Runs,
     alternate,
     markdown,
+    named,
     ratio,
+    ratio_cells,
     seconds_cells,
 )
 from rmas import parallel
 from rmas.errors import InputError
-from rmas.files import write_json
+from rmas.files import atomic_write_json
 from rmas.parallel import meters
 from rmas.system.topology import Topology
 
@@ -87,6 +90,7 @@ _JSON = flags.DEFINE_string("json", "", "A file for the same numbers.")
 def main(_: list[str]) -> None:
     """Checks that all ways agree, and measures them."""
     parallel.start()
+    file = json_file(_JSON.value)
     topology, specs = random_agents.architectures(_SYSTEM.value)
     pytorch = _PYTORCH.value and has_pytorch()
     if _RELEASE.value and not pytorch:
@@ -95,13 +99,18 @@ def main(_: list[str]) -> None:
     messages = _MESSAGE.value or _STEPS.value
     turns = Turns(_ROUNDS.value, _STEPS.value, _TOKENS.value, messages)
     random_agents.check_context(
-        specs, topology, sizes, max(turns.steps, messages, turns.new_tokens)
+        specs,
+        topology,
+        sizes,
+        max(turns.steps, messages, turns.new_tokens),
+        "--latent_steps, --message_tokens or --new_tokens",
     )
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         itemsize = np.dtype(_DTYPE.value).itemsize if not pytorch else 4  # the check is in float32
         what = f"--system={_SYSTEM.value}{' with PyTorch beside it' * pytorch}"
-        random_agents.check_memory(specs, 1 + pytorch, itemsize, folder, what)
+        less = "--system=small, or --nopytorch with --dtype=bfloat16"
+        random_agents.check_memory(specs, 1 + pytorch, itemsize, folder, what, less)
         say("making random weights")
         random_agents.write_folders(specs, folder, _DTYPE.value, _SEED.value)
         facts = measure(topology, folder, sizes, turns, pytorch)
@@ -109,8 +118,8 @@ def main(_: list[str]) -> None:
     show(facts)
     if _PYTORCH.value and not pytorch:
         print(f"\n{INSTALL}")
-    if _JSON.value:
-        write_json(Path(_JSON.value), facts)
+    if file:
+        atomic_write_json(file, facts)
 
 
 def measure(
@@ -208,7 +217,7 @@ def _equal_texts(runs: dict[str, Runs]) -> dict[str, int]:
 def _ratios(runs: dict[str, Runs]) -> dict[str, dict[str, float | None]]:
     ours = runs[LATENT].seconds
     return {
-        f"{name} / {LATENT}": dataclasses.asdict(ratio(own.seconds, ours))
+        f"{name} / {LATENT}": named(ratio(own.seconds, ours))
         for name, own in runs.items()
         if name != LATENT
     }
@@ -252,10 +261,7 @@ def show(facts: dict[str, Any]) -> None:
         for name, own in facts["seconds"].items()
     ]
     print("\n" + markdown(["way", "median", "from - to", "compiling"], rows))
-    rows = [
-        [name, f"{own['value']:.2f}", "" if own["low"] is None else _ends(own)]
-        for name, own in facts["ratios"].items()
-    ]
+    rows = [[name, *ratio_cells(own)] for name, own in facts["ratios"].items()]
     print("\n" + markdown(["ratio of times", "mean", "95 % interval"], rows))
     for name in (LATENT, TEXT):
         print("\n" + markdown([name, "median", "floor", "x floor", "again"], _rows(facts, name)))
@@ -264,10 +270,6 @@ def show(facts: dict[str, Any]) -> None:
         f"\nMeasured here: {own['bandwidth'] / 1e9:,.1f} GB/s of a copy, "
         f"{own['flops'] / 1e9:,.1f} Gop/s of a product."
     )
-
-
-def _ends(own: dict[str, float]) -> str:
-    return f"{own['low']:.2f} - {own['high']:.2f}"
 
 
 def _rows(facts: dict[str, Any], name: str) -> list[list[str]]:

@@ -163,7 +163,12 @@ def describe(specs: Mapping[str, ModelSpec]) -> str:
 
 
 def check_memory(
-    specs: Mapping[str, ModelSpec], copies: int, itemsize: int, folder: Path, what: str
+    specs: Mapping[str, ModelSpec],
+    copies: int,
+    itemsize: int,
+    folder: Path,
+    what: str,
+    less: str,
 ) -> None:
     """Refuses weights that memory or disk cannot hold.
 
@@ -172,6 +177,7 @@ def check_memory(
       itemsize: bytes of a number in memory, and on the disk.
       folder: where the weights are written.
       what: the flags that decide it, for the message.
+      less: flags of the command that need less.
 
     Raises:
       InputError: they do not fit; in one line.
@@ -186,8 +192,7 @@ def check_memory(
             raise InputError(
                 f"{what} needs about {needed / (1 << 30):.1f} GiB of {kind} for "
                 f"{sum(counts) / 1e9:.1f} billion random weights, and "
-                f"{available[kind] / (1 << 30):.1f} GiB are free; choose --system=small, or "
-                "--dtype=bfloat16"
+                f"{available[kind] / (1 << 30):.1f} GiB are free; choose {less}"
             )
 
 
@@ -325,11 +330,12 @@ def _words(random: np.random.Generator, count: int) -> str:
 
 
 def check_context(
-    specs: Mapping[str, ModelSpec], topology: Topology, sizes: Sizes, longest: int
+    specs: Mapping[str, ModelSpec], topology: Topology, sizes: Sizes, longest: int, flags: str
 ) -> None:
     """Refuses prompts that are too short for their parts, or lengths that no context can hold.
 
-    `longest` is the most of what stands in a slot, or follows a prompt. Raises `InputError`.
+    `longest` is the most of what stands in a slot, or follows a prompt, which `flags` of the
+    command set. Raises `InputError`.
     """
     if sizes.prompt < LEAST_PROMPT:
         raise InputError(f"--prompt_tokens={sizes.prompt}; at least {LEAST_PROMPT}")
@@ -338,6 +344,5 @@ def check_context(
         if needed > spec.max_positions:
             raise InputError(
                 f"{agent} would need {needed} positions, and its context has "
-                f"{spec.max_positions}; lower --prompt_tokens, --latent_steps, --message_tokens or "
-                "--new_tokens"
+                f"{spec.max_positions}; lower --prompt_tokens, {flags}"
             )

@@ -1,13 +1,12 @@
 """Ways of doing the same thing, timed in turn, and the ratios of their times with intervals."""
 
 import dataclasses
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from scipy.special import stdtrit  # which JAX installs
+from rmas.evaluation.statistics import Estimate, geometric_ratio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,11 +15,6 @@ class Runs:
 
     seconds: tuple[float, ...]
     results: tuple[Any, ...]
-
-    @property
-    def median(self) -> float:
-        """Of the seconds."""
-        return statistics.median(self.seconds)
 
 
 def alternate(ways: Mapping[str, Callable[[int], Any]], repeats: int) -> dict[str, Runs]:
@@ -37,27 +31,26 @@ def alternate(ways: Mapping[str, Callable[[int], Any]], repeats: int) -> dict[st
     return {name: Runs(tuple(seconds[name]), tuple(results[name])) for name in names}
 
 
-@dataclasses.dataclass(frozen=True)
-class Ratio:
-    """The geometric mean of ratios, and its 95 % interval; None from a single one."""
+def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:
+    """Of times by repetition, at least one: the geometric mean within repetitions, with its ends.
 
-    value: float
-    low: float | None
-    high: float | None
-
-    def __str__(self) -> str:
-        ends = "" if self.low is None else f" [{self.low:.2f}, {self.high:.2f}]"
-        return f"{self.value:.2f}{ends}"
+    Raises ValueError as `geometric_ratio` does, and for no repetition.
+    """
+    found = geometric_ratio(above, below)
+    if found is None:
+        raise ValueError("a ratio needs a repetition")
+    return found
 
 
-def ratio(above: Sequence[float], below: Sequence[float]) -> Ratio:
-    """Of times by repetition: a t-interval of the logarithms of ratios within a repetition."""
-    logs = [math.log(a / b) for a, b in zip(above, below, strict=True)]
-    mean, n = statistics.fmean(logs), len(logs)
-    if n < 2:
-        return Ratio(math.exp(mean), None, None)
-    half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(logs) / math.sqrt(n)
-    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+def named(estimate: Estimate) -> dict[str, float | None]:
+    """A ratio for JSON."""
+    return dict(zip(("value", "low", "high"), estimate, strict=True))
+
+
+def ratio_cells(own: Mapping[str, Any]) -> list[str]:
+    """A ratio that `named` gave, and its interval; empty from a single repetition."""
+    ends = "" if own["low"] is None else f"{own['low']:.2f} - {own['high']:.2f}"
+    return [f"{own['value']:.2f}", ends]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -31,9 +31,17 @@ from absl import flags
 from experiments import app
 from experiments.benchmarks import random_agents
 from experiments.benchmarks.inference_paths import INSTALL, has_pytorch
+from experiments.benchmarks.json_file import json_file
 from experiments.benchmarks.program_times import Figures, measured_figures, say
 from experiments.benchmarks.random_agents import Sizes
-from experiments.benchmarks.ratios import Runs, alternate, markdown, ratio
+from experiments.benchmarks.ratios import (
+    Runs,
+    alternate,
+    markdown,
+    named,
+    ratio,
+    ratio_cells,
+)
 from experiments.benchmarks.training_paths import (
     OBJECTIVE,
     OPTIM,
@@ -44,7 +52,7 @@ from experiments.benchmarks.training_paths import (
 )
 from experiments.benchmarks.words import check_words
 from rmas import parallel
-from rmas.files import write_json
+from rmas.files import atomic_write_json
 from rmas.parallel import meters
 from rmas.plans import training_floors
 from rmas.plans.floors import Share, Work
@@ -69,14 +77,15 @@ def main(_: list[str]) -> None:
     """Checks that steps agree, and measures them."""
     parallel.start()
     check_words("parts", _PARTS.value, PARTS)
+    file = json_file(_JSON.value)
     topology, specs = random_agents.architectures(_SYSTEM.value)
     sizes = Sizes(_PROMPT.value, _BATCH.value, _SEED.value)
-    random_agents.check_context(specs, topology, sizes, _TEXT.value)
+    random_agents.check_context(specs, topology, sizes, _TEXT.value, "--text_tokens")
     pytorch = _PYTORCH.value and has_pytorch()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         what = f"--system={_SYSTEM.value}{' with PyTorch beside it' * pytorch}"
-        random_agents.check_memory(specs, 1 + pytorch, 4, folder, what)
+        random_agents.check_memory(specs, 1 + pytorch, 4, folder, what, "--system=small")
         say("making random weights")
         random_agents.write_folders(specs, folder, "float32", _SEED.value)
         system = random_agents.load_system(topology, folder, sizes, "float32")
@@ -99,8 +108,8 @@ def main(_: list[str]) -> None:
     show(facts)
     if _PYTORCH.value and not pytorch:
         print(f"\n{INSTALL}")
-    if _JSON.value:
-        write_json(Path(_JSON.value), facts)
+    if file:
+        atomic_write_json(file, facts)
 
 
 class Measurement:
@@ -207,10 +216,10 @@ def inner_ways(rows: InnerRows, steppers: Mapping[str, Any], other: Any) -> dict
 
 
 def _ratios(runs: Mapping[str, Runs]) -> dict[str, dict[str, float | None]]:
-    """Of each way to each one before it."""
+    """PyTorch to both ways of rmas, and rmas to itself with cached states."""
     names = list(runs)
     return {
-        f"{above} / {below}": dataclasses.asdict(ratio(runs[above].seconds, runs[below].seconds))
+        f"{above} / {below}": named(ratio(runs[above].seconds, runs[below].seconds))
         for above, below in ((PYTORCH, RMAS), (RMAS, CACHED), (PYTORCH, CACHED))
         if {above, below} <= set(names)
     }
@@ -248,8 +257,7 @@ def show(facts: dict[str, Any]) -> None:
         if "caching" in own:
             rows.append([f"{name}: caching", f"{1e3 * own['caching']:.2f} ms", "", "", ""])
         for what, found in own["ratios"].items():
-            ends = "" if found["low"] is None else f"{found['low']:.2f} - {found['high']:.2f}"
-            ratios.append([f"{name}: {what}", f"{found['value']:.2f}", ends])
+            ratios.append([f"{name}: {what}", *ratio_cells(found)])
     print("\n" + markdown(["step", "a row, median", "from - to", "floor", "compiling"], rows))
     print("\n" + markdown(["ratio of times", "mean", "95 % interval"], ratios))
     own = facts["figures"]

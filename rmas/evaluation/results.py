@@ -35,7 +35,7 @@ class TextComparison(TypedDict):
     Attributes:
       n: questions that both answered in all their rollouts, in one run.
       groups: pairs of groups of the same questions that both answered in one session.
-      unpaired: timed groups of one of both that cannot be paired.
+      unpaired: how many were timed of at least one of both, but cannot be paired.
       token_ratio: of decoded tokens, over questions.
       position_ratio: of positions, over questions.
       time_ratio: of seconds: the geometric mean over pairs of groups.

@@ -167,7 +167,8 @@ def _answer(
     method, compiled = group.method, seconds_compiling()
     questions = [question_of(row) for row in rows]
     if method.warm and first:
-        # A batch of the longest, and one more, which takes the place of the first that ends.
+        # The last batch, which has the group's bucket, and one more question, which takes the
+        # place of the first text that ends.
         method.answer(questions[-plan.batch - 1 :], plan.batch, group.rollout)
     # Run and timed again if something was compiled, as for the shape of a longer message.
     for _ in range(2 if method.warm else 1):

@@ -1,11 +1,10 @@
 """Times of methods, compared within groups, and signs that other work disturbed them."""
 
-import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from rmas.console import printable
-from rmas.evaluation.records import Evaluations, Key, Record, TimedGroup, Variant
+from rmas.evaluation.records import Evaluations, Key, TimedGroup, Variant
 from rmas.evaluation.results import ResultRow, RowsByBenchmark
 from rmas.evaluation.statistics import Estimate, geometric_ratio
 
@@ -27,7 +26,7 @@ class TimeRatio(NamedTuple):
     Attributes:
       ratio: geometric mean over groups; None where no groups could be paired.
       groups: how many were.
-      unpaired: timed groups of one of both that could not be paired.
+      unpaired: how many were timed of at least one of both, but could not be paired.
     """
 
     ratio: Estimate | None
@@ -58,7 +57,9 @@ def time_ratio(ours: Sequence[TimedGroup], theirs: Sequence[TimedGroup]) -> Time
         if own.session and own.session == other.session and own.seconds > 0 < other.seconds
     ]
     ratio = geometric_ratio([b.seconds for _, b in pairs], [a.seconds for a, _ in pairs])
-    return TimeRatio(ratio, len(pairs), max(len(ours), len(theirs)) - len(pairs))
+    # Where the two are of different machines, that is one pair that is missing.
+    wanted = {(group.workdir, _asked(group)) for group in (*ours, *theirs)}
+    return TimeRatio(ratio, len(pairs), len(wanted) - len(pairs))
 
 
 def time_warnings(evaluations: Evaluations, rows: RowsByBenchmark) -> dict[str, list[str]]:
@@ -78,44 +79,30 @@ def time_warnings(evaluations: Evaluations, rows: RowsByBenchmark) -> dict[str, 
 def _of_unequal_groups(
     evaluations: Evaluations, benchmark: str, rows: Sequence[ResultRow]
 ) -> Iterable[str]:
-    """Groups of one method and shape should take equally long.
+    """Groups of one latent method and shape should think equally long, as the fastest does.
 
-    Of latent turns the work is the same, and each group is held against the fastest. What agents
-    write differs, and a batch ends with its longest text: the seconds of a token vary, too, so
-    that each group is held against the median.
+    Their latent turns are the same work. What agents write is not: a group ends with its longest
+    text.
     """
-    over: dict[tuple[str, str], list[str]] = {}
+    over = []
     for row in rows:
-        groups = groups_of(evaluations, benchmark, _variant(row))
-        thinks = any("think" in group.phases for group in groups)
-        work = ("think", "question") if thinks else ("write", "token")
-        factors = [
-            max(max(own) / middle, middle / min(own))
-            for own in _paces(evaluations, groups, *work)
-            if (middle := min(own) if thinks else statistics.median_low(own))
-        ]
-        if factors and max(factors) > LIMIT:
-            over.setdefault(work, []).append(f"{_name(row)} {max(factors):.1f} times")
-    for (phase, unit), methods in over.items():
-        yield (
-            f"groups of the same shape differ in the seconds of `{phase}` a {unit}: "
-            f"{', '.join(methods)}; {_MEANS}"
-        )
+        paces = _paces(evaluations, groups_of(evaluations, benchmark, _variant(row)))
+        factor = max((max(own) / min(own) for own in paces), default=1.0)
+        if factor > LIMIT:
+            over.append(f"{_name(row)} {factor:.1f} times")
+    if over:
+        names = ", ".join(over)
+        yield f"groups of the same shape differ in the seconds of `think`: {names}; {_MEANS}"
 
 
-def _paces(
-    evaluations: Evaluations, groups: Sequence[TimedGroup], phase: str, unit: str
-) -> Iterable[list[float]]:
-    """Seconds of a phase for each question or token, by groups of one shape."""
+def _paces(evaluations: Evaluations, groups: Sequence[TimedGroup]) -> Iterable[list[float]]:
+    """Seconds of `think`, by groups of one shape."""
     shapes: dict[tuple, list[float]] = {}
     for group in groups:
-        records = _records(evaluations, group)
-        tokens = sum(record.counts["decoded_tokens"] for record in records)
-        amount = len(records) if unit == "question" else tokens
-        seconds = group.phases.get(phase, 0.0)
-        if group.bucket is not None and seconds > 0 and amount:
-            shape = group.bucket, len(records), group.machine, group.workdir
-            shapes.setdefault(shape, []).append(seconds / amount)
+        seconds = group.phases.get("think", 0.0)
+        if group.bucket is not None and seconds > 0:
+            shape = group.bucket, len(group.keys), group.machine, group.workdir
+            shapes.setdefault(shape, []).append(seconds)
     return shapes.values()
 
 
@@ -154,7 +141,7 @@ def _of_unpaired(
         variant = _variant(row)
         text = Variant(REFERENCE, variant.rounds, None)
         both = [groups_of(evaluations, benchmark, own) for own in (variant, text)]
-        why = "one of the two times is missing, or of another machine or session"
+        why = "one of the two times is missing or zero, or of another machine or session"
         if not all(group.session for own in both for group in own):
             why = "an earlier version timed one method after the other"
         kind = against["groups"], against["unpaired"], why
@@ -171,18 +158,17 @@ def _pairs(
     ours: Sequence[TimedGroup], theirs: Sequence[TimedGroup]
 ) -> list[tuple[TimedGroup, TimedGroup]]:
     """Groups of the same questions and rollout, of one workdir and machine."""
-
-    def place(group: TimedGroup) -> tuple:
-        asked = [(key.question, key.rollout) for key in group.keys]
-        return group.workdir, group.machine, *asked
-
-    others = {place(group): group for group in theirs}
-    return [(group, others[place(group)]) for group in ours if place(group) in others]
+    others = {_place(group): group for group in theirs}
+    return [(group, others[_place(group)]) for group in ours if _place(group) in others]
 
 
-def _records(evaluations: Evaluations, group: TimedGroup) -> list[Record]:
-    known = evaluations.questions
-    return [known[k.benchmark][k.variant][k.question][k.rollout] for k in group.keys]
+def _place(group: TimedGroup) -> tuple:
+    """What a group shares with those that it may be compared with."""
+    return group.workdir, group.machine, _asked(group)
+
+
+def _asked(group: TimedGroup) -> tuple:
+    return tuple((key.question, key.rollout) for key in group.keys)
 
 
 def _variant(row: ResultRow) -> Variant:

@@ -114,7 +114,15 @@ def test_steps_of_training(torch, tmp_path):
         ("inference", ["--release", "--nopytorch"], "--release needs PyTorch"),
         ("inference", ["--dtype=float16"], "--dtype"),
         ("training", ["--parts=outer,all"], "--parts: 'all' is unknown; known: outer, inner"),
-        ("training", ["--text_tokens=4000"], "its context has 4096"),
+        (
+            "training",
+            ["--text_tokens=4000"],
+            "its context has 4096; lower --prompt_tokens, --text_tokens",
+        ),
+        ("inference", ["--json=gone/a.json"], "--json=gone/a.json: there is no folder gone; make"),
+        ("training", ["--json=gone/a.json"], "--json=gone/a.json: there is no folder gone; make"),
+        ("refill", ["--json=gone/a.json"], "--json=gone/a.json: there is no folder gone; make"),
+        ("refill", ["--json=/"], "/ is a folder; a file must be there, or nothing"),
     ],
 )
 def test_wrong_flags(command, flags, line):
@@ -125,9 +133,22 @@ def test_wrong_flags(command, flags, line):
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     specs = random_agents.architectures("sequential_light")[1]
-    with pytest.raises(InputError, match=r"^here needs about .* GiB of memory for 4\.5 billion"):
-        random_agents.check_memory(specs, 10**6, 4, tmp_path, "here")
-    random_agents.check_memory(random_agents.architectures("tiny")[1], 2, 4, tmp_path, "here")
+    told = r"^here needs about .* GiB of memory for 4\.5 billion .*; choose --less$"
+    with pytest.raises(InputError, match=told):
+        random_agents.check_memory(specs, 10**6, 4, tmp_path, "here", "--less")
+    tiny = random_agents.architectures("tiny")[1]
+    random_agents.check_memory(tiny, 2, 4, tmp_path, "here", "--less")
+
+
+def test_refilling_is_measured_in_turns(tmp_path):
+    file = tmp_path / "refill.json"
+    little = ("--size=tiny", "--batch=4", "--texts=12", "--prompt=8", "--limit=16", "--repeats=2")
+    done = run("benchmarks.refill", *little, f"--json={file}")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(file.read_text())
+    assert told["ratio"]["low"] <= told["ratio"]["value"] <= told["ratio"]["high"]
+    assert len(told["static"]) == len(told["refilled"]) == 2
+    assert f"seconds, static / refilled: {told['ratio']['value']:.2f}, 95 %" in done.stdout
 
 
 @pytest.mark.parametrize("system", ["small", "tiny", "sequential_scaled", "mixture"])
@@ -197,12 +218,17 @@ def test_other_gradients_are_not_timed(torch, folder, topology, tmp_path):
 
 def test_ratios_have_intervals_of_their_logarithms():
     found = ratios.ratio([2.0, 4.0, 8.0], [1.0, 1.0, 1.0])
-    assert found.value == pytest.approx(4)
+    value, low, high = found
+    assert value == pytest.approx(4)
     # Student's t with two degrees of freedom: 4.303 standard errors.
-    assert found.high == pytest.approx(4 * 2 ** (4.30265 / 3**0.5), rel=1e-4)
-    assert found.low == pytest.approx(16 / found.high)
-    assert ratios.ratio([3.0], [2.0]) == ratios.Ratio(1.5, None, None)
-    assert (str(found), str(ratios.ratio([3.0], [2.0]))) == ("4.00 [0.71, 22.38]", "1.50")
+    assert high == pytest.approx(4 * 2 ** (4.30265 / 3**0.5), rel=1e-4)
+    assert low == pytest.approx(16 / high)
+    single = ratios.ratio([3.0], [2.0])
+    assert single == (pytest.approx(1.5), None, None)
+    cells = [ratios.ratio_cells(ratios.named(own)) for own in (found, single)]
+    assert cells == [["4.00", "0.71 - 22.38"], ["1.50", ""]]
+    with pytest.raises(ValueError, match="a ratio needs a repetition"):
+        ratios.ratio([], [])
 
 
 def test_ways_take_turns_to_be_first():
