@@ -7,19 +7,22 @@
 Three ways to the same batch of answers run in turn in one process: latent recursion by rmas, text
 exchange by rmas, and latent recursion in PyTorch with transformers' models and cache, of the same
 weights, links and prompts. `--release` adds latent recursion as it was published: each latent step
-runs the whole sequence again. Every repetition has questions of its own, of the same lengths.
+runs the whole sequence again. Every repetition has questions of its own, of the same lengths. rmas
+reads what all rounds of a prompt share once, and the beginning that all questions share once a run;
+PyTorch reads every prompt whole each round.
 
 Weights are random, so texts have all their tokens, and messages of text exchange have
 `--message_tokens`. Before anything is timed, all latents must agree with PyTorch in float32, and
 the texts of the latent ways must be equal; else the command ends with an error.
 
 Then come tables in Markdown: seconds of each way; ratios with 95 % intervals; and what the time of
-the latent way divides into. There, `prefill` and `latent steps` are from programs of one turn each,
-and `think` is what the engine takes for both; `host` is what is in no phase. The floor is the least
-time by bytes or operations, whichever is more, with the bandwidth of a large copy and the rate of a
-large product that were measured here. `again` is the floor of an engine that reads every prompt
-whole; `floor` is that of one that keeps what prompts of an agent have in common. (A model that fits
-the caches of a CPU can be faster than its memory.)
+each way of rmas divides into. There, `preamble` is the reading of what all rounds share, and
+`think` are latent steps and the reading of the rest; `host` is what is in no phase. Two rows are
+from programs of one turn each, which read whole prompts. The floor is the least time by bytes or
+operations, whichever is more, with the bandwidth of a large copy and the rate of a large product
+that were measured here. `floor` is that of an engine that reads the preamble of each question once
+(rmas is below it where questions share a beginning), `again` that of one that reads every prompt
+whole. (A model that fits the caches of a CPU can be faster than its memory.)
 
 Measure on a machine that does nothing else: threads of PyTorch wait for each other after every
 operation, so that other work on its cores slows it far more than it slows XLA.
@@ -29,6 +32,7 @@ import dataclasses
 import os
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +71,9 @@ from rmas.errors import InputError
 from rmas.files import atomic_write_json
 from rmas.parallel import meters
 from rmas.system.topology import Topology
+
+AGAIN = ", every prompt read whole"
+"""Follows a way's name, for its floors without preambles."""
 
 _SYSTEM = flags.DEFINE_string(
     "system",
@@ -172,9 +179,14 @@ def measure(
     dtype = np.dtype(_DTYPE.value)
     figures = measured_figures(dtype, 1024 if jax.default_backend() == "cpu" else 8192)
     counter = inference_work.Counter(system, paths.links, dtype, sizes.rows)
-    again = counter.latent(prompts, turns.steps, turns.new_tokens, reuse=False)
-    least = counter.latent(prompts, turns.steps, turns.new_tokens, reuse=True)
-    text = counter.text(runs[TEXT].results[0], turns.rounds)
+    answers = runs[TEXT].results[0]
+    floors = {}
+    for what, preambles in (("", paths.preambles(0)), (AGAIN, {})):
+        works = {
+            LATENT: counter.latent(prompts, preambles, turns.steps, turns.new_tokens),
+            TEXT: counter.text(answers, preambles, turns.rounds),
+        }
+        floors |= {f"{name}{what}": _floors(own, figures) for name, own in works.items()}
     return {
         "benchmark": "inference",
         "system": _SYSTEM.value,
@@ -191,11 +203,7 @@ def measure(
         "phases": {name: _phases(runs[name], found) for name, found in phases.items()},
         "alone": {name: list(seconds) for name, seconds in alone.items()},
         "figures": dataclasses.asdict(figures),
-        "floors": {
-            LATENT: _floors(least, figures),
-            f"{LATENT}, every prompt read again": _floors(again, figures),
-            TEXT: _floors(text, figures),
-        },
+        "floors": floors,
     }
 
 
@@ -263,6 +271,8 @@ def show(facts: dict[str, Any]) -> None:
     print("\n" + markdown(["way", "median", "from - to", "compiling"], rows))
     rows = [[name, *ratio_cells(own)] for name, own in facts["ratios"].items()]
     print("\n" + markdown(["ratio of times", "mean", "95 % interval"], rows))
+    if CACHED in facts["seconds"]:
+        print("\nPyTorch reads every prompt whole each round; rmas keeps what all rounds share.")
     for name in (LATENT, TEXT):
         print("\n" + markdown([name, "median", "floor", "x floor", "again"], _rows(facts, name)))
     own = facts["figures"]
@@ -274,25 +284,27 @@ def show(facts: dict[str, Any]) -> None:
 
 def _rows(facts: dict[str, Any], name: str) -> list[list[str]]:
     """A way's phases with their floors."""
-    phases, floors = facts["phases"][name], facts["floors"][name]
-    again = facts["floors"].get(f"{name}, every prompt read again", {})
-    alone = facts["alone"] if name == LATENT else {}
-    parts = {"think": ("prefill", "latent steps")}
+    floors, again = facts["floors"][name], facts["floors"][f"{name}{AGAIN}"]
+    alone = facts["alone"]
 
-    def row(what: str, seconds: list[float], of: tuple[str, ...]) -> list[str]:
+    def row(what: str, seconds: Sequence[float], *of: str, whole: bool = False) -> list[str]:
+        """With floors of the parts `of`; with `again` alone for a program of whole prompts."""
         median = statistics.median(seconds)
-        least, whole = (
-            sum(f[part]["seconds"] for part in of if part in f) for f in (floors, again)
-        )
-        cells = [f"{least:.3f} s", f"{median / least:.2f}"] if least else ["", ""]
-        return [what, f"{median:.3f} s", *cells, f"{whole:.3f} s" if whole else ""]
+        least, most = (sum(own[part]["seconds"] for part in of) for own in (floors, again))
+        cells = [f"{least:.3f} s", f"{median / least:.2f}"] if least and not whole else ["", ""]
+        return [what, f"{median:.3f} s", *cells, f"{most:.3f} s" if most else ""]
 
     rows = []
-    for phase, seconds in phases.items():
-        rows.append(row(phase, seconds, parts.get(phase, (phase,)) if alone else (phase,)))
-        for part in parts.get(phase, ()):
-            rows.append(row(f"- {part}, alone", alone[part], (part,)))
-    return [*rows, row("all", facts["seconds"][name], tuple(floors))]
+    for phase, seconds in facts["phases"][name].items():
+        if phase == "think":
+            rows += [
+                row(phase, seconds, "prefill", "latent steps"),
+                row("- prefill of whole prompts, alone", alone["prefill"], "prefill", whole=True),
+                row("- latent steps, alone", alone["latent steps"], "latent steps"),
+            ]
+        else:
+            rows.append(row(phase, seconds, *({phase} & set(floors))))
+    return [*rows, row("all", facts["seconds"][name], *floors)]
 
 
 if __name__ == "__main__":

@@ -125,6 +125,14 @@ class Paths:
         )
         return {agent: stack(rounds) for agent, rounds in lines.items()}
 
+    def preambles(self, number: int) -> dict[str, int]:
+        """Positions with which an agent's prompts of a question begin in all rounds: the mean."""
+        questions = make_questions(self.sizes, number)
+        return {
+            agent: int(np.mean([self._renderer.preamble(agent, q) for q in questions]))
+            for agent in self.latent_runner.system.topology.agents
+        }
+
     @functools.cached_property
     def _renderer(self) -> Renderer:
         return Renderer(self.latent_runner.system)

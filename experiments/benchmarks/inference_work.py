@@ -47,25 +47,31 @@ class Counter:
     rows: int
 
     def latent(
-        self, prompts: Mapping[str, Prompt], steps: int, new_tokens: int, reuse: bool
+        self,
+        prompts: Mapping[str, Prompt],
+        preambles: Mapping[str, int],
+        steps: int,
+        new_tokens: int,
     ) -> Parts:
-        """Latent recursion, in the parts `prefill`, `latent steps` and `write`.
+        """Latent recursion, in the parts `preamble`, `prefill`, `latent steps` and `write`.
 
         Padding is no work. A row has the batch's mean length.
 
         Args:
-          prompts: numpy arrays `[R, B, T]` by agent.
-          reuse: positions at which a prompt begins like the agent's previous one are not read
-            again: what they left in the cache is kept.
+          prompts: whole ones as numpy arrays `[R, B, T]` by agent.
+          preambles: their first positions by agent that are read once; others are read each
+            round, and so is the whole prompt of an agent that is absent.
         """
-        found: Parts = {"prefill": [], "latent steps": [], "write": []}
+        found: Parts = {"preamble": [], "prefill": [], "latent steps": [], "write": []}
         topology = self.system.topology
         for agent, prompt in prompts.items():
-            share, kept_R = self.share(agent), shared_positions(prompt)
+            share, past = self.share(agent), preambles.get(agent, 0)
+            if past:
+                found["preamble"].append(share.prefill(past))
             length_R = np.asarray(prompt.valid_BT).sum(axis=-1).mean(axis=-1).astype(int)
             for k in range(len(length_R) - (agent in topology.after)):
-                length, past = int(length_R[k]), int(kept_R[k]) if reuse else 0
-                found["prefill"].append(_prefill(share, length, past))
+                length = int(length_R[k])
+                found["prefill"].append(share.prefill(length - past, past))
                 if agent == topology.output and k == len(length_R) - 1:
                     found["write"] += self._text(share, length, new_tokens)
                 else:
@@ -74,9 +80,12 @@ class Counter:
                     found["latent steps"].append(self._send(agent, steps))
         return found
 
-    def text(self, answers: Sequence[Answer], rounds: int) -> Parts:
-        """Text exchange that gave these answers, in the parts `read` and `write`."""
-        found: Parts = {"read": [], "write": []}
+    def text(self, answers: Sequence[Answer], preambles: Mapping[str, int], rounds: int) -> Parts:
+        """Text exchange that gave these answers, in the parts `preamble`, `read` and `write`.
+
+        `preambles` as of `latent`.
+        """
+        found: Parts = {"preamble": [], "read": [], "write": []}
         topology = self.system.topology
         for agent in topology.agents:
             turns, share = rounds - (agent in topology.after), self.share(agent)
@@ -84,8 +93,11 @@ class Counter:
                 sum(own.counts[agent][name] for own in answers) / len(answers) / turns
                 for name in ("prompt_tokens", "decoded_tokens")
             )
+            past = preambles.get(agent, 0)
+            if past:
+                found["preamble"].append(share.prefill(past))
             for _ in range(turns):
-                found["read"].append(share.prefill(int(read)))
+                found["read"].append(share.prefill(int(read) - past, past))
                 found["write"] += self._text(share, int(read), int(wrote))
         return found
 
@@ -111,32 +123,6 @@ class Counter:
         )
         flops = 2 * self.rows * (inner / 4 + steps * size)
         return Work(inner + 4 * size, flops)
-
-
-def _prefill(share: Share, length: int, past: int) -> Work:
-    """A prefill of `length` positions, of which the cache has the first `past`."""
-    whole = share.prefill(length)
-    if not past:
-        return whole
-    return Work(whole.bytes + share.cache(past), whole.flops - share.prefill(past).flops)
-
-
-def shared_positions(prompt: Prompt) -> np.ndarray:
-    """At how many positions each round's prompt begins like the previous one, `[R]`, row's mean.
-
-    Slots differ in any case.
-    """
-    ids, valid, slot = (np.asarray(x) for x in (prompt.ids_BT, prompt.valid_BT, prompt.slot_BT))
-    found = np.zeros(ids.shape[:2])
-    for k in range(1, len(ids)):
-        for b in range(ids.shape[1]):
-            (before, now) = (
-                np.where(slot[r, b] >= 0, -1 - r, ids[r, b])[valid[r, b]] for r in (k - 1, k)
-            )
-            length = min(len(before), len(now))
-            same = before[:length] == now[:length]
-            found[k, b] = length if same.all() else int(same.argmin())
-    return found.mean(axis=1)
 
 
 def parts_alone(

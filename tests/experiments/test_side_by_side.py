@@ -66,7 +66,11 @@ def test_the_ways_to_an_answer(torch, tmp_path):
     assert told["compiling"][LATENT] > 0
     assert told["floors"][LATENT]["prefill"]["flops"] > 0
     assert set(told["threads"]) == {"XLA", "PyTorch"}
-    for line in (*(f"| {way} |" for way in ways), "| - prefill, alone |", "texts are equal"):
+    for line in (
+        *(f"| {way} |" for way in ways),
+        "| - prefill of whole prompts, alone |",
+        "texts are equal",
+    ):
         assert line in done.stdout
     assert INSTALL not in done.stdout
 
@@ -244,24 +248,29 @@ def test_ways_take_turns_to_be_first():
 def test_floors_count_what_is_kept(folder, topology):
     paths = Paths.load(topology, folder, SIZES, TURNS, "float32", pytorch=False)
     system, prompts = paths.latent_runner.system, paths.prompts(0)
-    # A prompt begins like the last one's up to its first slot, or to what follows the question.
-    for agent, prompt in prompts.items():
-        first, second = inference_work.shared_positions(prompt)
-        slots = np.asarray(prompt.slot_BT)[1, 0] >= 0
-        until = slots.argmax() - (~np.asarray(prompt.valid_BT)[1, 0]).sum()
-        assert (first, agent) == (0, agent) and second == pytest.approx(until, abs=1)
+    preambles, answers = paths.preambles(0), paths.text(0)
+    # What the engine did not read again in the second round.
+    for agent, kept in preambles.items():
+        reused = [answer.counts[agent]["reused_positions"] for answer in answers]
+        assert kept > 16 and np.mean(reused) == pytest.approx(kept * (TURNS.rounds - 1), abs=1)
     counter = inference_work.Counter(system, paths.links, np.float32, SIZES.rows)
-    again, kept = (counter.latent(prompts, 3, 4, reuse) for reuse in (False, True))
+    again, kept = (counter.latent(prompts, own, 3, 4) for own in ({}, preambles))
     assert inference_work.total(again["latent steps"]) == inference_work.total(kept["latent steps"])
     total, less = (inference_work.total(own["prefill"]) for own in (again, kept))
     assert 0 < less.flops < 0.8 * total.flops
+    once = inference_work.total(kept["preamble"])
+    assert again["preamble"] == [] and len(kept["preamble"]) == 3
+    # A prompt that is read in two portions needs the same products.
+    assert once.flops * TURNS.rounds + less.flops == pytest.approx(total.flops)
     # One latent step of one turn costs its weights' bytes, whatever the rate of products.
     step = kept["latent steps"][0]
     slow = Figures(bandwidth=step.bytes, flops=1e30)
     assert inference_work.floor([step, step], slow) == pytest.approx(2)
     assert len(kept["prefill"]) == 6 and len(kept["write"]) == 4
-    answers = paths.text(0)
-    text = counter.text(answers, TURNS.rounds)
+    text = counter.text(answers, preambles, TURNS.rounds)
+    whole = counter.text(answers, {}, TURNS.rounds)
+    reads = [inference_work.total(own["read"]) for own in (text, whole)]
+    assert 0 < reads[0].flops < 0.8 * reads[1].flops
     assert len(text["read"]) == 6 and inference_work.total(text["write"]).flops > 0
 
 
