@@ -185,6 +185,7 @@ def test_preamble_ids():
     assert preamble_ids([((1, 2), slot, (3,)), ((1, 2), slot, (4,))]) == (1, 2)
 
 
+@pytest.mark.extended  # what other tests have compiled is dropped
 def test_seconds_with_compilation_in_them_are_charged_to_nobody(system, monkeypatch):
     """The next run reads again, and is what the others are charged by."""
     monkeypatch.setattr(rendered, "LEAST", 1)

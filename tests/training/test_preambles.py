@@ -55,9 +55,9 @@ def assert_close(a, b):
     [
         ("teacher_forced", PAIR, 64, ()),
         pytest.param("rollout", BEHIND, 64, (), marks=pytest.mark.slow),
-        pytest.param("align", BEHIND, 64, (False,), marks=pytest.mark.slow),
-        pytest.param("teacher_forced", BEHIND, 28, (), marks=pytest.mark.slow),
-        pytest.param("rollout", PAIR, 30, (), marks=pytest.mark.slow),
+        pytest.param("align", BEHIND, 64, (False,), marks=pytest.mark.extended),
+        pytest.param("teacher_forced", BEHIND, 28, (), marks=pytest.mark.extended),
+        pytest.param("rollout", PAIR, 30, (), marks=pytest.mark.extended),
     ],
 )
 def test_losses_and_gradients_are_those_of_whole_prompts(name, topology, longest, more):
