@@ -29,6 +29,7 @@ from rmas.models.model import (
     unembed,
 )
 from rmas.models.spec import ModelSpec
+from rmas.models.unrolled import roll, unroll
 
 __all__ = [
     "PREFILL",
@@ -52,9 +53,11 @@ __all__ = [
     "positions",
     "prefill",
     "read_spec",
+    "roll",
     "run",
     "spread",
     "unembed",
+    "unroll",
     "widen",
     "write",
 ]

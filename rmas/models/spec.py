@@ -75,6 +75,7 @@ class ModelSpec:
       logit_softcap: logits become `cap * tanh(logits / cap)`; None leaves them as they are.
       tied: the head is the transposed embedding.
       max_positions: the longest context.
+      unrolled: the model runs layer by layer: none is in the period, all are in `rest`.
     """
 
     family: str
@@ -99,10 +100,13 @@ class ModelSpec:
     tied: bool
     max_positions: int
     layers: tuple[LayerSpec, ...]
+    unrolled: bool = False
 
     @functools.cached_property
     def period(self) -> tuple[LayerSpec, ...]:
         """The shortest prefix of `layers` that `layers` repeats, the last time perhaps in part."""
+        if self.unrolled:
+            return ()
         layers = self.layers
         # The lengths of the longest borders of all prefixes (Knuth, Morris and Pratt).
         borders = [0] * len(layers)
@@ -116,7 +120,7 @@ class ModelSpec:
     @property
     def n_periods(self) -> int:
         """The number of whole repetitions of the period."""
-        return len(self.layers) // len(self.period)
+        return len(self.layers) // len(self.period) if self.period else 0
 
     @property
     def rest(self) -> tuple[LayerSpec, ...]:

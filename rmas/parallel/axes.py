@@ -75,6 +75,13 @@ def current_parts(meaning: str) -> int:
     return parts(mesh, meaning) if set(AXES) <= set(mesh.axis_names) else 1
 
 
+def on_one_cpu() -> bool:
+    """Whether the mesh that `use` set is one CPU device, inside a jitted function too."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = mesh.abstract_device
+    return mesh.size == 1 and device is not None and device.platform == "cpu"
+
+
 def row_blocks(rows: int) -> int:
     """How many equal blocks of a batch's rows lie on devices of their own (see `current_parts`)."""
     count = current_parts("batch")

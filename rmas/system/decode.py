@@ -117,6 +117,9 @@ def chunk(
     Returns the new state, ids `[B, CHUNK]` int32, and which of them were written, bool.
     """
     params = gather_width(params, heads_of(model), state.count_B)
+    whole = state.prefix
+    stepping, params, (prefix, tail) = models.unroll(model, params, (whole, state.tail))
+    state = dataclasses.replace(state, prefix=prefix, tail=tail)
     batch = len(state.count_B)
     start_B = jnp.sum(state.prefix.valid_BS, axis=1, dtype=jnp.int32)
     ids_BC = jnp.zeros((batch, CHUNK), jnp.int32)
@@ -139,7 +142,7 @@ def chunk(
         done_B = state.done_B | jnp.any(id_B[:, None] == eos_E, axis=1) | (count_B >= limit_B)
         active_B1 = (active_B & ~done_B)[:, None]
         h_B1D, new = models.run(
-            model,
+            stepping,
             params,
             models.embed(model, params, id_B[:, None]),
             active_B1,
@@ -154,6 +157,7 @@ def chunk(
     _, state, ids_BC, wrote_BC = lax.while_loop(
         unfinished, step, (jnp.int32(0), state, ids_BC, wrote_BC)
     )
+    state = dataclasses.replace(state, prefix=whole, tail=models.roll(model, state.tail))
     return state.constrained(), ids_BC, wrote_BC
 
 

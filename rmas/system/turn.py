@@ -122,12 +122,22 @@ def rollout(
 
     def latent_steps(params: Params, z_BD: Array, tail: Segment) -> tuple[Array, Array]:
         params = gather_width(params, heads_of(model), z_BD)
+        stepping, cache = model, (*past, tail)
+        if not spec.remat:
+            stepping, params, cache = models.unroll(model, params, cache)
+        *before, tail = cache
 
         def step(carry: tuple[Array, Segment], t: Array) -> tuple[tuple[Array, Segment], Any]:
             z_BD, tail = carry
             pos_B1 = (start_B + t)[:, None]
             h_B1D, new = models.run(
-                model, params, z_BD[:, None], one_B1, pos_B1, past=(*past, tail), remat=spec.remat
+                stepping,
+                params,
+                z_BD[:, None],
+                one_B1,
+                pos_B1,
+                past=(*before, tail),
+                remat=spec.remat,
             )
             tail = models.append(tail, new, pos_B1, t)
             h_BD = h_B1D[:, 0]
