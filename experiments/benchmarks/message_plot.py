@@ -18,9 +18,7 @@ _MEASURED = "#0072B2"
 
 def new_plot() -> Any:
     """An empty figure. Raises `InputError` where matplotlib is not installed."""
-    figure = plots.new_figure(6.4, 5.0)
-    figure.set_dpi(100)  # a page of the documentation keeps it
-    return figure
+    return plots.new_figure(6.4, 5.0)
 
 
 def draw(figure: Any, facts: dict[str, Any], path: Path) -> None:
