@@ -109,7 +109,7 @@ def test_a_trace_of_some_groups(tmp_path, caplog):
     assert not (tmp_path / "whole" / "profile").exists()
     assert caplog.messages == ["profile_groups: nothing is traced, 4 groups are left to answer"]
     for span in ((2, 2), (2,)):
-        with pytest.raises(InputError, match="profile_groups .* name the first group and the one"):
+        with pytest.raises(InputError, match=r"profile_groups .* name the first group and the one"):
             EvaluateSettings(profile_groups=span)
 
 
