@@ -31,7 +31,11 @@ class Profile:
             return
         first, stop = self._span
         if first <= n < stop and not self._running:
-            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # of every call of Python, which would slow the host
+            jax.profiler.start_trace(
+                self._folder, create_perfetto_trace=True, profiler_options=options
+            )
             self._running = True
         elif n >= stop:
             self._stop()

@@ -1,0 +1,126 @@
+"""What a trace of a run on CPU says: when programs ran, when none did, and what the host did."""
+
+import dataclasses
+import gzip
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rmas.errors import InputError
+from rmas.files import open_file
+
+_POOL = "tf_XLA"  # of threads that run programs on CPU
+_HOST = ("render",)  # events of `rmas.system.clock`
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Span:
+    """Something that went on from `start` to `end`, in seconds of the trace."""
+
+    start: float
+    end: float
+    name: str
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.end - self.start
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+    """Time in which no program ran.
+
+    Attributes:
+      after, before: the programs that ended and began there.
+      host: seconds of it in which the host rendered prompts.
+    """
+
+    start: float
+    end: float
+    after: str
+    before: str
+    host: float
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.end - self.start
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """The programs of a trace, each from its first operation to its last, and phases of the host.
+
+    Both are sorted by their start.
+    """
+
+    programs: tuple[Span, ...]
+    host: tuple[Span, ...]
+
+    @property
+    def seconds(self) -> float:
+        """From the first program to the end of the last."""
+        return max(span.end for span in self.programs) - self.programs[0].start
+
+    def gaps(self) -> list[Gap]:
+        """All gaps between programs, the longest first."""
+        found, last = [], self.programs[0]
+        for span in self.programs[1:]:
+            if span.start > last.end:
+                host = sum(
+                    max(0.0, min(own.end, span.start) - max(own.start, last.end))
+                    for own in self.host
+                )
+                found.append(Gap(last.end, span.start, last.name, span.name, host))
+            last = max(last, span, key=lambda one: one.end)
+        return sorted(found, key=lambda gap: -gap.seconds)
+
+    def of(self, program: str) -> list[Span]:
+        """The runs of one program."""
+        return [span for span in self.programs if span.name == program]
+
+
+def read_trace(folder: Path) -> Trace:
+    """The newest trace below a folder that `profile_groups` or `profile_steps` has written.
+
+    Raises `InputError` where there is none, or none of programs on CPU.
+    """
+    files = sorted(folder.rglob("*.trace.json.gz"), key=lambda path: path.parent.name)
+    files = [path for path in files if path.name != "perfetto_trace.json.gz"]
+    if not files:
+        raise InputError(f"{folder} holds no trace; evaluate with profile_groups writes one")
+    try:
+        with open_file(files[-1]) as file:
+            events = json.loads(gzip.decompress(file.read()))["traceEvents"]
+        found = parse_trace(events)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{files[-1]} is not a trace: {error}") from None
+    if not found.programs:
+        raise InputError(f"{files[-1]} has no programs of a CPU; others are not read")
+    return found
+
+
+def parse_trace(events: Iterable[dict[str, Any]]) -> Trace:
+    """A trace from its events: dicts of the Trace Event Format, times in microseconds."""
+    events = list(events)
+    threads = {
+        (event["pid"], event["tid"]): event["args"]["name"]
+        for event in events
+        if event.get("ph") == "M" and event["name"] == "thread_name"
+    }
+    runs: dict[tuple[str, str], Span] = {}
+    host = []
+    for event in events:
+        if event.get("ph") != "X":
+            continue
+        start, name = event["ts"] / 1e6, event["name"]
+        end = start + event.get("dur", 0) / 1e6
+        if not threads.get((event["pid"], event["tid"]), "").startswith(_POOL):
+            host += [Span(start, end, name)] * (name in _HOST)
+        elif program := event.get("args", {}).get("hlo_module"):
+            key = program, event["args"].get("run_id", "")
+            own = runs.get(key, Span(start, end, program))
+            runs[key] = Span(min(own.start, start), max(own.end, end), program)
+    return Trace(tuple(sorted(runs.values())), tuple(sorted(host)))
