@@ -4,9 +4,11 @@
   python -m experiments.benchmarks.device_gaps runs/tiny/evaluate/profile --plot=gaps.png
 
 The next batch is rendered and given to the devices while a chunk of the running one is decoded. So
-no gap should be longer than a chunk: this command prints the longest ones, the programs around
-them, and how long the host rendered prompts in them; then every program's runs. With `--plot` it
-draws the timeline: programs, rendering, and gaps of a millisecond or more.
+no gap should be longer than a chunk. This command prints, for each method, the longest gap while it
+answers a group and how long its chunks take; the longest gaps, the programs around them, and how
+long the host rendered prompts in them; then every program's runs. With `--plot` it draws the
+timeline: programs, rendering, and gaps of a millisecond or more. Between groups records are written
+and, on CPUs, answers graded.
 
 On CPUs host and programs share the cores: measure on a machine that does nothing else.
 """
@@ -40,43 +42,49 @@ def main(argv: list[str]) -> None:
     file = output_file("plot", _PLOT.value)
     figure = plots.new_figure(9.6, 2.8) if file else None
     trace = read_trace(expanded(argv[1]))
-    chunks = [span.seconds for span in trace.of(_CHUNK.value)]
-    if not chunks:
+    if not trace.of(_CHUNK.value):
         names = sorted({span.name for span in trace.programs})
         raise InputError(f"the trace has no {_CHUNK.value}; it has {', '.join(names)}")
-    print(tables(trace, chunks))
+    print(tables(trace, _CHUNK.value))
     if file:
         draw(figure, trace, file)
 
 
-def tables(trace: Trace, chunks: list[float]) -> str:
-    """The verdict, the longest gaps and all programs, in Markdown."""
-    gaps, median = trace.gaps(), statistics.median(chunks)
+def tables(trace: Trace, chunk: str) -> str:
+    """What each method waits for, the longest gaps and all programs, in Markdown."""
+    gaps, blocks, rows = trace.gaps(), [], []
     idle = sum(gap.seconds for gap in gaps)
-    longest = gaps[0].seconds if gaps else 0.0
-    longer = sum(gap.seconds > median for gap in gaps)
-    verdict = (
+    blocks.append(
         f"{trace.seconds:.3f} s, of which no program ran in {idle:.3f} s "
-        f"({idle / trace.seconds:.1%}). The longest gap is {_ms(longest)}; a chunk takes "
-        f"{_ms(median)} (median of {len(chunks)}, {_ms(min(chunks))} to {_ms(max(chunks))}); "
-        f"gaps longer than that: {longer}."
+        f"({idle / trace.seconds:.1%})."
     )
+    for name in dict.fromkeys(own.name for own in trace.answers):
+        seconds = sum(own.seconds for own in trace.answers if own.name == name)
+        chunks = [span.seconds for span in trace.during(name, chunk)]
+        own = [gap.seconds for gap in gaps if gap.answer == name]
+        median = statistics.median(chunks) if chunks else 0.0
+        cells = [f"{seconds:.3f} s", f"{sum(own) / seconds:.1%}", _ms(max(own, default=0.0))]
+        cells += [_ms(median), _ms(max(chunks, default=0.0))]
+        rows.append([name, *cells, str(sum(gap > median for gap in own))])
+    head = ["answering", "all", "no program", "longest gap", "chunk, median", "longest chunk"]
+    blocks.append(markdown([*head, "gaps longer than the median"], rows))
     rows = [
-        [f"{gap.after} -> {gap.before}", _ms(gap.seconds), _ms(gap.host)]
+        [
+            gap.answer or "between groups",
+            f"{gap.after} -> {gap.before}",
+            _ms(gap.seconds),
+            _ms(gap.rendering),
+        ]
         for gap in gaps[: _LONGEST.value]
     ]
-    programs = []
+    blocks.append(markdown(["answering", "gap", "length", "rendering in it"], rows))
+    rows = []
     for name in dict.fromkeys(span.name for span in trace.programs):
         own = [span.seconds for span in trace.of(name)]
         cells = [_ms(statistics.median(own)), _ms(max(own)), f"{sum(own):.3f} s"]
-        programs.append([name, str(len(own)), *cells])
-    return "\n\n".join(
-        [
-            verdict,
-            markdown(["gap", "length", "rendering in it"], rows),
-            markdown(["program", "runs", "median", "longest", "all"], programs),
-        ]
-    )
+        rows.append([name, str(len(own)), *cells])
+    blocks.append(markdown(["program", "runs", "median", "longest", "all"], rows))
+    return "\n\n".join(blocks)
 
 
 def draw(figure: Any, trace: Trace, path: Path) -> None:
@@ -85,7 +93,7 @@ def draw(figure: Any, trace: Trace, path: Path) -> None:
     names = list(dict.fromkeys(span.name for span in trace.programs))
     lanes = [
         *((2, name, trace.of(name), _COLOURS[n % 7]) for n, name in enumerate(names)),
-        (1, "rendering", trace.host, "#999999"),
+        (1, "rendering", trace.rendering, "#999999"),
         (0, "gap", [gap for gap in trace.gaps() if gap.seconds >= _LEAST], "#CC0000"),
     ]
     for lane, name, spans, colour in lanes:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rmas.errors import InputError
+from rmas.evaluation.runner import ANSWER
 from rmas.files import open_file
 
 _POOL = "tf_XLA"  # of threads that run programs on CPU
-_HOST = ("render",)  # events of `rmas.system.clock`
+_RENDER = "render"  # a phase of `rmas.system.clock`
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -34,14 +35,16 @@ class Gap:
 
     Attributes:
       after, before: the programs that ended and began there.
-      host: seconds of it in which the host rendered prompts.
+      rendering: seconds of it in which the host rendered prompts.
+      answer: the method whose group was being answered; empty between groups.
     """
 
     start: float
     end: float
     after: str
     before: str
-    host: float
+    rendering: float
+    answer: str
 
     @property
     def seconds(self) -> float:
@@ -51,13 +54,17 @@ class Gap:
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """The programs of a trace, each from its first operation to its last, and phases of the host.
+    """What a trace holds, sorted by start.
 
-    Both are sorted by their start.
+    Attributes:
+      programs: each from its first operation to its last.
+      rendering: when the host rendered prompts.
+      answers: groups that were answered, by the names of methods with rounds.
     """
 
     programs: tuple[Span, ...]
-    host: tuple[Span, ...]
+    rendering: tuple[Span, ...]
+    answers: tuple[Span, ...]
 
     @property
     def seconds(self) -> float:
@@ -69,17 +76,28 @@ class Trace:
         found, last = [], self.programs[0]
         for span in self.programs[1:]:
             if span.start > last.end:
-                host = sum(
-                    max(0.0, min(own.end, span.start) - max(own.start, last.end))
-                    for own in self.host
+                ends = last.end, span.start
+                rendering = sum(
+                    max(0.0, min(own.end, ends[1]) - max(own.start, ends[0]))
+                    for own in self.rendering
                 )
-                found.append(Gap(last.end, span.start, last.name, span.name, host))
+                answer = self._answer(*ends)
+                found.append(Gap(*ends, last.name, span.name, rendering, answer))
             last = max(last, span, key=lambda one: one.end)
         return sorted(found, key=lambda gap: -gap.seconds)
 
     def of(self, program: str) -> list[Span]:
         """The runs of one program."""
         return [span for span in self.programs if span.name == program]
+
+    def during(self, answer: str, program: str) -> list[Span]:
+        """The runs of one program in groups that a method answers."""
+        return [span for span in self.of(program) if self._answer(span.start, span.end) == answer]
+
+    def _answer(self, start: float, end: float) -> str:
+        """The method that answers in all this time; empty if none does."""
+        found = (own.name for own in self.answers if own.start <= start and end <= own.end)
+        return next(found, "")
 
 
 def read_trace(folder: Path) -> Trace:
@@ -111,16 +129,19 @@ def parse_trace(events: Iterable[dict[str, Any]]) -> Trace:
         if event.get("ph") == "M" and event["name"] == "thread_name"
     }
     runs: dict[tuple[str, str], Span] = {}
-    host = []
+    rendering, answers = [], []
     for event in events:
         if event.get("ph") != "X":
             continue
         start, name = event["ts"] / 1e6, event["name"]
         end = start + event.get("dur", 0) / 1e6
         if not threads.get((event["pid"], event["tid"]), "").startswith(_POOL):
-            host += [Span(start, end, name)] * (name in _HOST)
+            if name == _RENDER:
+                rendering.append(Span(start, end, name))
+            elif name.startswith(ANSWER):
+                answers.append(Span(start, end, name.removeprefix(ANSWER)))
         elif program := event.get("args", {}).get("hlo_module"):
             key = program, event["args"].get("run_id", "")
             own = runs.get(key, Span(start, end, program))
             runs[key] = Span(min(own.start, start), max(own.end, end), program)
-    return Trace(tuple(sorted(runs.values())), tuple(sorted(host)))
+    return Trace(*(tuple(sorted(found)) for found in (runs.values(), rendering, answers)))

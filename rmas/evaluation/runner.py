@@ -39,6 +39,8 @@ from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
 
 _log = logging.getLogger(__name__)
+ANSWER = "answer: "
+"""Begins the names of events in a trace: a group is answered, by this method."""
 _MAX_WAIT = 7 * 24 * 3600  # seconds that processes wait for the slowest one's answers
 
 
@@ -183,7 +185,8 @@ def _answer(
     for _ in range(2 if method.warm else 1):
         method.clock.pop()  # drops what ran before
         before, began, worked = seconds_compiling(), time.perf_counter(), time.process_time()
-        answers = method.answer(questions, plan.batch, group.rollout)
+        with jax.profiler.TraceAnnotation(f"{ANSWER}{method.name} r={method.rounds}"):
+            answers = method.answer(questions, plan.batch, group.rollout)
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked
         after = seconds_compiling()
         if after == before:

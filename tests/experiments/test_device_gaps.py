@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.benchmarks.traces import Span, parse_trace
+from rmas.evaluation.runner import ANSWER
 from rmas.parallel.profile import Profile
 from rmas.system.clock import Clock
 from support.commands import run
@@ -34,6 +35,7 @@ EVENTS = [
     operation(2, 18, 3, "jit_think", 8),  # until 21: no gap before it
     operation(2, 19, 1, "jit_think", 8),
     event(1, 15, 15, "render"),  # nine of the ten milliseconds until 31
+    event(1, 9, 25, "answer: latent r=2"),  # until 34
     event(1, 22, 1, "PjitFunction(chunk)"),
     event(2, 25, 1, "ThunkExecutor::Execute"),  # belongs to no program
     operation(3, 31, 4, "jit_chunk", 9),
@@ -48,10 +50,13 @@ def test_gaps_by_hand():
     assert trace.programs[0] == Span(0.010, 0.020, "jit_chunk")
     assert trace.seconds == pytest.approx(0.028)
     long, short = trace.gaps()
-    assert (long.seconds, long.host) == (pytest.approx(0.010), pytest.approx(0.009))
+    assert (long.seconds, long.rendering) == (pytest.approx(0.010), pytest.approx(0.009))
     assert (long.after, long.before) == ("jit_think", "jit_chunk")
-    assert (short.seconds, short.host) == (pytest.approx(0.002), 0)
+    assert (short.seconds, short.rendering) == (pytest.approx(0.002), 0)
+    assert (long.answer, short.answer) == ("latent r=2", "")
     assert len(trace.of("jit_chunk")) == 3
+    # The second chunk goes on until 35, and the answer does not.
+    assert trace.during("latent r=2", "jit_chunk") == [Span(0.010, 0.020, "jit_chunk")]
 
 
 def test_a_program_within_another_opens_no_gap():
@@ -70,17 +75,20 @@ def test_a_real_trace(tmp_path):
     chunk(x_DD).block_until_ready()
     with Profile(tmp_path / "profile", (0, 1), "profile_groups") as profile:
         profile.before(0)
-        chunk(x_DD).block_until_ready()
-        with clock.phase("render"):
-            time.sleep(0.25)
-        chunk(x_DD).block_until_ready()
+        with jax.profiler.TraceAnnotation(f"{ANSWER}text r=1"):
+            chunk(x_DD).block_until_ready()
+            with clock.phase("render"):
+                time.sleep(0.25)
+            chunk(x_DD).block_until_ready()
     plot = tmp_path / "gaps.png"
     done = run("benchmarks.device_gaps", str(tmp_path / "profile"), f"--plot={plot}")
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if "jit_chunk -> jit_chunk" in line)
-    length, rendering = (float(cell.split()[0]) for cell in row.split("|")[2:4])
+    assert row.startswith("| text r=1 | jit_chunk ->")
+    length, rendering = (float(cell.split()[0]) for cell in row.split("|")[3:5])
     assert length >= rendering >= 249
-    assert "; gaps longer than that: 1." in done.stdout
+    row = next(line for line in done.stdout.splitlines() if line.startswith("| text r=1 |"))
+    assert float(row.split("|")[4].split()[0]) == length and row.endswith("| 1 |")
     assert "| jit_chunk | 2 |" in done.stdout
     assert plot.read_bytes().startswith(b"\x89PNG")
     done = run("benchmarks.device_gaps", str(tmp_path / "profile"), "--chunk=jit_gone")
