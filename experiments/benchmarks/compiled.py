@@ -19,7 +19,6 @@ ten. `--size=small` and `--size=tiny` take seconds. A line of JSON ends the outp
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +28,7 @@ from absl import flags
 from experiments import app, plans
 from experiments.benchmarks import random_system
 from experiments.benchmarks.program_times import say
-from experiments.benchmarks.words import check_words
+from experiments.benchmarks.words import check_words, numbers
 from rmas import parallel
 from rmas.console import aligned
 from rmas.errors import InputError
@@ -47,7 +46,6 @@ from rmas.training.loop import Schedule
 from rmas.training.objectives import Lengths, TrainingContext, parse_objective
 
 PARTS = ("latent", "prefill", "decode", "outer")
-_NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 _DRAWS = {
     "greedy token": Sampling(),
     "drawn token": Sampling(temperature=0.6),
@@ -93,8 +91,7 @@ def main(_: list[str]) -> None:
     """Compiles the programs of a model, and prints what they need."""
     check_words("parts", _PARTS.value, PARTS)
     check_words("weights", _WEIGHTS.value, ("bfloat16", "int8"))
-    if not all(_NUMBER.fullmatch(text) for text in _ROWS.value or [""]):
-        raise InputError(f"--rows={','.join(_ROWS.value)}; wanted numbers, as in 8,32")
+    all_rows = numbers("rows", _ROWS.value)
     parse_objective(_OBJECTIVE.value)  # before minutes of compiling
     plans.prepare(_MESH.value, _TOPOLOGY.value)
     found = parse_slice(_TOPOLOGY.value)
@@ -106,7 +103,7 @@ def main(_: list[str]) -> None:
     facts: list[dict[str, Any]] = []
     for weights in _WEIGHTS.value:
         system = random_system.sequential_system(model, mesh, jnp.bfloat16, weights == "int8")
-        for rows in map(int, _ROWS.value):
+        for rows in all_rows:
             if rows % parallel.batch_multiple(mesh):
                 raise InputError(
                     f"--rows={rows}; on this mesh it must be a multiple of "

@@ -54,7 +54,7 @@ from experiments.benchmarks.inference_paths import (
     Turns,
     has_pytorch,
 )
-from experiments.benchmarks.json_file import json_file
+from experiments.benchmarks.output_file import output_file
 from experiments.benchmarks.program_times import Figures, measured_figures, say
 from experiments.benchmarks.random_agents import Sizes
 from experiments.benchmarks.ratios import (
@@ -97,7 +97,7 @@ _JSON = flags.DEFINE_string("json", "", "A file for the same numbers.")
 def main(_: list[str]) -> None:
     """Checks that all ways agree, and measures them."""
     parallel.start()
-    file = json_file(_JSON.value)
+    file = output_file("json", _JSON.value)
     topology, specs = random_agents.architectures(_SYSTEM.value)
     pytorch = _PYTORCH.value and has_pytorch()
     if _RELEASE.value and not pytorch:
@@ -178,13 +178,17 @@ def measure(
     )
     dtype = np.dtype(_DTYPE.value)
     figures = measured_figures(dtype, 1024 if jax.default_backend() == "cpu" else 8192)
-    counter = inference_work.Counter(system, paths.links, dtype, sizes.rows)
-    answers = runs[TEXT].results[0]
+    counter, answers = paths.counter(dtype), runs[TEXT].results[0]
+    lengths = inference_work.lengths_of(prompts, topology)
+    read, wrote = (
+        inference_work.counted(answers, topology, turns.rounds, name)
+        for name in ("prompt_tokens", "decoded_tokens")
+    )
     floors = {}
     for what, preambles in (("", paths.preambles(0)), (AGAIN, {})):
         works = {
-            LATENT: counter.latent(prompts, preambles, turns.steps, turns.new_tokens),
-            TEXT: counter.text(answers, preambles, turns.rounds),
+            LATENT: counter.latent(lengths, preambles, turns.steps, turns.new_tokens),
+            TEXT: counter.text(read, wrote, preambles),
         }
         floors |= {f"{name}{what}": _floors(own, figures) for name, own in works.items()}
     return {

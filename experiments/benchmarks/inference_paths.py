@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from experiments.benchmarks.inference_work import Counter
 from experiments.benchmarks.random_agents import Sizes, load_system, make_questions
 from rmas.errors import InputError
 from rmas.links import Form, init_links
@@ -17,6 +18,8 @@ from rmas.parallel import put_whole, replicated
 from rmas.shapes import Params
 from rmas.system.answers import Answer, Limits
 from rmas.system.batch import stack
+from rmas.system.clock import Clock
+from rmas.system.preamble_cache import PreambleCache
 from rmas.system.rendered import Renderer
 from rmas.system.run import Runner
 from rmas.system.sampling import Sampling
@@ -97,6 +100,20 @@ class Paths:
         runners = [Runner(system, turns.limits, Sampling(), sizes.seed) for _ in range(2)]
         return cls(sizes, turns, links, *runners, other)
 
+    def with_messages(self, tokens: int) -> "Paths":
+        """The same system, where texts that are exchanged have so many tokens."""
+        turns = dataclasses.replace(self.turns, message_tokens=tokens)
+        runner = dataclasses.replace(
+            self.text_runner, limits=turns.limits, clock=Clock(), preambles=PreambleCache()
+        )
+        return dataclasses.replace(self, turns=turns, text_runner=runner)
+
+    def counter(self, dtype: Any) -> Counter:
+        """What counts the work of a batch, with weights and caches of a type."""
+        system = self.latent_runner.system
+        specs = {name: agent.model for name, agent in system.agents.items()}
+        return Counter.of(system.topology, specs, FORM, system.mesh, dtype, self.sizes.rows)
+
     def latent(self, number: int) -> list[Answer]:
         """Latent recursion by rmas."""
         questions = make_questions(self.sizes, number)
@@ -108,6 +125,19 @@ class Paths:
         """Text exchange by rmas."""
         questions = make_questions(self.sizes, number)
         return self.text_runner.text(questions, self.turns.rounds, self.sizes.rows)
+
+    def check_lengths(self, answers: Sequence[Answer]) -> None:
+        """Raises `InputError` where texts that were exchanged lack tokens of their lengths."""
+        topology, turns = self.text_runner.system.topology, self.turns
+        for agent in topology.agents:
+            wanted = turns.message_tokens * (turns.rounds - (agent in topology.after))
+            if agent == topology.output:
+                wanted += turns.new_tokens - turns.message_tokens
+            for answer in answers:
+                if (wrote := answer.counts[agent]["decoded_tokens"]) != wanted:
+                    raise InputError(
+                        f"{agent} wrote {wrote} tokens, and not {wanted}; try another --seed"
+                    )
 
     def torch(self, number: int, cached: bool = True) -> tuple[list[list[int]], dict[str, Any]]:
         """Latent recursion in PyTorch, with prompts from a renderer of its own."""

@@ -6,16 +6,20 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import AbstractMesh, Mesh
 
 from experiments.benchmarks.program_times import Figures, timed
 from rmas.errors import InputError
+from rmas.links import Form, LinkSpec, init_links
+from rmas.models import ModelSpec
 from rmas.parallel import put_batch
 from rmas.plans import programs
-from rmas.plans.arguments import AbstractSystem
+from rmas.plans.arguments import AbstractSystem, device_bytes
 from rmas.plans.floors import Share, Work
 from rmas.shapes import Params
 from rmas.system.answers import Answer
 from rmas.system.load import System
+from rmas.system.topology import Topology
 from rmas.system.turn import Prompt, SystemSpec
 
 Parts = dict[str, list[Work]]
@@ -32,47 +36,81 @@ def total(works: Sequence[Work]) -> Work:
     return sum(works, Work(0, 0))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Counter:
-    """Counts the work of a system on one batch.
+Lengths = Mapping[str, Sequence[int]]
+"""Tokens by agent, in each of its turns."""
 
-    Attributes:
-      dtype: of weights and caches.
-      rows: of the batch.
+
+def prompt_lengths(topology: Topology, prompt: int, message: int, rounds: int) -> dict[str, list]:
+    """The whole prompts of every agent's turns in all rounds.
+
+    `prompt` are the tokens without messages; each message that has come takes `message`, and before
+    the first feedback none has. In the last round, agents behind the output agent have no turn.
     """
 
-    system: System
-    links: Params
-    dtype: Any
-    rows: int
+    def length(agent: str, k: int) -> int:
+        come = [e for e in topology.incoming(agent) if e.when == "round" or k]
+        return prompt + message * len(come)
+
+    return {
+        agent: [length(agent, k) for k in range(rounds - (agent in topology.after))]
+        for agent in topology.agents
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Counter:
+    """Counts the work of a system on one batch, from shapes alone. Padding is no work.
+
+    Attributes:
+      shares: each agent's share of a device.
+      outer: numbers of each outer link, by `src->dst`.
+    """
+
+    topology: Topology
+    shares: Mapping[str, Share]
+    outer: Mapping[str, int]
+
+    @classmethod
+    def of(
+        cls,
+        topology: Topology,
+        specs: Mapping[str, ModelSpec],
+        form: Form,
+        mesh: Mesh | AbstractMesh,
+        dtype: Any,
+        rows: int,
+    ) -> "Counter":
+        """A system of these architectures; `dtype` is of weights and caches, `rows` of a batch."""
+        widths = tuple((agent, spec.d_model) for agent, spec in specs.items())
+        spec = LinkSpec(form, widths, topology.link_edges)
+        links = jax.eval_shape(lambda: init_links(spec, jax.random.key(0)))
+
+        def share(agent: str) -> Share:
+            link = device_bytes(links["inner"][agent])
+            return Share(specs[agent], mesh, rows, dtype, False, link)
+
+        shares = {agent: share(agent) for agent in topology.agents}
+        outer = {edge: sum(map(np.size, jax.tree.leaves(x))) for edge, x in links["outer"].items()}
+        return cls(topology, shares, outer)
 
     def latent(
-        self,
-        prompts: Mapping[str, Prompt],
-        preambles: Mapping[str, int],
-        steps: int,
-        new_tokens: int,
+        self, prompts: Lengths, preambles: Mapping[str, int], steps: int, new_tokens: int
     ) -> Parts:
         """Latent recursion, in the parts `preamble`, `prefill`, `latent steps` and `write`.
 
-        Padding is no work. A row has the batch's mean length.
-
         Args:
-          prompts: whole ones as numpy arrays `[R, B, T]` by agent.
+          prompts: whole ones, with their messages.
           preambles: their first positions by agent that are read once; others are read each
             round, and so is the whole prompt of an agent that is absent.
         """
         found: Parts = {"preamble": [], "prefill": [], "latent steps": [], "write": []}
-        topology = self.system.topology
-        for agent, prompt in prompts.items():
-            share, past = self.share(agent), preambles.get(agent, 0)
+        for agent, lengths in prompts.items():
+            share, past = self.shares[agent], preambles.get(agent, 0)
             if past:
                 found["preamble"].append(share.prefill(past))
-            length_R = np.asarray(prompt.valid_BT).sum(axis=-1).mean(axis=-1).astype(int)
-            for k in range(len(length_R) - (agent in topology.after)):
-                length = int(length_R[k])
+            for n, length in enumerate(lengths, 1):
                 found["prefill"].append(share.prefill(length - past, past))
-                if agent == topology.output and k == len(length_R) - 1:
+                if agent == self.topology.output and n == len(lengths):
                     found["write"] += self._text(share, length, new_tokens)
                 else:
                     step = share.latent_step(length + steps / 2)
@@ -80,32 +118,20 @@ class Counter:
                     found["latent steps"].append(self._send(agent, steps))
         return found
 
-    def text(self, answers: Sequence[Answer], preambles: Mapping[str, int], rounds: int) -> Parts:
-        """Text exchange that gave these answers, in the parts `preamble`, `read` and `write`.
+    def text(self, prompts: Lengths, wrote: Lengths, preambles: Mapping[str, int]) -> Parts:
+        """Text exchange, in the parts `preamble`, `read` and `write`.
 
-        `preambles` as of `latent`.
+        `wrote` are the tokens of the texts; `prompts` and `preambles` as of `latent`.
         """
         found: Parts = {"preamble": [], "read": [], "write": []}
-        topology = self.system.topology
-        for agent in topology.agents:
-            turns, share = rounds - (agent in topology.after), self.share(agent)
-            read, wrote = (
-                sum(own.counts[agent][name] for own in answers) / len(answers) / turns
-                for name in ("prompt_tokens", "decoded_tokens")
-            )
-            past = preambles.get(agent, 0)
+        for agent, lengths in prompts.items():
+            share, past = self.shares[agent], preambles.get(agent, 0)
             if past:
                 found["preamble"].append(share.prefill(past))
-            for _ in range(turns):
-                found["read"].append(share.prefill(int(read) - past, past))
-                found["write"] += self._text(share, int(read), int(wrote))
+            for length, tokens in zip(lengths, wrote[agent], strict=True):
+                found["read"].append(share.prefill(length - past, past))
+                found["write"] += self._text(share, length, tokens)
         return found
-
-    def share(self, agent: str) -> Share:
-        """An agent's share of the device."""
-        link = sum(x.nbytes for x in jax.tree.leaves(self.links["inner"][agent]))
-        model = self.system.agents[agent].model
-        return Share(model, self.system.mesh, self.rows, self.dtype, False, link)
 
     def _text(self, share: Share, length: int, tokens: int) -> list[Work]:
         """A text after a prompt, whose first token needs the head alone."""
@@ -115,14 +141,27 @@ class Counter:
 
     def _send(self, agent: str, steps: int) -> Work:
         """The inner link on the prompt's last state, and a turn's messages."""
-        inner = self.share(agent).link
-        size = sum(
-            x.size
-            for e in self.system.topology.outgoing(agent)
-            for x in jax.tree.leaves(self.links["outer"][f"{e.src}->{e.dst}"])
-        )
-        flops = 2 * self.rows * (inner / 4 + steps * size)
-        return Work(inner + 4 * size, flops)
+        share = self.shares[agent]
+        size = sum(self.outer[f"{e.src}->{e.dst}"] for e in self.topology.outgoing(agent))
+        flops = 2 * share.own_rows * (share.link / 4 + steps * size)
+        return Work(share.link + 4 * size, flops)
+
+
+def lengths_of(prompts: Mapping[str, Prompt], topology: Topology) -> dict[str, list[int]]:
+    """The mean lengths of a batch's whole prompts, numpy arrays `[R, B, T]`, in agents' turns."""
+
+    def lengths(agent: str, prompt: Prompt) -> list[int]:
+        length_R = np.asarray(prompt.valid_BT).sum(axis=-1).mean(axis=-1).astype(int)
+        return length_R[: len(length_R) - (agent in topology.after)].tolist()
+
+    return {agent: lengths(agent, prompt) for agent, prompt in prompts.items()}
+
+
+def counted(answers: Sequence[Answer], topology: Topology, rounds: int, name: str) -> Lengths:
+    """The mean of a count of text exchange in agents' turns: `prompt_tokens`, `decoded_tokens`."""
+    turns = {agent: rounds - (agent in topology.after) for agent in topology.agents}
+    means = {agent: np.mean([own.counts[agent][name] for own in answers]) for agent in turns}
+    return {agent: [int(means[agent] / n)] * n for agent, n in turns.items()}
 
 
 def parts_alone(

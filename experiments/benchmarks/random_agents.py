@@ -117,6 +117,18 @@ class Sizes:
         parts = {"system": words // 6, "question": words // 2, "before": words // 12}
         return parts | {"after": words - sum(parts.values())}
 
+    @property
+    def mean(self) -> int:
+        """Tokens of a prompt without messages, on average over the rows of a batch."""
+        longest = self.parts["question"]
+        question = sum(_shorter(longest, row) for row in range(self.rows)) / self.rows
+        return int(self.prompt - longest + question)
+
+    @property
+    def preamble(self) -> int:
+        """Those of them before the first message, which all rounds share."""
+        return self.mean - self.parts["after"] - 1
+
 
 def architectures(system: str) -> tuple[Topology, dict[str, ModelSpec]]:
     """A topology with the architecture of each agent.

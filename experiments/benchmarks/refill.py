@@ -18,7 +18,7 @@ from absl import flags
 
 from experiments import app
 from experiments.benchmarks import random_system
-from experiments.benchmarks.json_file import json_file
+from experiments.benchmarks.output_file import output_file
 from experiments.benchmarks.ratios import alternate, named, ratio, ratio_cells
 from experiments.benchmarks.static_batches import Run, Texts, drawn_lengths, run
 from rmas import models, parallel
@@ -40,7 +40,7 @@ _JSON = flags.DEFINE_string("json", "", "A file for the same numbers.")
 def main(_: list[str]) -> None:
     """Measures continuous batching."""
     parallel.start()
-    file = json_file(_JSON.value)
+    file = output_file("json", _JSON.value)
     model = random_system.model_spec(_MODEL.value, _SIZE.value)
     dtype = jnp.dtype(_DTYPE.value)
     params = models.init_params(model, jax.random.key(0))

@@ -31,7 +31,7 @@ from absl import flags
 from experiments import app
 from experiments.benchmarks import random_agents
 from experiments.benchmarks.inference_paths import INSTALL, has_pytorch
-from experiments.benchmarks.json_file import json_file
+from experiments.benchmarks.output_file import output_file
 from experiments.benchmarks.program_times import Figures, measured_figures, say
 from experiments.benchmarks.random_agents import Sizes
 from experiments.benchmarks.ratios import (
@@ -77,7 +77,7 @@ def main(_: list[str]) -> None:
     """Checks that steps agree, and measures them."""
     parallel.start()
     check_words("parts", _PARTS.value, PARTS)
-    file = json_file(_JSON.value)
+    file = output_file("json", _JSON.value)
     topology, specs = random_agents.architectures(_SYSTEM.value)
     sizes = Sizes(_PROMPT.value, _BATCH.value, _SEED.value)
     random_agents.check_context(specs, topology, sizes, _TEXT.value, "--text_tokens")

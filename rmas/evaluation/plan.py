@@ -117,6 +117,8 @@ class Plan:
       group_batches: batches of a group at most; 0: as `questions_of_group` says.
       machine: what runs it, for timings; times of different machines are not compared.
       accelerator: whether devices other than CPUs compute; then grading overlaps with answering.
+      profile_groups: the first group that is traced and the first that is not, counted from 0
+        among those that this session answers; empty: none.
       by_release: whether the public release has its own score for these questions.
     """
 
@@ -128,6 +130,7 @@ class Plan:
     seed: int
     rollouts: int = 1
     group_batches: int = 0
+    profile_groups: tuple[int, ...] = ()
     machine: str = ""
     accelerator: bool = False
     by_release: bool = False

@@ -23,13 +23,14 @@ from rmas.console import Progress
 from rmas.errors import InputError
 from rmas.evaluation.ceilings import write_ceilings
 from rmas.evaluation.json_lines import line_of, parse_line, scan, whole_lines
-from rmas.evaluation.layout import CEILINGS, QUESTIONS, RECORDS, TIMINGS
+from rmas.evaluation.layout import CEILINGS, PROFILE, QUESTIONS, RECORDS, TIMINGS
 from rmas.evaluation.merging import merge, warn_of_lost_times, whole_groups
 from rmas.evaluation.plan import Asked, Group, Method, Plan
 from rmas.evaluation.records import TIMING_SCHEMA
 from rmas.files import append_lines, replacing, report_full_disk
 from rmas.parallel import barrier, is_first
 from rmas.parallel.meters import peak_bytes, seconds_compiling
+from rmas.parallel.profile import Profile
 from rmas.places import has_file
 from rmas.system.answers import Answer
 from rmas.tasks.grader import Grade
@@ -38,6 +39,8 @@ from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
 
 _log = logging.getLogger(__name__)
+ANSWER = "answer: "
+"""Begins the names of events in a trace: a group is answered, by this method."""
 _MAX_WAIT = 7 * 24 * 3600  # seconds that processes wait for the slowest one's answers
 
 
@@ -74,6 +77,8 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
         warn_of_lost_times(folder / TIMINGS, [groups[n] for n in done], plan.asked.ids)
     count = jax.process_count()
     mine = _share([group for n, group in enumerate(groups) if n not in done])
+    if plan.profile_groups and plan.profile_groups[0] >= len(mine):
+        _log.warning("profile_groups: nothing is traced, %d groups are left to answer", len(mine))
     seen = sum(map(len, done.values())) if count == 1 else 0
     total = seen + sum(len(group.ids) for group in mine)
     label = "evaluate" if count == 1 else f"evaluate (process 1 of {count})"
@@ -88,7 +93,8 @@ def run(plan: Plan, graders: GraderPool, folder: Path) -> list[dict]:
         own_files[0].open("a") as record_file,
         own_files[1].open("a") as timing_file,
         Progress(total, start=seen, label=label, unit="answer") as progress,
-        contextlib.closing(_answered(plan, mine, graders, progress)) as answered,
+        Profile(folder / PROFILE, plan.profile_groups, "profile_groups") as profile,
+        contextlib.closing(_answered(plan, mine, graders, progress, profile)) as answered,
     ):
         for own in answered:
             method, grades = own.group.method, own.grades()
@@ -129,7 +135,11 @@ def _share(missing: Sequence[Group]) -> list[Group]:
 
 
 def _answered(
-    plan: Plan, groups: Sequence[Group], graders: GraderPool, progress: Progress
+    plan: Plan,
+    groups: Sequence[Group],
+    graders: GraderPool,
+    progress: Progress,
+    profile: Profile,
 ) -> Generator[_Answered]:
     """Answers groups, in order.
 
@@ -141,7 +151,8 @@ def _answered(
     pending: collections.deque[_Answered] = collections.deque()
     threads = ThreadPoolExecutor(1, thread_name_prefix="grading")
     try:
-        for group in groups:
+        for n, group in enumerate(groups):
+            profile.before(n)
             rows, method = plan.asked.rows(group.start, group.end), group.method
             first = (method, group.bucket) not in begun
             if first:
@@ -174,7 +185,8 @@ def _answer(
     for _ in range(2 if method.warm else 1):
         method.clock.pop()  # drops what ran before
         before, began, worked = seconds_compiling(), time.perf_counter(), time.process_time()
-        answers = method.answer(questions, plan.batch, group.rollout)
+        with jax.profiler.TraceAnnotation(f"{ANSWER}{method.name} r={method.rounds}"):
+            answers = method.answer(questions, plan.batch, group.rollout)
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked
         after = seconds_compiling()
         if after == before:

@@ -70,6 +70,7 @@ def evaluate(
         seed=settings.seed,
         rollouts=evaluate.rollouts,
         group_batches=evaluate.group_batches,
+        profile_groups=evaluate.profile_groups,
         machine=machine(system.mesh),
         accelerator=system.mesh.devices.flat[0].platform != "cpu",
         by_release=_is_own(settings.questions_name, grader_of(settings)),

@@ -17,8 +17,8 @@ _log = logging.getLogger(__name__)
 _PACE = ("profile_steps", "save_minutes")
 """Fields of a training stage that do not change its results."""
 _QUESTIONS = ("data", "split", "source", "field")
-_ORDER = ("group_batches",)
-"""Fields of an evaluation that change in which order answers are made, not which."""
+_ORDER = ("group_batches", "profile_groups")
+"""Fields of an evaluation that change in which order or pace answers are made, not which."""
 
 
 def identity_of(

@@ -330,6 +330,12 @@ class EvaluateSettings(Options):
     )
     rollouts: int = option(1, "answers to every question", least=1)
     retry: bool = option(False, "ask once more where no answer can be found in the text")
+    profile_groups: tuple[int, ...] = option(
+        (),
+        "first group to trace and first not to, of those that are answered now, for TensorBoard "
+        "and Perfetto; empty: none",
+        least=0,
+    )
     grader: str = option("", f"what scores answers: {', '.join(GRADERS)}; empty: the data's own")
     grade_seconds: float = option(10.0, "time limit of one grading", unit="s", above=0)
 
@@ -344,5 +350,8 @@ class EvaluateSettings(Options):
                 raise self.wrong(name, "name each value once")
         if self.grader and self.grader not in GRADERS:
             raise self.wrong("grader", f"known graders are {', '.join(GRADERS)}")
+        span = self.profile_groups
+        if span and (len(span) != 2 or not span[0] < span[1]):
+            raise self.wrong("profile_groups", "name the first group and the one after the last")
         if "text_recursive" in self.methods and max(self.rounds) < 2:
             raise self.wrong("rounds", "text_recursive needs two or more; add them, or name text")

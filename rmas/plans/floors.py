@@ -7,6 +7,7 @@ splits are gathered whole before they are read, and count whole.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -64,6 +65,11 @@ class Share:
         """Rows of one device."""
         return -(-self.rows // parts(self.mesh, "batch"))
 
+    @property
+    def weights(self) -> int:
+        """Bytes of one device's weights, those that `fsdp` splits gathered."""
+        return device_bytes(self._params)
+
     def prefill(self, positions: int, past: int = 0) -> Work:
         """A prefill of so many positions a row, which continues `past` positions."""
         rows, split = self.own_rows, self.mesh.shape["tensor"]
@@ -110,7 +116,7 @@ class Share:
         own = heads // split if heads % split == 0 else heads
         return 2 * own * self.model.head_dim * seen * np.dtype(self.dtype).itemsize
 
-    @property
+    @functools.cached_property
     def _params(self) -> Params:
         shape = self.mesh.shape
         sizes = (shape["data"] * shape["fsdp"], 1, shape["tensor"])

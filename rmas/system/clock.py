@@ -44,11 +44,15 @@ class Clock:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[list[Any]]:
-        """Times a block of the host; arrays that it puts into the list are waited for."""
+        """Times a block of the host; arrays that it puts into the list are waited for.
+
+        In a trace it is an event of this name.
+        """
         made: list[Any] = []
         began, idle = _now(), not self._queued
-        yield made
-        jax.block_until_ready(made)
+        with jax.profiler.TraceAnnotation(name):
+            yield made
+            jax.block_until_ready(made)
         self._add(name, _now() - began)
         if idle:
             self._mark = _now()

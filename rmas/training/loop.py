@@ -28,13 +28,13 @@ from rmas.parallel import (
     state_shardings,
     use,
 )
+from rmas.parallel.profile import Profile
 from rmas.shapes import Params
 from rmas.tasks.pipeline import batches
 from rmas.training import optim as optimizers
 from rmas.training.checkpoints import Checkpoints
 from rmas.training.metrics import MetricsWriter, check_metrics
 from rmas.training.optim import Optim
-from rmas.training.profile import Profile
 from rmas.training.recorder import Recorder
 from rmas.training.step import Loss, TrainState, init_train_state, make_step
 from rmas.training.stopping import stop_on_signals
@@ -240,14 +240,14 @@ def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Chec
         use(mesh),
         stop_on_signals() as stop,
         MetricsWriter(folder, start, meta.get("metrics")) as writer,
-        Profile(folder / "profile", schedule.profile_steps) as profile,
+        Profile(folder / "profile", schedule.profile_steps, "profile_steps") as profile,
         Progress(total, start=start, label=label) as progress,
     ):
         rate = optimizers.learning_rate(schedule.optim)
         recorder = Recorder(writer, rate, meta.get("losses", ()))
         progress.compiling()
         for n in range(start, total):
-            profile.before_step(n)
+            profile.before(n)
             with recorder.time_input():
                 arrays = task.prepare(next(stream), n)
                 batch = on_devices(arrays)

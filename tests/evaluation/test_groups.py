@@ -1,14 +1,18 @@
 """Methods take turns, group by group; grading may overlap; earlier orders are read."""
 
+import gzip
+import re
 import threading
 import time
 
+import jax
 import pytest
 
 from rmas.errors import InputError
 from rmas.evaluation.json_lines import parse_line
 from rmas.evaluation.plan import Method, Plan, by_length, group_bounds, questions_of_group
 from rmas.evaluation.runner import _share, run
+from rmas.experiment.sections import EvaluateSettings
 from rmas.system.answers import Answer
 from rmas.tasks.grader_pool import GraderPool
 from rmas.tasks.rows import Row
@@ -82,6 +86,31 @@ def test_a_method_gets_all_questions_of_a_group(tmp_path):
     run(plan(calls, rows=ROWS[:18], group_batches=3), GRADERS, tmp_path)
     # Questions 0 .. 5 and 6 .. 11 are of one shape, 12 .. 17 of another.
     assert calls == [(n, 2) for n in (3, 6, 3, 6, 6, 6, 3, 6, 3, 6)]
+
+
+def test_a_trace_of_some_groups(tmp_path, caplog):
+    """The trace has what happens in these groups, and records are those of a run without it."""
+
+    def traced(questions, batch, rollout):
+        with jax.profiler.TraceAnnotation(f"answering {questions[0].id}"):
+            return answers([])(questions, batch, rollout)
+
+    methods = (Method("latent", 1, traced, warm=False),)
+    rows = by_length(ROWS[:8], length_of)
+    for name, span in (("whole", ()), ("traced", (1, 3)), ("late", (4, 5))):
+        (tmp_path / name).mkdir()
+        given = Plan("toy", "relay", methods, rows, 2, seed=7, profile_groups=span)
+        run(given, GRADERS, tmp_path / name)
+    records = [(tmp_path / name / "records.jsonl").read_bytes() for name in ("whole", "traced")]
+    assert records[0] == records[1]
+    (trace,) = (tmp_path / "traced" / "profile").rglob("perfetto_trace.json.gz")
+    found = set(re.findall(r"answering row-\d\d", gzip.decompress(trace.read_bytes()).decode()))
+    assert found == {"answering row-02", "answering row-04"}
+    assert not (tmp_path / "whole" / "profile").exists()
+    assert caplog.messages == ["profile_groups: nothing is traced, 4 groups are left to answer"]
+    for span in ((2, 2), (2,)):
+        with pytest.raises(InputError, match=r"profile_groups .* name the first group and the one"):
+            EvaluateSettings(profile_groups=span)
 
 
 @pytest.mark.parametrize("accelerator", [False, True])

@@ -247,14 +247,14 @@ def test_ways_take_turns_to_be_first():
 
 def test_floors_count_what_is_kept(folder, topology):
     paths = Paths.load(topology, folder, SIZES, TURNS, "float32", pytorch=False)
-    system, prompts = paths.latent_runner.system, paths.prompts(0)
+    prompts = paths.prompts(0)
     preambles, answers = paths.preambles(0), paths.text(0)
     # What the engine did not read again in the second round.
     for agent, kept in preambles.items():
         reused = [answer.counts[agent]["reused_positions"] for answer in answers]
         assert kept > 16 and np.mean(reused) == pytest.approx(kept * (TURNS.rounds - 1), abs=1)
-    counter = inference_work.Counter(system, paths.links, np.float32, SIZES.rows)
-    again, kept = (counter.latent(prompts, own, 3, 4) for own in ({}, preambles))
+    counter, lengths = paths.counter(np.float32), inference_work.lengths_of(prompts, topology)
+    again, kept = (counter.latent(lengths, own, 3, 4) for own in ({}, preambles))
     assert inference_work.total(again["latent steps"]) == inference_work.total(kept["latent steps"])
     total, less = (inference_work.total(own["prefill"]) for own in (again, kept))
     assert 0 < less.flops < 0.8 * total.flops
@@ -267,8 +267,11 @@ def test_floors_count_what_is_kept(folder, topology):
     slow = Figures(bandwidth=step.bytes, flops=1e30)
     assert inference_work.floor([step, step], slow) == pytest.approx(2)
     assert len(kept["prefill"]) == 6 and len(kept["write"]) == 4
-    text = counter.text(answers, preambles, TURNS.rounds)
-    whole = counter.text(answers, {}, TURNS.rounds)
+    read, wrote = (
+        inference_work.counted(answers, topology, TURNS.rounds, name)
+        for name in ("prompt_tokens", "decoded_tokens")
+    )
+    text, whole = (counter.text(read, wrote, own) for own in (preambles, {}))
     reads = [inference_work.total(own["read"]) for own in (text, whole)]
     assert 0 < reads[0].flops < 0.8 * reads[1].flops
     assert len(text["read"]) == 6 and inference_work.total(text["write"]).flops > 0
