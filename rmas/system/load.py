@@ -25,6 +25,7 @@ from rmas.system.topology import Topology
 from rmas.system.turn import SystemSpec
 from rmas.tools import Toolbox
 from rmas.weights import hub
+from rmas.weights.agents import AgentParams
 from rmas.weights.load import load_params
 from rmas.weights.placement import choose_mesh, heads_of, weight_dtype
 
@@ -96,9 +97,9 @@ class System:
             links=LinkSpec(form, widths, self.topology.link_edges),
         )
 
-    def params(self) -> dict[str, Params]:
+    def params(self) -> AgentParams:
         """Frozen weights by agent; agents that share weights share these arrays."""
-        return {a: self.agents[a].params for a in self.topology.agents}
+        return AgentParams((a, self.agents[a].params) for a in self.topology.agents)
 
     def facts(self) -> dict[str, object]:
         """What trained links depend on, as JSON values for checkpoints and manifests."""

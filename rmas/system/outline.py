@@ -38,6 +38,7 @@ from rmas.system.topology import Topology
 from rmas.system.turn import SystemSpec
 from rmas.tools import Toolbox
 from rmas.weights import hub
+from rmas.weights.agents import AgentParams
 from rmas.weights.placement import abstract_agents, choose_mesh, planned
 
 _log = logging.getLogger(__name__)
@@ -274,7 +275,7 @@ class Outline:
         )[0]
         return parallel.abstract_mesh(sizes, n_devices)
 
-    def abstract_params(self, mesh: Mesh, dtype: Any, quantize: bool) -> dict[str, Params]:
+    def abstract_params(self, mesh: Mesh, dtype: Any, quantize: bool) -> AgentParams:
         """Shapes of each agent's weights with their shardings; agents that share have one tree."""
         return abstract_agents(self.specs, self.shares, mesh, dtype, quantize)
 

@@ -13,6 +13,7 @@ from rmas.errors import InputError
 from rmas.models import ModelSpec, abstract_params
 from rmas.parallel import Heads, MeshSpec, Rows
 from rmas.shapes import Params
+from rmas.weights.agents import AgentParams
 from rmas.weights.quantize import quantize as to_int8
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -66,12 +67,12 @@ def abstract_agents(
     mesh: Mesh,
     dtype: Any,
     quantize: bool,
-) -> dict[str, Params]:
+) -> AgentParams:
     """`abstract_weights` of each agent, placed as loading places them.
 
     `shares` maps agents to an earlier one with the same weights; these have one tree.
     """
-    found: dict[str, Params] = {}
+    found = AgentParams()
     for agent, spec in specs.items():
         if agent in shares:
             found[agent] = found[shares[agent]]

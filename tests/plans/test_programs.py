@@ -18,6 +18,7 @@ from rmas.system.preamble import Preamble
 from rmas.system.preamble_cache import _read_rows
 from rmas.system.topology import Edge, Topology
 from rmas.system.turn import Prompt, SystemSpec, inputs
+from rmas.weights.agents import AgentParams
 from rmas.weights.placement import heads_of
 from support.fake_devices import mesh_of
 from support.tiny_families import family_params, family_spec
@@ -50,7 +51,7 @@ def loaded(spec: SystemSpec, mesh):
         for agent, model in spec.models
     }
     links = init_links(spec.links, jax.random.key(0))
-    return params, put_whole(links, replicated(mesh))
+    return AgentParams(params), put_whole(links, replicated(mesh))
 
 
 def prompt(*lead: int) -> Prompt:
@@ -156,6 +157,12 @@ def test_shared_weights_count_once():
     assert system.params["one"] is system.params["two"]
     assert arguments.weight_bytes(system.params) == arguments.device_bytes(system.params["one"])
     assert {x.dtype for x in jax.tree.leaves(system.links)} == {np.dtype(np.float32)}
+    program = programs.think(system, steps=3, rounds=2, rows=ROWS, tokens=16)
+    apart = dataclasses.replace(system, params=dict(system.params))
+    twice = programs.think(apart, steps=3, rounds=2, rows=ROWS, tokens=16)
+    counted_again = twice.memory.arguments - program.memory.arguments
+    # But for the head, which the first agent does not use.
+    assert counted_again > 0.9 * arguments.device_bytes(system.params["two"])
 
 
 class Refusing:
