@@ -14,6 +14,7 @@ compile end by the signal itself (see `plans.prepare`), which a shell shows as t
 
 import atexit
 import errno
+import gc
 import logging
 import os
 import re
@@ -92,6 +93,8 @@ def run(
     """
     global _dry
     _dry = dry
+    gc.freeze()  # what was imported stays: collections look at what comes after it
+    gc.enable()
     if pod:
         flags.DEFINE_string("coordinator", None, _OURS["coordinator"])
         flags.DEFINE_integer("processes", 1, _OURS["processes"])

@@ -14,6 +14,7 @@ form         inner link                             outer link
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Literal, cast, get_args
 
@@ -197,6 +198,8 @@ def edge_name(src: str, dst: str) -> str:
     return f"{src}->{dst}"
 
 
+# One program: every operation of its own would be compiled and loaded at each start.
+@functools.partial(jax.jit, static_argnames=("spec", "init"))
 def init_links(spec: LinkSpec, key: Array, init: Init = "random") -> Params:
     """Makes the links tree `{"inner": {agent: ...}, "outer": {"src->dst": ...}}`, float32.
 

@@ -286,7 +286,8 @@ class Experiment:
             _log.warning("the links were trained on these very questions")
         place = self._placed.on_this_process if several else self._placed.for_stage
         system = place("evaluate")
-        ways = methods(settings, system, self.outline.form, trained, self.untrained_links())
+        untrained = self.untrained_links() if "untrained" in settings.evaluate.methods else None
+        ways = methods(settings, system, self.outline.form, trained, untrained)
         return evaluating.evaluate(
             settings, system, ways, rows=rows, asked=asked, pool=pool, workdir=self.workdir
         )

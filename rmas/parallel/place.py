@@ -1,9 +1,9 @@
 """Parameters are put on the mesh as they are read.
 
 Each distinct shard is read once and copied to every device of this process that holds it; no
-process reads what its devices do not hold. Stacked matrices are read layer by layer, and large
-arrays on a mesh of one device in pieces, so that host memory stays near the size of one shard of
-one layer or of the embedding.
+process reads what its devices do not hold. Large stacked matrices are read layer by layer, and
+large arrays on a mesh of one device in pieces, so that host memory stays near the size of one shard
+of one layer or of the embedding.
 """
 
 import functools
@@ -25,7 +25,8 @@ Read = Callable[[Index], np.ndarray]
 Place = Callable[[str, tuple[int, ...], np.dtype, Read], Array]
 """`place(path, shape, dtype, read)` reads one parameter and returns it on its devices."""
 PIECE = 16 << 20
-"""Bytes of an unstacked parameter that are in host memory at a time, on a mesh of one device."""
+"""Bytes of a parameter's shard that are in host memory at a time, where it is read in pieces. One
+that has no more is read whole: writing pieces into it would compile a program for its shape."""
 
 
 def placer(mesh: Mesh, heads: Heads) -> Place:
@@ -41,12 +42,13 @@ def placer(mesh: Mesh, heads: Heads) -> Place:
 
     def place(path: str, shape: tuple[int, ...], dtype: np.dtype, read: Read) -> Array:
         sharding = sharding_of(path, shape)
-        if is_stacked(path) and len(shape) > 2:
+        held = math.prod(sharding.shard_shape(shape)) * dtype.itemsize
+        if held > PIECE and is_stacked(path) and len(shape) > 2:
             return _by_piece(shape, sharding, read, axis=0, step=1)
-        if mesh.size == 1:
+        if held > PIECE and mesh.size == 1:
             axis = int(np.argmax(shape))
-            step = PIECE * shape[axis] // (math.prod(shape) * dtype.itemsize)
-            return _by_piece(shape, sharding, read, axis=axis, step=max(step, 1))
+            step = max(PIECE * shape[axis] // held, 1)
+            return _by_piece(shape, sharding, read, axis=axis, step=step)
         return _by_shard(shape, sharding, read)
 
     return place
@@ -75,8 +77,6 @@ def _by_piece(
         part = (*shape[:axis], size, *shape[axis + 1 :])
         return _by_shard(part, sharding, functools.partial(_read_from, read, axis, start))
 
-    if step >= shape[axis]:
-        return piece_at(0)
     array, write = None, _writer(sharding, axis)
     for start in range(0, shape[axis], step):
         piece = piece_at(start)

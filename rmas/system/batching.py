@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rmas.models import ModelSpec
@@ -140,7 +139,7 @@ class RunningBatch:
         self.chunks = self.steps = 0
         self._model, self._params, self._sampling = model, params, sampling
         self._batches, self._clock = iter(batches), clock or Clock()
-        self._eos_E = jnp.asarray(eos, jnp.int32)
+        self._eos_E = np.asarray(eos, np.int32)
         self._waiting: _Waiting | None = None
         self._come = 0  # texts of all batches so far
         self.state: DecodeState

@@ -2,12 +2,14 @@
 
 import functools
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import grain
 import numpy as np
 
 from rmas.errors import InputError
+
+if TYPE_CHECKING:
+    import grain
 
 T = TypeVar("T")
 _FEW = 1024
@@ -22,7 +24,7 @@ def batches(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.IterDataset[list[T]]:
+) -> "grain.IterDataset[list[T]]":
     """An endless stream of this process's share of each global batch, as lists of rows.
 
     Rows are shuffled again in each epoch. The stream is cut into batches after shuffling and
@@ -41,6 +43,8 @@ def batches(
     Raises:
         InputError: an empty source, or a setting that is out of range.
     """
+    import grain  # late: with what it imports, a fifth of all imports, and only training needs it
+
     if len(source) == 0:
         raise InputError("empty dataset: no rows to make batches of; it needs at least one")
     if not 0 <= seed < 2**32:
@@ -60,8 +64,10 @@ def batches(
     return blocks[process_index::process_count].to_iter_dataset(ahead)
 
 
-def _shuffled(source: Sequence[T], seed: int) -> grain.MapDataset[T]:
+def _shuffled(source: Sequence[T], seed: int) -> "grain.MapDataset[T]":
     """The rows in endless epochs, each in an order of its own."""
+    import grain
+
     count = len(source)
     if count >= _FEW:
         return grain.MapDataset.source(source).seed(seed).shuffle().repeat()

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +32,15 @@ from rmas.parallel.profile import Profile
 from rmas.shapes import Params
 from rmas.tasks.pipeline import batches
 from rmas.training import optim as optimizers
-from rmas.training.checkpoints import Checkpoints
 from rmas.training.metrics import MetricsWriter, check_metrics
 from rmas.training.optim import Optim
 from rmas.training.recorder import Recorder
 from rmas.training.step import Loss, TrainState, init_train_state, make_step
 from rmas.training.stopping import stop_on_signals
 from rmas.training.validation import Validation, ValidationData
+
+if TYPE_CHECKING:
+    from rmas.training.checkpoints import Checkpoints
 
 _log = logging.getLogger(__name__)
 _CLOCK_STEPS = 10
@@ -142,6 +144,9 @@ def fit(task: TrainingTask, schedule: Schedule, folder: Path) -> Params:
         loss is no longer finite.
       Stopped: the process was asked to end; the steps that were done are saved.
     """
+    # Late, as settings and evaluations import this file, too: Orbax is a tenth of all imports.
+    from rmas.training.checkpoints import Checkpoints
+
     check_batch(task.label, schedule, task.mesh)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         return _fit(task, schedule, folder, checkpoints)
@@ -159,7 +164,9 @@ def check_batch(label: str, schedule: Schedule, mesh: Mesh) -> None:
         )
 
 
-def _fit(task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: Checkpoints) -> Params:
+def _fit(
+    task: TrainingTask, schedule: Schedule, folder: Path, checkpoints: "Checkpoints"
+) -> Params:
     # 1. State: initial, or as the newest checkpoint has it.
     label, mesh, total = task.label, task.mesh, schedule.optim.steps
     optimizer = optimizers.make(schedule.optim)

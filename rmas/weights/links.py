@@ -99,7 +99,7 @@ def load_links(
             raise InputError(f"links in {folder}: {name} is damaged, since it holds nan or inf")
     _check(folder, written)
     structure = jax.tree.structure(template)
-    return jax.tree.unflatten(structure, [jax.numpy.asarray(flat[n]) for n in wanted]), manifest
+    return jax.tree.unflatten(structure, [jax.device_put(flat[n]) for n in wanted]), manifest
 
 
 def _check(folder: Path, manifest: dict[str, Any]) -> None:
@@ -129,5 +129,5 @@ def _nested(flat: dict[str, Any]) -> Params:
             owner = owner.setdefault(key, {})
             if not isinstance(owner, dict):
                 raise InputError(f"links: a part of the name {name!r} is itself a tensor")
-        owner[last] = jax.numpy.asarray(leaf)
+        owner[last] = jax.device_put(leaf)
     return links
