@@ -35,6 +35,9 @@ from rmas.system.topology import Topology
 from rmas.system.turn import Prompt, SystemSpec, inputs, rollout, send, zero_messages
 from rmas.system.writing import Retry, Written, write
 
+# Traced and lowered once for all turns of an agent, and for programs of other numbers of rounds.
+_rollout = jax.jit(rollout, static_argnames=("spec", "agent", "steps"))
+
 
 @struct.dataclass
 class Thoughts:
@@ -90,7 +93,7 @@ def think(
         agent: str, prompt: Prompt, incoming: tuple[Array, ...], k: Array | None
     ) -> tuple[dict[str, Array], Any]:
         x_BTD = inputs(spec.model(agent), params[agent], prompt, incoming)
-        h_BMD, z_BMD = rollout(
+        h_BMD, z_BMD = _rollout(
             spec,
             params[agent],
             links,
