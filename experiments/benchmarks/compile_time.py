@@ -18,7 +18,6 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,7 +25,7 @@ import numpy as np
 from absl import flags
 
 from experiments import app
-from experiments.benchmarks.json_file import json_file
+from experiments.benchmarks.output_file import output_file
 from experiments.benchmarks.program_times import say
 from experiments.benchmarks.uniform_systems import count_operations, uniform_system
 from rmas import parallel
@@ -87,7 +86,7 @@ def main(_: list[str]) -> None:
     base = numbers("base", _BASE.value)
     if len(base) != len(VARIED):
         raise InputError(f"--base={','.join(_BASE.value)}; wanted layers, rounds and agents: 4,2,2")
-    path = json_file(_JSON.value)
+    path = output_file("json", _JSON.value)
     parallel.start()
     mesh = parallel.make_mesh(parallel.parse_mesh(_MESH.value))
     if _ROWS.value % parallel.batch_multiple(mesh):
@@ -120,7 +119,7 @@ def main(_: list[str]) -> None:
         "slopes": slopes,
     }
     if path is not None:
-        atomic_write_json(Path(path), facts)
+        atomic_write_json(path, facts)
     print(json.dumps(facts))
 
 
