@@ -36,6 +36,7 @@ from rmas.weights import hub
 from support.pages import PAGES, ROOT, Block, blocks, commands, shown_files
 
 RELEASE = ROOT / "tests" / "system" / "released_goldens"
+ASSIGNED = re.compile(r"[A-Z][A-Z_]*=")
 WORDS = {"STYLE": "sequential_light", "HOST": "localhost", "relay-000017": "relay-000001"}
 """What stands for the names in capitals that a reader replaces, and for rows that are not here."""
 OTHERS = {
@@ -256,7 +257,7 @@ def own_flags() -> Iterator[Callable[[], None]]:
 def check(words: list[str], block: Block, run: bool, patch, forget) -> None:
     """Parses a command, and runs it if that is asked for and can be."""
     words = [re.sub("|".join(WORDS), lambda m: WORDS[m[0]], word) for word in words]
-    while words and words[0] in ("until", "env", "then"):
+    while words and (words[0] in ("until", "env", "then") or ASSIGNED.match(words[0])):
         words = words[1:]
     program, rest = Path(words[0]).name, words[1:]
     if rest and "--" in rest and "python" in rest:  # a launcher, and what it launches

@@ -59,6 +59,7 @@ from rmas.training import optim
 from rmas.training.loop import Schedule
 from rmas.training.objectives import Lengths, TrainingContext, WeightedObjectives, parse_objective
 from rmas.training.step import init_train_state
+from rmas.weights.agents import AgentParams
 from rmas.weights.placement import choose_mesh, weight_dtype
 
 PARTS = ("latent", "decode", "outer")
@@ -271,7 +272,7 @@ class Bench:
         links = random_system.random_links(self.system)  # the step may take their memory
         state = init_train_state(links, optim.make(schedule.optim))
         state = put_whole(state, state_shardings(mesh, state))
-        frozen = (dict.fromkeys(topology.agents, self.params), {})
+        frozen = (AgentParams.fromkeys(topology.agents, self.params), {})
         slots = n.text if "teacher_forced" in dict(objective) else n.steps
         batches = self._filled(program.arguments[-1], slots)
         what = f"outer step, {rounds} rounds"

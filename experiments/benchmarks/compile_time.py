@@ -15,7 +15,6 @@ compile cache is read. A line of JSON ends the output.
 
 import dataclasses
 import json
-import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +27,7 @@ from experiments import app
 from experiments.benchmarks.output_file import output_file
 from experiments.benchmarks.program_times import say
 from experiments.benchmarks.uniform_systems import count_operations, uniform_system
+from experiments.benchmarks.words import numbers
 from rmas import parallel
 from rmas.console import aligned
 from rmas.errors import InputError
@@ -39,7 +39,6 @@ from rmas.plans.programs import Program
 from rmas.system.sampling import Sampling
 
 VARIED = ("layers", "rounds", "agents")
-_NUMBER = re.compile(r"[1-9][0-9]{0,3}")
 
 _LAYERS = flags.DEFINE_list("layers", ["2", "4", "8", "16"], "Layers of every agent; may be empty.")
 _ROUNDS = flags.DEFINE_list("rounds", ["1", "2", "4", "8"], "Recursion rounds; may be empty.")
@@ -82,8 +81,8 @@ class Point:
 def main(_: list[str]) -> None:
     """Compiles the programs of growing systems, and prints how long it took."""
     flags_of = {"layers": _LAYERS, "rounds": _ROUNDS, "agents": _AGENTS}
-    values = {name: numbers(name, flags_of[name].value) for name in VARIED}
-    base = numbers("base", _BASE.value)
+    values = {name: numbers(name, flags_of[name].value, empty=True) for name in VARIED}
+    base = [n for text in _BASE.value for n in numbers("base", [text])]
     if len(base) != len(VARIED):
         raise InputError(f"--base={','.join(_BASE.value)}; wanted layers, rounds and agents: 4,2,2")
     path = output_file("json", _JSON.value)
@@ -92,8 +91,8 @@ def main(_: list[str]) -> None:
     if _ROWS.value % parallel.batch_multiple(mesh):
         multiple = parallel.batch_multiple(mesh)
         raise InputError(f"--rows={_ROWS.value}; on this mesh it must be a multiple of {multiple}")
-    rows, first = _ROWS.value, uniform_system(1, 1, mesh)  # what the first compilation sets up
-    _times(lambda: programs.think(first, steps=2, rounds=1, rows=rows, tokens=1))
+    first = uniform_system(1, 1, mesh)  # what the first compilation sets up
+    _times(lambda: programs.think(first, steps=2, rounds=1, rows=_ROWS.value, tokens=1))
     points = []
     for varied in VARIED:
         for value in values[varied]:
@@ -121,13 +120,6 @@ def main(_: list[str]) -> None:
     if path is not None:
         atomic_write_json(path, facts)
     print(json.dumps(facts))
-
-
-def numbers(flag: str, texts: Sequence[str]) -> list[int]:
-    """The numbers that a flag names; raises `InputError` for what is none, or is below 1."""
-    if not all(map(_NUMBER.fullmatch, texts)):
-        raise InputError(f"--{flag}={','.join(texts)}; wanted numbers, as in 2,4")
-    return [int(text) for text in texts]
 
 
 def measured(system: AbstractSystem, varied: str, rounds: int) -> list[Point]:

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     """Reads a trace and prints its gaps."""
     if len(argv) < 2:
         raise InputError("name the folder of a trace, as runs/tiny/evaluate/profile")
-    file = output_file("plot", _PLOT.value)
+    file = output_file("plot", _PLOT.value, ".png")
     figure = plots.new_figure(9.6, 2.8) if file else None
     trace = read_trace(expanded(argv[1]))
     if not trace.of(_CHUNK.value):
@@ -59,11 +59,15 @@ def tables(trace: Trace, chunk: str) -> str:
         f"({idle / trace.seconds:.1%})."
     )
     for name in dict.fromkeys(own.name for own in trace.answers):
-        seconds = sum(own.seconds for own in trace.answers if own.name == name)
+        seconds = trace.answering(name)
         chunks = [span.seconds for span in trace.during(name, chunk)]
         own = [gap.seconds for gap in gaps if gap.answer == name]
         median = statistics.median(chunks) if chunks else 0.0
-        cells = [f"{seconds:.3f} s", f"{sum(own) / seconds:.1%}", _ms(max(own, default=0.0))]
+        cells = [
+            f"{seconds:.3f} s",
+            f"{sum(own) / max(seconds, 1e-9):.1%}",
+            _ms(max(own, default=0.0)),
+        ]
         cells += [_ms(median), _ms(max(chunks, default=0.0))]
         rows.append([name, *cells, str(sum(gap > median for gap in own))])
     head = ["answering", "all", "no program", "longest gap", "chunk, median", "longest chunk"]

@@ -44,7 +44,7 @@ def prompt_lengths(topology: Topology, prompt: int, message: int, rounds: int) -
     """The whole prompts of every agent's turns in all rounds.
 
     `prompt` are the tokens without messages; each message that has come takes `message`, and before
-    the first feedback none has. In the last round, agents behind the output agent have no turn.
+    the first feedback none has. In the last round, agents after the output agent have no turn.
     """
 
     def length(agent: str, k: int) -> int:

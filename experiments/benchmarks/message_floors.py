@@ -13,7 +13,7 @@ from experiments.benchmarks.program_times import Figures
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ExchangeFloors:
-    """The floors of answering a batch, by latent exchange and by text exchange.
+    """The floors of answering a batch, by latent recursion and by text exchange.
 
     Attributes:
       figures: of the device.
@@ -31,7 +31,7 @@ class ExchangeFloors:
 
     @functools.cached_property
     def latent(self) -> float:
-        """Seconds of latent exchange."""
+        """Seconds of latent recursion."""
         prompts = self._prompts(self.steps)
         return self._seconds(
             self.counter.latent(prompts, self._preambles, self.steps, self.new_tokens)
@@ -45,7 +45,7 @@ class ExchangeFloors:
         return self._seconds(self.counter.text(prompts, wrote, self._preambles))
 
     def ratio(self, message: int) -> float:
-        """Text exchange over latent exchange."""
+        """Text exchange over latent recursion."""
         return self.text(message) / self.latent
 
     def crossing(self, most: int) -> int | None:

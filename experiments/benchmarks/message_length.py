@@ -4,7 +4,7 @@
   python -m experiments.benchmarks.message_length --json=lengths.json --repeats=9
   python -m experiments.benchmarks.message_length --nomeasure --chip=v6e --latent_steps=80
 
-Latent exchange has a fixed number of latent steps; text exchange has messages of so many tokens.
+Latent recursion has a fixed number of latent steps; text exchange has messages of so many tokens.
 Rounds, prompts and the length of the answer are the same in both. What a message of a length is
 worth is another question, which times do not answer.
 
@@ -91,12 +91,8 @@ _PAGE = flags.DEFINE_string("page", "", "A page whose marked part gets the table
 def main(_: list[str]) -> None:
     """Counts floors, measures, and prints the tables."""
     parallel.start()
-    files = {
-        name: output_file(name, flag.value) for name, flag in (("json", _JSON), ("plot", _PLOT))
-    }
-    if files["plot"] and files["plot"].suffix != ".png":
-        raise InputError(f"--plot={_PLOT.value}: plots are PNG; name a file that ends in .png")
-    figure = message_plot.new_plot() if files["plot"] else None  # before minutes of measuring
+    json, plot = output_file("json", _JSON.value), output_file("plot", _PLOT.value, ".png")
+    figure = message_plot.new_plot() if plot else None  # before minutes of measuring
     page = PageRegion.of(_PAGE.value, "message_length")
     lengths = numbers("lengths", _LENGTHS.value)
     floor_lengths = numbers("floor_lengths", _FLOOR_LENGTHS.value)
@@ -118,10 +114,10 @@ def main(_: list[str]) -> None:
     }
     text = tables(facts)
     print(text)
-    if files["json"]:
-        atomic_write_json(files["json"], facts)
-    if files["plot"]:
-        message_plot.draw(figure, facts, files["plot"])
+    if json:
+        atomic_write_json(json, facts)
+    if plot:
+        message_plot.draw(figure, facts, plot)
     if page:
         page.replace(text)
 
@@ -137,7 +133,8 @@ def released(style: str, sizes: Sizes, turns: Turns, lengths: list[int]) -> dict
     devices = spec.data * spec.fsdp * spec.tensor
     mesh = parallel.abstract_mesh(spec, devices)
     counter = Counter.of(topology, specs, FORM, mesh, jnp.bfloat16, sizes.rows)
-    needed = sum(share.weights for share in counter.shares.values())
+    held = {own.base_model: counter.shares[name] for name, own in STYLES[style].agents.items()}
+    needed = sum(share.weights for share in held.values())  # copies of one model are held once
     if needed > chip.usable_bytes:
         raise InputError(
             f"--mesh={_MESH.value}: the weights of {style} take {needed / _GIB:.1f} GiB of each "
@@ -193,7 +190,8 @@ def measure(sizes: Sizes, turns: Turns, lengths: list[int]) -> dict[str, Any]:
     )
     late = meters.seconds_compiling() - before
     for n in lengths:
-        paths.with_messages(n).check_lengths(runs[str(n)].results[0])
+        for answers in runs[str(n)].results:
+            paths.with_messages(n).check_lengths(answers)
     estimates = {n: ratio(runs[str(n)].seconds, runs[LATENT].seconds) for n in lengths}
     say("measuring a copy and a product")
     figures = measured_figures(dtype, 1024 if jax.default_backend() == "cpu" else 8192)
@@ -223,7 +221,7 @@ def tables(facts: dict[str, Any]) -> str:
         median, ends = seconds_cells(measured["seconds"][LATENT])
         blocks.append(
             f"Measured. {facts['system']}: {measured['agents']}; {measured['dtype']}. "
-            f"{measured['machine']}; {measured['repeats']} repetitions. Latent exchange: {median} "
+            f"{measured['machine']}; {measured['repeats']} repetitions. Latent recursion: {median} "
             f"({ends}). The floor is this machine's, with {here['bandwidth'] / 1e9:,.1f} GB/s of a "
             f"copy and {here['flops'] / 1e9:,.1f} Gop/s of a product."
         )
@@ -238,9 +236,11 @@ def tables(facts: dict[str, Any]) -> str:
         ]
         head = ["tokens of a message", "text exchange, median", "from - to", "text / latent"]
         blocks.append(markdown([*head, "95 % interval", "floor"], rows))
+        if late := measured["compiling while timed"]:
+            blocks.append(f"Of the times, {late:.1f} s were compilation: raise --repeats.")
         blocks.append(
             f"Latents win {_wins(measured['wins_from'], measured['ratios'])} by measurement, "
-            f"between lengths on a straight line (the interval is above 1 "
+            f"on straight lines in logarithms between lengths (the interval is above 1 "
             f"{_wins(measured['surely_from'], measured['ratios'])}), and "
             f"{_wins(here['wins_from'], here['ratios'])} by the floor."
         )
@@ -266,8 +266,8 @@ def tables(facts: dict[str, Any]) -> str:
 def _wins(length: float | None, ratios: dict[str, Any]) -> str:
     """From where on, in words."""
     if length is None:
-        return f"nowhere up to n = {list(ratios)[-1]}"
-    return f"from n = {math.ceil(length)}"
+        return f"nowhere up to {list(ratios)[-1]} tokens"
+    return f"from {math.ceil(length)} tokens"
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ class PageRegion:
                 text = file.read().decode()
         except OSError as error:
             raise InputError(f"--page={self.path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise InputError(f"--page={self.path}: it is not text in UTF-8") from None
         begin, end = (f"<!-- {self.name}: {word} -->" for word in ("begin", "end"))
         before, found, rest = text.partition(begin)
         _, also, after = rest.partition(end)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +28,10 @@ class Span:
     def seconds(self) -> float:
         """Its length."""
         return self.end - self.start
+
+    def within(self, start: float, end: float) -> float:
+        """Seconds of it between two times."""
+        return max(0.0, min(self.end, end) - max(self.start, start))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,20 +74,29 @@ class Trace:
     @property
     def seconds(self) -> float:
         """From the first program to the end of the last."""
-        return max(span.end for span in self.programs) - self.programs[0].start
+        return self.end - self.programs[0].start
+
+    @property
+    def end(self) -> float:
+        """The end of the last program."""
+        return max(span.end for span in self.programs)
+
+    def answering(self, method: str) -> float:
+        """Seconds between the first and the last program in which a method answers."""
+        ends = self.programs[0].start, self.end
+        return sum(own.within(*ends) for own in self.answers if own.name == method)
 
     def gaps(self) -> list[Gap]:
-        """All gaps between programs, the longest first."""
+        """All gaps between programs, cut where answering begins and ends, the longest first."""
         found, last = [], self.programs[0]
+        bounds = sorted({t for own in self.answers for t in (own.start, own.end)})
         for span in self.programs[1:]:
             if span.start > last.end:
-                ends = last.end, span.start
-                rendering = sum(
-                    max(0.0, min(own.end, ends[1]) - max(own.start, ends[0]))
-                    for own in self.rendering
-                )
-                answer = self._answer(*ends)
-                found.append(Gap(*ends, last.name, span.name, rendering, answer))
+                inside = [t for t in bounds if last.end < t < span.start]
+                for ends in itertools.pairwise([last.end, *inside, span.start]):
+                    rendering = sum(own.within(*ends) for own in self.rendering)
+                    answer = self._answer(*ends)
+                    found.append(Gap(*ends, last.name, span.name, rendering, answer))
             last = max(last, span, key=lambda one: one.end)
         return sorted(found, key=lambda gap: -gap.seconds)
 

@@ -16,11 +16,12 @@ def check_words(flag: str, words: Sequence[str], known: Sequence[str]) -> None:
             raise InputError(f"--{flag}: {printable(word)!r} is unknown; known: {', '.join(known)}")
 
 
-def numbers(flag: str, texts: Sequence[str]) -> list[int]:
-    """The numbers of a list, from 1 on, in order.
+def numbers(flag: str, texts: Sequence[str], empty: bool = False) -> list[int]:
+    """The distinct numbers of a list, all above 0, sorted.
 
-    Raises `InputError` for a list without numbers, or with a text that is none.
+    Raises `InputError` for a text that is not such a number, and for a list without any but where
+    it may be `empty`.
     """
-    if not all(_NUMBER.fullmatch(text) for text in texts or [""]):
+    if not all(_NUMBER.fullmatch(text) for text in texts or ([] if empty else [""])):
         raise InputError(f"--{flag}={printable(','.join(texts))}; wanted numbers, as in 8,32")
     return sorted(set(map(int, texts)))

@@ -23,7 +23,7 @@ from rmas.places import expanded, has_entry
 from rmas.system.batch import bucket
 from rmas.system.outline import Outline
 from rmas.system.prompts import Field, Interface
-from rmas.system.sizes import CACHE_POSITIONS, copied_bytes, prefill_bytes
+from rmas.system.sizes import CACHE_POSITIONS, copied_bytes, prefill_bytes, unrolled_bytes
 from rmas.system.topology import single
 from rmas.tasks.questions import question_of
 from rmas.tasks.rows import Row
@@ -187,26 +187,31 @@ def _memory(s: Settings, outline: Outline, longest: int) -> list[str]:
     messages = {agent: len(topology.incoming(agent)) for agent in topology.agents}
     steps = max([limits.latent_steps, *e.latent_lengths])
     texts = limits.message_tokens if any(name.startswith("text") for name in e.methods) else 0
-    caches = prefill = 0
+    caches = prefill = copied = 0
     for own in size.agents:
         spec = outline.specs[own.name]
         prompt = bucket(longest + messages[own.name] * max(steps, texts))
         positions = prompt + max(steps, limits.max_new_tokens)
-        caches = max(caches, own.cache * positions * e.batch_size // CACHE_POSITIONS)
+        cache = own.cache * positions * e.batch_size // CACHE_POSITIONS
+        caches = max(caches, cache)
         needs = prefill_bytes(spec, e.batch_size, prompt, mesh=mesh, dtype=dtype)
         if jax.default_backend() == "cpu":
             needs += copied_bytes(spec, mesh=mesh, dtype=dtype, quantize=int8)
+            twice = unrolled_bytes(spec, cache, mesh=mesh, dtype=dtype, quantize=int8)
+            copied = max(copied, twice)
         prefill = max(prefill, needs)
     shape = ",".join(f"{axis}={k}" for axis, k in mesh.shape.items())
     # After its prefill, an agent's weights are whole but for tensor.
     gathered = (mesh.shape["fsdp"] - 1) * max(own.weights for own in size.agents)
-    most = size.resident + caches // parallel.batch_multiple(mesh) + max(prefill, gathered)
+    most = size.resident + caches // parallel.batch_multiple(mesh) + max(prefill, gathered, copied)
     lines = [
         f"each device holds {size.resident / _GIB:.2f} GiB of weights and links (mesh {shape})",
         f"caches of the largest batch, over all devices: about {caches / _GIB:.2f} GiB at most "
         "(questions and messages; the words of the prompts come on top)",
         f"its prefill needs about {prefill / _GIB:.2f} GiB more on each device while it runs",
     ]
+    if copied:
+        lines.append(f"latent steps and decoding hold about {copied / _GIB:.2f} GiB of it twice")
     if gathered:
         lines.append(f"a turn gathers about {gathered / _GIB:.2f} GiB of weights on each device")
     if memory is not None and most > memory:

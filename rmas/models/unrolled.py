@@ -18,7 +18,13 @@ from rmas.shapes import Params
 MOST_LAYERS = 32
 """Models with more layers stay in a scan: the time to compile grows with each."""
 MOST_BYTES = 1 << 30
-"""Stacked weights of more bytes stay in a scan: taken out, they are in memory twice."""
+"""Models with more bytes of stacked weights and caches stay in a scan: what is taken out is in
+memory twice. Types of fewer bits count as float32, in which XLA's compiler for CPUs computes."""
+
+
+def unrolls(spec: ModelSpec, size: int) -> bool:
+    """Whether a model is unrolled on one CPU, with `size` bytes of stacked weights and caches."""
+    return len(spec.layers) <= MOST_LAYERS and size <= MOST_BYTES
 
 
 def unroll(
@@ -34,9 +40,9 @@ def unroll(
       The spec, parameters and segments in the form of `ModelSpec.unrolled`; elsewhere, and for
       models that are too large, those that were given.
     """
-    stacked = jax.tree.leaves(params["layers"]["period"])
-    size = sum(x.size * x.dtype.itemsize for x in stacked)
-    if not on_one_cpu() or len(spec.layers) > MOST_LAYERS or size > MOST_BYTES:
+    stacked = (params["layers"]["period"], [s.entries.period for s in segments])
+    size = sum(x.size * max(x.dtype.itemsize, 4) for x in jax.tree.leaves(stacked))
+    if not (on_one_cpu() and unrolls(spec, size)):
         return spec, params, segments
     layers = params["layers"]
     period = tuple(layers["period"][str(j)] for j in range(len(spec.period)))

@@ -43,7 +43,7 @@ def placer(mesh: Mesh, heads: Heads) -> Place:
     def place(path: str, shape: tuple[int, ...], dtype: np.dtype, read: Read) -> Array:
         sharding = sharding_of(path, shape)
         held = math.prod(sharding.shard_shape(shape)) * dtype.itemsize
-        if held > PIECE and is_stacked(path) and len(shape) > 2:
+        if held > PIECE and is_stacked(path) and len(shape) > 2 and shape[0] > 1:
             return _by_piece(shape, sharding, read, axis=0, step=1)
         if held > PIECE and mesh.size == 1:
             axis = int(np.argmax(shape))

@@ -35,7 +35,7 @@ from rmas.system.topology import Topology
 from rmas.system.turn import Prompt, SystemSpec, inputs, rollout, send, zero_messages
 from rmas.system.writing import Retry, Written, write
 
-# Traced and lowered once for all turns of an agent, and for programs of other numbers of rounds.
+# Traced once for all turns of an agent, and for programs of other numbers of rounds, too.
 _rollout = jax.jit(rollout, static_argnames=("spec", "agent", "steps"))
 
 

@@ -17,6 +17,7 @@ from rmas.links import Form, LinkSpec, init_links
 from rmas.models import ModelSpec, Segment
 from rmas.models.attention import scores_at_once
 from rmas.models.spec import AttentionLayer
+from rmas.models.unrolled import unrolls
 from rmas.parallel.axes import parts
 from rmas.shapes import Params
 from rmas.weights.placement import abstract_weights, heads_of
@@ -188,5 +189,19 @@ def prefill_bytes(
 
 def copied_bytes(spec: ModelSpec, *, mesh: AbstractMesh, dtype: Any, quantize: bool = False) -> int:
     """Bytes of the weights that programs for CPUs copy on each device: one period of layers."""
-    parts_of = _weight_bytes(spec, mesh, dtype, quantize)["layers"]["period"]
-    return sum(jax.tree.leaves(parts_of)) // max(spec.n_periods, 1)
+    return _stacked_bytes(spec, mesh, dtype, quantize) // max(spec.n_periods, 1)
+
+
+def unrolled_bytes(
+    spec: ModelSpec, caches: int, *, mesh: AbstractMesh, dtype: Any, quantize: bool = False
+) -> int:
+    """Bytes that loops over positions hold twice on one CPU device (`rmas.models.unrolled`).
+
+    These are the weights of all layers, and `caches`, the bytes of the model's caches.
+    """
+    size = _stacked_bytes(spec, mesh, dtype, quantize) + caches
+    return size if mesh.size == 1 and unrolls(spec, size) else 0
+
+
+def _stacked_bytes(spec: ModelSpec, mesh: AbstractMesh, dtype: Any, quantize: bool) -> int:
+    return sum(jax.tree.leaves(_weight_bytes(spec, mesh, dtype, quantize)["layers"]["period"]))

@@ -10,7 +10,8 @@ class AgentParams(dict[str, Params]):
     """Frozen weights by agent; agents that share weights have the same tree.
 
     As a pytree it holds each tree once. So a compiled program takes shared weights as one argument,
-    and not as one for each agent, all of which would count against a device's memory.
+    and not as one for each agent, all of which would count against a device's memory. Trees are the
+    same if they are one object, so a plain `dict` of them loses it.
     """
 
     def tree_flatten_with_keys(self):

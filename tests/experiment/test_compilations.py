@@ -1,4 +1,4 @@
-"""What an evaluation compiles: each program once, and no operation of its own."""
+"""What an evaluation compiles: each program once, and no single operation as a program."""
 
 import collections
 import json

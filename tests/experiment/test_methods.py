@@ -3,8 +3,9 @@
 import pytest
 
 from rmas.errors import InputError
+from rmas.experiment.identity import identity_of
 from rmas.experiment.methods import variants
-from support.experiments import settings
+from support.experiments import experiment, settings
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,15 @@ def test_methods_rounds_and_lengths(methods, lengths, wanted):
 def test_text_recursive_needs_two_rounds():
     with pytest.raises(InputError, match=r"evaluate.rounds is \(1,\) .* text_recursive needs two"):
         settings(evaluate__methods=("text_recursive",), evaluate__rounds=(1,))
+
+
+def test_order_and_profiles_are_no_part_of_what_an_evaluation_is(tmp_path):
+    """So that an evaluation goes on from its records with other ones."""
+    found = []
+    for changes in ({}, {"evaluate__group_batches": 3}, {"evaluate__profile_groups": (0, 1)}):
+        run = experiment(tmp_path, **changes)
+        found.append(identity_of(run.settings, run._unloaded, run.data.questions, ("evaluate",)))
+    assert found[0] == found[1] == found[2]
+    run = experiment(tmp_path, evaluate__rounds=(1,))
+    other = identity_of(run.settings, run._unloaded, run.data.questions, ("evaluate",))
+    assert other != found[0]

@@ -36,8 +36,8 @@ def test_points_and_slopes(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "line"),
     [
-        ("--layers=2,x", "--layers=2,x; wanted numbers, as in 2,4"),
-        ("--rounds=0", "--rounds=0; wanted numbers, as in 2,4"),
+        ("--layers=2,x", "--layers=2,x; wanted numbers, as in 8,32"),
+        ("--rounds=0", "--rounds=0; wanted numbers, as in 8,32"),
         ("--base=2,2", "--base=2,2; wanted layers, rounds and agents: 4,2,2"),
         ("--json=/nowhere/times.json", "there is no folder /nowhere"),
         ("--mesh=data=3", "data=3"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rmas import models
-from rmas.models import abstract_params, append, open_tail, prefill, roll, unroll, unrolled
+from rmas.models import abstract_params, append, open_tail, prefill, roll, unroll, unrolled, write
 from rmas.models.spec import AttentionLayer, DeltaLayer, ModelSpec, RopeSpec
 from rmas.parallel import single_device_mesh, use
 from rmas.weights.quantize import quantize
@@ -65,7 +65,7 @@ def steps(spec, params, h, prefix, tail):
     for t in range(STEPS):
         at = (start + t)[:, None]
         h, new = models.run(spec, params, h.reshape(len(h), 1, -1), one, at, past=(prefix, tail))
-        tail = append(tail, new, at, t)
+        tail = write(tail, new, one, at) if t else append(tail, new, at, t)
         states.append(h[:, 0])
     return jnp.stack(states), tail
 
@@ -115,12 +115,13 @@ def test_roll_undoes_unroll_and_leaves_others_alone():
 def test_models_at_the_limit_are_unrolled_and_larger_ones_are_not(monkeypatch, limit):
     spec = SPECS["period and rest"]
     params = random_params(spec)
-    stacked = sum(x.nbytes for x in jax.tree.leaves(params["layers"]["period"]))
-    at = {"MOST_LAYERS": len(spec.layers), "MOST_BYTES": stacked}[limit]
+    _, prefix, _ = prefilled(spec, params)
+    stacked = jax.tree.leaves((params["layers"]["period"], prefix.entries.period))
+    at = {"MOST_LAYERS": len(spec.layers), "MOST_BYTES": sum(x.nbytes for x in stacked)}[limit]
     monkeypatch.setattr(unrolled, limit, at)
-    assert unroll(spec, params, ())[0].unrolled
+    assert unroll(spec, params, (prefix,))[0].unrolled
     monkeypatch.setattr(unrolled, limit, at - 1)
-    assert unroll(spec, params, ()) == (spec, params, ())
+    assert unroll(spec, params, (prefix,)) == (spec, params, (prefix,))
 
 
 def test_layers_stay_in_a_scan_on_several_devices_and_without_a_mesh():

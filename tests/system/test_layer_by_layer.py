@@ -1,6 +1,7 @@
 """Latent steps and decoding on one CPU, where layers run one by one, against the scan of meshes."""
 
 import contextlib
+import dataclasses
 import re
 
 import jax
@@ -53,6 +54,22 @@ def test_rollouts_and_gradients(checkpoint):
             values[where] = jax.jit(states)(case.links), jax.jit(jax.grad(loss))(case.links)
     assert counts["one CPU"] < counts["scan"]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-9), *values.values())
+
+
+def test_layers_that_are_recomputed_stay_in_a_scan():
+    case = Case(SEQUENTIAL, 1, 1)
+    spec = dataclasses.replace(case.spec, remat=True)
+    prompt = jax.tree.map(lambda x: x[0], stack([LINES]))
+    x_BTD = inputs(spec.model(AGENT), case.params[AGENT], prompt, ())
+
+    def states(links):
+        return rollout(spec, case.params[AGENT], links, AGENT, x_BTD, prompt.valid_BT, 6)
+
+    counts = set()
+    for mesh in WHERE.values():
+        with mesh():
+            counts.add(loops(states, case.links))
+    assert len(counts) == 1
 
 
 def test_chunks_of_tokens():
