@@ -219,10 +219,15 @@ def test_an_evaluation_on_several_hosts_is_that_of_one(tmp_path):
 
 
 @pytest.mark.tpu
-def test_a_tpu_says_how_long_thinking_and_writing_take(tmp_path):
+@pytest.mark.parametrize(
+    ("rounds", "turns"),
+    [(1, {"planner": 1, "critic": 1, "solver": 0}), (2, {"planner": 2, "critic": 2, "solver": 1})],
+)
+def test_a_tpu_says_how_long_thinking_and_writing_take(tmp_path, rounds, turns):
+    """An agent's turns in the first round and in the loop are calls of one function."""
     changed = embedded().to_dict() | {"mesh": "single"}
     changed["system"] |= {"dtype": "bfloat16"}
-    changed["evaluate"] |= {"batch_size": 2, "rounds": (1,), "methods": ("latent",)}
+    changed["evaluate"] |= {"batch_size": 2, "rounds": (rounds,), "methods": ("latent",)}
     changed["limits"] |= {"latent_steps": 3, "max_new_tokens": 32}
     run = Experiment(Settings.from_dict(changed), tmp_path)
     plan = run.plan("evaluate", 16, topology="v5e:1x1")
@@ -231,17 +236,12 @@ def test_a_tpu_says_how_long_thinking_and_writing_take(tmp_path):
         assert need.peak == sum(need.parts.values())
         assert min(need.parts.values()) >= 0
     times = {time.what: time for time in plan.times}
-    assert list(times) == [
-        "prefill of planner",
-        "latent step of planner",
-        "prefill of critic",
-        "latent step of critic",
-        "prefill of solver",
-        "all latent turns, 1 round",
-        "token of solver",
-    ]
+    parts = [(f"{what} of {a}", a) for a in turns for what in ("prefill", "latent step")]
+    whole = "all latent turns, 1 round" if rounds == 1 else "all latent turns, 2 rounds"
+    wanted = [part for part, a in parts if turns[a] or part.startswith("prefill")]
+    assert list(times) == [*wanted, whole, "token of solver"]
     assert all(time.estimate > time.floor > 0 for time in plan.times)
-    parts = sum(times[f"prefill of {a}"].estimate for a in ("planner", "critic", "solver"))
-    parts += 2 * sum(times[f"latent step of {a}"].estimate for a in ("planner", "critic"))
-    assert 0.5 < parts / times["all latent turns, 1 round"].estimate <= 1
+    found = sum(rounds * times[f"prefill of {a}"].estimate for a in turns)
+    found += sum(2 * n * times[f"latent step of {a}"].estimate for a, n in turns.items() if n)
+    assert 0.5 < found / times[whole].estimate <= 1
     assert not any(own.calls for own in plan.exchanges)

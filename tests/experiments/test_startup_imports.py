@@ -24,7 +24,7 @@ def imported(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("module", ["experiments.evaluate", "experiments.ask", "rmas.experiment"])
+@pytest.mark.parametrize("module", ["experiments.evaluate", "experiments.ask"])
 def test_evaluations_do_not_import_what_others_need(module):
     found = imported(f"import {module}")
     assert {"jax", "flax"} <= found
