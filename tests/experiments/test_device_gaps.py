@@ -36,7 +36,7 @@ EVENTS = [
     operation(2, 19, 1, "jit_think", 8),
     event(1, 15, 15, "render"),  # nine of the ten milliseconds until 31
     event(1, 9, 25, "answer: latent r=2"),  # until 34
-    event(1, 36, 3, "answer: text r=2"),  # begins while no program runs
+    event(1, 35.5, 3, "answer: text r=2"),  # begins while no program runs
     event(1, 22, 1, "PjitFunction(chunk)"),
     event(2, 25, 1, "ThunkExecutor::Execute"),  # belongs to no program
     operation(3, 31, 4, "jit_chunk", 9),
@@ -50,13 +50,13 @@ def test_gaps_by_hand():
     assert [span.name for span in trace.programs] == ["jit_chunk", "jit_think", *["jit_chunk"] * 2]
     assert trace.programs[0] == Span(0.010, 0.020, "jit_chunk")
     assert trace.seconds == pytest.approx(0.028)
-    long, between, first = trace.gaps()
+    long, first, between = trace.gaps()
     assert (long.seconds, long.rendering) == (pytest.approx(0.010), pytest.approx(0.009))
     assert (long.after, long.before) == ("jit_think", "jit_chunk")
-    assert [gap.seconds for gap in (between, first)] == pytest.approx([0.001, 0.001])
-    assert [gap.answer for gap in (long, between, first)] == ["latent r=2", "", "text r=2"]
+    assert [gap.seconds for gap in (first, between)] == pytest.approx([0.0015, 0.0005])
+    assert [gap.answer for gap in (long, first, between)] == ["latent r=2", "text r=2", ""]
     assert trace.answering("latent r=2") == pytest.approx(0.024)  # from the first program on
-    assert trace.answering("text r=2") == pytest.approx(0.002)  # to the end of the last
+    assert trace.answering("text r=2") == pytest.approx(0.0025)  # to the end of the last
     assert len(trace.of("jit_chunk")) == 3
     # The second chunk goes on until 35, and the answer does not.
     assert trace.during("latent r=2", "jit_chunk") == [Span(0.010, 0.020, "jit_chunk")]

@@ -146,7 +146,7 @@ def test_floors_alone(tmp_path):
         assert own["ratios"]["4"] == own["text"]["4"] / own["latent"]
         assert own["wins_from"] == 3
         assert own["bandwidth"] == 1638e9
-    assert "Floors, no measurement" in done.stdout and "| from n = 3 |" in done.stdout
+    assert "Floors, no measurement" in done.stdout and "| from 3 tokens |" in done.stdout
     assert page.read_text() == (
         f"A.\n<!-- message_length: begin -->\n\n{done.stdout.strip()}\n\n"
         "<!-- message_length: end -->\nB.\n"
@@ -185,7 +185,7 @@ def test_the_command(tmp_path):
         (["--mesh=tensor=-1"], "--mesh=tensor=-1: name all sizes, as in tensor=4"),
         (["--system=large", "--styles="], "--system=large is no system; known: small, tiny"),
         (["--plot=gone/a.png"], "--plot=gone/a.png: there is no folder gone; make it first"),
-        (["--plot=a.svg"], "--plot=a.svg: plots are PNG; name a file that ends in .png"),
+        (["--plot=a.svg"], "--plot=a.svg: the file's name must end in .png"),
         (["--json=gone/a.json"], "--json=gone/a.json: there is no folder gone; make it first"),
         (["--page=README.md"], "it has no lines <!-- message_length: begin --> and"),
         (["--page=gone.md"], "gone.md: No such file or directory"),
