@@ -8,6 +8,7 @@ suite runs Python that is not slow and quick commands; every command is parsed.
 
 import ast
 import dataclasses
+import importlib
 import importlib.util
 import os
 import re
@@ -239,6 +240,8 @@ def own_flags() -> Iterator[Callable[[], None]]:
     ]
     for _, flag in imported:
         delattr(flags.FLAGS, flag.name)
+    for library in ("grain", "orbax.checkpoint"):  # imported late, and their flags are to stay
+        importlib.import_module(library)
     before = set(flags.FLAGS)
 
     def forget() -> None:
