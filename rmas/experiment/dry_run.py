@@ -197,8 +197,7 @@ def _memory(s: Settings, outline: Outline, longest: int) -> list[str]:
         needs = prefill_bytes(spec, e.batch_size, prompt, mesh=mesh, dtype=dtype)
         if jax.default_backend() == "cpu":
             needs += copied_bytes(spec, mesh=mesh, dtype=dtype, quantize=int8)
-            twice = unrolled_bytes(spec, cache, mesh=mesh, dtype=dtype, quantize=int8)
-            copied = max(copied, twice)
+            copied += unrolled_bytes(spec, cache, mesh=mesh, dtype=dtype)
         prefill = max(prefill, needs)
     shape = ",".join(f"{axis}={k}" for axis, k in mesh.shape.items())
     # After its prefill, an agent's weights are whole but for tensor.
@@ -211,7 +210,10 @@ def _memory(s: Settings, outline: Outline, longest: int) -> list[str]:
         f"its prefill needs about {prefill / _GIB:.2f} GiB more on each device while it runs",
     ]
     if copied:
-        lines.append(f"latent steps and decoding hold about {copied / _GIB:.2f} GiB of it twice")
+        lines.append(
+            f"on one CPU device, latent steps hold layers and caches twice: about "
+            f"{copied / _GIB:.2f} GiB more"
+        )
     if gathered:
         lines.append(f"a turn gathers about {gathered / _GIB:.2f} GiB of weights on each device")
     if memory is not None and most > memory:

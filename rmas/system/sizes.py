@@ -192,14 +192,13 @@ def copied_bytes(spec: ModelSpec, *, mesh: AbstractMesh, dtype: Any, quantize: b
     return _stacked_bytes(spec, mesh, dtype, quantize) // max(spec.n_periods, 1)
 
 
-def unrolled_bytes(
-    spec: ModelSpec, caches: int, *, mesh: AbstractMesh, dtype: Any, quantize: bool = False
-) -> int:
-    """Bytes that loops over positions hold twice on one CPU device (`rmas.models.unrolled`).
+def unrolled_bytes(spec: ModelSpec, caches: int, *, mesh: AbstractMesh, dtype: Any) -> int:
+    """Bytes that loops over positions hold more on one CPU device (`rmas.models.unrolled`).
 
-    These are the weights of all layers, and `caches`, the bytes of the model's caches.
+    These are the weights of all layers, in float32 at least, and `caches`, the bytes of the model's
+    caches.
     """
-    size = _stacked_bytes(spec, mesh, dtype, quantize) + caches
+    size = _stacked_bytes(spec, mesh, jnp.promote_types(dtype, jnp.float32), False) + caches
     return size if mesh.size == 1 and unrolls(spec, size) else 0
 
 

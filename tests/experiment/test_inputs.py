@@ -396,5 +396,7 @@ def test_a_dry_run_lists_what_was_derived(tmp_path, caplog):
     assert "inner.max_length = 256: the context of planner" in told
     assert re.search(r"its prefill needs about \d\.\d\d GiB more on each device", told)
     assert "which the methods answer in turn: " in told and "gathers" not in told
+    assert re.search(r"hold layers and caches twice: about \d\.\d\d GiB more", told)
     told = small(tmp_path, mesh="fsdp=-1").dry_run()
+    assert "hold layers and caches twice" not in told  # on several devices
     assert re.search(r"a turn gathers about \d\.\d\d GiB of weights on each device", told)
