@@ -82,6 +82,8 @@ def main(_: list[str]) -> None:
     """Compiles the programs of growing systems, and prints how long it took."""
     flags_of = {"layers": _LAYERS, "rounds": _ROUNDS, "agents": _AGENTS}
     values = {name: numbers(name, flags_of[name].value, empty=True) for name in VARIED}
+    if not any(values.values()):
+        raise InputError("--layers, --rounds and --agents are all empty; name numbers, as in 2,4")
     base = [n for text in _BASE.value for n in numbers("base", [text])]
     if len(base) != len(VARIED):
         raise InputError(f"--base={','.join(_BASE.value)}; wanted layers, rounds and agents: 4,2,2")

@@ -5,10 +5,11 @@
 
 The next batch is rendered and given to the devices while a chunk of the running one is decoded. So
 no gap should be longer than a chunk. This command prints, for each method, the longest gap while it
-answers a group and how long its chunks take; the longest gaps, the programs around them, and how
-long the host rendered prompts in them; then every program's runs. With `--plot` it draws the
-timeline: programs, rendering, and gaps of a millisecond or more. Between groups records are written
-and, on CPUs, answers graded.
+answers a group and how long its chunks take; the longest gaps (those between groups last), the
+programs around them, and how long the host rendered prompts in them; then every program's runs.
+With `--plot` it draws the timeline: programs, rendering, and gaps of a millisecond or more.
+Between groups records are written and, on CPUs, answers graded; before the first groups of a length
+programs are compiled.
 
 On CPUs host and programs share the cores: measure on a machine that does nothing else.
 """
@@ -79,7 +80,7 @@ def tables(trace: Trace, chunk: str) -> str:
             _ms(gap.seconds),
             _ms(gap.rendering),
         ]
-        for gap in gaps[: _LONGEST.value]
+        for gap in sorted(gaps, key=lambda gap: not gap.answer)[: _LONGEST.value]
     ]
     blocks.append(markdown(["answering", "gap", "length", "rendering in it"], rows))
     rows = []

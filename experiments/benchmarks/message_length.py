@@ -85,7 +85,7 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each way.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of weights, links, prompts and questions.", 0)
 _JSON = flags.DEFINE_string("json", "", "A file for the same numbers.")
 _PLOT = flags.DEFINE_string("plot", "", "A PNG with all curves.")
-_PAGE = flags.DEFINE_string("page", "", "A page whose marked part gets the tables.")
+_PAGE = flags.DEFINE_string("page", "", "A page whose marked part becomes these tables.")
 
 
 def main(_: list[str]) -> None:
@@ -267,6 +267,8 @@ def _wins(length: float | None, ratios: dict[str, Any]) -> str:
     """From where on, in words."""
     if length is None:
         return f"nowhere up to {list(ratios)[-1]} tokens"
+    if length == int(next(iter(ratios))):
+        return f"at all lengths, from {length:.0f} tokens on"
     return f"from {math.ceil(length)} tokens"
 
 

@@ -23,5 +23,7 @@ def numbers(flag: str, texts: Sequence[str], empty: bool = False) -> list[int]:
     it may be `empty`.
     """
     if not all(_NUMBER.fullmatch(text) for text in texts or ([] if empty else [""])):
-        raise InputError(f"--{flag}={printable(','.join(texts))}; wanted numbers, as in 8,32")
+        raise InputError(
+            f"--{flag}={printable(','.join(texts))}; wanted numbers above 0, as in 8,32"
+        )
     return sorted(set(map(int, texts)))

@@ -92,8 +92,8 @@ def _open(path: Path, identity: Mapping[str, Any]) -> None:
         listed = ", ".join(differences[:_SHOWN]) + (f", and {more} more" if more > 0 else "")
         raise InputError(
             f"workdir {path} was made by another config: {listed}; "
-            "use another --workdir, or the same config (leave out --config to use the settings "
-            "stored in the workdir)"
+            "use another --workdir, or the same config and flags (leave out --config to use the "
+            "settings stored in the workdir)"
         )
     if not os.access(path, os.W_OK):
         raise InputError(f"workdir {path} cannot be written: Permission denied")

@@ -36,15 +36,16 @@ def test_points_and_slopes(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "line"),
     [
-        ("--layers=2,x", "--layers=2,x; wanted numbers, as in 8,32"),
-        ("--rounds=0", "--rounds=0; wanted numbers, as in 8,32"),
+        ("--layers=2,x", "--layers=2,x; wanted numbers above 0, as in 8,32"),
+        ("--rounds=0", "--rounds=0; wanted numbers above 0, as in 8,32"),
         ("--base=2,2", "--base=2,2; wanted layers, rounds and agents: 4,2,2"),
+        ("--layers= --rounds= --agents=", "are all empty; name numbers, as in 2,4"),
         ("--json=/nowhere/times.json", "there is no folder /nowhere"),
         ("--mesh=data=3", "data=3"),
     ],
 )
 def test_wrong_flags(flag, line):
-    done = run("benchmarks.compile_time", flag)
+    done = run("benchmarks.compile_time", *flag.split())
     assert done.returncode == 2
     assert line in done.stderr
     assert len(done.stderr.splitlines()) == 1

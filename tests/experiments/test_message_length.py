@@ -175,7 +175,7 @@ def test_the_command(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--lengths=8,x"], "--lengths=8,x; wanted numbers, as in 8,32"),
+        (["--lengths=8,x"], "--lengths=8,x; wanted numbers above 0, as in 8,32"),
         (["--floor_lengths="], "--floor_lengths=; wanted numbers"),
         (["--floor_lengths=4096"], "its context has 4096; lower --prompt_tokens"),
         (["--lengths=2000", "--styles="], "its context has 4096; lower --prompt_tokens"),
