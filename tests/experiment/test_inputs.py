@@ -394,9 +394,7 @@ def test_a_dry_run_lists_what_was_derived(tmp_path, caplog):
     assert "needs links: nowhere does not exist" in caplog.text
     assert "system.dtype = float32: devices of platform cpu" in told
     assert "inner.max_length = 256: the context of planner" in told
-    assert re.search(r"its prefill needs about \d\.\d\d GiB more on each device", told)
+    assert all(re.search(rf"{what} about \d\.\d\d GiB more", told) for what in ("needs", "twice:"))
     assert "which the methods answer in turn: " in told and "gathers" not in told
-    assert re.search(r"hold layers and caches twice: about \d\.\d\d GiB more", told)
     told = small(tmp_path, mesh="fsdp=-1").dry_run()
-    assert "hold layers and caches twice" not in told  # on several devices
-    assert re.search(r"a turn gathers about \d\.\d\d GiB of weights on each device", told)
+    assert re.search(r"turn gathers about \d\.\d\d GiB of weights", told) and "twice" not in told

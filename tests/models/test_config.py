@@ -75,7 +75,8 @@ EACH = [(family, field) for family in BASES for field in FIELDS[family]]
 @pytest.mark.parametrize("family", BASES)
 def test_the_tables_above_name_every_field(family):
     names = FIELDS[family].keys() | CONSTANT[family].keys()
-    assert names == {f.name for f in dataclasses.fields(ModelSpec)}
+    ours = {"unrolled"}  # how a model runs, which no checkpoint decides
+    assert names == {f.name for f in dataclasses.fields(ModelSpec)} - ours
     spec = read(BASES[family], final_logit_softcapping=None, query_pre_attn_scalar=9)
     assert {name: getattr(spec, name) for name in CONSTANT[family]} == CONSTANT[family]
 

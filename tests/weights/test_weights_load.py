@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from rmas.errors import InputError
 from rmas.models import ModelSpec, abstract_params
 from rmas.models.spec import AttentionLayer, RopeSpec
+from rmas.parallel import place
 from rmas.weights import load_params, save_params
 from rmas.weights.keys import TABLES, source_of
 
@@ -283,8 +284,11 @@ def test_a_placing_function_reads_any_slice(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, whole, load_params(SPEC, tmp_path, place=sharded))
 
 
-def test_host_memory_stays_near_one_tensor(tmp_path):
-    """Eight layers of 256x256: the stack of one matrix is 8 tensors, the model is 56."""
+def test_host_memory_stays_near_one_tensor(tmp_path, monkeypatch):
+    """Eight layers of 256x256: the stack of one matrix is 8 tensors, the model is 56.
+
+    Stacks above `PIECE` are read layer by layer, so it is set below these.
+    """
     wide = {"d_model": 256, "d_ff": 256, "n_kv_heads": 4, "head_dim": 64, "query_scale": 1 / 8}
     layers = (AttentionLayer(None, RopeSpec(100.0, 64)),) * 8
     spec = dataclasses.replace(SPEC, **wide, layers=layers)
@@ -292,6 +296,7 @@ def test_host_memory_stays_near_one_tensor(tmp_path):
     save_params(spec, zeros, tmp_path)
     del zeros
     one = 256 * 256 * 4
+    monkeypatch.setattr(place, "PIECE", one)
     load_params(spec, tmp_path)  # compile outside of the measurement
     tracemalloc.start()
     try:
