@@ -14,6 +14,9 @@ from absl import flags
 from experiments import app, plans
 from rmas.experiment import Experiment
 
+_LINKS = flags.DEFINE_string(
+    "links", None, "Folder of links to start from (default: as links.init says)."
+)
 _AGENTS = flags.DEFINE_list("agents", [], "Agents to train, with commas; all if not given.")
 
 
@@ -24,7 +27,7 @@ def main(_: list[str]) -> int | None:
         return plans.show_plan(settings, workdir, "inner")
     app.start()
     run = Experiment(settings, workdir)
-    run.train_inner(_AGENTS.value)
+    run.train_inner(_AGENTS.value, _LINKS.value)
     app.say(f"links: {workdir / 'inner'}")
     return None
 

@@ -9,8 +9,17 @@ and Ctrl-C save one first. `--config.plan` prints what a step needs of each devi
 with `--config.topology=v5e:2x4` by the compiler for TPUs; it exits with 3 where it does not fit.
 """
 
+from absl import flags
+
 from experiments import app, plans
 from rmas.experiment import Experiment
+
+_LINKS = flags.DEFINE_string(
+    "links",
+    None,
+    "Folder of links to start from: inner and outer ones, or one of both (default: inner links of "
+    "the workdir, outer ones as links.init says).",
+)
 
 
 def main(_: list[str]) -> int | None:
@@ -20,7 +29,7 @@ def main(_: list[str]) -> int | None:
         return plans.show_plan(settings, workdir, "outer")
     app.start()
     run = Experiment(settings, workdir)
-    run.train_outer()
+    run.train_outer(_LINKS.value)
     app.say(f"links: {workdir / 'outer' / 'links'}")
     return None
 

@@ -26,11 +26,15 @@ from rmas.experiment import derive, dry_run, evaluating, planning
 from rmas.experiment.data import Data
 from rmas.experiment.identity import identity_of, manifest_of
 from rmas.experiment.links import (
+    check_inner_links,
     digest_of,
+    given_links,
     initial_links,
+    outer_start,
     random_links,
     read_inner_links,
     read_links,
+    start_of,
     write_links,
 )
 from rmas.experiment.methods import methods
@@ -48,8 +52,7 @@ from rmas.system.outline import Outline
 from rmas.system.rendered import Renderer
 from rmas.tasks.rows import Row
 from rmas.training.examples import Examples
-from rmas.training.hidden_state_cache import HiddenStateCache, cache_hidden_states
-from rmas.training.initial import align_outer_links
+from rmas.training.hidden_state_cache import cache_hidden_states
 from rmas.training.inner import train_inner
 from rmas.training.loop import check_batch
 from rmas.training.objectives import TrainingContext, parse_objective
@@ -125,6 +128,8 @@ class Experiment:
             max_length=derive.row_length(self.settings, self.outline, stage, agent).value,
             message_tokens=self.settings.inner.message_tokens,
             shift=outer.shift,
+            first_round=stage == "inner" and self.settings.inner.rounds == "first",
+            cut=self.settings.inner.cut if stage == "inner" else "left",
         )
 
     def manifest(self) -> dict[str, Any]:
@@ -166,8 +171,13 @@ class Experiment:
 
     # The stages.
 
-    def train_inner(self, agents: str | Sequence[str] = ()) -> None:
-        """Trains the inner link of every agent, or of those named: `inner/<agent>/links`."""
+    def train_inner(
+        self, agents: str | Sequence[str] = (), links: str | Path | None = None
+    ) -> None:
+        """Trains the inner link of every agent, or of those named: `inner/<agent>/links`.
+
+        `links` is a folder of links to start from, instead of those of `links.init`.
+        """
         s, topology = self.settings, self.outline.topology
         agents = [agents] if isinstance(agents, str) else agents
         for agent in agents:
@@ -181,67 +191,79 @@ class Experiment:
         except InputError as error:
             _log.warning("outer training will refuse these rows: %s", error)
         check_batch("inner", s.inner, self._placed.for_stage("inner").mesh)
-        initial = self.initial_links()
-        # Rows are read at a round drawn from those of outer training.
-        identity = self._identity("links", "inner") | {"rounds": s.outer.rounds}
+        given = given_links(links, self.outline.link_template, self.manifest(), "inner")
+        initial = {**self.initial_links(), **given}
+        identity = self._identity("links", "inner") | start_of(given)
+        if s.inner.rounds == "all":  # of outer training
+            identity["rounds"] = s.outer.rounds
         for agent in agents:
             open_workdir(self.workdir / "inner" / agent, identity)
         self._remember(only_once=has_entry(self.workdir / "outer" / LINKS))
         for agent in agents:
             folder = self.workdir / "inner" / agent
             examples = self.examples("inner", agent)
-            done = has_entry(folder / LINKS)  # then no hidden states are needed any more
-            links = train_inner(
+            own, cached = self.system.agents[agent], None
+            if not has_entry(folder / LINKS):  # else no hidden states are needed any more
+                cached = cache_hidden_states(
+                    agent,
+                    folder=self.workdir / "hidden_states",
+                    model=own.model,
+                    params=own.params,
+                    examples=examples,
+                    source=self.data.split("train"),
+                    schedule=s.inner,
+                    seed=s.seed,
+                    dtype=s.inner.cache_states,
+                    key=self._identity() | {"print": own.fingerprint},
+                )
+            trained = train_inner(
                 agent,
                 folder=folder,
                 context=self.context,
-                params=self.system.agents[agent].params,
+                params=own.params,
                 links=initial,
                 examples=examples,
                 source=source,
                 schedule=s.inner,
                 seed=s.seed,
-                cached=None if done else self._cached(agent, examples),
+                cached=cached,
                 validation=validation,
                 facts=self._checkpoint_facts("inner"),
             )
-            write_links(folder / LINKS, {"inner": {agent: links}}, self.manifest())
+            write_links(folder / LINKS, {"inner": {agent: trained}}, self.manifest())
 
-    def train_outer(self) -> None:
-        """Trains the links of the whole system, from the inner links: `outer/links`."""
+    def train_outer(self, links: str | Path | None = None) -> None:
+        """Trains the links of the whole system, from the inner links: `outer/links`.
+
+        `links` is a folder of links to start from. What it lacks, inner or outer ones, comes from
+        the workdir and from `links.init`, as without it.
+        """
         s, topology = self.settings, self.outline.topology
+        given = given_links(links, self.outline.link_template, self.manifest())
         folders = {agent: self.workdir / "inner" / agent / LINKS for agent in topology.agents}
-        missing = [folder for folder in folders.values() if not has_entry(folder)]
-        if missing:
-            raise InputError(
-                f"{missing[0]} is missing; train inner links with this workdir first "
-                "(experiments.train_inner, or Experiment.train_inner)"
-            )
+        if "inner" not in given:
+            check_inner_links(folders)
         source, validation = self.data.rows(s.outer, topology, topology.agents)
         self._check_longest(source)
         check_batch("outer", s.outer, self._placed.for_stage("outer").mesh)
         folder = self.workdir / "outer"
         steps = {"latent_steps": s.limits.latent_steps}
-        open_workdir(folder, self._identity("objective", "links", "inner", "outer") | steps)
-        inner = read_inner_links(folders, self.outline.link_template, self.manifest())
+        identity = self._identity("objective", "links", "inner", "outer")
+        open_workdir(folder, identity | steps | start_of(given))
+        template = self.outline.link_template
+        inner = given.get("inner") or read_inner_links(folders, template, self.manifest())
         self._remember()
         examples = self.examples("outer")
 
         def start() -> Params:
-            links = {"inner": inner, "outer": self.initial_links()["outer"]}
-            if s.links.init == "aligned":
-                links = align_outer_links(
-                    self.context.spec,
-                    self.system.params(),
-                    links,
-                    examples=examples,
-                    rows=source[: s.links.aligned_rows],
-                    seed=s.seed,
-                    ridge=s.links.ridge,
+            own = {"inner": inner, "outer": given.get("outer")}
+            if not own["outer"]:
+                own = outer_start(
+                    s, self.context, self.system, self.outline, inner, examples, source
                 )
-            return {part: links[part] for part in s.outer.train}
+            return {part: own[part] for part in s.outer.train}
 
-        links = train_outer(
+        trained = train_outer(
             parse_objective(s.objective),
             folder=folder,
             context=self.context,
@@ -255,7 +277,7 @@ class Experiment:
             validation=validation,
             facts=self._checkpoint_facts("objective", "outer"),
         )
-        write_links(folder / LINKS, links, self.manifest())
+        write_links(folder / LINKS, trained, self.manifest())
 
     def evaluate(self, links: str | Path | None = None) -> list[ResultRow]:
         """Runs all methods over the questions: `evaluate/{records,timings}.jsonl`, `summary.json`.
@@ -361,24 +383,6 @@ class Experiment:
         path = self.workdir / SETTINGS
         if is_first() and not (has_file(path) and only_once):
             write_checked(path, self._given.anchored().to_dict())
-
-    def _cached(self, agent: str, examples: Examples) -> HiddenStateCache | None:
-        """The agent's hidden states, where they are to be computed once and kept on disk."""
-        s, own = self.settings, self.system.agents[agent]
-        lengths = {"message_tokens": s.inner.message_tokens, "max_length": examples.max_length}
-        rest = {"rounds": s.outer.rounds, "print": own.fingerprint}
-        return cache_hidden_states(
-            agent,
-            folder=self.workdir / "hidden_states",
-            model=own.model,
-            params=own.params,
-            examples=examples,
-            source=self.data.split("train"),
-            schedule=s.inner,
-            seed=s.seed,
-            dtype=s.inner.cache_states,
-            key=self._identity() | lengths | rest,
-        )
 
     def _check_longest(self, source: Sequence[Row]) -> None:
         """Raises `InputError` for rows that outer training could not read."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,15 @@ from rmas.experiment.settings import Settings
 from rmas.files import report_full_disk
 from rmas.links import aligned_inner, init_links
 from rmas.parallel import barrier, is_first, to_host
+from rmas.places import expanded, has_entry
 from rmas.shapes import Params
 from rmas.system.load import System
 from rmas.system.outline import Outline
 from rmas.system.topology import difference
+from rmas.tasks.rows import Row
+from rmas.training.examples import Examples
+from rmas.training.initial import align_outer_links
+from rmas.training.objectives import TrainingContext
 from rmas.weights.links import load_links, save_links
 
 _log = logging.getLogger(__name__)
@@ -60,9 +65,13 @@ def write_links(folder: Path, links: Params, manifest: Mapping[str, Any]) -> Non
 
 
 def read_links(
-    folder: Path, template: Params, manifest: Mapping[str, Any], rounds: int = 0
+    folder: Path,
+    template: Params,
+    manifest: Mapping[str, Any],
+    rounds: int = 0,
+    parts: bool = False,
 ) -> Params:
-    """Reads links for the system of `manifest`.
+    """Reads links for the system of `manifest`; with `parts`, inner or outer ones alone will do.
 
     Warns where they were trained with other latent steps, prompts or tools, or for fewer than
     `rounds` rounds, for which they will be run.
@@ -86,7 +95,7 @@ def read_links(
                     f"{found.get(key)} there, {manifest[key]} here"
                 )
 
-    links, found = load_links(folder, template, accept)
+    links, found = load_links(folder, template, accept, parts)
     steps = found.get("latent_steps")
     if steps not in (None, manifest["latent_steps"]):
         _log.warning(
@@ -116,6 +125,16 @@ def _short(fact: Any) -> Any:
     return fact
 
 
+def check_inner_links(folders: Mapping[str, Path]) -> None:
+    """Raises `InputError` where the inner links of an agent have not been trained."""
+    for folder in folders.values():
+        if not has_entry(folder):
+            raise InputError(
+                f"{folder} is missing; train inner links with this workdir first "
+                "(experiments.train_inner, or Experiment.train_inner)"
+            )
+
+
 def read_inner_links(
     folders: Mapping[str, Path], template: Params, manifest: Mapping[str, Any]
 ) -> Params:
@@ -136,6 +155,50 @@ def warn_of_rounds(trained: int, asked: int) -> None:
             "round" if trained == 1 else "rounds",
             asked,
         )
+
+
+def given_links(
+    folder: str | Path | None, template: Params, manifest: Mapping[str, Any], needed: str = ""
+) -> Params:
+    """The links of a folder that training starts from: `inner`, `outer`, or both; as `read_links`.
+
+    Empty without a folder. Raises `InputError` where the `needed` part is missing, too.
+    """
+    if folder is None:
+        return {}
+    links = read_links(expanded(folder), template, manifest, parts=True)
+    if needed and needed not in links:
+        raise InputError(f"links in {folder}: there are no {needed} ones; name a folder with them")
+    return links
+
+
+def start_of(given: Params) -> dict[str, str]:
+    """What given links add to the identity of a training."""
+    return {"start": digest_of(given)} if given else {}
+
+
+def outer_start(
+    settings: Settings,
+    context: TrainingContext,
+    system: System,
+    outline: Outline,
+    inner: Params,
+    examples: Examples,
+    rows: Sequence[Row],
+) -> Params:
+    """The links that outer training starts from, where none are given, beside `inner` ones."""
+    links = {"inner": inner, "outer": initial_links(settings, system, outline)["outer"]}
+    if settings.links.init != "aligned":
+        return links
+    return align_outer_links(
+        context.spec,
+        system.params(),
+        links,
+        examples=examples,
+        rows=rows[: settings.links.aligned_rows],
+        seed=settings.seed,
+        ridge=settings.links.ridge,
+    )
 
 
 def digest_of(links: Params) -> str:

@@ -40,4 +40,5 @@ def training_context(settings: Settings, outline: Outline) -> TrainingContext:
         latent_steps=settings.limits.latent_steps,
         on_policy=outer.on_policy,
         earlier_rounds=outer.earlier_rounds,
+        token_mean=settings.inner.mean == "tokens",
     )

@@ -189,11 +189,19 @@ class InnerSettings(Schedule):
     """Inner training: each agent alone learns to map its hidden states to its own embeddings."""
 
     max_length: int = option(
-        0, "longer rows are cut on the left; 0: 2,048, or the agent's context", least=0,
-        unit="tokens",
-    )  # fmt: skip
+        0, "longer rows are cut; 0: 2,048, or the agent's context", least=0, unit="tokens"
+    )
     message_tokens: int = option(
         0, "incoming teacher texts are cut to so many; 0: whole", unit="tokens", least=0
+    )
+    mean: Literal["rows", "tokens"] = option(
+        "rows", "what counts alike in the loss of a batch: its rows, or all tokens (the release)"
+    )
+    rounds: Literal["all", "first"] = option(
+        "all", "the round of a row's prompt: drawn from all, or the first (the release)"
+    )
+    cut: Literal["left", "right"] = option(
+        "left", "the side on which longer rows are cut (the release: right)"
     )
     cache_states: Literal["auto", "none", "float32", "bfloat16"] = option(
         "auto",

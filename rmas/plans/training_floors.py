@@ -70,19 +70,34 @@ def outer_step(
                 step = shares[agent].latent_step(begun + bucket(positions) + message / 2)
                 passes = (message - 1) * (1 + kind.across + states)
                 total += step.times(passes + states * steps_in_blocks(message))
+        out = context.topology.output
         if kind.across:
-            out = context.topology.output
             positions = rest + message * len(context.topology.incoming(out))
             text = shares[out].prefill(bucket(positions + lengths.text), begun)
             total += text.times(1 + bool(_read(context.topology, out, rounds - 1)))
+        # Read by turns, with checkpoints but for the last turn.
+        readers = [(turn, 1) for turn in _all_turns(context.topology, rounds)]
+        readers += [((out, rounds - 1), 0)]
+        for (agent, k), again in readers if kind.reads else ():
+            slots = len(context.topology.incoming(agent))
+            lengths_of = {"own": message, "taught": lengths.text}
+            if _read(context.topology, agent, k):
+                for how in kind.reads:
+                    positions = rest + lengths_of[how] * slots + lengths.text
+                    text = shares[agent].prefill(bucket(positions), begun)
+                    total += text.times(1 + again + (how == "own"))
     return total.times(accumulate)
 
 
 def _turns(topology: Topology, kind: Objective, rounds: int) -> list[Turn]:
     """The turns that the loss depends on, without the output agent's last."""
     if not kind.across:
-        last = {agent: rounds - (agent not in topology.before) for agent in topology.agents}
-        return [(agent, k) for agent, n in last.items() for k in range(n)]
+        turns = _all_turns(topology, rounds)
+        if not kind.reads:
+            return turns
+        readers = [*turns, (topology.output, rounds - 1)]
+        read = [turn for reader in readers for turn in _read(topology, *reader)]
+        return [turn for turn in turns if turn in read]
     found: list[Turn] = []
     waiting = [(topology.output, rounds - 1)]
     while waiting:
@@ -90,6 +105,12 @@ def _turns(topology: Topology, kind: Objective, rounds: int) -> list[Turn]:
         found += new
         waiting += new
     return found
+
+
+def _all_turns(topology: Topology, rounds: int) -> list[Turn]:
+    """All turns that run, without the output agent's last."""
+    last = {agent: rounds - (agent not in topology.before) for agent in topology.agents}
+    return [(agent, k) for agent, n in last.items() for k in range(n)]
 
 
 def _read(topology: Topology, agent: str, k: int) -> list[Turn]:

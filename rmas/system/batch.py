@@ -53,6 +53,14 @@ class Line:
             return self
         return Line(self.ids[-limit:], self.slots[-limit:], min(self.text_length, limit))
 
+    def cut_right(self, limit: int) -> "Line":
+        """The first `limit` positions."""
+        gone = max(len(self) - limit, 0)
+        if not gone:
+            return self
+        text_length, preamble = max(self.text_length - gone, 0), min(self.preamble, limit)
+        return Line(self.ids[:limit], self.slots[:limit], text_length, preamble)
+
     @property
     def rest(self) -> "Line":
         """The line after its preamble."""

@@ -5,7 +5,7 @@ What only one objective reads is made in its own file, `objectives/<name>.py`.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Any, Literal, cast
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from flax import struct
 
 from rmas.parallel import all_reduce_max
 from rmas.shapes import Array
-from rmas.system.batch import Line, bucket, line, pack, stack
+from rmas.system.batch import Line, bucket, pack, stack
 from rmas.system.encode import Encoded, fill
 from rmas.system.preamble import Preamble, Prompts
 from rmas.system.rendered import Renderer
@@ -34,6 +34,10 @@ class Text:
         """Tokens of prompts and texts, padding left out."""
         return count_prompt_tokens(self.prompt)
 
+    def predicted(self) -> Array:
+        """Which positions but the last one are before a token of the text, `[..., B, T - 1]`."""
+        return self.text_BT[..., 1:] & self.prompt.valid_BT[..., :-1]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
@@ -43,9 +47,11 @@ class Examples:
       rounds: recursion rounds of outer training.
       latent_steps: M of true rollouts.
       max_latent_tokens: how many states of a text are the message, in teacher forcing.
-      max_length: longer rows are cut from the left.
+      max_length: longer rows are cut.
       message_tokens: incoming texts of inner training are cut to so many tokens; 0 keeps them.
       shift: 0 uses states at a text's own positions (the release), 1 those a rollout sees.
+      first_round: whether inner training reads prompts of the first round alone (the release).
+      cut: the side on which longer rows are cut.
       longest: the largest of this process's and the others' values, so that all processes that
         share a batch pad it alike.
     """
@@ -57,6 +63,8 @@ class Examples:
     max_length: int
     message_tokens: int
     shift: int
+    first_round: bool = False
+    cut: Literal["left", "right"] = "left"
     longest: Callable[[int], int] = all_reduce_max
 
     def text_ids(self, agent: str, row: Row, k: int) -> tuple[int, ...]:
@@ -74,7 +82,15 @@ class Examples:
 
     def draw_rounds(self, rng: np.random.Generator, rows: int) -> list[int]:
         """The round (from 0) at which each of so many rows is read in inner training."""
-        return [int(rng.integers(self.rounds)) for _ in range(rows)]
+        rounds = 1 if self.first_round else self.rounds
+        return [int(rng.integers(rounds)) for _ in range(rows)]
+
+    def inner_facts(self) -> dict[str, Any]:
+        """What decides the arrays of inner training, for JSON."""
+        facts = {"message_tokens": self.message_tokens, "max_length": self.max_length}
+        if not self.first_round:
+            facts["rounds"] = self.rounds
+        return facts if self.cut == "left" else {**facts, "cut": self.cut}
 
     def inner(self, agent: str, rows: Sequence[Row], rounds: Sequence[int]) -> Text:
         """Prompts `[B, T]` with teacher texts in their slots, each row at its round."""
@@ -100,9 +116,10 @@ class Examples:
 
     def fit_line(self, agent: str, row: Row, whole: Line) -> Line:
         """A line cut to `max_length`; `InputError` if that is longer than the agent's context."""
-        cut = whole.cut_left(self.max_length)
-        self.renderer.check_context(agent, row.question, len(cut))
-        return cut
+        cut = whole.cut_left if self.cut == "left" else whole.cut_right
+        short = cut(self.max_length)
+        self.renderer.check_context(agent, row.question, len(short))
+        return short
 
     def padded(self, longest: int) -> int:
         """The shape that lengths up to `longest` are padded to, alike in all processes."""
@@ -114,7 +131,8 @@ class Examples:
         text = Text(prompt, text_mask([lines], prompt))
         return jax.tree.map(lambda x: x[0], text)
 
-    def _inner_line(self, agent: str, row: Row, k: int) -> Line:
+    def filled_line(self, agent: str, row: Row, k: int) -> Line:
+        """An agent's prompt in round `k` (from 0) with the senders' teacher texts in its slots."""
         chat = self.renderer.system.agents[agent].chat
         incoming = self.renderer.system.topology.incoming(agent)
         texts = {e.src: self._source_text(e, row, k) for e in incoming}
@@ -123,7 +141,11 @@ class Examples:
             return chat.data_ids(texts[source])[: self.message_tokens or None]
 
         ids = fill(self.encoded(agent, row, k), message_ids)
-        return self.fit_line(agent, row, line((ids,), (), 0, text=self.text_ids(agent, row, k)))
+        return Line.of_tokens(ids, self.preamble(agent, row))
+
+    def _inner_line(self, agent: str, row: Row, k: int) -> Line:
+        whole = dataclasses.replace(self.filled_line(agent, row, k), preamble=0)
+        return self.fit_line(agent, row, whole.with_text(self.text_ids(agent, row, k)))
 
     def _source_text(self, edge: Edge, row: Row, k: int) -> str:
         role = self.renderer.system.topology.role(edge.src)

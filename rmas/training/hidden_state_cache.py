@@ -241,7 +241,7 @@ def cache_hidden_states(
       dtype: in which the states are stored: `float32` or `bfloat16`; `none` stores none; `auto`
         stores them where the schedule reads each twice or more on average, in bfloat16 where that
         is the type of the weights, else in float32.
-      key: what the states depend on, for JSON: model, prompts, data, lengths.
+      key: what the states depend on besides `examples`, for JSON: model, prompts, data.
 
     Raises `InputError` where the folder cannot be written.
     """
@@ -257,6 +257,7 @@ def cache_hidden_states(
     chunks = [schedule.batch_size, CHUNK_BATCHES]  # what the files are cut by
     facts = {
         **key,
+        **examples.inner_facts(),
         "format": _FORMAT,
         "agent": agent,
         "dtype": dtype,
@@ -337,7 +338,7 @@ def _fill(
 def _records(
     layout: Layout, pairs: Sequence[RowRound], text: Text, h_BTD: np.ndarray
 ) -> list[bytes]:
-    mask_BT = text.text_BT[:, 1:] & text.prompt.valid_BT[:, :-1]
+    mask_BT = text.predicted()
     ids_BT = np.asarray(text.prompt.ids_BT)[:, 1:]
     rows = zip(pairs, h_BTD, ids_BT, np.asarray(mask_BT), strict=True)
     return [layout.encode(pair, h_TD[:-1][mask], ids_T[mask]) for pair, h_TD, ids_T, mask in rows]

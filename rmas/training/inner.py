@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
 from rmas import models
 from rmas.parallel import batch_share
 from rmas.shapes import Array, Params
@@ -57,6 +59,10 @@ def train_inner(
             found = inner_loss(context, agent, frozen, tree, batch)
         return found, {f"cosine/{agent}": 1.0 - found}
 
+    def count_predicted(batch: Text | HiddenStates) -> Array:
+        own_BT = batch.valid_BN if isinstance(batch, HiddenStates) else batch.predicted()
+        return jnp.sum(own_BT)
+
     def own_rounds(step: int) -> list[int]:
         return draw_rounds(examples, schedule, seed, step)[own]
 
@@ -86,6 +92,7 @@ def train_inner(
         count_tokens=_count_tokens,
         seed=seed,
         mesh=mesh,
+        weigh=count_predicted if context.token_mean else None,
         validation=ValidationData(
             _at_rounds(examples, schedule, seed, validation), prepare_validation
         ),

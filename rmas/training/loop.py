@@ -35,7 +35,7 @@ from rmas.training import optim as optimizers
 from rmas.training.metrics import MetricsWriter, check_metrics
 from rmas.training.optim import Optim
 from rmas.training.recorder import Recorder
-from rmas.training.step import Loss, TrainState, init_train_state, make_step
+from rmas.training.step import Loss, TrainState, Weigh, init_train_state, make_step
 from rmas.training.stopping import stop_on_signals
 from rmas.training.validation import Validation, ValidationData
 
@@ -111,6 +111,8 @@ class TrainingTask:
       axes: the axis of the rows in the batch's arrays, as `jax.vmap` reads `in_axes`.
       mesh: where `frozen` is placed; rows are split over it, links over its axis `fsdp`.
       probes: see `step.make_step`.
+      weigh: the weight of a part of a batch, or of a batch of validation rows, in means over
+        several; without it all weigh alike.
       validation: what is measured at checkpoints, if `Schedule.validation_rows` asks for it.
       facts: what checkpoints record about the run that made them, for JSON.
     """
@@ -127,6 +129,7 @@ class TrainingTask:
     axes: Any = 0
     mesh: Mesh = dataclasses.field(default_factory=single_device_mesh)
     probes: Params | None = None
+    weigh: Weigh | None = None
     validation: ValidationData | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -229,6 +232,7 @@ def _fit(
         share=share,
         on_devices=on_devices,
         probes=task.probes,
+        weigh=task.weigh,
     )
 
     # 3. Steps. Metrics of one step are read while the next one runs.
@@ -241,6 +245,7 @@ def _fit(
         axes=task.axes,
         accumulate=schedule.accumulate,
         probes=task.probes,
+        weigh=task.weigh,
     )
     saved_at = time.monotonic()
     with (

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import jax
 import optax
 
 from rmas.options import Options, option
+from rmas.shapes import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Optim(Options):
     warmup_steps: int = option(10, "updates until the peak", least=0)
     b1: float = option(0.9, "decay of the first moment", least=0, below=1)
     b2: float = option(0.95, "decay of the second moment", least=0, below=1)
-    weight_decay: float = option(0.0, "decoupled weight decay", least=0)
+    weight_decay: float = option(0.0, "decoupled weight decay, of matrices alone", least=0)
     clip: float = option(1.0, "largest global norm of the gradients", above=0)
 
 
@@ -37,7 +39,14 @@ def learning_rate(optim: Optim) -> optax.Schedule:
 def make(optim: Optim) -> optax.GradientTransformation:
     """The optax chain."""
     rate, decay = learning_rate(optim), optim.weight_decay
+    # Without decay there is no mask, which would be a part of the state.
+    mask = _matrices if decay else None
     return optax.chain(
         optax.clip_by_global_norm(optim.clip),
-        optax.adamw(rate, b1=optim.b1, b2=optim.b2, weight_decay=decay),
+        optax.adamw(rate, b1=optim.b1, b2=optim.b2, weight_decay=decay, mask=mask),
     )
+
+
+def _matrices(links: Params) -> Params:
+    """Which parameters decay: neither biases nor scales of norms, as in the release."""
+    return jax.tree.map(lambda x: x.ndim > 1, links)

@@ -18,6 +18,9 @@ Loss = Callable[..., tuple[Array, dict[str, Array]]]
 """`loss(links, frozen, batch, key) -> (loss, metrics)`: only links are differentiated. A task with
 probes (see `gradient_probe`) passes them as a last argument."""
 
+Weigh = Callable[[Any], Array]
+"""`weigh(batch)`: the number of what the loss is a mean over, a scalar."""
+
 
 @struct.dataclass
 class TrainState:
@@ -70,6 +73,7 @@ def make_step(
     axes: Any = 0,
     accumulate: int = 1,
     probes: Params | None = None,
+    weigh: Weigh | None = None,
 ) -> jax.stages.Wrapped:
     """The jitted update `(state, frozen, batch) -> (state, metrics)`, which consumes its state.
 
@@ -78,6 +82,7 @@ def make_step(
       axes: the axis of the rows in the batch's arrays, as `jax.vmap` reads `in_axes`.
       accumulate: gradient accumulation: the number of micro-batches of equal size that a batch is
         cut into. Losses and gradients are averaged over them. Each has rows of every device.
+      weigh: the weight of a micro-batch in these averages; without it all weigh alike.
       probes: zeros for the loss's last argument; see `gradient_probe`. With accumulation, norms by
         round are the root mean square of those of the micro-batches.
 
@@ -100,17 +105,18 @@ def make_step(
         if accumulate == 1:
             return grad_fn(links, probes, frozen, batch, key)
 
-        def add(total: Any, micro_batch: tuple[Array, Any]) -> tuple[Any, None]:
-            n, rows = micro_batch
+        def add(total: Any, micro_batch: tuple[Array, Any, Array]) -> tuple[Any, None]:
+            n, rows, share = micro_batch
             found = grad_fn(links, probes, frozen, rows, jax.random.fold_in(key, n))
-            return jax.tree.map(jnp.add, total, found), None
+            return jax.tree.map(lambda x, y: x + share * y, total, found), None
 
         micro_batches = _cut(batch, axes, accumulate)
         first = jax.tree.map(lambda x: x[0], micro_batches)
         shapes = jax.eval_shape(grad_fn, links, probes, frozen, first, key)
         zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        total, _ = lax.scan(add, zero, (jnp.arange(accumulate), micro_batches))
-        return jax.tree.map(lambda x: x / accumulate, total)
+        weights = jnp.ones(accumulate) if weigh is None else jax.vmap(weigh)(micro_batches)
+        shares = weights / jnp.maximum(jnp.sum(weights), 1)
+        return lax.scan(add, zero, (jnp.arange(accumulate), micro_batches, shares))[0]
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, whole))
     def step(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, dict[str, Array]]:

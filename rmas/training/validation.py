@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rmas.errors import InputError
 from rmas.parallel import Share
 from rmas.shapes import Array, Params
-from rmas.training.step import Loss
+from rmas.training.step import Loss, Weigh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Validation:
     Args:
       batch_size: rows that are measured at once: as many as a step computes at once.
       share: which rows of a batch this process prepares.
+      weigh: the weight of a batch in the mean; without it all weigh alike.
       on_devices: puts this process's share of a prepared batch on the mesh.
 
     Raises `InputError` where a batch needs more rows than there are.
@@ -60,6 +62,7 @@ class Validation:
         share: Share,
         on_devices: Callable[[Any], Any],
         probes: Params | None,
+        weigh: Weigh | None = None,
     ) -> None:
         items = data.items if data else ()
         available = min(count, len(items))
@@ -72,8 +75,9 @@ class Validation:
         more = [] if probes is None else [probes]
 
         @jax.jit
-        def measure(links: Params, frozen: Any, batch: Any) -> Array:
-            return loss(links, frozen, batch, jax.random.key(0), *more)[0]
+        def measure(links: Params, frozen: Any, batch: Any) -> tuple[Array, Array]:
+            value = loss(links, frozen, batch, jax.random.key(0), *more)[0]
+            return value, jnp.ones(()) if weigh is None else weigh(batch)
 
         self._measure = measure
 
@@ -82,5 +86,6 @@ class Validation:
         if self._data is None or not self._groups:
             return {}
         batches = (self._on_devices(self._data.prepare(group)) for group in self._groups)
-        losses = [float(self._measure(links, frozen, batch)) for batch in batches]
-        return {"validation": float(np.mean(losses))}
+        measured = [self._measure(links, frozen, batch) for batch in batches]
+        losses, weights = np.array(measured, np.float64).T
+        return {"validation": float(losses @ weights / max(weights.sum(), 1))}

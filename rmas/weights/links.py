@@ -46,12 +46,14 @@ def load_links(
     folder: str | Path,
     template: Params | None = None,
     accept: Callable[[dict[str, Any]], None] | None = None,
+    parts: bool = False,
 ) -> tuple[Params, dict[str, Any]]:
     """Reads links and their manifest.
 
     Args:
       template: the expected structure, shapes and dtypes; None accepts any.
       accept: called with the manifest before names and shapes are compared; may raise.
+      parts: whether the links may be the `inner` or the `outer` part of the template alone.
 
     Raises:
       InputError: a file is missing or damaged, or names, shapes or dtypes differ from the
@@ -82,6 +84,9 @@ def load_links(
     if template is None:
         _check(folder, written)
         return _nested(flat), manifest
+    if parts:
+        found = {name.partition("/")[0] for name in flat}
+        template = {part: tree for part, tree in template.items() if part in found} or template
     wanted = _flat(template)
     missing, unknown = sorted(wanted.keys() - flat.keys()), sorted(flat.keys() - wanted.keys())
     if missing or unknown:

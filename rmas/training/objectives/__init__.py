@@ -1,8 +1,9 @@
 """What links are trained on: the table of objectives, their weighted sum, and their names.
 
 `inner_loss` trains one agent's inner link. The objectives train a whole system and can be weighted
-together: `teacher_forced` (the release's), `rollout` (cross-entropy through true rollouts) and
-`align` (each rollout against its teacher text, turn by turn).
+together: `teacher_forced` (the release's), `rollout` (cross-entropy through true rollouts), `align`
+(each rollout against its teacher text, turn by turn), `hop` and `distill` (what a message does to
+its reader's text, one hop at a time).
 """
 
 import math
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 
 from rmas.errors import InputError
 from rmas.shapes import Array, Params
-from rmas.training.objectives import align, rollout, teacher_forced
+from rmas.training.objectives import align, hops, rollout, teacher_forced
 from rmas.training.objectives.base import (
     Lengths,
     LossAndMetrics,
@@ -45,10 +46,12 @@ OBJECTIVES: dict[str, Objective] = {
     "teacher_forced": teacher_forced.OBJECTIVE,
     "rollout": rollout.OBJECTIVE,
     "align": align.OBJECTIVE,
+    "hop": hops.HOP,
+    "distill": hops.DISTILL,
 }
-"""Objectives of outer training by name. A new one touches two files: its own
-`rmas/training/objectives/<name>.py`, which ends in an `OBJECTIVE`, and its row here. Training, the
-memory plan and the settings find it by this table."""
+"""Objectives of outer training by name. A new one touches two files: its own in
+`rmas/training/objectives/`, which ends in an `Objective`, and its row here. Training, the memory
+plan and the settings find it by this table."""
 
 WeightedObjectives = tuple[tuple[str, float], ...]
 """Names of objectives with their weights."""

@@ -1,11 +1,11 @@
 """What objectives share: their facts, their parts, and the code of more than one of them.
 
-Every loss is a mean over rows of means over a row's positions.
+Every loss of outer training is a mean over rows of means over a row's positions.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ class TrainingContext:
         hold the teacher's).
       earlier_rounds: in `teacher_forced`, the weight of the mean loss of the rounds before the last
         (0: the last round alone; the release's alternative is 0.1).
+      token_mean: in inner training, whether all tokens of a batch count alike, or all rows.
     """
 
     topology: Topology
@@ -48,6 +49,7 @@ class TrainingContext:
     latent_steps: int
     on_policy: float
     earlier_rounds: float
+    token_mean: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Objective:
       latent: whether turns are latent rollouts; else they read their texts.
       across: whether the loss is that of the output agent's text at the end, with gradients through
         all turns, each checkpointed; else each turn has its own, and gradients stay inside it.
+      reads: whether a turn that reads messages also passes over its prompt with its text, forward
+        and backward (`own`), and over the same with the senders' texts, forward (`taught`).
     """
 
     prepare: Callable[[Examples, Sequence[Row]], Any]
@@ -89,6 +93,7 @@ class Objective:
     axes: Any = 1
     latent: bool = True
     across: bool = True
+    reads: tuple[Literal["own", "taught"], ...] = ()
 
 
 def make_probes(context: TrainingContext, rounds: int) -> Probes:
@@ -169,7 +174,7 @@ def text_loss(
     )
     logits_BTV = models.unembed(model, params, h_BTD[:, :-1])
     loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, prompt.ids_BT[:, 1:])
-    return row_mean(loss_BT, batch.text_BT[:, 1:] & prompt.valid_BT[:, :-1])
+    return row_mean(loss_BT, batch.predicted())
 
 
 def latent_turn(

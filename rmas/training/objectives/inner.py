@@ -23,15 +23,20 @@ def inner_loss(
     x_BTD = models.embed(model, params, prompt.ids_BT)
     pos_BT = models.positions(prompt.valid_BT)
     h_BTD, _ = models.run(model, params, x_BTD, prompt.valid_BT, pos_BT, left_padded=True)
-    mask_BT = batch.text_BT[:, 1:] & prompt.valid_BT[:, :-1]
-    return inner_distance(context, agent, links, h_BTD[:, :-1], x_BTD[:, 1:], mask_BT)
+    return inner_distance(context, agent, links, h_BTD[:, :-1], x_BTD[:, 1:], batch.predicted())
 
 
 def inner_distance(
     context: TrainingContext, agent: str, links: Params, h_BTD: Array, y_BTD: Array, mask_BT: Array
 ) -> Array:
-    """The mean over rows of the masked mean cosine distance of `inner(h)` to `y`; a scalar."""
+    """The mean cosine distance of `inner(h)` to `y` over the masked positions; a scalar.
+
+    With `TrainingContext.token_mean` every position of the batch counts alike (the release), else
+    every row.
+    """
     z_BTD = context.spec.links.inner(links, agent, jax.lax.stop_gradient(h_BTD))
     y_BTD = y_BTD.astype(z_BTD.dtype)
     distance_BT = 1.0 - optax.losses.cosine_similarity(z_BTD, y_BTD, epsilon=1e-8)
+    if context.token_mean:
+        return row_mean(distance_BT.reshape(-1), mask_BT.reshape(-1))
     return jnp.mean(row_mean(distance_BT, mask_BT))
