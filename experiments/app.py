@@ -336,6 +336,7 @@ def _print_help(main: Callable, spec: str | None, workdir: str | None) -> None:
             default, text = configs.COMMAND[name]
             text += f" (default: {default})" if default else ""
             _print_flag(f"--config.{name}={value}", text)
+        _print_flag("--config.recipe=NAME", configs.COMMAND["recipe"][1])
         _print_flag("--config.FIELD=VALUE", "set one field; the values shown are those of the file")
         try:
             print("\n".join(configs.help_of(configs.load(spec))))

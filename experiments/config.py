@@ -23,6 +23,7 @@ from rmas.checksums import read_checked
 from rmas.console import printable
 from rmas.errors import InputError
 from rmas.experiment import Settings
+from rmas.experiment.recipes import RECIPES, recipe_values
 from rmas.experiment.stored import SETTINGS, read_settings
 from rmas.files import read_bytes
 from rmas.options import Described, as_dict, described, did_you_mean, summary_of
@@ -35,6 +36,11 @@ COMMAND = {
         False,
         "say what this command would need of each device, and do nothing; the exit status is 3 "
         "where it does not fit",
+    ),
+    "recipe": (
+        "",
+        f"a recipe of training, set over the config file and under other flags: "
+        f"{', '.join(RECIPES)} (the published one)",
     ),
     "plan_lengths": (
         (0, 0),
@@ -84,6 +90,8 @@ def load(spec: str) -> ConfigDict:
         )
     whole = as_dict(Settings()) | {name: value for name, (value, _) in COMMAND.items()}
     try:
+        if recipe := values.get("recipe"):  # what the file names itself counts more
+            _merge(whole, recipe_values(recipe))
         _merge(whole, values)
         _check_kinds(whole)
         return ConfigDict(whole)
@@ -105,6 +113,8 @@ def define_flag(config: ConfigDict, argv: list[str]) -> list[str]:
             _check_override(config, match[1], known)
             _check_value(word, match, argv[place + 1 : place + 2], known)
             last[match[1]] = place
+    if "recipe" in last:
+        _lay(config, recipe_values(_value_at(argv, last["recipe"])))
     kept, value_of_dropped = [], False
     for place, word in enumerate(argv):
         match = _FLAG.fullmatch(word)
@@ -316,6 +326,21 @@ def _with_tuples(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
         ):
             made[name] = tuple(part.strip() for part in value[0].split(",") if part.strip())
     return made
+
+
+def _value_at(argv: Sequence[str], place: int) -> str:
+    """The value of the flag at a place of argv."""
+    match = _FLAG.fullmatch(argv[place])
+    return match[2] if match and match[2] is not None else argv[place + 1]
+
+
+def _lay(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Sets the values of a recipe in a whole config."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _lay(config[name], value)
+        else:
+            config[name] = value
 
 
 def _is_boolean(name: str, known: Mapping[str, Described]) -> bool:

@@ -55,7 +55,7 @@ from rmas.training.examples import Examples
 from rmas.training.hidden_state_cache import cache_hidden_states
 from rmas.training.inner import train_inner
 from rmas.training.loop import check_batch
-from rmas.training.objectives import TrainingContext, parse_objective
+from rmas.training.objectives import TrainingContext, WeightedObjectives, parse_objective
 from rmas.training.outer import check_longest, train_outer
 from rmas.training.workdir import open_workdir, read_identity
 
@@ -187,7 +187,7 @@ class Experiment:
         agents = list(agents or topology.agents)
         source, validation = self.data.rows(s.inner, topology, agents)
         try:
-            self._check_longest(source)
+            self._check_longest(source, parse_objective(s.objective))
         except InputError as error:
             _log.warning("outer training will refuse these rows: %s", error)
         check_batch("inner", s.inner, self._placed.for_stage("inner").mesh)
@@ -244,27 +244,26 @@ class Experiment:
         if "inner" not in given:
             check_inner_links(folders)
         source, validation = self.data.rows(s.outer, topology, topology.agents)
-        self._check_longest(source)
+        objective = parse_objective(s.objective)
+        measured = parse_objective("rollout") if s.outer.validate == "rollout" else objective
+        self._check_longest(source, objective)
+        self._check_longest(validation, measured)
         check_batch("outer", s.outer, self._placed.for_stage("outer").mesh)
         folder = self.workdir / "outer"
-        steps = {"latent_steps": s.limits.latent_steps}
-        identity = self._identity("objective", "links", "inner", "outer")
-        open_workdir(folder, identity | steps | start_of(given))
+        identity = self._identity("objective", "links", "inner", "outer") | start_of(given)
+        open_workdir(folder, identity | {"latent_steps": s.limits.latent_steps})
         template = self.outline.link_template
         inner = given.get("inner") or read_inner_links(folders, template, self.manifest())
         self._remember()
         examples = self.examples("outer")
 
         def start() -> Params:
-            own = {"inner": inner, "outer": given.get("outer")}
-            if not own["outer"]:
-                own = outer_start(
-                    s, self.context, self.system, self.outline, inner, examples, source
-                )
+            how = (s, self.context, self.system, self.outline)
+            own = outer_start(*how, given | {"inner": inner}, examples, source)
             return {part: own[part] for part in s.outer.train}
 
         trained = train_outer(
-            parse_objective(s.objective),
+            objective,
             folder=folder,
             context=self.context,
             params=self.system.params(),
@@ -275,6 +274,7 @@ class Experiment:
             schedule=s.outer,
             seed=s.seed,
             validation=validation,
+            measured=measured,
             facts=self._checkpoint_facts("objective", "outer"),
         )
         write_links(folder / LINKS, trained, self.manifest())
@@ -384,12 +384,10 @@ class Experiment:
         if is_first() and not (has_file(path) and only_once):
             write_checked(path, self._given.anchored().to_dict())
 
-    def _check_longest(self, source: Sequence[Row]) -> None:
+    def _check_longest(self, rows: Sequence[Row], objective: WeightedObjectives) -> None:
         """Raises `InputError` for rows that outer training could not read."""
         examples = self.examples("outer", system=self._unloaded)
-        check_longest(
-            parse_objective(self.settings.objective), examples, source, self.settings.data.name
-        )
+        check_longest(objective, examples, rows, self.settings.data.name)
 
     def _trained_on(self) -> Any:
         """The data of the outer training in the workdir; None where there was none."""

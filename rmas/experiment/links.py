@@ -182,12 +182,14 @@ def outer_start(
     context: TrainingContext,
     system: System,
     outline: Outline,
-    inner: Params,
+    links: Params,
     examples: Examples,
     rows: Sequence[Row],
 ) -> Params:
-    """The links that outer training starts from, where none are given, beside `inner` ones."""
-    links = {"inner": inner, "outer": initial_links(settings, system, outline)["outer"]}
+    """The links that outer training starts from: `links`, with the outer ones that they lack."""
+    if "outer" in links:
+        return links
+    links = {**links, "outer": initial_links(settings, system, outline)["outer"]}
     if settings.links.init != "aligned":
         return links
     return align_outer_links(

@@ -237,6 +237,11 @@ class OuterSettings(Schedule):
     shift: Literal[0, 1] = option(
         0, "of teacher_forced: 0 takes states at a text's positions (the release), 1 one earlier"
     )
+    validate: Literal["rollout", "objective"] = option(
+        "rollout",
+        "what is measured on validation rows: cross-entropy of the answer after true rollouts, or "
+        "the objective",
+    )
     earlier_rounds: float = option(
         0.0, "of teacher_forced: weight of the rounds before the last (the release: 0 or 0.1)",
         least=0,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from rmas.checksums import without_checksum
 from rmas.errors import InputError
+from rmas.experiment.recipes import recipe_values
 from rmas.experiment.sections import (
     DataSettings,
     EvaluateSettings,
@@ -89,6 +90,13 @@ class Settings(Options):
         except ValueError as error:
             raise InputError(f"settings: {error}") from None
         return build(cls, values, where)
+
+    def with_recipe(self, name: str) -> "Settings":
+        """The same with the values of a named recipe (`recipes.RECIPES`), such as `release`.
+
+        Raises `InputError` for an unknown name.
+        """
+        return build(Settings, recipe_values(name), base=self)
 
     def anchored(self) -> "Settings":
         """The same with absolute paths, for use from another folder; names stay as they are."""

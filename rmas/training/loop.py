@@ -221,8 +221,8 @@ def _fit(
     if resumed:
         stream.set_state(data_state)
 
-    def on_devices(batch: Any) -> Any:
-        return put_batch(mesh, batch, task.axes, share)
+    def on_devices(batch: Any, axes: Any) -> Any:
+        return put_batch(mesh, batch, axes, share)
 
     validation = Validation(
         task.loss,
@@ -262,7 +262,7 @@ def _fit(
             profile.before(n)
             with recorder.time_input():
                 arrays = task.prepare(next(stream), n)
-                batch = on_devices(arrays)
+                batch = on_devices(arrays, task.axes)
             tokens = task.count_tokens(arrays) * share.count
             state, metrics = step_fn(state, task.frozen, batch)
             recorder.step_done(n + 1, metrics, tokens)

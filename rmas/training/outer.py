@@ -1,5 +1,6 @@
 """Stage two: the links of a whole system learn together."""
 
+import functools
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -57,6 +58,7 @@ def train_outer(
     schedule: Schedule,
     seed: int,
     validation: Sequence[Row] = (),
+    measured: WeightedObjectives | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Params:
     """Trains the parts of the links tree that `links()` gives; resumable in `folder`.
@@ -67,6 +69,7 @@ def train_outer(
         differentiated through but not trained.
       links: makes the links that training starts from; not called where it resumes.
       validation: rows whose loss is measured.
+      measured: the objective whose loss that is; by default the one that is trained.
       facts: see `loop.TrainingTask`.
 
     Returns:
@@ -75,13 +78,20 @@ def train_outer(
 
     mesh = examples.renderer.system.mesh
 
+    measured = measured or objective
+
     def loss(
-        trained: Params, frozen: Any, batches: Mapping[str, Any], key: Array, probes: Probes
+        trained: Params,
+        frozen: Any,
+        batches: Mapping[str, Any],
+        key: Array,
+        probes: Probes,
+        objective: WeightedObjectives = objective,
     ) -> LossAndMetrics:
         agents, fixed = frozen
         return system_loss(context, objective, agents, fixed | trained, batches, key, probes)
 
-    def prepare(rows: Sequence[Row]) -> dict[str, Any]:
+    def prepare(rows: Sequence[Row], objective: WeightedObjectives = objective) -> dict[str, Any]:
         return {name: OBJECTIVES[name].prepare(examples, rows) for name, _ in objective}
 
     def count_tokens(batches: Mapping[str, Any]) -> int:
@@ -102,7 +112,12 @@ def train_outer(
         axes=batch_axes(objective),
         mesh=mesh,
         probes=make_probes(context, examples.rounds),
-        validation=ValidationData(validation, prepare),
+        validation=ValidationData(
+            validation,
+            functools.partial(prepare, objective=measured),
+            functools.partial(loss, objective=measured),
+            batch_axes(measured),
+        ),
         facts=facts or {},
     )
     trained = fit(task, schedule, folder)

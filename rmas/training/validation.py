@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rmas.errors import InputError
 from rmas.parallel import Share
@@ -21,12 +20,15 @@ class ValidationData:
     Attributes:
       items: one for each row, with all that its arrays depend on, so that they are the same
         whatever the size of a batch; the first `Schedule.validation_rows` are measured.
-      prepare: `prepare(items)` -> a batch that the task's loss reads; must depend on its argument
-        alone.
+      prepare: `prepare(items)` -> a batch that the loss reads; must depend on its argument alone.
+      loss: what is measured; the task's own where it is None.
+      axes: the axis of the rows in the batch's arrays, as `jax.vmap` reads `in_axes`.
     """
 
     items: Sequence[Any]
     prepare: Callable[[Sequence[Any]], Any]
+    loss: Loss | None = None
+    axes: Any = 0
 
 
 def check_count(available: int, batch_size: int) -> None:
@@ -47,7 +49,8 @@ class Validation:
       batch_size: rows that are measured at once: as many as a step computes at once.
       share: which rows of a batch this process prepares.
       weigh: the weight of a batch in the mean; without it all weigh alike.
-      on_devices: puts this process's share of a prepared batch on the mesh.
+      on_devices: `on_devices(batch, axes)` puts this process's share of a prepared batch on the
+        mesh.
 
     Raises `InputError` where a batch needs more rows than there are.
     """
@@ -60,7 +63,7 @@ class Validation:
         count: int,
         batch_size: int,
         share: Share,
-        on_devices: Callable[[Any], Any],
+        on_devices: Callable[[Any, Any], Any],
         probes: Params | None,
         weigh: Weigh | None = None,
     ) -> None:
@@ -73,19 +76,30 @@ class Validation:
         self._groups = [items[at : at + batch_size][own] for at in starts]
         self._data, self._on_devices = data, on_devices
         more = [] if probes is None else [probes]
+        measured = data.loss if data and data.loss else loss
 
         @jax.jit
-        def measure(links: Params, frozen: Any, batch: Any) -> tuple[Array, Array]:
-            value = loss(links, frozen, batch, jax.random.key(0), *more)[0]
-            return value, jnp.ones(()) if weigh is None else weigh(batch)
+        def measure(links: Params, frozen: Any, batch: Any) -> tuple[dict[str, Array], Array]:
+            value, metrics = measured(links, frozen, batch, jax.random.key(0), *more)
+            numbers = {f"validation/{name}": x for name, x in metrics.items() if x.ndim == 0}
+            weight = jnp.ones(()) if weigh is None else weigh(batch)
+            return {"validation": value, **numbers}, weight
 
         self._measure = measure
 
     def __call__(self, links: Params, frozen: Any) -> dict[str, float]:
-        """The loss as the metric `validation`; empty without rows. All processes call it."""
+        """The loss as the metric `validation`, and its own metrics as `validation/<name>`.
+
+        Empty without rows. All processes call it.
+        """
         if self._data is None or not self._groups:
             return {}
-        batches = (self._on_devices(self._data.prepare(group)) for group in self._groups)
-        measured = [self._measure(links, frozen, batch) for batch in batches]
-        losses, weights = np.array(measured, np.float64).T
-        return {"validation": float(losses @ weights / max(weights.sum(), 1))}
+        totals: dict[str, float] = {}
+        whole = 0.0
+        for group in self._groups:
+            batch = self._on_devices(self._data.prepare(group), self._data.axes)
+            numbers, weight = jax.device_get(self._measure(links, frozen, batch))
+            whole += float(weight)
+            for name, value in numbers.items():
+                totals[name] = totals.get(name, 0.0) + float(weight) * float(value)
+        return {name: total / max(whole, 1) for name, total in totals.items()}

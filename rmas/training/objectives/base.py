@@ -152,8 +152,10 @@ def text_loss(
     batch: Text,
     incoming: tuple[Array, ...],
     past: tuple[Segment, ...] = (),
-) -> Array:
-    """Cross-entropy of an agent's text after its prompt, per row `[B]`.
+) -> tuple[Array, Array]:
+    """Cross-entropy of an agent's text after its prompt, and whether the agent would write it.
+
+    Both are per row, `[B]`. Greedy decoding writes a text if each of its tokens is the likeliest.
 
     `incoming` are the messages `[B, M, D]` for the prompt's slots, in the order of
     `Topology.incoming`; `past` is what the prompt continues.
@@ -173,8 +175,10 @@ def text_loss(
         left_padded=True,
     )
     logits_BTV = models.unembed(model, params, h_BTD[:, :-1])
-    loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, prompt.ids_BT[:, 1:])
-    return row_mean(loss_BT, batch.predicted())
+    ids_BT, predicted_BT = prompt.ids_BT[:, 1:], batch.predicted()
+    loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, ids_BT)
+    right_BT = (jnp.argmax(logits_BTV, axis=-1) == ids_BT) | ~predicted_BT
+    return row_mean(loss_BT, predicted_BT), jnp.all(right_BT, axis=-1)
 
 
 def latent_turn(

@@ -63,7 +63,10 @@ def loss(
     key: Array,
     probes: Probes | None = None,
 ) -> LossAndMetrics:
-    """The mean cross-entropy of the answers; gradients go through all rounds."""
+    """The mean cross-entropy of the answers; gradients go through all rounds.
+
+    As a metric, the share of answers that greedy decoding would write to the letter.
+    """
     prompts, last = batch
     topology, out = context.topology, context.topology.output
     pasts = read_all(context.spec, params, prompts.preambles)
@@ -81,8 +84,8 @@ def loss(
 
     zeros = zero_messages(context.spec, links, len(last.text_BT), context.latent_steps)
     incoming, _ = recurse(topology, prompts.rest, turn, zeros, turn_data(context, probes))
-    loss_B = text_loss(context, out, params[out], last, incoming, pasts.get(out, ()))
-    return jnp.mean(loss_B), {}
+    loss_B, exact_B = text_loss(context, out, params[out], last, incoming, pasts.get(out, ()))
+    return jnp.mean(loss_B), {"rollout/exact": jnp.mean(exact_B, dtype=loss_B.dtype)}
 
 
 def count_tokens(batch: Batch) -> int:

@@ -107,7 +107,7 @@ def loss(
             loss_B = jnp.zeros(len(x_BTD))
             if agent == out and context.earlier_rounds:
                 text = Text(prompt, text_BT)
-                loss_B = text_loss(context, agent, params[agent], text, incoming, past)
+                loss_B, _ = text_loss(context, agent, params[agent], text, incoming, past)
             return send(topology, spec, links, agent, z_BMD), loss_B
 
         return jax.checkpoint(checkpointed)(with_probes(links, own_probes), incoming)
@@ -117,7 +117,7 @@ def loss(
     zeros = zero_messages(spec, links, rows, states_BM.shape[-1])
     incoming, aux = recurse(topology, prompts.rest, turn, zeros, turn_data(context, probes, masks))
     last = jax.tree.map(lambda x: x[-1], Text(prompts.rest[out], masks[out]))
-    loss_B = text_loss(context, out, params[out], last, incoming, pasts.get(out, ()))
+    loss_B, _ = text_loss(context, out, params[out], last, incoming, pasts.get(out, ()))
     last_loss = jnp.mean(loss_B)
     if rounds == 1 or not context.earlier_rounds:
         return last_loss, {}
