@@ -1,5 +1,7 @@
 """Rows as arrays: what stands where, which positions are text, and which states are handed on."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -89,6 +91,24 @@ def test_inner_rows_are_cut_from_the_left():
     for b in range(len(ROWS)):
         assert lines(cut.prompt, b)[0] == lines(whole.prompt, b)[0][-5:]
         assert cut.text_BT[b].sum() == min(lengths[b], 5)
+
+
+@pytest.mark.parametrize("limit", [5, 9, 64])
+def test_inner_rows_are_cut_from_the_right(limit):
+    """As the release cuts them: texts lose their ends, or all of themselves."""
+    whole = make_examples().inner("solver", ROWS, [0] * len(ROWS))
+    cut = make_examples(max_length=limit, cut="right").inner("solver", ROWS, [0] * len(ROWS))
+    for b in range(len(ROWS)):
+        ids, n = lines(whole.prompt, b)[0], whole.text_BT[b].sum()
+        assert lines(cut.prompt, b)[0] == ids[:limit]
+        assert cut.text_BT[b].sum() == max(n - max(len(ids) - limit, 0), 0)
+    assert limit != 5 or not cut.text_BT.any(axis=1).all()
+
+
+def test_rounds_are_drawn_from_all_or_are_the_first():
+    draw = functools.partial(np.random.default_rng, 5)
+    assert set(make_examples().draw_rounds(draw(), 50)) == {0, 1, 2}
+    assert set(make_examples(first_round=True).draw_rounds(draw(), 50)) == {0}
 
 
 def test_the_same_rows_give_the_same_arrays():

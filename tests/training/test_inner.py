@@ -22,9 +22,16 @@ SCHEDULE = Schedule(
 )
 
 
-@pytest.fixture(scope="module")
-def case():
-    return Case(make_examples(PAIR, np.float32))
+RELEASE = {"first_round": True, "cut": "right", "max_length": 29}
+
+
+@pytest.fixture(scope="module", params=["rows", "release"])
+def case(request):
+    """A mean over rows of any round, or the release's: over tokens, of first prompts, cut."""
+    release = request.param == "release"
+    own = Case(make_examples(PAIR, np.float32, **(RELEASE if release else {})))
+    own.context = dataclasses.replace(own.context, token_mean=release)
+    return own
 
 
 def run(case, folder, *, accumulate=1, cached=False, mesh=None):
@@ -92,7 +99,7 @@ def test_validation_is_the_mean_loss_of_its_rows_each_at_its_round(case, plain):
     link, metrics, _ = plain
     rounds = [k for n in (0, 1) for k in draw_rounds(case.examples, SCHEDULE, SEED, n)]
     assert len(rounds) == len(MEASURED)
-    assert len(set(rounds)) > 1
+    assert (set(rounds) == {0}) == case.examples.first_round
     batch = case.examples.inner(AGENT, MEASURED, rounds)
     tree = {"inner": {AGENT: link}, "outer": {}}
     loss = inner_loss(case.context, AGENT, case.params[AGENT], tree, batch)

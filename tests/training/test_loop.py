@@ -219,20 +219,22 @@ def test_links_of_another_shape_are_refused(tmp_path, whole):
 # The optimizer.
 
 
-def updates(settings, grads):
+def updates(settings, grads, shape=(2,)):
     """What the optimizer does to a parameter of two numbers, from [1, -1] on."""
     optimizer = optim.make(settings)
-    x = jnp.float32([1.0, -1.0])
+    x = jnp.float32([1.0, -1.0]).reshape(shape)
     state, out = optimizer.init(x), []
     update = jax.jit(optimizer.update)
     for g in grads:
-        u, state = update(jnp.float32(g), state, x)
+        u, state = update(jnp.float32(g).reshape(shape), state, x)
         x = x + u
-        out.append(np.asarray(u))
+        out.append(np.asarray(u).ravel())
     return np.array(out)
 
 
-def test_adamw_by_its_formula():
+@pytest.mark.parametrize(("shape", "decay"), [((2, 1), 0.1), ((2,), 0.0)])
+def test_adamw_by_its_formula(shape, decay):
+    """Matrices decay; biases and scales of norms do not."""
     settings = Optim(steps=9, lr=0.02, warmup_steps=3, b1=0.8, b2=0.9, weight_decay=0.1, clip=1.0)
     grads = np.random.default_rng(0).standard_normal((9, 2)) * 10.0 ** np.arange(-4, 5)[:, None]
     x, mu, nu, wanted = np.array([1.0, -1.0]), 0.0, 0.0, []
@@ -241,9 +243,10 @@ def test_adamw_by_its_formula():
         mu, nu = 0.8 * mu + 0.2 * g, 0.9 * nu + 0.1 * g**2
         step = mu / (1 - 0.8 ** (t + 1)) / (np.sqrt(nu / (1 - 0.9 ** (t + 1))) + 1e-8)
         lr = 0.02 * t / 3 if t < 3 else 0.02 * (1 + np.cos(np.pi * (t - 3) / 6)) / 2
-        wanted.append(-lr * (step + 0.1 * x))
+        wanted.append(-lr * (step + decay * x))
         x = x + wanted[-1]
-    np.testing.assert_allclose(updates(settings, grads), wanted, rtol=2e-5, atol=1e-9)
+    found = updates(settings, grads, shape)
+    np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-9)
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
