@@ -2,8 +2,8 @@
 
   python -m experiments.train_outer --config=CONFIG.py --workdir=runs/tiny
 
-Objectives: `align`, `rollout`, `teacher_forced`, alone or weighted together, as in
---config.objective="align:1.0,rollout:0.1". Writes `outer/{links,checkpoints,metrics.jsonl}`.
+Objectives: `align`, `rollout`, `teacher_forced`, `hop`, `distill`, alone or weighted together, as
+in --config.objective="align:1.0,rollout:0.1". Writes `outer/{links,checkpoints,metrics.jsonl}`.
 Killed, it resumes from its newest checkpoint when the same command is given again; SIGTERM, SIGHUP
 and Ctrl-C save one first. `--config.plan` prints what a step needs of each device of the mesh,
 with `--config.topology=v5e:2x4` by the compiler for TPUs; it exits with 3 where it does not fit.

@@ -9,6 +9,10 @@ class InputError(ValueError):
     """Invalid input from outside: a file, a flag, a config field, a row of data."""
 
 
+class DivergedError(InputError):
+    """A loss that is not finite any more: settings or data of the training are at fault."""
+
+
 class Stopped(BaseException):
     """The run was asked to end (by SIGTERM, SIGHUP or Ctrl-C) and has saved its progress.
 

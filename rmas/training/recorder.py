@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rmas.errors import InputError
+from rmas.errors import DivergedError
 from rmas.parallel.meters import peak_bytes
 from rmas.shapes import Array
 from rmas.training.metrics import MetricsWriter
@@ -89,7 +89,7 @@ class Recorder:
         )
         self.losses.append(values["loss"])
         if not math.isfinite(values["loss"]):
-            raise InputError(
+            raise DivergedError(
                 f"the loss of step {step.number} is {values['loss']}; lower the learning rate, or "
                 "look for the row that causes it"
             )

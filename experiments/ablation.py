@@ -1,0 +1,134 @@
+"""Which recipe gives what: variants of links and their training, over seeds, in one table.
+
+  python -m experiments.ablation --workdir=runs/ablation
+  python -m experiments.ablation --workdir=runs/debate --sweeps=objectives \\
+      --config=experiments/configs/tiny_debate.py --seeds=0,1
+
+A sweep varies one or two settings of the config and keeps the others. Every variant trains inner
+and outer links and answers fresh questions by true rollouts; runs that diverge, or that make links
+worse, are rows, too. Writes `ablation.jsonl` (one line per variant and seed) and `ablation.md` in
+the workdir. Killed, it goes on where it was when the same command is given again; more sweeps and
+seeds are added to what is there. `--list` shows the variants.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments import app
+from experiments.ablation_table import markdown
+from experiments.ablation_variants import SWEEPS
+from rmas import parallel
+from rmas.errors import InputError
+from rmas.evaluation.json_lines import line_of, scan, whole_lines
+from rmas.experiment.ablation import Variant, digest_of, run_variant, settings_of
+from rmas.experiment.settings import Settings
+from rmas.files import append_lines, atomic_write_text
+from rmas.options import as_dict
+from rmas.places import has_file
+from rmas.training.workdir import open_workdir
+
+_SWEEPS = flags.DEFINE_list("sweeps", list(SWEEPS), f"What is varied: {', '.join(SWEEPS)}.")
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of data, links and questions.")
+_ONLY = flags.DEFINE_list("only", [], "Variants to run, as --list names them; all if not given.")
+_LIST = flags.DEFINE_boolean("list", False, "Show the variants, and do nothing.")
+RECORDS, TABLE = "ablation.jsonl", "ablation.md"
+
+
+def main(_: list[str]) -> None:
+    """Runs what is missing, and prints the table."""
+    variants = chosen(_SWEEPS.value, _ONLY.value)
+    if _LIST.value:
+        for variant in variants:
+            print(f"{variant.key}: {variant.stages or 'as the config says'}")
+        return
+    seeds = [_seed(text) for text in _SEEDS.value]
+    settings, workdir = app.settings_and_workdir()
+    for variant in variants:  # what makes no sense is reported before anything runs
+        settings_of(settings, variant, seeds[0], workdir)
+    parallel.start()
+    open_workdir(workdir, {"base": _base(settings)})
+    records = read_records(workdir / RECORDS)
+    missing = _missing(records, variants, seeds)
+    for number, (variant, seed) in enumerate(missing, 1):
+        print(f"== {number} of {len(missing)}: {variant.key}, seed {seed}", flush=True)
+        digest = digest_of(settings_of(settings, variant, seed, workdir))
+        same = next((r for r in records if r.get("digest") == digest), None)
+        if same:
+            record = {**same, "sweep": variant.sweep, "variant": variant.name}
+        else:
+            record = run_variant(settings, variant, seed, workdir)
+        append(workdir / RECORDS, record)
+        records.append(record)
+        _write_table(workdir)
+    print(_write_table(workdir), end="")
+
+
+def chosen(sweeps: Sequence[str], only: Sequence[str]) -> list[Variant]:
+    """The variants of some sweeps, or those of them that `only` names."""
+    for name in sweeps:
+        if name not in SWEEPS:
+            raise InputError(f"--sweeps: {name!r} is unknown; known: {', '.join(SWEEPS)}")
+    found = [variant for name in sweeps for variant in SWEEPS[name]]
+    keys = [variant.key for variant in found]
+    for name in only:
+        if name not in keys:
+            raise InputError(f"--only: {name!r} is no variant of these sweeps; see --list")
+    return [variant for variant in found if not only or variant.key in only]
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a file, the later one of several of one variant and seed."""
+    found: dict[tuple, dict[str, Any]] = {}
+
+    def add(record: dict[str, Any], place: str) -> None:
+        try:
+            found[record["sweep"], record["variant"], record["seed"]] = record
+        except KeyError as error:
+            raise InputError(f"{place}: field {error} is missing") from None
+
+    if has_file(path):
+        scan(path, add)
+    return list(found.values())
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """Adds a line to a file; an incomplete one at its end, which a kill left, is dropped."""
+    kept = "".join(f"{line}\n" for line in whole_lines(path))
+    if has_file(path) and path.read_bytes() != kept.encode():
+        atomic_write_text(path, kept)
+    with open(path, "a", encoding="utf-8") as file:
+        append_lines(file, [line_of(record)])
+
+
+def _missing(
+    records: Sequence[dict[str, Any]], variants: Sequence[Variant], seeds: Sequence[int]
+) -> list[tuple[Variant, int]]:
+    """What has no record yet, seed by seed."""
+    done = {(r["sweep"], r["variant"], r["seed"]) for r in records}
+    pairs = [(variant, seed) for seed in seeds for variant in variants]
+    return [(v, seed) for v, seed in pairs if (v.sweep, v.name, seed) not in done]
+
+
+def _write_table(workdir: Path) -> str:
+    text = markdown(read_records(workdir / RECORDS), SWEEPS)
+    atomic_write_text(workdir / TABLE, text)
+    return text
+
+
+def _base(settings: Settings) -> dict[str, Any]:
+    """The settings that all variants share, for JSON; seeds are varied."""
+    return {name: value for name, value in as_dict(settings).items() if name != "seed"}
+
+
+def _seed(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"--seeds: {text!r} is not a whole number") from None
+
+
+if __name__ == "__main__":
+    app.run(main, config="experiments/configs/tiny_sequential.py", workdir="runs/ablation")

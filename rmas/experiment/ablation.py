@@ -1,0 +1,144 @@
+"""Runs of one system that differ in how its links start and are trained, seed by seed."""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rmas.errors import DivergedError
+from rmas.evaluation.results import ResultRow
+from rmas.experiment.experiment import LINKS, Experiment
+from rmas.experiment.settings import Settings
+from rmas.files import replacing_folder
+from rmas.options import as_dict, build
+from rmas.places import has_entry
+
+Changes = Mapping[str, Any]
+"""Values by the dotted names of fields, as in `{"outer.optim.lr": 1e-3}`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way to get links.
+
+    Attributes:
+      sweep: the group of variants that it is compared in.
+      name: unique within the sweep.
+      stages: what each stage of outer training changes in the base settings. The first one starts
+        from inner links that are trained with its own settings, every other one from the links of
+        the one before. What changes inner training stands in all stages.
+      method: how its questions are answered.
+    """
+
+    sweep: str
+    name: str
+    stages: tuple[Changes, ...] = ({},)
+    method: str = "latent"
+
+    @property
+    def key(self) -> str:
+        """Its name among all variants."""
+        return f"{self.sweep}/{self.name}"
+
+
+def changed(settings: Settings, changes: Changes) -> Settings:
+    """The settings with other values. Raises `InputError` naming a field that makes no sense."""
+    values: dict[str, Any] = {}
+    for name, value in changes.items():
+        *sections, last = name.split(".")
+        owner = values
+        for section in sections:
+            owner = owner.setdefault(section, {})
+        owner[last] = value
+    return build(Settings, values, base=settings)
+
+
+def settings_of(base: Settings, variant: Variant, seed: int, workdir: Path) -> list[Settings]:
+    """The settings of each stage of a variant."""
+    found = []
+    for changes in variant.stages:
+        own = changed(base, {**changes, "seed": seed, "evaluate.methods": (variant.method,)})
+        folder = str(workdir / "data" / f"{seed}-{own.data.train}")
+        found.append(changed(own, {} if own.data.folder else {"data.folder": folder}))
+    return found
+
+
+def digest_of(stages: Sequence[Settings]) -> str:
+    """What decides the record of a variant: equal for variants that say the same in other words."""
+    return _digest([stage.to_dict() for stage in stages])
+
+
+def run_variant(base: Settings, variant: Variant, seed: int, workdir: Path) -> dict[str, Any]:
+    """Trains and evaluates one variant with one seed; resumes what was begun.
+
+    Inner links are trained once for all variants of the workdir that agree about them.
+
+    Returns:
+      A record for JSON: `sweep`, `variant`, `seed`, `digest`, `changes` by stage, `status` (`ok`,
+      or `diverged` with its `message`), `steps` and `seconds` of outer training, `inner_steps`,
+      `inner_seconds` (near zero where inner links were there), and the evaluation's `rows`.
+    """
+    stages = settings_of(base, variant, seed, workdir)
+    record: dict[str, Any] = {
+        "sweep": variant.sweep,
+        "variant": variant.name,
+        "seed": seed,
+        "digest": digest_of(stages),
+        "changes": [dict(changes) for changes in variant.stages],
+        "inner_steps": stages[0].inner.optim.steps,
+        "steps": sum(own.outer.optim.steps for own in stages),
+        "batch_size": stages[0].outer.batch_size,
+        "status": "ok",
+        "rows": [],
+    }
+    began = time.perf_counter()
+    try:
+        inner = _inner_links(stages[0], workdir / "inner")
+        record["inner_seconds"] = round(time.perf_counter() - began, 1)
+        began = time.perf_counter()
+        run = _outer_links(stages, inner, workdir / "outer" / record["digest"])
+        record["seconds"] = round(time.perf_counter() - began, 1)
+    except DivergedError as error:
+        return record | {"status": "diverged", "message": str(error)}
+    rows = run.evaluate()
+    return record | {"rows": [_short(row) for row in rows]}
+
+
+def _inner_links(settings: Settings, folder: Path) -> Path:
+    """The workdir with the inner links of some settings, trained where they are not there yet."""
+    facts = {name: as_dict(getattr(settings, name)) for name in ("inner", "links", "data", "seed")}
+    facts["rounds"] = settings.outer.rounds if settings.inner.rounds == "all" else 1
+    facts["latent_steps"] = settings.limits.latent_steps
+    run = Experiment(settings, folder / _digest(facts))
+    run.train_inner()
+    return run.workdir
+
+
+def _outer_links(stages: Sequence[Settings], inner: Path, folder: Path) -> Experiment:
+    """Trains stage after stage; returns the last one's experiment."""
+    before: Path | None = None
+    for number, settings in enumerate(stages, 1):
+        run = Experiment(settings, folder / f"stage{number}")
+        own = run.workdir / "inner"
+        if before is None and not has_entry(own):
+            with replacing_folder(own) as made:
+                for agent in run.outline.topology.agents:
+                    shutil.copytree(inner / "inner" / agent / LINKS, made / agent / LINKS)
+        run.train_outer(before)
+        before = run.workdir / "outer" / LINKS
+    return run
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _short(row: ResultRow) -> dict[str, Any]:
+    """What a record keeps of a row of the evaluation."""
+    kept = ("method", "rounds", "n", "accuracy", "accuracy_low", "accuracy_high", "ceiling")
+    return copy.deepcopy({name: row[name] for name in kept})  # type: ignore[literal-required]
