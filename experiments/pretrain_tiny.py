@@ -16,7 +16,6 @@ import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +24,9 @@ import optax
 from absl import flags, logging
 
 from experiments import app
+from experiments.tiny_recipes import RECIPES, make_tokenizer, topology_of
 from rmas import models
 from rmas.errors import InputError
-from rmas.experiment import embedded
 from rmas.files import replacing_folder, write_json
 from rmas.models import ModelSpec, parse_spec
 from rmas.shapes import Array, Params
@@ -42,12 +41,12 @@ from rmas.tasks.rows import Row
 from rmas.weights.save import save_params
 
 _OUT = flags.DEFINE_string("out", "rmas/tiny", "Folder that receives one folder per agent.")
+_AGENT = flags.DEFINE_enum("agent", "all", ["all", *RECIPES], "Which agent to make.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, data and noise.", lower_bound=0)
 
 BATCH = 32
 FACTS_PER_ROW = 10
 FACT_STEPS = 100
-MAX_POSITIONS = 256
 WORDS = 24  # of a message
 # Of the round that is drawn, by the question's lines and stop.
 ROUND_ODDS = {
@@ -56,107 +55,6 @@ ROUND_ODDS = {
 }
 NUMBERS = (3, 5, 7)  # places of value, argument and result in a text
 SHORTEST_MESSAGE = 8  # words up to and with the result
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """One tiny agent.
-
-    Attributes:
-      plays: (embedded system, role) of everything that it learns.
-      config: its architecture.
-      control: its control tokens: pad, unknown, system, user, assistant, end.
-      steps: of the first cycle, of the second, and of a last one in which every other batch is
-        the whole table of facts, for who has many of them to learn.
-    """
-
-    plays: tuple[tuple[str, str], ...]
-    config: dict[str, Any]
-    control: tuple[str, str, str, str, str, str]
-    steps: tuple[int, int, int]
-
-
-def _config(family: str, width: int, d_ff: int, **extra: Any) -> dict[str, Any]:
-    return {
-        "model_type": family,
-        "hidden_size": width,
-        "intermediate_size": d_ff,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": width // 4,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-6,
-        "max_position_embeddings": MAX_POSITIONS,
-        "tie_word_embeddings": True,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-        **extra,
-    }
-
-
-def _topology(name: str) -> Topology:
-    return embedded(name).system.graph()
-
-
-RECIPES = {
-    "planner": Recipe(
-        (("relay", "planner"),),
-        _config("qwen3", 96, 288, attention_bias=False),
-        ("<|endoftext|>", "<|unk|>", "<|system|>", "<|user|>", "<|assistant|>", "<|im_end|>"),
-        (800, 300, 0),
-    ),
-    "critic": Recipe(
-        (("relay", "critic"),),
-        _config("llama", 80, 240, attention_bias=False, mlp_bias=False),
-        ("<pad>", "<unk>", "<sys>", "<usr>", "<bot>", "<eot>"),
-        (800, 300, 0),
-    ),
-    "solver": Recipe(
-        (("relay", "solver"),),
-        _config("qwen2", 128, 360),
-        ("[PAD]", "[UNK]", "[SYS]", "[USER]", "[BOT]", "[END]"),
-        (800, 300, 0),
-    ),
-    "generalist": Recipe(
-        tuple((name, role) for name in ("chain", "debate") for role in _topology(name).agents),
-        _config("qwen3", 128, 360, attention_bias=False),
-        ("<|endoftext|>", "<|unk|>", "<|system|>", "<|user|>", "<|assistant|>", "<|im_end|>"),
-        (2400, 600, 400),
-    ),
-}
-_AGENT = flags.DEFINE_enum("agent", "all", ["all", *RECIPES], "Which agent to make.")
-
-
-def make_tokenizer(recipe: Recipe, seed: int):
-    """A word-level tokenizer whose id order is its own, as `PreTrainedTokenizerFast`."""
-    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    pad, unknown, system, user, assistant, end = recipe.control
-    names = list(dict.fromkeys(name for name, _ in recipe.plays))  # their system texts, too
-    vocabulary = {word for name in names for word in PUZZLES[name].vocabulary}
-    words = [*recipe.control, *names, *sorted(vocabulary)]
-    order = np.random.default_rng(seed).permutation(len(words))
-    ids = {words[i]: n for n, i in enumerate(order)}
-    core = Tokenizer(models.WordLevel(ids, unk_token=unknown))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    core.add_special_tokens([AddedToken(c, special=True) for c in recipe.control])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token=pad,
-        unk_token=unknown,
-        eos_token=end,
-        clean_up_tokenization_spaces=False,
-        model_max_length=MAX_POSITIONS,
-    )
-    tokenizer.chat_template = (
-        "{% for message in messages %}"
-        f"{{% if message['role'] == 'system' %}}{system} {{{{ message['content'] }}}} "
-        f"{{% elif message['role'] == 'user' %}}{user} {{{{ message['content'] }}}} "
-        f"{{% else %}}{assistant} {{{{ message['content'] }}}} {end} {{% endif %}}{{% endfor %}}"
-        f"{{% if add_generation_prompt %}}{assistant} {{% endif %}}"
-    )
-    return tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,10 +74,10 @@ class Curriculum:
 
     @functools.cached_property
     def length(self) -> int:
-        """Positions of the longest example, rounded up to a multiple of four."""
-        row = self.puzzle.make_rows(1, seed=0)[0]
-        turns = ((role, k) for role in self.roles for k in range(self.puzzle.lines))
-        longest = max(len(self.role_line(role, row, k, WORDS)) for role, k in turns)
+        """Positions of the longest of some examples, rounded up to a multiple of four."""
+        rows = self.puzzle.make_rows(64, seed=0)
+        turns = [(role, k) for role in self.roles for k in range(self.puzzle.lines)]
+        longest = max(len(self.role_line(r, row, k, WORDS)) for row in rows for r, k in turns)
         return -(-longest // 4) * 4
 
     def role_line(self, role: str, row: Row, k: int, keep: int) -> Line:
@@ -203,37 +101,46 @@ class Curriculum:
             # Few questions have a third line to answer: where one has, it is usually drawn.
             odds = np.array(ROUND_ODDS[self.puzzle.lines][row.meta["stop"]])
             k = int(rng.choice(len(odds), p=odds / odds.sum()))
-            lines.append(self.role_line(self.roles[n % len(self.roles)], row, k, keep))
-            text = [1.0] * lines[-1].text
-            for place in NUMBERS:
+            role = self.roles[n % len(self.roles)]
+            lines.append(self.role_line(role, row, k, keep).cut_left(self.length))
+            text = [1.0] * lines[-1].text_length
+            for place in self.numbers(row.texts[role][k]):
                 text[place] = 5.0
             weights.append([0.0] * (len(lines[-1]) - len(text)) + text)
-        facts = self.facts()
+        facts = self.facts
         for _ in rows[n_roles:]:
             chosen = [facts[i] for i in rng.integers(len(facts), size=FACTS_PER_ROW)]
-            ids = [i for fact in chosen for i in fact]
+            ids = [i for fact, _ in chosen for i in fact]
             lines.append(Line(tuple(ids), (-1,) * len(ids)))
-            weights.append([w for fact in chosen for w in self._fact_weights(fact)])
+            weights.append([w for _, own in chosen for w in own])
         return _arrays(lines, weights, self.length)
 
-    def facts(self) -> list[tuple[int, ...]]:
-        """The whole tables of the roles' operations, as ids of `a op b = c .`"""
-        return [
-            tuple(self.chat.ids(f"{a} {op} {b} = {apply(op, a, b)} ."))
-            for op, first in ((part.operation, part.smallest) for part in self.parts)
-            for a in range(P)
-            for b in range(first, P)
-        ]
+    def numbers(self, text: str) -> list[int]:
+        """The tokens of a text that are its value, its argument or its result."""
+        counts = [len(self.chat.ids(word)) for word in text.split()]
+        starts = np.cumsum([0, *counts])
+        return [i for place in NUMBERS for i in range(starts[place], starts[place + 1])]
+
+    @functools.cached_property
+    def facts(self) -> list[tuple[tuple[int, ...], list[float]]]:
+        """The whole tables of the roles' operations: ids of `a op b = c .`, and weights of c."""
+        found = []
+        for part in self.parts:
+            for a in range(P):
+                for b in range(part.smallest, P):
+                    result = str(apply(part.operation, a, b))
+                    begin, c, end = f"{a} {part.operation} {b} =", f"{result}", "."
+                    parts = [self.chat.ids(text) for text in (begin, c, end)]
+                    weights = [
+                        w for w, ids in zip((0.0, 1.0, 0.0), parts, strict=True) for _ in ids
+                    ]
+                    found.append((tuple(self.chat.ids(f"{begin} {c} {end}")), weights))
+        return found
 
     def fact_table(self) -> dict[str, np.ndarray]:
         """Every fact as one row."""
-        facts = self.facts()
-        lines = [Line(f, (-1,) * len(f)) for f in facts]
-        return _arrays(lines, [self._fact_weights(f) for f in facts], length=len(facts[0]))
-
-    @staticmethod
-    def _fact_weights(fact: tuple[int, ...]) -> list[float]:
-        return [float(i == len(fact) - 2) for i in range(len(fact))]
+        lines = [Line(ids, (-1,) * len(ids)) for ids, _ in self.facts]
+        return _arrays(lines, [w for _, w in self.facts], length=max(map(len, lines)))
 
 
 def _arrays(lines: list[Line], weights: list[list[float]], length: int) -> dict[str, np.ndarray]:
@@ -353,7 +260,7 @@ def make_agent(name: str, out: Path, seed: int) -> None:
             tuple(role for own, role in recipe.plays if own == puzzle),
             chat,
             PUZZLES[puzzle],
-            _topology(puzzle),
+            topology_of(puzzle),
             prompts.load(puzzle),
         )
         for puzzle in dict.fromkeys(own for own, _ in recipe.plays)

@@ -23,7 +23,7 @@ STEPS = 3
 STAGES = ("inner", "outer")
 FACTORS = {
     "form": ("ln_res", "mlp_res", "linear", "linear_res", "mlp"),
-    "objective": ("align", "rollout", "teacher_forced", "align:1,rollout:.1"),
+    "objective": ("align", "rollout", "teacher_forced", "align:1,rollout:.1", "hop", "distill"),
     "cache_states": ("none", "float32", "bfloat16", "auto"),
     "init": ("random", "gated", "aligned"),
     "mesh": ("single", "data=2,tensor=2", "fsdp=2,tensor=2"),
@@ -33,6 +33,9 @@ FACTORS = {
     "remat": ("turns", "layers"),
     "quantize": ("none", "int8"),
     "rounds": (1, 2),
+    "mean": ("rows", "tokens"),
+    "inner_rounds": ("all", "first"),
+    "validate": ("rollout", "objective"),
     "train": (("inner", "outer"), ("outer",)),
 }
 NEUTRAL = ("mesh", "accumulate", "remat")
@@ -46,6 +49,9 @@ WHERE = {
         for name in ("accumulate", "validation_rows", "select")
     },
     "cache_states": ("inner.cache_states",),
+    "mean": ("inner.mean",),
+    "inner_rounds": ("inner.rounds",),
+    "validate": ("outer.validate",),
 }
 
 

@@ -1,0 +1,137 @@
+"""Variants of training on a tiny pair of agents: shared inner links, stages, diverged runs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments.ablation import append, chosen, read_records
+from experiments.ablation_table import interval, markdown
+from experiments.ablation_variants import SWEEPS
+from rmas.errors import InputError
+from rmas.experiment import EMBEDDED, Settings
+from rmas.experiment.ablation import Variant, digest_of, run_variant, settings_of
+from rmas.weights.links import load_links
+from support import tiny_pair
+from support.commands import run
+
+SHORT = {"outer.optim.steps": 2, "outer.batch_size": 2, "outer.optim.lr": 1e-2}
+STAGES = ({**SHORT}, {**SHORT, "objective": "hop", "outer.optim.warmup_steps": 0})
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    values = tiny_pair.make(tmp_path_factory.mktemp("pair"))
+    values["inner"] = {"optim": {"steps": 2}, "batch_size": 2}
+    values["links"] = {"aligned_rows": 4}
+    values["evaluate"] |= {"rounds": (1,)}
+    return Settings.from_dict(values)
+
+
+@pytest.fixture(scope="module")
+def done(base, tmp_path_factory):
+    """Two stages, their first one alone, and a rate that no training survives."""
+    folder = tmp_path_factory.mktemp("ablation")
+    variants = {
+        "both": Variant("s", "both", STAGES),
+        "first": Variant("s", "first", STAGES[:1]),
+        "lost": Variant("s", "lost", ({**SHORT, "outer.optim.steps": 4, "outer.optim.lr": 1e30},)),
+    }
+    return folder, {name: run_variant(base, v, 1, folder) for name, v in variants.items()}
+
+
+def test_records(done):
+    _, records = done
+    assert [r["status"] for r in records.values()] == ["ok", "ok", "diverged"]
+    both = records["both"]
+    assert (both["inner_steps"], both["steps"], both["seed"]) == (2, 4, 1)
+    assert both["changes"] == [dict(changes) for changes in STAGES]
+    (row,) = both["rows"]
+    assert (row["method"], row["rounds"], row["n"]) == ("latent", 1, 5)
+    assert 0 <= row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= 1
+    assert records["lost"]["rows"] == []
+    assert "the loss of step" in records["lost"]["message"]
+    json.dumps(records)
+
+
+def test_stages_go_on_from_each_other_and_share_inner_links(done):
+    folder, records = done
+    assert len(list((folder / "inner").iterdir())) == 1
+    own = folder / "outer" / records["both"]["digest"]
+    first = folder / "outer" / records["first"]["digest"] / "stage1" / "outer" / "links"
+    a, b = load_links(first)[0], load_links(own / "stage1" / "outer" / "links")[0]
+    for name in ("critic->solver", "solver->critic"):
+        x, y = (np.asarray(links["outer"][name]["proj1"]["kernel"]) for links in (a, b))
+        np.testing.assert_array_equal(x, y)
+    config = json.loads((own / "stage2" / "outer" / "config.json").read_text())
+    assert config["start"] and "start" not in json.loads(
+        (own / "stage1" / "outer" / "config.json").read_text()
+    )
+
+
+def test_equal_settings_in_other_words_are_one_run(base, tmp_path):
+    def digest(*stages, seed=0):
+        return digest_of(settings_of(base, Variant("s", "v", stages), seed, tmp_path))
+
+    assert digest({}) == digest({"outer.optim.lr": base.outer.optim.lr})
+    assert len({digest({}), digest({}, {}), digest({}, seed=1), digest({"mesh": "auto"})}) == 4
+    with pytest.raises(InputError, match=r"outer\.optim\.rate: no such field"):
+        digest({"outer.optim.rate": 1})
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_all_variants_are_settings_of_the_embedded_systems(name, tmp_path):
+    base = Settings.from_dict(EMBEDDED[name]())
+    variants = [variant for sweep in SWEEPS.values() for variant in sweep]
+    assert len({variant.key for variant in variants}) == len(variants) > 50
+    for variant in variants:
+        assert len(settings_of(base, variant, 2, tmp_path)) == len(variant.stages)
+
+
+def test_variants_are_chosen_by_name():
+    assert {v.sweep for v in chosen(["forms", "rates"], [])} == {"forms", "rates"}
+    assert [v.key for v in chosen(["objectives"], ["objectives/hop"])] == ["objectives/hop"]
+    with pytest.raises(InputError, match="--sweeps: 'form' is unknown; known: forms"):
+        chosen(["form"], [])
+    with pytest.raises(InputError, match="--only: 'objectives/hop' is no variant"):
+        chosen(["forms"], ["objectives/hop"])
+
+
+def test_records_survive_a_kill(tmp_path):
+    path = tmp_path / "ablation.jsonl"
+    for seed in (0, 1, 1):
+        append(path, {"sweep": "s", "variant": "v", "seed": seed, "status": "ok"})
+    with open(path, "a") as file:
+        file.write('{"sweep": "s", "var')
+    assert [r["seed"] for r in read_records(path)] == [0, 1]
+    append(path, {"sweep": "s", "variant": "v", "seed": 2, "status": "ok"})
+    assert [r["seed"] for r in read_records(path)] == [0, 1, 2]
+
+
+def test_the_table_has_intervals_over_seeds_and_says_what_diverged():
+    def record(variant, seed, accuracy):
+        rows = [{"rounds": 1, "n": 100, "accuracy": accuracy, "ceiling": 0.5}]
+        status = {"status": "diverged", "rows": []} if accuracy is None else {"status": "ok"}
+        own = {"sweep": "s", "variant": variant, "seed": seed, "steps": 3, "inner_steps": 2}
+        return {**own, "seconds": 4.0, "rows": rows, **status}
+
+    records = [record("a", n, x) for n, x in enumerate((0.4, 0.5, 0.6))]
+    records += [record("b", 0, None), record("b", 1, 0.25)]
+    text = markdown(records, {"s": (Variant("s", "a"), Variant("s", "b"), Variant("s", "c"))})
+    # Student's t with two degrees of freedom: 4.303 standard errors.
+    half = 4.30265 * 0.1 / 3**0.5
+    assert f"| a | 0.500 [{0.5 - half:.3f}, {0.5 + half:.3f}] | 3 | 2 + 3 | 4 |  |" in text
+    assert "| *ceiling* | 0.500 |" in text
+    assert "| 2 | 2 + 3 | 4 | diverged: 1 of 2 |" in text
+    assert "| c |" not in text
+    assert interval([0.25], 100) == pytest.approx((0.25, 0.1755, 0.3430), abs=1e-4)
+
+
+def test_the_command_lists_variants_and_refuses_others():
+    listed = run("ablation", "--list", "--sweeps=rates")
+    assert listed.returncode == 0, listed.stderr
+    assert len(listed.stdout.splitlines()) == len(SWEEPS["rates"])
+    refused = run("ablation", "--sweeps=rates,none")
+    assert refused.returncode == 2 and "--sweeps: 'none' is unknown" in refused.stderr
+    refused = run("ablation", "--seeds=one")
+    assert refused.returncode == 2 and "--seeds: 'one' is not a whole number" in refused.stderr
