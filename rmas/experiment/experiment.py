@@ -27,6 +27,8 @@ from rmas.experiment.data import Data
 from rmas.experiment.identity import identity_of, manifest_of
 from rmas.experiment.links import (
     digest_of,
+    fit_inner_links,
+    fit_outer_links,
     initial_links,
     random_links,
     read_inner_links,
@@ -49,7 +51,6 @@ from rmas.system.rendered import Renderer
 from rmas.tasks.rows import Row
 from rmas.training.examples import Examples
 from rmas.training.hidden_state_cache import HiddenStateCache, cache_hidden_states
-from rmas.training.initial import align_outer_links
 from rmas.training.inner import train_inner
 from rmas.training.loop import check_batch
 from rmas.training.objectives import TrainingContext, parse_objective
@@ -187,9 +188,10 @@ class Experiment:
         for agent in agents:
             open_workdir(self.workdir / "inner" / agent, identity)
         self._remember(only_once=has_entry(self.workdir / "outer" / LINKS))
-        for agent in agents:
+        every = {agent: self.examples("inner", agent) for agent in agents}
+        initial = fit_inner_links(s, self.context.spec, initial, every, source)
+        for agent, examples in every.items():
             folder = self.workdir / "inner" / agent
-            examples = self.examples("inner", agent)
             done = has_entry(folder / LINKS)  # then no hidden states are needed any more
             links = train_inner(
                 agent,
@@ -229,16 +231,7 @@ class Experiment:
 
         def start() -> Params:
             links = {"inner": inner, "outer": self.initial_links()["outer"]}
-            if s.links.init == "aligned":
-                links = align_outer_links(
-                    self.context.spec,
-                    self.system.params(),
-                    links,
-                    examples=examples,
-                    rows=source[: s.links.aligned_rows],
-                    seed=s.seed,
-                    ridge=s.links.ridge,
-                )
+            links = fit_outer_links(s, self.context.spec, links, examples, source)
             return {part: links[part] for part in s.outer.train}
 
         links = train_outer(
