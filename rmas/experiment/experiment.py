@@ -35,7 +35,7 @@ from rmas.experiment.links import (
     read_links,
     write_links,
 )
-from rmas.experiment.methods import methods
+from rmas.experiment.methods import WITH_LINKS, check_methods, methods
 from rmas.experiment.outline import outline_of, published_outline, training_context
 from rmas.experiment.placed import Placed
 from rmas.experiment.settings import Settings
@@ -266,7 +266,8 @@ class Experiment:
         pool = evaluating.grader_pool(self.settings, self.data)
         rows, asked = self.data.questions, self.data.asked
         settings = self._lengths()
-        latent = "latent" in settings.evaluate.methods
+        check_methods(settings, self.outline)
+        latent = not WITH_LINKS.isdisjoint(settings.evaluate.methods)
         most = max(settings.evaluate.rounds)
         trained = self.trained_links(links, most) if latent else None
         folder = self.workdir / FOLDER
@@ -331,7 +332,7 @@ class Experiment:
             raise InputError(
                 f"{folder} is missing; train the system with this workdir first "
                 "(experiments.train_outer, or Experiment.train_outer), name another folder of "
-                "links, or leave out the method latent"
+                "links, or leave out the methods latent and latent_memory"
             )
         rounds = self.settings.outer.rounds if rounds is None else rounds
         return read_links(folder, self.outline.link_template, self.manifest(), rounds)

@@ -321,7 +321,16 @@ class EvaluateSettings(Options):
     source: str = option("", "folder with the benchmark's public files; empty: the Hub")
     field: str = option("", "top-level field that holds the questions of a JSON file")
     methods: tuple[
-        Literal["latent", "text", "text_recursive", "text_terse", "single", "untrained"], ...
+        Literal[
+            "latent",
+            "latent_memory",
+            "text",
+            "text_recursive",
+            "text_terse",
+            "single",
+            "untrained",
+        ],
+        ...,
     ] = option(("latent", "text", "single"), "what is compared")
     rounds: tuple[int, ...] = option((1, 2, 3), "numbers of rounds", least=1)
     batch_size: int = option(16, "questions that are answered together", least=1)
