@@ -23,7 +23,7 @@ from rmas.system.topology import difference
 from rmas.system.turn import SystemSpec
 from rmas.tasks.rows import Row
 from rmas.training.examples import Examples
-from rmas.training.head import head_inner_link, head_outer_links
+from rmas.training.head import head_inner_link, head_outer_links, head_to_embeddings
 from rmas.training.initial import align_outer_links
 from rmas.weights.links import load_links, save_links
 
@@ -66,11 +66,15 @@ def fit_inner_links(
     if settings.links.init != "head":
         return links
     rows = rows[: settings.links.aligned_rows]
-    seed, ridge = settings.seed, settings.links.ridge
-    inner = {
-        agent: head_inner_link(spec, agent, links, examples=own, rows=rows, seed=seed, ridge=ridge)
-        for agent, own in examples.items()
-    }
+    inner, maps = {}, {}
+    for agent, own in examples.items():
+        loaded = own.renderer.system.agents[agent]
+        shared = id(loaded.params["embed"]["weight"])  # of agents with the same weights
+        if shared not in maps:
+            maps[shared] = head_to_embeddings(loaded, settings.links.ridge)
+        inner[agent] = head_inner_link(
+            spec, agent, links, *maps[shared], examples=own, rows=rows, seed=settings.seed
+        )
     return links | {"inner": links["inner"] | inner}
 
 

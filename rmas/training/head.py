@@ -33,11 +33,12 @@ def head_inner_link(
     spec: SystemSpec,
     agent: str,
     links: Params,
+    w_DD: np.ndarray,
+    norm: float,
     *,
     examples: Examples,
     rows: Sequence[Row],
     seed: int,
-    ridge: float,
 ) -> Params:
     """An agent's inner link from its head to its embeddings, which needs no training.
 
@@ -46,14 +47,13 @@ def head_inner_link(
 
     Args:
       links: the whole tree of links, of a linear form.
+      w_DD, norm: from `head_to_embeddings`, the same for agents with the same weights.
       seed: decides the round of each row.
-      ridge: penalty relative to the mean squared feature.
 
     Raises `InputError` for a form that is not linear.
     """
     topology = examples.renderer.system.topology
     own = examples.renderer.system.agents[agent]
-    w_DD, norm = head_to_embeddings(own, ridge)
     random = np.random.default_rng([seed, topology.index(agent)])
     tree = links | {"inner": links["inner"] | {agent: linear_inner(spec.links.form, w_DD)}}
     states = states_of(
@@ -89,7 +89,10 @@ def head_outer_links(spec: LinkSpec, system: System, ridge: float) -> Params:
 
 
 def head_to_embeddings(agent: Agent, ridge: float) -> tuple[np.ndarray, float]:
-    """The map `[D, D]` from states to input embeddings, and the mean norm of these; float64."""
+    """The map `[D, D]` from states to input embeddings, and the mean norm of these; float64.
+
+    `ridge` is the penalty relative to the mean squared feature. All processes call it together.
+    """
     ids_V = np.arange(agent.model.vocab_size, dtype=np.int32)
     gram, products, norms = _sums(_blocks(agent, ids_V, head=True), _blocks(agent, ids_V))
     return _solve(gram, products, ridge), norms / len(ids_V)

@@ -110,11 +110,11 @@ def test_links_of_both_forms(case, form):
     sent = spec.links.outer(links, "planner", "critic", jnp.asarray(h_D))
     np.testing.assert_allclose(sent, h_D @ w_ED, rtol=1e-5, atol=1e-5)
 
+    w_DD, norm = head_to_embeddings(case.system.agents["planner"], RIDGE)
     made = head_inner_link(
-        spec, "planner", links, examples=case.examples, rows=rows, seed=4, ridge=RIDGE
+        spec, "planner", links, w_DD, norm, examples=case.examples, rows=rows, seed=4
     )
     assert links["inner"] == {}
-    w_DD, norm = head_to_embeddings(case.system.agents["planner"], RIDGE)
     # States before each token of each text, read without a batch.
     drawn = case.examples.draw_rounds(np.random.default_rng([4, 0]), len(rows))
     sizes = []
