@@ -30,8 +30,9 @@ from rmas.parallel import constrain, current_parts
 from rmas.shapes import Array, Params
 
 Form = Literal["linear", "linear_res", "mlp", "mlp_res", "ln_res"]
-Init = Literal["random", "gated", "aligned"]
+Init = Literal["random", "gated", "aligned", "head"]
 FORMS: tuple[Form, ...] = get_args(Form)
+LINEAR_FORMS: tuple[Form, ...] = ("linear", "linear_res")
 RELEASED_ALIASES: Mapping[str, Form] = {
     "1layer": "linear",
     "1layer_res": "linear_res",
@@ -205,8 +206,8 @@ def init_links(spec: LinkSpec, key: Array, init: Init = "random") -> Params:
 
     `random` is PyTorch's default initialisation, as in the released systems; `gated` also zeroes
     the last layer of every MLP branch, so that a residual link starts as its residual path.
-    `aligned` gives the same links as `gated` here, and is completed by `aligned_inner` and
-    `aligned_outer`, which need weights and data.
+    `aligned` and `head` give the same links as `gated` here, and are completed by what needs
+    weights and data: `aligned_inner` and `aligned_outer`, `linear_inner` and `linear_outer`.
     """
 
     def make(module: nn.Module, width: int, key: Array) -> Params:
@@ -237,6 +238,35 @@ def aligned_inner(params: Params, rms: float) -> Params:
         return params
     scale = jnp.full_like(params["post_ln"]["scale"], rms)
     return params | {"post_ln": params["post_ln"] | {"scale": scale}}
+
+
+def linear_inner(form: Form, w_DD: np.ndarray) -> Params:
+    """The inner link that maps h to `h @ w_DD`, float32.
+
+    Raises:
+      InputError: a link of this form is not linear.
+    """
+    if form == "linear_res":
+        w_DD = w_DD - np.eye(len(w_DD))
+    return {"proj1": _linear(form, w_DD)}
+
+
+def linear_outer(form: Form, w_ED: np.ndarray) -> Params:
+    """The outer link that maps h to `h @ w_ED`, float32; of `linear_res` by its residual path.
+
+    Raises:
+      InputError: a link of this form is not linear.
+    """
+    whole = _linear(form, w_ED)
+    if form == "linear":
+        return {"proj1": whole}
+    return {"proj1": jax.tree.map(jnp.zeros_like, whole), "residual_proj": whole}
+
+
+def _linear(form: Form, w_ED: np.ndarray) -> Params:
+    if form not in LINEAR_FORMS:
+        raise InputError(f"a link of form {form} is not linear; use form linear or linear_res")
+    return {"kernel": jnp.float32(w_ED), "bias": jnp.zeros(w_ED.shape[1], jnp.float32)}
 
 
 def aligned_outer(params: Params, z_NE: np.ndarray, y_ND: np.ndarray, ridge: float) -> Params:

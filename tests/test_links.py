@@ -203,7 +203,7 @@ def test_forms_by_name():
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("init", ["random", "gated", "aligned"])
+@pytest.mark.parametrize("init", ["random", "gated", "aligned", "head"])
 def test_tree(form, init):
     spec = LinkSpec(form, SPEC.widths, SPEC.edges)
     links = init_links(spec, jax.random.key(0), init)

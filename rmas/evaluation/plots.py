@@ -37,6 +37,7 @@ _PHASES = {
 }
 _NAMES = {
     "latent": "latent messages",
+    "latent_memory": "latent memory",
     "text": "text messages",
     "text_terse": "terse text messages",
     "untrained": "untrained links",

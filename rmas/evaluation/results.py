@@ -7,7 +7,7 @@ benchmark, and at what cost. It is a dict that goes into JSON as it is.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict
 
-METHODS = ("latent", "text", "text_terse", "single:", "untrained")
+METHODS = ("latent", "latent_memory", "text", "text_terse", "single:", "untrained")
 """The order of a report's rows; `single:` stands for every `single:<agent>`."""
 
 

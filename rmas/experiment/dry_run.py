@@ -16,7 +16,7 @@ from rmas.experiment import derive
 from rmas.experiment.data import Data
 from rmas.experiment.derive import Derived
 from rmas.experiment.evaluating import grader_pool
-from rmas.experiment.methods import grader_of, variants
+from rmas.experiment.methods import WITH_LINKS, check_methods, grader_of, variants
 from rmas.experiment.settings import Settings
 from rmas.experiment.toolboxes import toolboxes
 from rmas.places import expanded, has_entry
@@ -121,6 +121,7 @@ def _check(s: Settings, outline: Outline, missing_links: str) -> None:
         alone = single(outline.topology.output)
         outline.prompts.alone(s.system.task_family).check(alone, s.system.task_family)
     toolboxes(s.tools, outline.topology)
+    check_methods(s, outline)
     if outline.style is not None:
         if s.system.prompts == "default":
             _log.warning(
@@ -128,8 +129,9 @@ def _check(s: Settings, outline: Outline, missing_links: str) -> None:
                 "experiments.import_prompts",
                 s.system.prompts,
             )
-    elif "latent" in s.evaluate.methods and missing_links:
-        _log.warning("the method latent needs links: %s", missing_links)
+    elif missing_links:
+        for name in sorted(WITH_LINKS.intersection(s.evaluate.methods)):
+            _log.warning("the method %s needs links: %s", name, missing_links)
 
 
 def _check_interfaces(outline: Outline, interfaces: Iterable[Interface]) -> None:

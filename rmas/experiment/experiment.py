@@ -28,16 +28,17 @@ from rmas.experiment.identity import identity_of, manifest_of
 from rmas.experiment.links import (
     check_inner_links,
     digest_of,
+    fit_inner_links,
+    fit_outer_links,
     given_links,
     initial_links,
-    outer_start,
     random_links,
     read_inner_links,
     read_links,
     start_of,
     write_links,
 )
-from rmas.experiment.methods import methods
+from rmas.experiment.methods import WITH_LINKS, check_methods, methods
 from rmas.experiment.outline import outline_of, published_outline, training_context
 from rmas.experiment.placed import Placed
 from rmas.experiment.settings import Settings
@@ -199,36 +200,32 @@ class Experiment:
         for agent in agents:
             open_workdir(self.workdir / "inner" / agent, identity)
         self._remember(only_once=has_entry(self.workdir / "outer" / LINKS))
-        for agent in agents:
+        every = {agent: self.examples("inner", agent) for agent in agents}
+        if not given:
+            initial = fit_inner_links(s, self.context.spec, initial, every, source)
+        for agent, examples in every.items():
             folder = self.workdir / "inner" / agent
-            examples = self.examples("inner", agent)
             own, cached = self.system.agents[agent], None
+            shared: dict[str, Any] = {"params": own.params, "examples": examples}
+            shared |= {"source": source, "schedule": s.inner, "seed": s.seed}
             if not has_entry(folder / LINKS):  # else no hidden states are needed any more
                 cached = cache_hidden_states(
                     agent,
                     folder=self.workdir / "hidden_states",
                     model=own.model,
-                    params=own.params,
-                    examples=examples,
-                    source=self.data.split("train"),
-                    schedule=s.inner,
-                    seed=s.seed,
                     dtype=s.inner.cache_states,
                     key=self._identity() | {"print": own.fingerprint},
+                    **shared,
                 )
             trained = train_inner(
                 agent,
                 folder=folder,
                 context=self.context,
-                params=own.params,
                 links=initial,
-                examples=examples,
-                source=source,
-                schedule=s.inner,
-                seed=s.seed,
                 cached=cached,
                 validation=validation,
                 facts=self._checkpoint_facts("inner"),
+                **shared,
             )
             write_links(folder / LINKS, {"inner": {agent: trained}}, self.manifest())
 
@@ -258,8 +255,9 @@ class Experiment:
         examples = self.examples("outer")
 
         def start() -> Params:
-            how = (s, self.context, self.system, self.outline)
-            own = outer_start(*how, given | {"inner": inner}, examples, source)
+            own = {**self.initial_links(), "inner": inner, **given}
+            if "outer" not in given:
+                own = fit_outer_links(s, self.context.spec, own, examples, source)
             return {part: own[part] for part in s.outer.train}
 
         trained = train_outer(
@@ -295,7 +293,8 @@ class Experiment:
         pool = evaluating.grader_pool(self.settings, self.data)
         rows, asked = self.data.questions, self.data.asked
         settings = self._lengths()
-        latent = "latent" in settings.evaluate.methods
+        check_methods(settings, self.outline)
+        latent = not WITH_LINKS.isdisjoint(settings.evaluate.methods)
         most = max(settings.evaluate.rounds)
         trained = self.trained_links(links, most) if latent else None
         folder = self.workdir / FOLDER
@@ -360,7 +359,7 @@ class Experiment:
             raise InputError(
                 f"{folder} is missing; train the system with this workdir first "
                 "(experiments.train_outer, or Experiment.train_outer), name another folder of "
-                "links, or leave out the method latent"
+                "links, or leave out the methods latent and latent_memory"
             )
         rounds = self.settings.outer.rounds if rounds is None else rounds
         return read_links(folder, self.outline.link_template, self.manifest(), rounds)

@@ -21,10 +21,11 @@ from rmas.shapes import Params
 from rmas.system.load import System
 from rmas.system.outline import Outline
 from rmas.system.topology import difference
+from rmas.system.turn import SystemSpec
 from rmas.tasks.rows import Row
 from rmas.training.examples import Examples
+from rmas.training.head import head_inner_link, head_outer_links, head_to_embeddings
 from rmas.training.initial import align_outer_links
-from rmas.training.objectives import TrainingContext
 from rmas.weights.links import load_links, save_links
 
 _log = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ def random_links(settings: Settings, outline: Outline) -> Params:
 def initial_links(settings: Settings, system: System, outline: Outline) -> Params:
     """The links before any training, decided by the seed.
 
-    With `aligned`, inner links have the size of their agents' embeddings; outer links are aligned
-    later, when inner links are trained (`align_outer_links`).
+    With `aligned`, inner links have the size of their agents' embeddings; what depends on training
+    rows follows at the start of each stage (`fit_inner_links`, `fit_outer_links`).
     """
     init = settings.links.init
     links = init_links(outline.link_spec, jax.random.key(settings.seed), init)
@@ -50,6 +51,55 @@ def initial_links(settings: Settings, system: System, outline: Outline) -> Param
         own = system.agents[agent]
         inner[agent] = aligned_inner(params, float(models.embedding_rms(own.model, own.params)))
     return {"inner": inner, "outer": links["outer"]}
+
+
+def fit_inner_links(
+    settings: Settings,
+    spec: SystemSpec,
+    links: Params,
+    examples: Mapping[str, Examples],
+    rows: Sequence[Row],
+) -> Params:
+    """Initial links with those inner ones, of the agents of `examples`, that rows decide.
+
+    All processes call it together, each with all rows of the training data.
+    """
+    if settings.links.init != "head":
+        return links
+    rows = rows[: settings.links.aligned_rows]
+    inner, maps = {}, {}
+    for agent, own in examples.items():
+        loaded = own.renderer.system.agents[agent]
+        shared = id(loaded.params["embed"]["weight"])  # of agents with the same weights
+        if shared not in maps:
+            maps[shared] = head_to_embeddings(loaded, settings.links.ridge)
+        inner[agent] = head_inner_link(
+            spec, agent, links, *maps[shared], examples=own, rows=rows, seed=settings.seed
+        )
+    return links | {"inner": links["inner"] | inner}
+
+
+def fit_outer_links(
+    settings: Settings, spec: SystemSpec, links: Params, examples: Examples, rows: Sequence[Row]
+) -> Params:
+    """Links whose outer ones are those before training; the inner ones are trained.
+
+    All processes call it together, each with all rows of the training data.
+    """
+    system, own = examples.renderer.system, settings.links
+    if own.init == "head":
+        return links | {"outer": head_outer_links(spec.links, system, own.ridge)}
+    if own.init != "aligned":
+        return links
+    return align_outer_links(
+        spec,
+        system.params(),
+        links,
+        examples=examples,
+        rows=rows[: own.aligned_rows],
+        seed=settings.seed,
+        ridge=own.ridge,
+    )
 
 
 def write_links(folder: Path, links: Params, manifest: Mapping[str, Any]) -> None:
@@ -175,32 +225,6 @@ def given_links(
 def start_of(given: Params) -> dict[str, str]:
     """What given links add to the identity of a training."""
     return {"start": digest_of(given)} if given else {}
-
-
-def outer_start(
-    settings: Settings,
-    context: TrainingContext,
-    system: System,
-    outline: Outline,
-    links: Params,
-    examples: Examples,
-    rows: Sequence[Row],
-) -> Params:
-    """The links that outer training starts from: `links`, with the outer ones that they lack."""
-    if "outer" in links:
-        return links
-    links = {**links, "outer": initial_links(settings, system, outline)["outer"]}
-    if settings.links.init != "aligned":
-        return links
-    return align_outer_links(
-        context.spec,
-        system.params(),
-        links,
-        examples=examples,
-        rows=rows[: settings.links.aligned_rows],
-        seed=settings.seed,
-        ridge=settings.links.ridge,
-    )
 
 
 def digest_of(links: Params) -> str:

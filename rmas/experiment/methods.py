@@ -10,6 +10,8 @@ from rmas.links import Form
 from rmas.shapes import Params
 from rmas.system.answers import Answer, Limits, Question
 from rmas.system.load import System
+from rmas.system.memory import check_memory
+from rmas.system.outline import Outline
 from rmas.system.preamble_cache import PreambleCache
 from rmas.system.run import Runner
 from rmas.system.topology import single
@@ -17,6 +19,9 @@ from rmas.system.writing import Retry
 from rmas.tasks.grading import GRADERS
 
 SINGLE = "single:"
+MEMORY = "latent_memory"
+WITH_LINKS = frozenset({"latent", MEMORY})
+"""Methods that read trained links."""
 
 
 def grader_of(settings: Settings) -> str:
@@ -27,6 +32,12 @@ def grader_of(settings: Settings) -> str:
             f"does in evaluate.grader ({', '.join(GRADERS)})"
         )
     return settings.evaluate.grader
+
+
+def check_methods(settings: Settings, outline: Outline) -> None:
+    """Raises `InputError` for methods that these agents cannot be asked by."""
+    if MEMORY in settings.evaluate.methods:
+        check_memory(outline.topology, outline.owners)
 
 
 def variants(settings: Settings, alone: Sequence[str]) -> list[tuple[str, int, int | None]]:
@@ -54,7 +65,7 @@ def methods(
     """The methods of the settings, in the order of the table.
 
     Args:
-      links: trained links, for `latent`.
+      links: trained links, for `latent` and `latent_memory`.
       untrained: random links, for the control `untrained`.
     """
     limits, retry = settings.limits.answered_by(system.topology.output), retry_of(settings)
@@ -70,8 +81,10 @@ def methods(
     def latent(name: str, links: Params, rounds: int, steps: int) -> Method:
         own = runner(system, dataclasses.replace(limits, latent_steps=steps))
 
+        think = own.latent_memory if name == MEMORY else own.latent
+
         def answer(asked: Sequence[Question], batch: int, rollout: int) -> list[Answer]:
-            return own.latent(links, form, asked, rounds, batch, rollout)
+            return think(links, form, asked, rounds, batch, rollout)
 
         return Method(name, rounds, answer, warm, steps, own.clock)
 
@@ -89,7 +102,7 @@ def methods(
     found = []
     for name, rounds, steps in variants(settings, distinct_agents(system)):
         if steps is not None:
-            given = links if name == "latent" else untrained
+            given = untrained if name == "untrained" else links
             if given is None:
                 raise AssertionError(f"method {name} without links")
             found.append(latent(name, given, rounds, steps))

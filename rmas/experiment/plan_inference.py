@@ -35,7 +35,7 @@ def inference(on: Stage) -> StagePlan:
     batch = device_bytes(think.arguments[-1]["prompts"])
     readers = [a for a in on.outline.topology.agents if a not in on.outline.shares]
     found = _prefill_and_chunk(on, out, think, think.outputs[0], readers, batch=batch, size=answer)
-    if set(on.given.evaluate.methods) - {"latent", "untrained"}:
+    if set(on.given.evaluate.methods) - {"latent", "latent_memory", "untrained"}:
         found += _texts(on)
     needs = tuple(need for _, need in found)
     if not on.chip:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from rmas.errors import InputError
 from rmas.files import open_file
-from rmas.links import Form, Init, parse_form
+from rmas.links import LINEAR_FORMS, Form, Init, parse_form
 from rmas.options import OptionError, Options, as_dict, option
 from rmas.places import expanded
 from rmas.system.released import DATE
@@ -158,15 +158,21 @@ class LinkSettings(Options):
     """The RecursiveLinks: their form, and how they start.
 
     `random` is the release's initialisation; `gated` starts residual links as their residual path;
-    `aligned` also fits the residual path by ridge regression on teacher texts.
+    `aligned` also fits the residual path by ridge regression on teacher texts; `head` needs no
+    training: inner links map the language-model head's rows to the embeddings, outer links the
+    sender's embeddings to the receiver's (LatentMAS).
     """
 
     form: str = option(
         "ln_res", "linear, linear_res, mlp, mlp_res (the paper's) or ln_res (the release's)"
     )
     init: Init = option("aligned", "initialisation")
-    ridge: float = option(1e-3, "of aligned: penalty relative to the mean squared feature", above=0)
-    aligned_rows: int = option(512, "of aligned: rows to fit on", unit="rows", least=1)
+    ridge: float = option(
+        1e-3, "of aligned and head: penalty relative to the mean squared feature", above=0
+    )
+    aligned_rows: int = option(
+        512, "of aligned: rows to fit on; of head: to measure sizes on", unit="rows", least=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -176,6 +182,10 @@ class LinkSettings(Options):
                 "init",
                 f"form {self.form!r} has no residual and MLP path to align; use form mlp_res or "
                 "ln_res, or init random",
+            )
+        if self.init == "head" and form not in LINEAR_FORMS:
+            raise self.wrong(
+                "init", f"form {self.form!r} is not linear; use form linear or linear_res"
             )
 
     @property
@@ -324,7 +334,16 @@ class EvaluateSettings(Options):
     source: str = option("", "folder with the benchmark's public files; empty: the Hub")
     field: str = option("", "top-level field that holds the questions of a JSON file")
     methods: tuple[
-        Literal["latent", "text", "text_recursive", "text_terse", "single", "untrained"], ...
+        Literal[
+            "latent",
+            "latent_memory",
+            "text",
+            "text_recursive",
+            "text_terse",
+            "single",
+            "untrained",
+        ],
+        ...,
     ] = option(("latent", "text", "single"), "what is compared")
     rounds: tuple[int, ...] = option((1, 2, 3), "numbers of rounds", least=1)
     batch_size: int = option(16, "questions that are answered together", least=1)

@@ -5,6 +5,7 @@ from rmas.models.cache import (
     Entries,
     Segment,
     append,
+    empty_segment,
     join,
     length,
     map_rows,
@@ -22,12 +23,14 @@ from rmas.models.model import (
     abstract_params,
     embed,
     embedding_rms,
+    head_rows,
     init_params,
     positions,
     prefill,
     run,
     unembed,
 )
+from rmas.models.shift import start_at
 from rmas.models.spec import ModelSpec
 from rmas.models.unrolled import roll, unroll
 
@@ -42,6 +45,8 @@ __all__ = [
     "append",
     "embed",
     "embedding_rms",
+    "empty_segment",
+    "head_rows",
     "init_params",
     "join",
     "length",
@@ -56,6 +61,7 @@ __all__ = [
     "roll",
     "run",
     "spread",
+    "start_at",
     "unembed",
     "unroll",
     "widen",

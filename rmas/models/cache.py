@@ -146,6 +146,19 @@ def empty_kv(spec: ModelSpec, batch: int, size: int, dtype) -> KV:
     return KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)).constrained()
 
 
+def empty_segment(spec: ModelSpec, batch: int, size: int, dtype) -> Segment:
+    """`size` free slots of all layers of a model without recurrent ones."""
+    one = empty_kv(spec, batch, size, dtype)
+    stacked = KV(
+        *(jnp.broadcast_to(x, (spec.n_periods, *x.shape)) for x in (one.k_BHSK, one.v_BHSK))
+    )
+    return Segment(
+        Entries((stacked,) * len(spec.period), (one,) * len(spec.rest)),
+        jnp.zeros((batch, size), bool),
+        jnp.zeros((batch, size), jnp.int32),
+    ).constrained()
+
+
 def empty_state(layer: DeltaLayer, batch: int, dtype) -> State:
     """The state of one recurrent layer before any position; windows are in `dtype`."""
     group = layer.value_heads // layer.key_heads

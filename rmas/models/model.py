@@ -42,6 +42,15 @@ def embed(spec: ModelSpec, params: Params, ids_BT: Array) -> Array:
     return x_BTD * jnp.asarray(spec.embed_scale, x_BTD.dtype)
 
 
+def head_rows(spec: ModelSpec, params: Params, ids_N: Array) -> Array:
+    """The rows `[N, D]` of the head for token ids, float32 at least: logits are `rows @ h`."""
+    if spec.tied:
+        return ops.at_least_float32(jnp.take(_table(params), ids_N, axis=0))
+    head = params["head"]
+    rows_ND = ops.at_least_float32(jnp.take(head["kernel"], ids_N, axis=1).T)
+    return rows_ND * head["scale"][ids_N, None] if "scale" in head else rows_ND
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def embedding_rms(spec: ModelSpec, params: Params) -> Array:
     """The root mean square of all token embeddings, scaled as in `embed`; float32."""

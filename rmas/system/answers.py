@@ -78,10 +78,13 @@ class Answer:
         self.counts[agent]["positions"] += tokens - reused
         self.counts[agent]["reused_positions"] += reused
 
-    def think(self, agent: str, steps: int, turns: int) -> None:
-        """Counts latent turns of so many steps."""
+    def think(self, agent: str, steps: int, turns: int, run: int | None = None) -> None:
+        """Counts latent turns of so many steps, of which the model was run on `run` positions.
+
+        By default on those of all but the first, which the prompt gives.
+        """
         self.counts[agent]["latent_steps"] += steps * turns
-        self.counts[agent]["positions"] += (steps - 1) * turns
+        self.counts[agent]["positions"] += (steps - 1 if run is None else run) * turns
 
     def add(self, agent: str, k: int, wrote: Written) -> None:
         """Adds a text that an agent wrote in round `k` (from 0)."""

@@ -8,44 +8,44 @@ caller: the output agent's last turn. Nothing is computed that is not used.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from rmas.links import edge_name
-from rmas.shapes import Array
 from rmas.system.topology import Edge, Topology
 from rmas.system.turn import Prompt
 
-Turn = Callable[[str, Prompt, tuple[Array, ...], Any], tuple[dict[str, Array], Any]]
-"""`turn(agent, prompt, incoming, data) -> (messages, aux)`: one agent's part of a round.
-`incoming` are messages `[B, M, D]` in the order of `Topology.incoming`, `data` is this turn's slice
-of the caller's arrays, `messages` has one `[B, M, D]` per outgoing edge, under its `edge_name`."""
+M = TypeVar("M")
+"""A message: a pytree whose shapes are an edge's own, the same in all rounds. Vectors `[B, M, D]`,
+or a segment of the cache (`rmas.system.memory`)."""
 
-Messages = dict[str, Array]
-"""Messages `[B, M, D]` by `edge_name`."""
+Turn = Callable[[str, Prompt, tuple[M, ...], Any], tuple[dict[str, M], Any]]
+"""`turn(agent, prompt, incoming, data) -> (messages, aux)`: one agent's part of a round.
+`incoming` are messages in the order of `Topology.incoming`, `data` is this turn's slice of the
+caller's arrays, `messages` has one per outgoing edge, under its `edge_name`."""
 
 
 def recurse(
     topology: Topology,
     prompts: dict[str, Prompt],
-    turn: Turn,
-    zero_messages: Callable[[Edge], Array],
+    turn: Turn[M],
+    zero_messages: Callable[[Edge], M],
     data: dict[str, Any] | None = None,
-) -> tuple[tuple[Array, ...], dict[str, Any]]:
+) -> tuple[tuple[M, ...], dict[str, Any]]:
     """Runs every turn but the output agent's last.
 
     Args:
       prompts: per agent, arrays with a leading round axis `[R, B, ...]`; R is the number of
         rounds. Of the output agent's last prompt only the shape is used.
       turn: what an agent does; traced once per agent, and once more for the prologue.
-      zero_messages: the zeros that stand for an edge's message before there is one.
+      zero_messages: what stands for an edge's message before there is one.
       data: per agent, any pytree with a leading round axis, passed to `turn` round by round.
 
     Returns:
-      The messages `[B, M, D]` into the output agent's last turn, and per agent the `aux` values
+      The messages into the output agent's last turn, and per agent the `aux` values
       of its turns with a leading axis of turns (agents without a turn are left out).
     """
     data = data or {}
@@ -53,7 +53,11 @@ def recurse(
     closing, opening = (topology.output, *topology.after), topology.before
 
     def run_turn(
-        agent: str, inputs: dict, this_round: Messages, feedback: Messages, next_feedback: Messages
+        agent: str,
+        inputs: dict,
+        this_round: dict[str, M],
+        feedback: dict[str, M],
+        next_feedback: dict[str, M],
     ) -> Any:
         """One turn: reads `this_round` and `feedback`, adds to `this_round` and `next_feedback`."""
         prompt, extra = inputs[agent]
@@ -69,12 +73,12 @@ def recurse(
         """Prompts and data of some agents in the rounds from `start` to before `stop`."""
         return {a: jax.tree.map(lambda x: x[start:stop], (prompts[a], data.get(a))) for a in agents}
 
-    def to_closing(messages: Messages) -> Messages:
+    def to_closing(messages: dict[str, M]) -> dict[str, M]:
         return {name: z for name, z in messages.items() if name.split("->")[1] in closing}
 
-    this_round: Messages = {}
-    feedback: Messages = {}
-    next_feedback: Messages = {}
+    this_round: dict[str, M] = {}
+    feedback: dict[str, M] = {}
+    next_feedback: dict[str, M] = {}
     aux: dict[str, list[Any]] = {}
     first = jax.tree.map(lambda x: x[0], inputs_of(opening, 0, 1))
     for agent in opening:
@@ -83,7 +87,7 @@ def recurse(
 
     if rounds > 1:
 
-        def body(carry: tuple[Messages, ...], inputs: tuple[dict, dict]) -> tuple[tuple, dict]:
+        def body(carry: tuple[dict[str, M], ...], inputs: tuple[dict, dict]) -> tuple[tuple, dict]:
             this_round, feedback, next_feedback = (dict(messages) for messages in carry)
             to_close, to_open = inputs
             values = {
@@ -115,11 +119,11 @@ def recurse(
 
 
 def _incoming(
-    topology: Topology, agent: str, this_round: Messages, feedback: Messages
-) -> tuple[Array, ...]:
+    topology: Topology, agent: str, this_round: dict[str, M], feedback: dict[str, M]
+) -> tuple[M, ...]:
     """The messages that an agent reads, in the order of `Topology.incoming`."""
     found = [
         (this_round if e.when == "round" else feedback).get(edge_name(e.src, e.dst))
         for e in topology.incoming(agent)
     ]
-    return tuple(z_BMD for z_BMD in found if z_BMD is not None)
+    return tuple(message for message in found if message is not None)

@@ -113,6 +113,37 @@ class Renderer:
             found[agent] = lines
         return found
 
+    def memory_lines(
+        self,
+        questions: Sequence[Question],
+        *,
+        rounds: int,
+        steps: int,
+        batch: int,
+        answer_tokens: int,
+    ) -> dict[str, list[list[Line]]]:
+        """Every agent's prompts by round and row, with empty slots; as `latent_lines`.
+
+        Raises `InputError` when a prompt with what its agent reads before it, the prompts and
+        latent thoughts of senders, and what follows it, is longer than the agent's context.
+        """
+        topology = self.system.topology
+        found = {
+            agent: [
+                [line(self.asked(agent, q, k), self.sources(agent), stride=0) for q in questions]
+                + [EMPTY] * (batch - len(questions))
+                for k in range(rounds)
+            ]
+            for agent in topology.agents
+        }
+        for agent in topology.agents:
+            extra = max(steps, answer_tokens if agent == topology.output else 0)
+            for row, question in enumerate(questions):
+                longest = {a: max(len(rows[row]) for rows in found[a]) for a in topology.agents}
+                read = sum(longest[e.src] + steps for e in topology.incoming(agent))
+                self.check_context(agent, question.text, read + longest[agent] + extra)
+        return found
+
     def check_context(self, agent: str, question: str, positions: int) -> None:
         """Raises `InputError` when a question needs more positions than an agent has."""
         limit = self.system.agents[agent].model.max_positions

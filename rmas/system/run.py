@@ -25,6 +25,7 @@ from rmas.system.batching import Prefilled
 from rmas.system.clock import Clock
 from rmas.system.decode import DecodeState, row_keys
 from rmas.system.load import System
+from rmas.system.memory import think_in_memory
 from rmas.system.preamble import Pasts
 from rmas.system.preamble_cache import PreambleCache
 from rmas.system.recursion import recurse
@@ -191,7 +192,7 @@ class Runner:
 
         Without `record` there are no thoughts.
         """
-        s, out = self.system, self.system.topology.output
+        s = self.system
         rows = whole_batch(s.mesh, batch)
         answers = [Answer.blank(s.topology) for _ in questions]
         recorded: list[dict[str, Thoughts]] = []
@@ -208,14 +209,84 @@ class Runner:
 
         self.clock.begin()
         self.preambles.asking(questions)
-        batches = map(begun, range(0, len(questions), rows))
+        self._finish(rollout_index, rounds, map(begun, range(0, len(questions), rows)), answers)
+        if not recorded:
+            return answers, {}
+        return answers, jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *recorded)
+
+    def latent_memory(
+        self,
+        links: Params,
+        form: Form,
+        questions: Sequence[Question],
+        rounds: int,
+        batch: int,
+        rollout_index: int = 0,
+    ) -> list[Answer]:
+        """`latent` with keys and values as messages (`rmas.system.memory`).
+
+        For agents that share one base model; of the links only inner ones are read.
+        """
+        rows = whole_batch(self.system.mesh, batch)
+        answers = [Answer.blank(self.system.topology) for _ in questions]
+
+        def begun(start: int) -> Begun:
+            of = slice(start, start + rows)
+            asked = questions[of]
+            return self._remember(links, form, asked, answers[of], rounds, rows), asked
+
+        self.clock.begin()
+        self._finish(rollout_index, rounds, map(begun, range(0, len(questions), rows)), answers)
+        return answers
+
+    def _finish(
+        self, rollout_index: int, rounds: int, batches: Iterable[Begun], answers: Sequence[Answer]
+    ) -> None:
+        """Writes the output agent's last turn of all batches into `answers`."""
+        out = self.system.topology.output
         wrote = self._write(rollout_index, out, rounds - 1, batches, turn="answer", final=True)
         for answer, own in zip(answers, wrote, strict=True):
             answer.add(out, rounds - 1, own)
             answer.finish(own)
-        if not recorded:
-            return answers, {}
-        return answers, jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *recorded)
+
+    def _remember(
+        self,
+        links: Params,
+        form: Form,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        rounds: int,
+        batch: int,
+    ) -> DecodeState:
+        """Gives all turns of a batch but the last to the devices; counts them in `answers`."""
+        s, steps = self.system, self.limits.latent_steps
+        out = s.topology.output
+        with self.clock.phase("render"):
+            lines = self.renderer.memory_lines(
+                questions,
+                rounds=rounds,
+                steps=steps,
+                batch=batch,
+                answer_tokens=self.limits.tokens(out, final=True),
+            )
+            prompts = put_batch(s.mesh, {a: stack(own) for a, own in lines.items()}, axis=1)
+        with use(s.mesh):
+            state = think_in_memory(
+                topology=s.topology,
+                spec=s.spec(form),
+                steps=steps,
+                params=s.params(),
+                links=links,
+                prompts=prompts,
+            )
+        self.clock.queue("think", state.logits_BV)
+        for b, answer in enumerate(answers):
+            for agent in s.topology.agents:
+                turns = rounds - (agent in s.topology.after)
+                for k in range(turns):
+                    answer.read(agent, len(lines[agent][k][b]), reused=0)
+                answer.think(agent, steps, turns - (agent == out), run=steps)
+        return state
 
     def _think(
         self,

@@ -110,17 +110,53 @@ def rollout(
     float32 at least. With `checkpoint`, reverse mode stores the inputs of blocks of about sqrt(m)
     steps, and computes what is inside them again.
     """
+    return _rollout(spec, params, links, agent, x_BTD, valid_BT, steps, checkpoint, past)[:2]
+
+
+def remember(
+    spec: SystemSpec,
+    params: Params,
+    links: Params,
+    agent: str,
+    x_BTD: Array,
+    valid_BT: Array,
+    steps: int,
+    past: tuple[Segment, ...] = (),
+) -> Segment:
+    """The keys and values of a turn: of its prompt and of all m latent thoughts, as one segment.
+
+    As `rollout`, with one run of the model more, which reads the last thought.
+    """
+    segments = _rollout(
+        spec, params, links, agent, x_BTD, valid_BT, steps + 1, past=past, keep=True
+    )[2]
+    return models.join(segments)
+
+
+def _rollout(
+    spec: SystemSpec,
+    params: Params,
+    links: Params,
+    agent: str,
+    x_BTD: Array,
+    valid_BT: Array,
+    steps: int,
+    checkpoint: bool = False,
+    past: tuple[Segment, ...] = (),
+    keep: bool = False,
+) -> tuple[Array, Array, tuple[Segment, ...]]:
+    """See `rollout`; with `keep` also the segments of the prompt and of the m - 1 steps."""
     model = spec.model(agent)
     h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT, remat=spec.remat, past=past)
     z_BD = spec.links.inner(links, agent, h_BD)
     if steps == 1:
-        return h_BD[:, None], z_BD[:, None]
+        return h_BD[:, None], z_BD[:, None], (prefix,)
     prefix, tail = models.open_tail(model, prefix, steps - 1, h_BD.dtype)
     past = (*past, prefix)
     start_B = models.length(past)
     one_B1 = jnp.ones((len(z_BD), 1), bool)
 
-    def latent_steps(params: Params, z_BD: Array, tail: Segment) -> tuple[Array, Array]:
+    def latent_steps(params: Params, z_BD: Array, tail: Segment) -> tuple[Any, Segment | None]:
         params = gather_width(params, heads_of(model), z_BD)
         stepping, cache = model, (*past, tail)
         if not spec.remat:
@@ -145,19 +181,21 @@ def rollout(
             return (z_BD, tail), (h_BD, z_BD)
 
         times = jnp.arange(steps - 1, dtype=jnp.int32)
-        return _scan(step, (z_BD, tail), times, checkpoint)[1]
+        (_, tail), states = _scan(step, (z_BD, tail), times, checkpoint)
+        return states, models.roll(model, tail) if keep else None
 
     if checkpoint and current_parts("width") > 1:
         # So that reverse mode does not keep the gathered weights, but gathers them again.
         saved = jax.checkpoint_policies.save_only_these_names(_START_OF_BLOCK)
         latent_steps = jax.checkpoint(latent_steps, policy=saved)
     with jax.named_scope(LATENT_STEPS):
-        rest = latent_steps(params, z_BD, tail)
+        rest, written = latent_steps(params, z_BD, tail)
     h_BMD, z_BMD = (
         jnp.concatenate([first_BD[:, None], jnp.moveaxis(rest_MBD, 0, 1)], axis=1)
         for first_BD, rest_MBD in zip((h_BD, z_BD), rest, strict=True)
     )
-    return h_BMD, constrain(z_BMD, "batch", None, None)
+    kept = () if written is None else (prefix, written)
+    return h_BMD, constrain(z_BMD, "batch", None, None), kept
 
 
 def steps_in_blocks(steps: int) -> int:

@@ -245,7 +245,7 @@ def cache_hidden_states(
 
     Raises `InputError` where the folder cannot be written.
     """
-    if dtype == "none":
+    if dtype == "none" or not schedule.optim.steps:
         return None
     pairs = scheduled(examples, schedule, seed, len(source))
     if dtype == "auto":

@@ -57,7 +57,7 @@ def align_outer_links(
             continue
         random = np.random.default_rng([seed, topology.index(agent)])
         rounds = examples.draw_rounds(random, len(rows))
-        states = _states_of(
+        states = states_of(
             spec, agent, params[agent], links, examples=examples, rows=rows, rounds=rounds
         )
         role = topology.role(agent)
@@ -87,7 +87,7 @@ def align_outer_links(
     return {"inner": links["inner"], "outer": outer}
 
 
-def _states_of(
+def states_of(
     spec: SystemSpec,
     agent: str,
     params: Params,

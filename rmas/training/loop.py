@@ -137,6 +137,8 @@ class TrainingTask:
 def fit(task: TrainingTask, schedule: Schedule, folder: Path) -> Params:
     """Trains links to the end of the schedule, from the newest checkpoint in `folder` if any.
 
+    A schedule of no steps gives the initial links, and writes nothing.
+
     A run that was killed and is started again computes the same batches, keys and updates: its
     links are bit-identical to those of an uninterrupted run on the same kind of machine. All
     processes of a run call it together; each reads the rows of its own devices. The folder
@@ -151,6 +153,8 @@ def fit(task: TrainingTask, schedule: Schedule, folder: Path) -> Params:
     from rmas.training.checkpoints import Checkpoints
 
     check_batch(task.label, schedule, task.mesh)
+    if not schedule.optim.steps:
+        return task.links()
     with Checkpoints(folder / "checkpoints") as checkpoints:
         return _fit(task, schedule, folder, checkpoints)
 

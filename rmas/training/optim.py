@@ -17,7 +17,7 @@ class Optim(Options):
     rate 0, as in the release.
     """
 
-    steps: int = option(2000, "updates in all", least=1)
+    steps: int = option(2000, "updates in all; 0: the initial links, untrained", least=0)
     lr: float = option(5e-4, "peak learning rate", above=0)
     warmup_steps: int = option(10, "updates until the peak", least=0)
     b1: float = option(0.9, "decay of the first moment", least=0, below=1)

@@ -4,6 +4,7 @@ Combinations are all-pairs: any two values that may meet do so in one of them.
 """
 
 import copy
+import dataclasses
 import functools
 import itertools
 import json
@@ -18,8 +19,9 @@ from support import tiny_pair
 from support.experiments import changed
 from support.pairwise import combinations, pairs_of
 
+MEMORY = "latent_memory"
 FACTORS = {
-    "methods": ("latent", "text", "single", "text_terse", "text_recursive", "untrained"),
+    "methods": ("latent", "text", "single", "text_terse", "text_recursive", "untrained", MEMORY),
     "mesh": ("single", "data=2,tensor=2", "fsdp=2,tensor=2"),
     "batch_size": (2, 1, 4),  # of 3 questions
     "rounds": ((1,), (2,), (1, 2)),
@@ -49,6 +51,9 @@ GATE = CASES[1:2]
 
 def settings_of(base, case):
     values = copy.deepcopy(base)
+    agents = values["system"]["agents"]
+    if case["methods"] == MEMORY:  # of one base model
+        values["system"]["agents"] = dict.fromkeys(agents, agents["critic"])
     of_evaluation = ("batch_size", "rounds", "latent_lengths", "rollouts", "retry")
     tools = {"agents": case["tools"], "functions": (tiny_pair.TWICE,), "names": (), "calls": 1}
     changes = {f"evaluate.{name}": case[name] for name in of_evaluation}
@@ -77,11 +82,18 @@ def test_the_gate_runs_one_of_many_options():
     assert [name for name in FACTORS if case[name] == FACTORS[name][0]] == ["methods"]
 
 
-def test_what_the_suite_leaves_out_is_refused(base):
+def test_what_the_suite_leaves_out_is_refused(base, tmp_path):
     with pytest.raises(InputError, match="text_recursive needs two or more"):
         settings_of(base, CASES[0] | {"methods": "text_recursive", "rounds": (1,)})
     with pytest.raises(InputError, match=r"evaluate\.rollouts is 2; temperature 0 answers alike"):
         settings_of(base, CASES[0] | {"rollouts": 2, "temperature": 0.0})
+    case = next(case for case in CASES if case["methods"] == "latent")
+    other = Experiment(settings_of(base, case), tmp_path)
+    settings = dataclasses.replace(
+        other.settings, evaluate=dataclasses.replace(other.settings.evaluate, methods=(MEMORY,))
+    )
+    with pytest.raises(InputError, match="all agents must share one base model"):
+        Experiment(settings, tmp_path).dry_run()
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +103,16 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def links(base, tmp_path_factory):
-    """A folder of links as training leaves it."""
-    run = Experiment(settings_of(base, CASES[0]), tmp_path_factory.mktemp("links"))
-    write_links(run.workdir / "links", run.untrained_links(), run.manifest())
-    return run.workdir / "links"
+    """By case, a folder of links as training leaves it."""
+
+    @functools.cache
+    def made(method):
+        settings = settings_of(base, CASES[0] | {"methods": method})
+        run = Experiment(settings, tmp_path_factory.mktemp("links"))
+        write_links(run.workdir / "links", run.untrained_links(), run.manifest())
+        return run.workdir / "links"
+
+    return lambda case: made(MEMORY if case["methods"] == MEMORY else "latent")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -110,7 +128,7 @@ def reference(base, links, tmp_path_factory):
     @functools.cache
     def run(*items):
         experiment = Experiment(settings_of(base, dict(items)), tmp_path_factory.mktemp("plain"))
-        experiment.evaluate(links)
+        experiment.evaluate(links(dict(items)))
         return records_of(experiment.workdir)
 
     return run
@@ -138,7 +156,7 @@ def kill(run, links):
 
 
 def check(base, links, reference, case, tmp_path):
-    settings = settings_of(base, case)
+    settings, links = settings_of(base, case), links(case)
     whole = Experiment(settings, tmp_path / "whole")
     rows = whole.evaluate(links)
     records = records_of(whole.workdir)

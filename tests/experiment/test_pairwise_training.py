@@ -25,7 +25,7 @@ FACTORS = {
     "form": ("ln_res", "mlp_res", "linear", "linear_res", "mlp"),
     "objective": ("align", "rollout", "teacher_forced", "align:1,rollout:.1", "hop", "distill"),
     "cache_states": ("none", "float32", "bfloat16", "auto"),
-    "init": ("random", "gated", "aligned"),
+    "init": ("aligned", "head", "random", "gated"),
     "mesh": ("single", "data=2,tensor=2", "fsdp=2,tensor=2"),
     "accumulate": (1, 2),
     "validation_rows": (0, 5),
@@ -56,9 +56,17 @@ WHERE = {
 
 
 def allowed(chosen):
-    """Only links with a residual path and an MLP can be aligned."""
-    aligned = chosen.get("init") == "aligned"
-    return not aligned or chosen.get("form", "ln_res") in ("mlp_res", "ln_res")
+    """Only links with a residual path and an MLP can be aligned, only linear ones fit heads."""
+    forms = {"aligned": ("mlp_res", "ln_res"), "head": ("linear", "linear_res")}
+    init = chosen.get("init")
+    return init not in forms or chosen.get("form", forms[init][0]) in forms[init]
+
+
+LEFT_OUT = [
+    *({"form": form, "init": "head"} for form in ("ln_res", "mlp_res")),
+    *({"form": form, "init": "aligned"} for form in ("linear", "linear_res")),
+    *({"form": "mlp", "init": init} for init in ("aligned", "head")),
+]
 
 
 CASES = combinations(FACTORS, allowed)
@@ -91,9 +99,7 @@ def settings_of(base, case, **more):
 def test_the_suite_has_all_pairs():
     met = {frozenset(pair) for case in CASES for pair in itertools.combinations(case.items(), 2)}
     missing = [dict(pair) for pair in pairs_of(FACTORS) if pair not in met]
-    assert missing == [
-        {"form": form, "init": "aligned"} for form in ("linear", "linear_res", "mlp")
-    ]
+    assert missing == LEFT_OUT
 
 
 def test_the_gate_runs_one_of_many_options():
@@ -102,9 +108,9 @@ def test_the_gate_runs_one_of_many_options():
 
 
 def test_what_the_suite_leaves_out_is_refused(base):
-    for form in ("linear", "linear_res", "mlp"):
-        with pytest.raises(InputError, match=r"links\.init is 'aligned'"):
-            settings_of(base, CASES[0] | {"form": form, "init": "aligned"})
+    for pair in LEFT_OUT:
+        with pytest.raises(InputError, match=rf"links\.init is '{pair['init']}'"):
+            settings_of(base, CASES[0] | pair)
 
 
 @pytest.fixture(scope="module")

@@ -270,7 +270,7 @@ def test_without_warm_up_the_first_update_counts():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "steps is 0"),
+        ({"steps": -1}, "steps is -1"),
         ({"lr": 0.0}, "lr is 0.0"),
         ({"lr": float("nan")}, "lr is nan"),
         ({"warmup_steps": -1}, "warmup_steps is -1"),
