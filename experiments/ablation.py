@@ -30,7 +30,11 @@ from rmas.options import as_dict
 from rmas.places import has_file
 from rmas.training.workdir import open_workdir
 
-_SWEEPS = flags.DEFINE_list("sweeps", list(SWEEPS), f"What is varied: {', '.join(SWEEPS)}.")
+_SWEEPS = flags.DEFINE_list(
+    "sweeps",
+    [name for name in SWEEPS if name != "memory"],
+    f"What is varied: {', '.join(SWEEPS)} (for agents of one base model).",
+)
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of data, links and questions.")
 _ONLY = flags.DEFINE_list("only", [], "Variants to run, as --list names them; all if not given.")
 _LIST = flags.DEFINE_boolean("list", False, "Show the variants, and do nothing.")

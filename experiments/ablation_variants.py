@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping
 from rmas.experiment.ablation import Changes, Variant
 
 _RESIDUAL = ("mlp_res", "ln_res")
-_ALONE = {"outer.optim.steps": 1}  # with warm-up its rate is 0: links stay as they start
+_ALONE = {"outer.optim.steps": 0}
+_UNTRAINED = {"inner.optim.steps": 0, **_ALONE}
+_HEAD = {"links.form": "linear", "links.init": "head"}
 _SHORT = {"outer.optim.steps": 100, "outer.optim.lr": 1e-4}
 OBJECTIVES: Mapping[str, tuple[Changes, ...]] = {
     "none": (_ALONE,),
@@ -30,9 +32,12 @@ OBJECTIVES: Mapping[str, tuple[Changes, ...]] = {
 def _forms() -> Iterator[Variant]:
     for form in ("linear", "linear_res", "mlp", *_RESIDUAL):
         inits = ("random", "gated", "aligned") if form in _RESIDUAL else ("random",)
+        inits = (*inits, "head") if form in ("linear", "linear_res") else inits
         for init in inits:
             changes = {"links.form": form, "links.init": init}
             yield Variant("forms", f"{form}, {init}", (changes,))
+            if init == "head":
+                yield Variant("forms", f"{form}, {init}, untrained", ({**changes, **_UNTRAINED},))
 
 
 def _starts() -> Iterator[Variant]:
@@ -103,5 +108,6 @@ SWEEPS: Mapping[str, tuple[Variant, ...]] = {
     "rates": tuple(_one("rates", "outer.optim.lr", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2))),
     "rows": tuple(_one("rows", "data.train", (100, 500, 2000, 8000))),
     "release": tuple(_release()),
+    "memory": (Variant("memory", "latent memory", ({**_HEAD, **_UNTRAINED},), "latent_memory"),),
 }
 """All variants by sweep."""
