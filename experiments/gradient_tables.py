@@ -56,7 +56,7 @@ def tables(cells: Sequence[Cell]) -> str:
             parts = [_cell(row[part]) for part in (*PARTS, "whole")]
             lines.append([row["way"], str(row["rounds"]), str(row["seeds"]), *parts])
             if row["confidence"] is not None:
-                sure.append(f"{row['confidence']:.3f} ({row['rounds']} rounds)")
+                sure.append(f"{row['confidence']:.4f} ({row['rounds']} rounds)")
         text = f"{system}, {agents} agents: norm in round 1 over that in the last round"
         blocks += [text, markdown(head, lines)]
         if sure:

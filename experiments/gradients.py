@@ -95,7 +95,9 @@ class Subject:
         self.settings = dataclasses.replace(
             settings,
             data=dataclasses.replace(settings.data, train=rows, validation=1, test=1),
-            links=dataclasses.replace(settings.links, form=trained or settings.links.form),
+            links=dataclasses.replace(
+                settings.links, form=trained or settings.links.form, init="random"
+            ),
             limits=dataclasses.replace(
                 settings.limits, latent_steps=_STEPS.value or settings.limits.latent_steps
             ),

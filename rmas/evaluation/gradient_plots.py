@@ -21,6 +21,7 @@ _LINES = (
     ("#882255", "*", ":"),
 )
 _TEXT = ("#D55E00", "h", "-")
+_LEAST = 1e-20  # what is smaller leaves the panel, so that the rest can be read
 
 
 def new_plot(panels: int) -> Any:
@@ -31,7 +32,7 @@ def new_plot(panels: int) -> Any:
 def draw(
     figure: Any, curves: Mapping[str, Mapping[str, np.ndarray]], path: str | os.PathLike
 ) -> None:
-    """Draws norms by round over that of the last round, and writes a PNG.
+    """Draws norms by round over that of the last round, down to 1e-20, and writes a PNG.
 
     `curves` are by panel and way, `[seeds, R]`: the line is the geometric mean over seeds, the band
     goes from the least to the most. Raises `InputError` where there are none, or `path` cannot be
@@ -58,6 +59,7 @@ def draw(
             if len(norms_SR) > 1:
                 ends = norms_SR.min(axis=0), norms_SR.max(axis=0)
                 axes.fill_between(rounds, *ends, color=colour, alpha=0.12, lw=0, zorder=2)
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], _LEAST))
         axes.set_xticks(rounds)
         axes.set_xlabel("round of the message")
         axes.set_ylabel("norm / norm in the last round", fontsize=9)

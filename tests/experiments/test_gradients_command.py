@@ -9,7 +9,9 @@ import pytest
 from experiments import gradient_tables
 from rmas.errors import InputError
 from rmas.evaluation import gradient_plots
+from rmas.experiment.links import write_links
 from support.commands import run
+from support.experiments import experiment
 
 
 def cell(way="ln_res", rounds=3, seed=0, scale=1.0, **changes):
@@ -38,7 +40,7 @@ def test_ratios_by_hand():
     assert three["whole"] == {"mean": 2.0, "least": 2.0, "most": 2.0}
     text = gradient_tables.tables([*cells, cell("text", confidence=0.75)])
     assert "| ln_res | 3 | 2 | 1 (0.01 - 1e+02) |" in text
-    assert "likeliest token on text's path: 0.750 (3 rounds)" in text
+    assert "likeliest token on text's path: 0.7500 (3 rounds)" in text
 
 
 @pytest.mark.parametrize("bad", [0.0, math.inf, math.nan])
@@ -64,7 +66,7 @@ def test_plot(tmp_path):
 
 
 def test_the_command(tmp_path):
-    """A run, the same again with a damaged line, and a part of it."""
+    """A run, the same again with a damaged line, and with links that are named."""
     out, plot, workdir = tmp_path / "a.json", tmp_path / "a.png", tmp_path / "run"
     little = ("--rows=1", "--latent_steps=1", "--rounds=2", "--dtype=float32", "--forms=linear")
     flags = (*little, "--seeds=2", "--notext", f"--workdir={workdir}")
@@ -87,6 +89,14 @@ def test_the_command(tmp_path):
     assert again.returncode == 0, again.stderr
     assert again.stdout == done.stdout
     assert cells.read_text().splitlines() == lines
+    # The same links as trained ones, which bring their form with them.
+    made = experiment(tmp_path, links__form="linear", links__init="random", seed=1)
+    write_links(tmp_path / "links", made.untrained_links(), made.manifest())
+    flags = (*little[:-1], "--forms=", "--notext", f"--links={tmp_path / 'links'}")
+    trained = run("gradients", *flags, f"--workdir={workdir}", f"--out={out}")
+    assert trained.returncode == 0, trained.stderr
+    (own,) = json.loads(out.read_text())["cells"]
+    assert own["way"] == "linear, trained" and own["norms"] == told["cells"][1]["norms"]
 
 
 @pytest.mark.parametrize(
