@@ -241,6 +241,12 @@ class ChatTokenizer:
         """A role's text as the model would write it, closing tokens included."""
         return (*self.data_ids(text), *self.close)
 
+    def plain_tokens(self) -> dict[str, int]:
+        """The ids of all tokens that can be in data, by their text: no control tokens."""
+        controls = set(self._controls.values())
+        vocabulary = self.tokenizer.get_vocab().items()
+        return {text: i for text, i in vocabulary if i not in controls}
+
     @functools.cached_property
     def _controls(self) -> dict[str, int]:
         """Ids of added tokens, without blanks, single characters and bytes: these are text."""

@@ -1,6 +1,7 @@
 """One agent's turn: a latent rollout, or the states of a given text (teacher forcing)."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -102,13 +103,15 @@ def rollout(
     steps: int,
     checkpoint: bool = False,
     past: tuple[Segment, ...] = (),
+    to_input: Callable[[Array], Array] | None = None,
 ) -> tuple[Array, Array]:
     """m latent steps after a prompt, which may have a `past` (paper, latent thoughts generation).
 
     `h_1` is the state at the last prompt position; each step feeds `inner(h)` back as the next
     input. Returns the states `h_BMD` in the agent's dtype and the inner-mapped ones `z_BMD`,
     float32 at least. With `checkpoint`, reverse mode stores the inputs of blocks of about sqrt(m)
-    steps, and computes what is inside them again.
+    steps, and computes what is inside them again. `to_input`, from `[B, D]` to `[B, D]`, takes the
+    place of the inner link.
     """
     return _rollout(spec, params, links, agent, x_BTD, valid_BT, steps, checkpoint, past)[:2]
 
@@ -147,8 +150,9 @@ def _rollout(
 ) -> tuple[Array, Array, tuple[Segment, ...]]:
     """See `rollout`; with `keep` also the segments of the prompt and of the m - 1 steps."""
     model = spec.model(agent)
+    to_input = to_input or functools.partial(spec.links.inner, links, agent)
     h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT, remat=spec.remat, past=past)
-    z_BD = spec.links.inner(links, agent, h_BD)
+    z_BD = to_input(h_BD)
     if steps == 1:
         return h_BD[:, None], z_BD[:, None], (prefix,)
     prefix, tail = models.open_tail(model, prefix, steps - 1, h_BD.dtype)
@@ -177,7 +181,7 @@ def _rollout(
             )
             tail = models.append(tail, new, pos_B1, t)
             h_BD = h_B1D[:, 0]
-            z_BD = spec.links.inner(links, agent, h_BD)
+            z_BD = to_input(h_BD)
             return (z_BD, tail), (h_BD, z_BD)
 
         times = jnp.arange(steps - 1, dtype=jnp.int32)

@@ -189,8 +189,9 @@ def latent_turn(
     prompt: Prompt,
     incoming: tuple[Array, ...],
     past: tuple[Segment, ...] = (),
+    checkpoint: bool = True,
 ) -> Array:
-    """One agent's true rollout: its inner-mapped states `[B, M, D]`, with checkpointed steps."""
+    """One agent's true rollout: its inner-mapped states `[B, M, D]`; steps are checkpointed."""
     x_BTD = inputs(context.spec.model(agent), params[agent], prompt, incoming)
     _, z_BMD = rollout(
         context.spec,
@@ -200,7 +201,7 @@ def latent_turn(
         x_BTD,
         prompt.valid_BT,
         context.latent_steps,
-        checkpoint=True,
+        checkpoint=checkpoint,
         past=past,
     )
     return z_BMD

@@ -1,11 +1,12 @@
 """Cross-entropy of the answer through the true latent rollouts of all rounds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from rmas.models import Segment
 from rmas.shapes import Array, Params
 from rmas.system.batch import level
 from rmas.system.preamble import ROW_AXES, Prompts, read_all
@@ -30,8 +31,15 @@ from rmas.training.objectives.base import (
     zero_text,
 )
 
+Past = tuple[Segment, ...]
+"""The cache's segments that a prompt continues; empty where it has no preamble."""
+
 Batch = tuple[Prompts, Text]
 """All agents' prompts, and the rest of the output agent's last one with the answer `[B, T]`."""
+
+AnswerTurn = Callable[[str, Prompt, Past, tuple[Array, ...], Any], tuple[dict[str, Array], Any]]
+"""`turn(agent, prompt, past, incoming, data) -> (messages, aux)`: `recursion.Turn`, with the cache
+that the prompt continues."""
 
 
 def prepare(examples: Examples, rows: Sequence[Row]) -> Batch:
@@ -67,25 +75,48 @@ def loss(
 
     As a metric, the share of answers that greedy decoding would write to the letter.
     """
-    prompts, last = batch
-    topology, out = context.topology, context.topology.output
-    pasts = read_all(context.spec, params, prompts.preambles)
+    topology = context.topology
 
     def turn(
-        agent: str, prompt: Prompt, incoming: tuple[Array, ...], data: Any
+        agent: str, prompt: Prompt, past: Past, incoming: tuple[Array, ...], data: Any
     ) -> tuple[dict[str, Array], Any]:
         def checkpointed(links: Params, incoming: tuple[Array, ...]) -> dict[str, Array]:
             links = turn_links(context, links, agent)
-            past = pasts.get(agent, ())
             z_BMD = latent_turn(context, params, links, agent, prompt, incoming, past)
             return send(topology, context.spec, links, agent, z_BMD)
 
         return jax.checkpoint(checkpointed)(with_probes(links, data[1]), incoming), ()
 
+    data = turn_data(context, probes)
+    value, exact, _ = answer_loss(context, params, links, batch, turn, data)
+    return value, {"rollout/exact": exact}
+
+
+def answer_loss(
+    context: TrainingContext,
+    params: dict[str, Params],
+    links: Params,
+    batch: Batch,
+    turn: AnswerTurn,
+    data: dict[str, Any],
+) -> tuple[Array, Array, dict[str, Any]]:
+    """The mean cross-entropy of the answers `[]` after all rounds of any kind of turn.
+
+    `links` decide the dtype of messages; `data` is what each agent's turns get, with a leading
+    round axis. Also returns the share of answers that greedy decoding would write, and what else the
+    turns gave, by agent, as `recurse` does.
+    """
+    prompts, last = batch
+    out = context.topology.output
+    pasts = read_all(context.spec, params, prompts.preambles)
+
+    def run(agent: str, prompt: Prompt, incoming: tuple[Array, ...], own: Any) -> Any:
+        return turn(agent, prompt, pasts.get(agent, ()), incoming, own)
+
     zeros = zero_messages(context.spec, links, len(last.text_BT), context.latent_steps)
-    incoming, _ = recurse(topology, prompts.rest, turn, zeros, turn_data(context, probes))
+    incoming, aux = recurse(context.topology, prompts.rest, run, zeros, data)
     loss_B, exact_B = text_loss(context, out, params[out], last, incoming, pasts.get(out, ()))
-    return jnp.mean(loss_B), {"rollout/exact": jnp.mean(exact_B, dtype=loss_B.dtype)}
+    return jnp.mean(loss_B), jnp.mean(exact_B, dtype=loss_B.dtype), aux
 
 
 def count_tokens(batch: Batch) -> int:
