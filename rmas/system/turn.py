@@ -113,7 +113,8 @@ def rollout(
     steps, and computes what is inside them again. `to_input`, from `[B, D]` to `[B, D]`, takes the
     place of the inner link.
     """
-    return _rollout(spec, params, links, agent, x_BTD, valid_BT, steps, checkpoint, past)[:2]
+    to_input = to_input or functools.partial(spec.links.inner, links, agent)
+    return _rollout(spec, params, to_input, agent, x_BTD, valid_BT, steps, checkpoint, past)[:2]
 
 
 def remember(
@@ -130,8 +131,9 @@ def remember(
 
     As `rollout`, with one run of the model more, which reads the last thought.
     """
+    to_input = functools.partial(spec.links.inner, links, agent)
     segments = _rollout(
-        spec, params, links, agent, x_BTD, valid_BT, steps + 1, past=past, keep=True
+        spec, params, to_input, agent, x_BTD, valid_BT, steps + 1, past=past, keep=True
     )[2]
     return models.join(segments)
 
@@ -139,7 +141,7 @@ def remember(
 def _rollout(
     spec: SystemSpec,
     params: Params,
-    links: Params,
+    to_input: Callable[[Array], Array],
     agent: str,
     x_BTD: Array,
     valid_BT: Array,
@@ -150,7 +152,6 @@ def _rollout(
 ) -> tuple[Array, Array, tuple[Segment, ...]]:
     """See `rollout`; with `keep` also the segments of the prompt and of the m - 1 steps."""
     model = spec.model(agent)
-    to_input = to_input or functools.partial(spec.links.inner, links, agent)
     h_BD, prefix = models.prefill(model, params, x_BTD, valid_BT, remat=spec.remat, past=past)
     z_BD = to_input(h_BD)
     if steps == 1:

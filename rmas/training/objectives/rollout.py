@@ -103,8 +103,8 @@ def answer_loss(
     """The mean cross-entropy of the answers `[]` after all rounds of any kind of turn.
 
     `links` decide the dtype of messages; `data` is what each agent's turns get, with a leading
-    round axis. Also returns the share of answers that greedy decoding would write, and what else the
-    turns gave, by agent, as `recurse` does.
+    round axis. Also returns the share of answers that greedy decoding would write, and what else
+    the turns gave, by agent, as `recurse` does.
     """
     prompts, last = batch
     out = context.topology.output
