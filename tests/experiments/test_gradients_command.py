@@ -65,6 +65,7 @@ def test_plot(tmp_path):
         gradient_plots.draw(gradient_plots.new_plot(1), {}, tmp_path / "a.png")
 
 
+@pytest.mark.extended
 def test_the_command(tmp_path):
     """A run, the same again with a damaged line, and with links that are named."""
     out, plot, workdir = tmp_path / "a.json", tmp_path / "a.png", tmp_path / "run"

@@ -79,6 +79,7 @@ def pair():
     return case, batch, uses, found
 
 
+@pytest.mark.extended
 def test_one_use_by_finite_differences():
     """Links and messages of a turn in the first round, and of one in between."""
     case, _, uses, (value, grads) = pair()
