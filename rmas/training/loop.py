@@ -25,7 +25,6 @@ from rmas.parallel import (
     put_batch,
     put_whole,
     single_device_mesh,
-    state_shardings,
     use,
 )
 from rmas.parallel.profile import Profile
@@ -35,7 +34,7 @@ from rmas.training import optim as optimizers
 from rmas.training.metrics import MetricsWriter, check_metrics
 from rmas.training.optim import Optim
 from rmas.training.recorder import Recorder
-from rmas.training.step import Loss, TrainState, init_train_state, make_step
+from rmas.training.step import Loss, TrainState, init_train_state, make_step, shardings_of
 from rmas.training.stopping import stop_on_signals
 from rmas.training.validation import Validation, ValidationData
 
@@ -111,6 +110,8 @@ class TrainingTask:
       axes: the axis of the rows in the batch's arrays, as `jax.vmap` reads `in_axes`.
       mesh: where `frozen` is placed; rows are split over it, links over its axis `fsdp`.
       probes: see `step.make_step`.
+      shardings: of what is trained, between steps and in them; None: links are split over `fsdp`
+        between steps, and gathered once a step.
       validation: what is measured at checkpoints, if `Schedule.validation_rows` asks for it.
       facts: what checkpoints record about the run that made them, for JSON.
     """
@@ -127,6 +128,7 @@ class TrainingTask:
     axes: Any = 0
     mesh: Mesh = dataclasses.field(default_factory=single_device_mesh)
     probes: Params | None = None
+    shardings: Any = None
     validation: ValidationData | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -171,7 +173,7 @@ def _fit(
     label, mesh, total = task.label, task.mesh, schedule.optim.steps
     optimizer = optimizers.make(schedule.optim)
     shapes = jax.eval_shape(lambda links: init_train_state(links, optimizer), task.template)
-    shardings = state_shardings(mesh, shapes)
+    shardings = shardings_of(mesh, shapes, optimizer, task.shardings)
     templates = jax.tree.map(
         lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, shardings
     )
@@ -241,6 +243,7 @@ def _fit(
         axes=task.axes,
         accumulate=schedule.accumulate,
         probes=task.probes,
+        gather=task.shardings is None,
     )
     saved_at = time.monotonic()
     with (
