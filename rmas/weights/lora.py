@@ -67,19 +67,18 @@ def merge_lora(params: Params, lora: Params, alpha: float) -> Params:
     Int8 kernels are dequantized, since the sum is not int8; the others keep their dtype.
     """
     dtype = params["embed"]["weight"].dtype
+    wide = jnp.promote_types(dtype, jnp.float32)
 
     def merged(tree: Params, adapter: Params) -> Params:
         if LORA_A not in adapter:
             return {**tree, **{name: merged(tree[name], own) for name, own in adapter.items()}}
-        kernel_DF, own = tree["kernel"], dtype
+        kernel_DF, own = at_least_float32(tree["kernel"]), tree["kernel"].dtype
         if "scale" in tree:
-            kernel_DF = kernel_DF.astype(tree["scale"].dtype) * tree["scale"][..., None, :]
-        else:
-            own = kernel_DF.dtype
+            kernel_DF, own = kernel_DF.astype(wide) * tree["scale"][..., None, :], dtype
         a_DR, b_RF = at_least_float32(adapter[LORA_A]), at_least_float32(adapter[LORA_B])
         sum_DF = jnp.matmul(a_DR, b_RF, precision=PRECISION) * _scale(adapter, alpha)
         rest = {name: x for name, x in tree.items() if name != "scale"}
-        return {**rest, "kernel": (at_least_float32(kernel_DF) + sum_DF).astype(own)}
+        return {**rest, "kernel": (kernel_DF + sum_DF).astype(own)}
 
     return merged(params, lora)
 
