@@ -25,18 +25,17 @@ import rmas
 from experiments import app, plans
 from experiments import config as configs
 from experiments.benchmarks.program_times import say
-from experiments.benchmarks.ratios import markdown
 from experiments.benchmarks.training_costs import (
-    PAPER,
     WAYS,
     Lora,
     check_ways,
     count_of,
     make_trainable,
-    times,
+    planned_table,
 )
 from experiments.plan_cells import append, key, read
 from rmas import parallel
+from rmas.errors import InputError
 from rmas.experiment import Experiment
 from rmas.experiment.outline import published_outline
 from rmas.experiment.plan_stage import Stage
@@ -67,7 +66,9 @@ _OUT = flags.DEFINE_string("out", "runs/training_cost.jsonl", "File of the cells
 def main(_: list[str]) -> None:
     """Plans the ways that the file lacks, and prints the table."""
     check_ways(_WAYS.value)
-    parallel.parse_mesh(_MESH.value)
+    asked_mesh = parallel.parse_mesh(_MESH.value)
+    if asked_mesh.auto or -1 in asked_mesh.sizes:
+        raise InputError(f"--mesh={_MESH.value} leaves sizes open; name them, as in fsdp=8")
     parse_objective(_OBJECTIVE.value)
     path = expanded(_OUT.value)
     done, half = read(path)
@@ -85,7 +86,7 @@ def main(_: list[str]) -> None:
                     done[key(cell)] = {"plan": found, "seconds": round(time.monotonic() - began, 1)}
                     append(file, cell, done[key(cell)], half)
                     jax.clear_caches()
-    print(table({cell["way"]: done[key(cell)]["plan"] for cell in asked}))
+    print(planned_table({cell["way"]: done[key(cell)]["plan"] for cell in asked}))
 
 
 def cell_of(way: str) -> dict[str, Any]:
@@ -158,33 +159,6 @@ def stage_of(cell: dict[str, Any]) -> Stage:
     )
     stage.check_batch()
     return stage
-
-
-def table(found: dict[str, dict[str, Any]]) -> str:
-    """A line for each way in Markdown, with ratios to the links' and the paper's."""
-    first = found.get("links", {})
-    head = ["trained", "parameters", "% of weights", "frozen GB", "trained GB", "optimizer GB"]
-    head += ["peak GB", "of links'", "paper GB", "of links'", "step, s", "of links'"]
-    rows = []
-    for way, own in found.items():
-        share = 100 * own["trained"] / own["weights"]
-        cells = [way, f"{own['trained'] / 1e6:,.1f} M", f"{share:.2f}"]
-        cells += [_gigabytes(own[f"{name}_bytes"]) for name in ("frozen", "trained", "optimizer")]
-        cells += [_gigabytes(own["peak"]), times(own["peak"], first.get("peak"))]
-        if paper := PAPER.get(way):
-            cells += [f"{paper.gigabytes:.2f}", times(paper.gigabytes, PAPER["links"].gigabytes)]
-        else:
-            cells += ["-", "-"]
-        if own["fits"]:
-            cells += [f"{own['step']:.3f}", times(own["step"], first.get("step"))]
-        else:
-            cells += ["does not fit", "-"]
-        rows.append(cells)
-    return markdown(head, rows)
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.2f}"
 
 
 if __name__ == "__main__":

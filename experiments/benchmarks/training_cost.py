@@ -17,8 +17,6 @@ resumes in its own folder of the workdir. Tables in Markdown; the same numbers a
 """
 
 import dataclasses
-import statistics
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,8 @@ from absl import flags
 
 from experiments import app
 from experiments.benchmarks.program_times import say
-from experiments.benchmarks.ratios import alternate, markdown, named, ratio, ratio_cells
+from experiments.benchmarks.ratios import alternate, named, ratio
 from experiments.benchmarks.training_costs import (
-    PAPER,
     WAYS,
     Lora,
     Stepper,
@@ -36,7 +33,7 @@ from experiments.benchmarks.training_costs import (
     count_of,
     initial,
     make_trainable,
-    times,
+    measured_tables,
 )
 from rmas import parallel
 from rmas.evaluation.layout import FOLDER
@@ -96,7 +93,7 @@ def main(_: list[str]) -> None:
         "accuracy": results,
     }
     atomic_write_json(workdir / "training_cost.json", facts)
-    print(tables(facts))
+    print(measured_tables(facts))
 
 
 class TrainingCost:
@@ -263,55 +260,6 @@ class TrainingCost:
     def _identity(self, *parts: str) -> dict[str, Any]:
         run = self.run
         return identity_of(run.settings, self.system, run.data.split("train"), parts)
-
-
-def tables(facts: Mapping[str, Any]) -> str:
-    """Costs, and accuracies by rounds, in Markdown."""
-    ways = facts["ways"]
-    first = next(iter(ways))
-    against = f"of {first}'"
-    head = ["trained", "parameters", "% of weights", "optimizer MB", "step MB", against]
-    head += ["paper GB", "of links'", "s a step", against, "95 % interval"]
-    rows = []
-    for way, own in ways.items():
-        paper = PAPER.get(way)
-        cells = [way, f"{own['trained']:,}", f"{100 * own['trained'] / facts['weights']:.1f}"]
-        cells += [_megabytes(own["optimizer_bytes"]), _megabytes(_memory(own))]
-        cells += [times(_memory(own), _memory(ways[first]))]
-        if paper:
-            cells += [f"{paper.gigabytes:.2f}", times(paper.gigabytes, PAPER["links"].gigabytes)]
-        else:
-            cells += ["-", "-"]
-        cells += [f"{statistics.median(own['seconds']):.3f}"]
-        cells += ["1", ""] if way == first else ratio_cells(own["ratio"])
-        rows.append(cells)
-    blocks = [
-        f"{facts['objective']}, batch {facts['batch']}, {facts['steps']} steps; {facts['machine']}",
-        markdown(head, rows),
-    ]
-    scores = [
-        [
-            way,
-            f"{facts['rates'][way]:g}" if way in facts["rates"] else "-",
-            str(row["rounds"]),
-            f"{row['accuracy']:.3f}",
-            f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}",
-            "-" if row["ceiling"] is None else f"{row['ceiling']:.3f}",
-        ]
-        for way, own in facts["accuracy"].items()
-        for row in own
-    ]
-    head = ["trained", "learning rate", "rounds", "accuracy", "95 % interval", "ceiling"]
-    return "\n\n".join([*blocks, markdown(head, scores)])
-
-
-def _memory(own: Mapping[str, Any]) -> int:
-    """Bytes of a step: arguments, what it computes with, and results beside arguments."""
-    return own["arguments"] + own["temporaries"] + own["outputs"] - own["alias"]
-
-
-def _megabytes(size: float) -> str:
-    return f"{size / 1e6:,.1f}"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """What the commands of training cost share: ways to train, their steps, the paper's figures."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
+from experiments.benchmarks.ratios import markdown, ratio_cells
 from experiments.benchmarks.words import check_words
 from rmas.parallel import put_batch, put_whole, use
 from rmas.plans.programs import MemoryNeeds, lower
@@ -163,3 +165,79 @@ def count_of(tree: Any) -> int:
 def times(value: float, other: float | None) -> str:
     """A ratio for a table; a dash where there is nothing to compare with."""
     return f"{value / other:.2f}" if other else "-"
+
+
+def measured_tables(facts: Mapping[str, Any]) -> str:
+    """Costs, and accuracies by rounds, in Markdown."""
+    ways = facts["ways"]
+    first = next(iter(ways))
+    against = f"of {first}'"
+    head = ["trained", "parameters", "% of weights", "optimizer MB", "step MB", against]
+    head += ["paper GB", "of links'", "s a step", against, "95 % interval"]
+    rows = []
+    for way, own in ways.items():
+        paper = PAPER.get(way)
+        cells = [way, f"{own['trained']:,}", f"{100 * own['trained'] / facts['weights']:.1f}"]
+        cells += [_megabytes(own["optimizer_bytes"]), _megabytes(_memory(own))]
+        cells += [times(_memory(own), _memory(ways[first]))]
+        if paper:
+            cells += [f"{paper.gigabytes:.2f}", times(paper.gigabytes, PAPER["links"].gigabytes)]
+        else:
+            cells += ["-", "-"]
+        cells += [f"{statistics.median(own['seconds']):.3f}"]
+        cells += ["1", ""] if way == first else ratio_cells(own["ratio"])
+        rows.append(cells)
+    blocks = [
+        f"{facts['objective']}, batch {facts['batch']}, {facts['steps']} steps; {facts['machine']}",
+        markdown(head, rows),
+    ]
+    scores = [
+        [
+            way,
+            f"{facts['rates'][way]:g}" if way in facts["rates"] else "-",
+            str(row["rounds"]),
+            f"{row['accuracy']:.3f}",
+            f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}",
+            "-" if row["ceiling"] is None else f"{row['ceiling']:.3f}",
+        ]
+        for way, own in facts["accuracy"].items()
+        for row in own
+    ]
+    head = ["trained", "learning rate", "rounds", "accuracy", "95 % interval", "ceiling"]
+    return "\n\n".join([*blocks, markdown(head, scores)])
+
+
+def _memory(own: Mapping[str, Any]) -> int:
+    """Bytes of a step: arguments, what it computes with, and results beside arguments."""
+    return own["arguments"] + own["temporaries"] + own["outputs"] - own["alias"]
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:,.1f}"
+
+
+def planned_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line for each way in Markdown, with ratios to the links' and the paper's."""
+    first: Mapping[str, Any] = found.get("links", {})
+    head = ["trained", "parameters", "% of weights", "frozen GB", "trained GB", "optimizer GB"]
+    head += ["peak GB", "of links'", "paper GB", "of links'", "step, s", "of links'"]
+    rows = []
+    for way, own in found.items():
+        share = 100 * own["trained"] / own["weights"]
+        cells = [way, f"{own['trained'] / 1e6:,.1f} M", f"{share:.2f}"]
+        cells += [_gigabytes(own[f"{name}_bytes"]) for name in ("frozen", "trained", "optimizer")]
+        cells += [_gigabytes(own["peak"]), times(own["peak"], first.get("peak"))]
+        if paper := PAPER.get(way):
+            cells += [f"{paper.gigabytes:.2f}", times(paper.gigabytes, PAPER["links"].gigabytes)]
+        else:
+            cells += ["-", "-"]
+        if own["fits"]:
+            cells += [f"{own['step']:.3f}", times(own["step"], first.get("step"))]
+        else:
+            cells += ["does not fit", "-"]
+        rows.append(cells)
+    return markdown(head, rows)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f}"
