@@ -11,11 +11,14 @@ are bfloat16; what is trained and both of AdamW's moments are float32, but bfloa
 `full_bfloat16`. Memory is the compiler's. Times are its cycles, without exchanges between devices,
 asynchronous copies and sorts: estimates, nothing was measured.
 
+With `--nocompile` it only counts what is held between steps, which takes seconds.
+
 Every way is a line of the file as soon as it is done; the same command goes on after a stop. After
 a change of the code, name another file.
 """
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -42,12 +45,15 @@ from rmas.experiment.plan_stage import Stage
 from rmas.experiment.planning import devices_of
 from rmas.parallel.slices import compiler_version, parse_slice
 from rmas.places import expanded
-from rmas.plans import hlo
+from rmas.plans import arguments, hlo
 from rmas.plans.arguments import device_bytes
 from rmas.plans.programs import TooLargeError
 from rmas.plans.training_steps import system_step
 from rmas.system.styles import STYLES
+from rmas.training import optim as optimizers
 from rmas.training.objectives import Lengths, parse_objective
+from rmas.training.step import init_train_state, shardings_of
+from rmas.training.trainable import Trainable
 
 _STYLE = flags.DEFINE_enum("style", "sequential_light", sorted(STYLES), "The released system.")
 _SLICE = flags.DEFINE_string("slice", "v5p:1x1x1", "TPU slice.")
@@ -60,6 +66,7 @@ _OBJECTIVE = flags.DEFINE_string("objective", "teacher_forced", "Of training.")
 _REMAT = flags.DEFINE_enum("remat", "layers", ["turns", "layers"], "Activation checkpointing.")
 _PROMPT = flags.DEFINE_integer("prompt_tokens", 512, "Of a prompt with its question.", 1)
 _TEXT = flags.DEFINE_integer("text_tokens", 256, "Of a role's text.", 1)
+_COMPILE = flags.DEFINE_boolean("compile", True, "Else only what is held between steps, at once.")
 _OUT = flags.DEFINE_string("out", "runs/training_cost.jsonl", "File of the cells, one a line.")
 
 
@@ -71,10 +78,17 @@ def main(_: list[str]) -> None:
         raise InputError(f"--mesh={_MESH.value} leaves sizes open; name them, as in fsdp=8")
     parse_objective(_OBJECTIVE.value)
     path = expanded(_OUT.value)
-    done, half = read(path)
+    done, half = read(path) if _COMPILE.value else ({}, b"")
     asked = [cell_of(way) for way in _WAYS.value]
     plans.prepare(_MESH.value, _SLICE.value)
     devices_of("outer", _MESH.value, parse_slice(_SLICE.value))
+    if not _COMPILE.value:
+        shapes = {}
+        for cell in asked:
+            on = stage_of(cell)
+            shapes[cell["way"]] = held(on, trainable_of(on, cell))
+        print(planned_table(shapes))
+        return
     if any(key(cell) not in done for cell in asked):
         plans.check_writable("--out=", path)
         with path.open("a+", encoding="utf-8") as file:
@@ -96,10 +110,9 @@ def cell_of(way: str) -> dict[str, Any]:
     return {"way": way, **{flag.name: flag.value for flag in names}, **versions}
 
 
-def plan(cell: dict[str, Any]) -> dict[str, Any]:
-    """Bytes of a device, numbers of parameters, and the estimated seconds of a step."""
-    on = stage_of(cell)
-    what = make_trainable(
+def trainable_of(on: Stage, cell: Mapping[str, Any]) -> Trainable:
+    """What the cell's way trains, as shapes on the stage's mesh."""
+    return make_trainable(
         cell["way"],
         on.context,
         on.params,
@@ -108,6 +121,28 @@ def plan(cell: dict[str, Any]) -> dict[str, Any]:
         parts=on.given.outer.train,
         lora=Lora(cell["rank"], 2 * cell["rank"]),
     )
+
+
+def held(on: Stage, what: Trainable) -> dict[str, Any]:
+    """Numbers of parameters, and the bytes of a device that are held between steps."""
+    optimizer = optimizers.make(on.schedule.optim)
+    state = jax.eval_shape(lambda links: init_train_state(links, optimizer), what.template)
+    shardings = shardings_of(on.mesh, state, optimizer, what.shardings)
+    state = jax.tree.map(arguments.placed, state, shardings)
+    return {
+        "trained": count_of(what.template),
+        "weights": count_of(dict(on.params)),
+        "frozen_bytes": device_bytes(what.frozen),
+        "trained_bytes": device_bytes(state.links),
+        "optimizer_bytes": device_bytes(state.opt_state),
+    }
+
+
+def plan(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """What is held, and the compiled step's peak and estimated seconds."""
+    on = stage_of(cell)
+    what = trainable_of(on, cell)
+    found = held(on, what)
     program = system_step(
         on.context,
         parse_objective(cell["objective"]),
@@ -117,14 +152,6 @@ def plan(cell: dict[str, Any]) -> dict[str, Any]:
         lengths=on.lengths,
         mesh=on.mesh,
     )
-    state, frozen, _ = program.arguments
-    found = {
-        "trained": count_of(what.template),
-        "weights": count_of(dict(on.params)),
-        "frozen_bytes": device_bytes(frozen),
-        "trained_bytes": device_bytes(state.links),
-        "optimizer_bytes": device_bytes(state.opt_state),
-    }
     try:
         memory = program.memory
     except TooLargeError as error:
@@ -137,7 +164,7 @@ def plan(cell: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def stage_of(cell: dict[str, Any]) -> Stage:
+def stage_of(cell: Mapping[str, Any]) -> Stage:
     """Outer training of the release's system on the slice, as the cell has it."""
     path = configs.ROOT / "experiments" / "configs" / "released.py"
     config = configs.load(f"{path}:{cell['style']},math500")

@@ -162,7 +162,7 @@ def count_of(tree: Any) -> int:
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
-def times(value: float, other: float | None) -> str:
+def times(value: float, other: Any) -> str:
     """A ratio for a table; a dash where there is nothing to compare with."""
     return f"{value / other:.2f}" if other else "-"
 
@@ -217,26 +217,40 @@ def _megabytes(size: float) -> str:
 
 
 def planned_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line for each way in Markdown, with ratios to the links' and the paper's."""
+    """A line for each way in Markdown, with ratios to the links' and the paper's.
+
+    Peaks and times are dashes where nothing was compiled.
+    """
     first: Mapping[str, Any] = found.get("links", {})
     head = ["trained", "parameters", "% of weights", "frozen GB", "trained GB", "optimizer GB"]
-    head += ["peak GB", "of links'", "paper GB", "of links'", "step, s", "of links'"]
+    head += ["sum GB", "of links'", "peak GB", "of links'", "paper GB", "of links'"]
+    head += ["step, s", "of links'"]
     rows = []
     for way, own in found.items():
         share = 100 * own["trained"] / own["weights"]
         cells = [way, f"{own['trained'] / 1e6:,.1f} M", f"{share:.2f}"]
-        cells += [_gigabytes(own[f"{name}_bytes"]) for name in ("frozen", "trained", "optimizer")]
-        cells += [_gigabytes(own["peak"]), times(own["peak"], first.get("peak"))]
+        cells += [_gigabytes(own[f"{name}_bytes"]) for name in _HELD]
+        cells += [_gigabytes(_held(own)), times(_held(own), first and _held(first))]
+        peak = own.get("peak")
+        cells += [_gigabytes(peak), times(peak, first.get("peak"))] if peak else ["-", "-"]
         if paper := PAPER.get(way):
             cells += [f"{paper.gigabytes:.2f}", times(paper.gigabytes, PAPER["links"].gigabytes)]
         else:
             cells += ["-", "-"]
-        if own["fits"]:
-            cells += [f"{own['step']:.3f}", times(own["step"], first.get("step"))]
+        if step := own.get("step"):
+            cells += [f"{step:.3f}", times(step, first.get("step"))]
         else:
-            cells += ["does not fit", "-"]
+            cells += ["-" if own.get("fits", True) else "does not fit", "-"]
         rows.append(cells)
     return markdown(head, rows)
+
+
+_HELD = ("frozen", "trained", "optimizer")
+
+
+def _held(own: Mapping[str, Any]) -> int:
+    """Bytes that are held between steps."""
+    return sum(own[f"{name}_bytes"] for name in _HELD)
 
 
 def _gigabytes(size: float) -> str:

@@ -60,9 +60,12 @@ def test_table_of_what_was_planned():
     large = {"fits": False, "peak": 90_000_000_000}
     own = {name: value for name, value in links.items() if name != "step"}
     lines = planned_table({"links": links, "full_bfloat16": own | large}).splitlines()
-    shared = "20.0 M | 0.50 | 8.00 | 0.08 | 0.16"
+    shared = "20.0 M | 0.50 | 8.00 | 0.08 | 0.16 | 8.24 | 1.00"
     assert lines[2] == f"| links | {shared} | 10.00 | 1.00 | 15.29 | 1.00 | 2.000 | 1.00 |"
     assert lines[3] == f"| full_bfloat16 | {shared} | 90.00 | 9.00 | - | - | does not fit | - |"
+    shapes = {name: x for name, x in own.items() if name not in ("fits", "peak")}
+    line = planned_table({"lora": shapes}).splitlines()[-1]
+    assert line == f"| lora | {shared[:-4]}- | - | - | 21.67 | 1.42 | - | - |"
 
 
 @pytest.mark.parametrize(
