@@ -84,7 +84,7 @@ def make_context(
 class Dense(nn.Module):
     """A linear map with parameters `kernel [in, out]` and, if `bias`, `bias [out]`.
 
-    The kernel may be int8, with a `scale [out]` beside it.
+    The kernel may be int8, with a `scale [out]` beside it, and have low-rank factors.
     """
 
     features: int
@@ -95,8 +95,9 @@ class Dense(nn.Module):
         """Maps `[..., in]` to `[..., out]` (see `ops.matmul`)."""
         shape = (x_TD.shape[-1], self.features)
         weights = {"kernel": self.param("kernel", nn.initializers.lecun_normal(), shape)}
-        if self.has_variable("params", "scale"):
-            weights["scale"] = self.get_variable("params", "scale")
+        for name in ("scale", ops.LORA_A, ops.LORA_B):
+            if self.has_variable("params", name):
+                weights[name] = self.get_variable("params", name)
         y_TF = ops.matmul(x_TD, weights)
         if self.bias:
             y_TF = y_TF + self.param("bias", nn.initializers.zeros, (self.features,))

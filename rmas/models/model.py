@@ -3,7 +3,8 @@
 Latent recursion inserts vectors between token embeddings, so `run` reads vectors, not ids.
 Parameters are a nested dict: `embed/weight [V, D]`, `layers/period/<j>/... [L, ...]`,
 `layers/rest/<j>/...`, `norm/weight [D]` and, where the head is not tied, `head/kernel [D, V]`.
-A matrix may be int8, with a `scale` beside its `kernel` (`rmas.weights.quantize`).
+A matrix may be int8, with a `scale` beside its `kernel` (`rmas.weights.quantize`), and those of
+layers may have low-rank factors beside it (`rmas.weights.lora`).
 """
 
 import contextlib

@@ -59,11 +59,24 @@ def _int8_backward(stored, dy_TF):
 int8_matmul.defvjp(_int8_forward, _int8_backward)
 
 
+LORA_A, LORA_B = "lora_a", "lora_b"
+"""Low-rank factors `[D, R]` and `[R, F]` beside a kernel `[D, F]` (`rmas.weights.lora`)."""
+
+
 def matmul(x_TD: Array, weights: Params) -> Array:
-    """`x @ kernel` in the dtype of `x`; the kernel may be int8 with a `scale` beside it."""
+    """`x @ kernel` in the dtype of `x`; the kernel may be int8 with a `scale` beside it.
+
+    With low-rank factors beside it, `x @ kernel + (x @ lora_a) @ lora_b`: their product is never
+    made.
+    """
     if "scale" in weights:
-        return int8_matmul(x_TD, weights["kernel"], weights["scale"])
-    return jnp.matmul(x_TD, weights["kernel"], precision=PRECISION)
+        y_TF = int8_matmul(x_TD, weights["kernel"], weights["scale"])
+    else:
+        y_TF = jnp.matmul(x_TD, weights["kernel"], precision=PRECISION)
+    if LORA_A in weights:
+        low_TR = jnp.matmul(x_TD, weights[LORA_A], precision=PRECISION)
+        y_TF = y_TF + jnp.matmul(low_TR, weights[LORA_B], precision=PRECISION)
+    return y_TF
 
 
 def at_least_float32(x: Array) -> Array:

@@ -48,7 +48,8 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 """The first pattern that matches the whole path gives the meaning of each axis. A `scale` belongs
 to the int8 `kernel` of the same module. Parameters under `layers/period/` have one more axis in
-front, of layers, which is not split."""
+front, of layers, which is not split. The low-rank factors `lora_a [D, R]` and `lora_b [R, F]` of a
+`kernel [D, F]` are split as its axes are; their rank is not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,10 @@ def meanings_of(path: str) -> tuple[str | None, ...]:
     Raises:
       KeyError: no rule matches: the table is incomplete.
     """
+    owner, _, name = path.rpartition("/")
+    if name in ("lora_a", "lora_b"):
+        *before, first, last = meanings_of(f"{owner}/kernel")
+        return (*before, first, None) if name == "lora_a" else (*before, None, last)
     for pattern, meanings in RULES:
         if re.fullmatch(pattern, path):
             return (None, *meanings) if is_stacked(path) else meanings

@@ -6,7 +6,6 @@ import jax
 from jax.sharding import Mesh
 
 from rmas.links import init_links
-from rmas.parallel import state_shardings
 from rmas.plans import arguments
 from rmas.plans.arguments import device_bytes, placed
 from rmas.plans.programs import Program, lower
@@ -23,11 +22,11 @@ from rmas.training.objectives import (
     WeightedObjectives,
     batch_axes,
     inner_loss,
-    make_probes,
-    system_loss,
 )
 from rmas.training.objectives.base import abstract, zero_text
-from rmas.training.step import Loss, init_train_state, make_step
+from rmas.training.outer import trainable_loss, trainable_probes
+from rmas.training.step import Loss, init_train_state, make_step, shardings_of
+from rmas.training.trainable import Trainable, links_trainable
 
 
 def outer_step(
@@ -49,15 +48,33 @@ def outer_step(
       trained: the parts of the links that are trained.
     """
     every = jax.eval_shape(lambda: init_links(context.spec.links, jax.random.key(0)))
-    template = {part: every[part] for part in trained}
     fixed = {part: every[part] for part in every if part not in trained}
+    what = links_trainable(context.spec.links, params, arguments.whole(mesh, fixed))
+    return system_step(
+        context,
+        objective,
+        what,
+        schedule=schedule,
+        rounds=rounds,
+        lengths=lengths,
+        mesh=mesh,
+    )
 
-    def loss(
-        links: Params, frozen: Any, batches: dict[str, Any], key: Array, probes: Probes
-    ) -> LossAndMetrics:
-        agents, fixed = frozen
-        return system_loss(context, objective, agents, fixed | links, batches, key, probes)
 
+def system_step(
+    context: TrainingContext,
+    objective: WeightedObjectives,
+    what: Trainable,
+    *,
+    schedule: Schedule,
+    rounds: int,
+    lengths: Lengths,
+    mesh: Mesh,
+) -> Program:
+    """A step of `outer.train_system`; its arguments are `(state, what.frozen, batches)`.
+
+    `what` is made of shapes with their shardings on the mesh.
+    """
     rows = schedule.batch_size
     batches = {
         name: OBJECTIVES[name].abstract_batch(context, rounds, rows, lengths)
@@ -65,14 +82,15 @@ def outer_step(
     }
     return _step(
         "outer step",
-        loss,
-        template=template,
-        frozen=(params, arguments.whole(mesh, fixed)),
+        trainable_loss(what, context, objective),
+        template=what.template,
+        frozen=what.frozen,
         batch=batches,
         axes=batch_axes(objective),
         schedule=schedule,
         mesh=mesh,
-        probes=make_probes(context, rounds),
+        probes=trainable_probes(what, context, rounds),
+        trained=what.shardings,
     )
 
 
@@ -129,10 +147,11 @@ def _step(
     schedule: Schedule,
     mesh: Mesh,
     probes: Probes | None = None,
+    trained: Any = None,
 ) -> Program:
     optimizer = optimizers.make(schedule.optim)
     state = jax.eval_shape(lambda links: init_train_state(links, optimizer), template)
-    shardings = state_shardings(mesh, state)
+    shardings = shardings_of(mesh, state, optimizer, trained)
     step = make_step(
         loss,
         optimizer,
@@ -142,6 +161,7 @@ def _step(
         axes=axes,
         accumulate=schedule.accumulate,
         probes=probes,
+        gather=trained is None,
     )
     state = jax.tree.map(placed, state, shardings)
     return lower(name, mesh, step.lower, state, frozen, arguments.batch(mesh, batch, axes))

@@ -2,13 +2,14 @@
 
 Neither the messages nor the round change a preamble's keys, values and recurrent states. So they
 are computed once, and every turn reads them as the past of the rest of its prompt. Under
-differentiation they are constants.
+differentiation with respect to links they are constants.
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from flax import struct
 
 from rmas import models
@@ -72,18 +73,28 @@ def _before_slot(encoded: Encoded) -> list[int]:
 
 
 def read(
-    model: ModelSpec, params: Params, preamble: Preamble, past: tuple[Segment, ...] = ()
+    model: ModelSpec,
+    params: Params,
+    preamble: Preamble,
+    past: tuple[Segment, ...] = (),
+    remat: bool = False,
 ) -> Segment:
     """The cache after preambles that continue `past`, as one segment with it."""
     x_BTD = models.embed(model, params, preamble.ids_BT)
-    _, own = models.prefill(model, params, x_BTD, preamble.valid_BT, past=past)
+    _, own = models.prefill(model, params, x_BTD, preamble.valid_BT, remat=remat, past=past)
     return models.join((*past, own))
 
 
 def read_all(
     spec: SystemSpec, params: Mapping[str, Params], preambles: Mapping[str, Preamble]
 ) -> Pasts:
-    """The caches after the preambles of all agents that have them."""
-    return {
-        agent: (read(spec.model(agent), params[agent], own),) for agent, own in preambles.items()
-    }
+    """The caches after the preambles of all agents that have them.
+
+    Where weights are trained, reverse mode computes them again.
+    """
+
+    def one(agent: str, own: Preamble) -> Segment:
+        model = spec.model(agent)
+        return jax.checkpoint(lambda p: read(model, p, own, remat=spec.remat))(params[agent])
+
+    return {agent: (one(agent, own),) for agent, own in preambles.items()}

@@ -25,7 +25,6 @@ from rmas.parallel import (
     put_batch,
     put_whole,
     single_device_mesh,
-    state_shardings,
     use,
 )
 from rmas.parallel.profile import Profile
@@ -35,7 +34,14 @@ from rmas.training import optim as optimizers
 from rmas.training.metrics import MetricsWriter, check_metrics
 from rmas.training.optim import Optim
 from rmas.training.recorder import Recorder
-from rmas.training.step import Loss, TrainState, Weigh, init_train_state, make_step
+from rmas.training.step import (
+    Loss,
+    TrainState,
+    Weigh,
+    init_train_state,
+    make_step,
+    shardings_of,
+)
 from rmas.training.stopping import stop_on_signals
 from rmas.training.validation import Validation, ValidationData
 
@@ -113,6 +119,8 @@ class TrainingTask:
       probes: see `step.make_step`.
       weigh: the weight of a part of a batch, or of a batch of validation rows, in means over
         several; without it all weigh alike.
+      shardings: of what is trained, between steps and in them; None: links are split over `fsdp`
+        between steps, and gathered once a step.
       validation: what is measured at checkpoints, if `Schedule.validation_rows` asks for it.
       facts: what checkpoints record about the run that made them, for JSON.
     """
@@ -130,6 +138,7 @@ class TrainingTask:
     mesh: Mesh = dataclasses.field(default_factory=single_device_mesh)
     probes: Params | None = None
     weigh: Weigh | None = None
+    shardings: Any = None
     validation: ValidationData | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -178,7 +187,7 @@ def _fit(
     label, mesh, total = task.label, task.mesh, schedule.optim.steps
     optimizer = optimizers.make(schedule.optim)
     shapes = jax.eval_shape(lambda links: init_train_state(links, optimizer), task.template)
-    shardings = state_shardings(mesh, shapes)
+    shardings = shardings_of(mesh, shapes, optimizer, task.shardings)
     templates = jax.tree.map(
         lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, shardings
     )
@@ -250,6 +259,7 @@ def _fit(
         accumulate=schedule.accumulate,
         probes=task.probes,
         weigh=task.weigh,
+        gather=task.shardings is None,
     )
     saved_at = time.monotonic()
     with (

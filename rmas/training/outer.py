@@ -6,10 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from rmas.errors import InputError
-from rmas.links import init_links
 from rmas.parallel import put_whole, replicated
 from rmas.shapes import Array, Params
 from rmas.tasks.rows import Row
@@ -25,6 +22,8 @@ from rmas.training.objectives import (
     make_probes,
     system_loss,
 )
+from rmas.training.step import Loss
+from rmas.training.trainable import Trainable, links_trainable
 from rmas.training.validation import ValidationData
 
 _TRIED = 8  # rows with the longest questions, which are made into arrays before the first step
@@ -75,21 +74,50 @@ def train_outer(
     Returns:
       The whole links tree. Raises what `loop.fit` raises.
     """
+    fixed = put_whole(fixed, replicated(examples.renderer.system.mesh))
+    trained = train_system(
+        links_trainable(context.spec.links, params, fixed),
+        objective,
+        folder=folder,
+        context=context,
+        start=links,
+        examples=examples,
+        source=source,
+        schedule=schedule,
+        seed=seed,
+        validation=validation,
+        measured=measured,
+        facts=facts,
+    )
+    return {key: {**fixed, **trained}[key] for key in ("inner", "outer")}
 
-    mesh = examples.renderer.system.mesh
 
+def train_system(
+    what: Trainable,
+    objective: WeightedObjectives,
+    *,
+    folder: Path,
+    context: TrainingContext,
+    start: Callable[[], Params],
+    examples: Examples,
+    source: Sequence[Row],
+    schedule: Schedule,
+    seed: int,
+    validation: Sequence[Row] = (),
+    measured: WeightedObjectives | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Params:
+    """Trains what a `Trainable` says on a system's objective; resumable in `folder`.
+
+    Args:
+      what: the trained tree, and how a system is made of it.
+      start: makes the tree that training starts from; not called where it resumes.
+      objective, validation, measured, facts: as in `train_outer`.
+
+    Returns:
+      The trained tree. Raises what `loop.fit` raises.
+    """
     measured = measured or objective
-
-    def loss(
-        trained: Params,
-        frozen: Any,
-        batches: Mapping[str, Any],
-        key: Array,
-        probes: Probes,
-        objective: WeightedObjectives = objective,
-    ) -> LossAndMetrics:
-        agents, fixed = frozen
-        return system_loss(context, objective, agents, fixed | trained, batches, key, probes)
 
     def prepare(rows: Sequence[Row], objective: WeightedObjectives = objective) -> dict[str, Any]:
         return {name: OBJECTIVES[name].prepare(examples, rows) for name, _ in objective}
@@ -97,28 +125,49 @@ def train_outer(
     def count_tokens(batches: Mapping[str, Any]) -> int:
         return sum(OBJECTIVES[name].count_tokens(batch) for name, batch in batches.items())
 
-    every = jax.eval_shape(lambda: init_links(context.spec.links, jax.random.key(0)))
-    fixed = put_whole(fixed, replicated(mesh))
     task = TrainingTask(
         label="outer",
-        loss=loss,
-        links=links,
-        template={part: tree for part, tree in every.items() if part not in fixed},
-        frozen=(params, fixed),
+        loss=trainable_loss(what, context, objective),
+        links=start,
+        template=what.template,
+        frozen=what.frozen,
         source=source,
         prepare=lambda rows, step: prepare(rows),
         count_tokens=count_tokens,
         seed=seed,
         axes=batch_axes(objective),
-        mesh=mesh,
-        probes=make_probes(context, examples.rounds),
+        mesh=examples.renderer.system.mesh,
+        probes=trainable_probes(what, context, examples.rounds),
+        shardings=what.shardings,
         validation=ValidationData(
             validation,
             functools.partial(prepare, objective=measured),
-            functools.partial(loss, objective=measured),
+            trainable_loss(what, context, measured),
             batch_axes(measured),
         ),
         facts=facts or {},
     )
-    trained = fit(task, schedule, folder)
-    return {key: {**fixed, **trained}[key] for key in ("inner", "outer")}
+    return fit(task, schedule, folder)
+
+
+def trainable_loss(
+    what: Trainable, context: TrainingContext, objective: WeightedObjectives
+) -> Loss:
+    """The loss of a step, as `step.make_step` calls it; its probes are `trainable_probes`."""
+
+    def loss(
+        trained: Params,
+        frozen: Any,
+        batches: Mapping[str, Any],
+        key: Array,
+        probes: Probes | None = None,
+    ) -> LossAndMetrics:
+        agents, links = what.assemble(trained, frozen)
+        return system_loss(context, objective, agents, links, batches, key, probes)
+
+    return loss
+
+
+def trainable_probes(what: Trainable, context: TrainingContext, rounds: int) -> Probes | None:
+    """Zeros for the gradient norms of links by round; None where links are not trained."""
+    return make_probes(context, rounds) if what.kind == "links" else None

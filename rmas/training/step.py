@@ -11,7 +11,7 @@ from flax import struct
 from jax import lax
 from jax.sharding import Mesh
 
-from rmas.parallel import constrain, replicated
+from rmas.parallel import constrain, replicated, state_shardings
 from rmas.shapes import Array, Params
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
@@ -27,7 +27,7 @@ class TrainState:
     """All that training changes; the checkpoint adds the position in the data.
 
     Attributes:
-      links: the trained links, float32.
+      links: the trained links, float32, or whatever is trained in their place.
       opt_state: the optimizer's moments and counts.
       step: updates done, int32.
     """
@@ -64,6 +64,29 @@ def init_train_state(links: Params, optimizer: optax.GradientTransformation) -> 
     return TrainState(links, optimizer.init(links), jnp.zeros((), jnp.int32))
 
 
+def shardings_of(
+    mesh: Mesh,
+    state: TrainState,
+    optimizer: optax.GradientTransformation,
+    trained: Any = None,
+) -> TrainState:
+    """Where a state lies between steps, as a tree like `state` (of arrays or their shapes).
+
+    `trained` are the shardings of what is trained, which moments follow; None: those of links.
+    """
+    if trained is None:
+        return state_shardings(mesh, state)
+    whole = replicated(mesh)
+    moments = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, at: at,
+        state.opt_state,
+        trained,
+        transform_non_params=lambda _: whole,
+    )
+    return TrainState(trained, moments, whole)  # type: ignore[arg-type]  # shardings for arrays
+
+
 def make_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
@@ -74,6 +97,7 @@ def make_step(
     accumulate: int = 1,
     probes: Params | None = None,
     weigh: Weigh | None = None,
+    gather: bool = True,
 ) -> jax.stages.Wrapped:
     """The jitted update `(state, frozen, batch) -> (state, metrics)`, which consumes its state.
 
@@ -85,18 +109,20 @@ def make_step(
       weigh: the weight of a micro-batch in these averages; without it all weigh alike.
       probes: zeros for the loss's last argument; see `gradient_probe`. With accumulation, norms by
         round are the root mean square of those of the micro-batches.
+      gather: whether links are gathered once a step, before the loss; else each use of them sees
+        them split as they lie between steps.
 
     The state is donated: the new one is written over it, and its arrays are deleted. `frozen`
     holds whatever is not trained; it is an argument, so that weights are neither copied into the
-    program nor donated. Links are gathered once a step, before the loss. Metrics are `loss`,
-    `grad_norm`, those of the loss, and gradient norms by link.
+    program nor donated. Metrics are `loss`, `grad_norm`, those of the loss, and gradient norms by
+    link.
     """
     whole = replicated(mesh)
 
     def replicated_loss(
         links: Params, probes: Params | None, frozen: Any, batch: Any, key: Array
     ) -> tuple[Array, dict[str, Array]]:
-        if mesh.size > 1:
+        if gather and mesh.size > 1:
             links = lax.with_sharding_constraint(links, whole)
         return loss(links, frozen, batch, key, *([] if probes is None else [probes]))
 

@@ -161,7 +161,9 @@ def loss(
         z_BMD = latent_turn(
             context, params, own_links, agent, prompt, incoming, pasts.get(agent, ())
         )
+        # Targets are constants, also where the embeddings themselves are trained.
         y_BMD = models.embed(spec.model(agent), params[agent], target.ids_BM)
+        y_BMD = jax.lax.stop_gradient(y_BMD)
         error = _normalised_error(z_BMD, y_BMD, target.valid_BM)
         cosine = jnp.mean(row_mean(_cosine(z_BMD, y_BMD), target.valid_BM))
         sent = {}
@@ -169,7 +171,7 @@ def loss(
             name = edge_name(e.src, e.dst)
             z_BMd, text = spec.links.outer(own_links, e.src, e.dst, z_BMD), target.edges[name]
             y_BNd = models.embed(spec.model(e.dst), params[e.dst], text.ids_BN)
-            y_BNd = y_BNd.astype(z_BMd.dtype)
+            y_BNd = jax.lax.stop_gradient(y_BNd).astype(z_BMd.dtype)
             y_BMd = jnp.einsum("BMN,BNd->BMd", text.weights_BMN, y_BNd, precision=PRECISION)
             error += _normalised_error(z_BMd, y_BMd, jnp.any(text.weights_BMN > 0, axis=-1))
             sent[name] = jnp.where(own_B11, jax.lax.stop_gradient(z_BMd), y_BMd)
