@@ -72,7 +72,6 @@ def test_table_of_what_was_planned():
     ("command", "flag", "line"),
     [
         ("benchmarks.training_cost", "--ways=heads", "--ways: 'heads' is unknown; known: links,"),
-        ("plan_training_cost", "--ways=links,heads", "--ways: 'heads' is unknown; known: links,"),
         ("plan_training_cost", "--mesh=auto", "--mesh=auto leaves sizes open; name them, as in"),
     ],
 )

@@ -113,7 +113,7 @@ def test_gradients_of_adapters_follow_the_chain_rule(name, topology, remat):
 
 @pytest.mark.parametrize(
     ("name", "topology"),
-    [("rollout", SELF), extended("rollout", PAIR), extended("teacher_forced", PAIR)],
+    [extended("rollout", SELF), extended("rollout", PAIR), extended("teacher_forced", PAIR)],
 )
 def test_gradients_of_all_weights_are_those_of_the_definition(name, topology):
     """Prompts, preambles, latent steps, messages and texts; row by row, without caches."""
