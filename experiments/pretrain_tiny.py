@@ -3,12 +3,13 @@
   python -m experiments.pretrain_tiny --out=rmas/tiny --seed=0
 
 The shipped agents were made by this command, one at a time, each on one CPU core: planner in
-386 s, critic in 297 s, solver in 472 s, generalist in 3,250 s on a busy one. The same seed on the
-same kind of machine gives the same weights. Each agent is an ordinary Hugging Face folder with its
-own tokenizer and chat template. Planner, critic and solver learn one operation of the relay each,
+386 s, critic in 297 s, solver in 472 s, generalist in 3,250 s and critic_digits, whose tokenizer
+cuts numbers into digits, in 2,209 s on a busy one. The same seed on the same kind of machine gives
+the same weights. Each agent is an ordinary Hugging Face folder with its own tokenizer and chat
+template. Planner, critic and solver learn one operation of the relay each,
 and to read and write the messages of their role; the generalist learns every role of the chain and
-the debate, and plays the one that its prompt names. Questions come from the seeds 1000 to 1003
-(training) and 2000 to 2003 (exact match): no experiment on the shipped agents should use those.
+the debate, and plays the one that its prompt names. Questions come from the seeds 1000 to 1004
+(training) and 2000 to 2004 (exact match): no experiment on the shipped agents should use those.
 """
 
 import dataclasses

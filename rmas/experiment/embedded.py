@@ -2,7 +2,8 @@
 
     run = rmas.Experiment(rmas.embedded("relay"), "runs/tiny")
 
-`relay` has three agents with knowledge of their own, `debate` and `chain` share one base model.
+`relay` and `digits` have three agents with knowledge of their own, `debate` and `chain` share one
+base model.
 The values below are what is special to systems of this size.
 """
 
@@ -38,6 +39,16 @@ def relay() -> dict[str, Any]:
             "batch_size": 125,
         },
     }
+
+
+def digits() -> dict[str, Any]:
+    """The relay with a critic whose tokenizer cuts numbers into digits, unlike its neighbours'."""
+    values = relay()
+    values["system"]["agents"]["critic"] = str(_TINY / "critic_digits")
+    # The result is among the first 12 tokens of the critic's message.
+    values["inner"] |= {"message_tokens": 12}
+    values["limits"] |= {"latent_steps": 12, "max_new_tokens": 48, "message_tokens": 48}
+    return values
 
 
 def debate() -> dict[str, Any]:
@@ -80,6 +91,7 @@ def _generalist(name: str, topology: dict[str, Any]) -> dict[str, Any]:
 
 EMBEDDED: dict[str, Callable[[], dict[str, Any]]] = {
     "relay": relay,
+    "digits": digits,
     "debate": debate,
     "chain": chain,
 }
@@ -87,7 +99,7 @@ EMBEDDED: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def embedded(name: str = "relay") -> Settings:
-    """Settings of an embedded system: `relay`, `debate` or `chain`."""
+    """Settings of an embedded system: `relay`, `digits`, `debate` or `chain`."""
     if name not in EMBEDDED:
         raise InputError(f"embedded system {name!r} is unknown; known: {', '.join(EMBEDDED)}")
     return Settings.from_dict(EMBEDDED[name]())
