@@ -145,6 +145,29 @@ def row_mean(value_BT: Array, mask_BT: Array) -> Array:
     return jnp.sum(jnp.where(mask_BT, value_BT, 0.0), axis=-1) / jnp.maximum(count_B, 1)
 
 
+def states(
+    context: TrainingContext,
+    agent: str,
+    params: Params,
+    prompt: Prompt,
+    incoming: tuple[Array, ...],
+    past: tuple[Segment, ...] = (),
+) -> Array:
+    """An agent's states `[B, T, D]` at every position of a prompt with `incoming` in its slots."""
+    model = context.spec.model(agent)
+    h_BTD, _ = models.run(
+        model,
+        params,
+        inputs(model, params, prompt, incoming),
+        valid_BT=prompt.valid_BT,
+        pos_BT=models.positions(prompt.valid_BT, models.length(past)),
+        past=past,
+        remat=context.spec.remat,
+        left_padded=True,
+    )
+    return h_BTD
+
+
 def text_loss(
     context: TrainingContext,
     agent: str,
@@ -161,20 +184,8 @@ def text_loss(
     `Topology.incoming`; `past` is what the prompt continues.
     """
     prompt = batch.prompt
-    model = context.spec.model(agent)
-    x_BTD = inputs(model, params, prompt, incoming)
-    pos_BT = models.positions(prompt.valid_BT, models.length(past))
-    h_BTD, _ = models.run(
-        model,
-        params,
-        x_BTD,
-        valid_BT=prompt.valid_BT,
-        pos_BT=pos_BT,
-        past=past,
-        remat=context.spec.remat,
-        left_padded=True,
-    )
-    logits_BTV = models.unembed(model, params, h_BTD[:, :-1])
+    h_BTD = states(context, agent, params, prompt, incoming, past)
+    logits_BTV = models.unembed(context.spec.model(agent), params, h_BTD[:, :-1])
     ids_BT, predicted_BT = prompt.ids_BT[:, 1:], batch.predicted()
     loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, ids_BT)
     right_BT = (jnp.argmax(logits_BTV, axis=-1) == ids_BT) | ~predicted_BT

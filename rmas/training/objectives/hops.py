@@ -23,7 +23,7 @@ from rmas.shapes import Array, Params
 from rmas.system.batch import Line, bucket, level, split, stack, stack_preambles
 from rmas.system.preamble import Preamble, Prompts, read_all
 from rmas.system.recursion import recurse
-from rmas.system.turn import Prompt, inputs, send, zero_messages
+from rmas.system.turn import Prompt, send, zero_messages
 from rmas.tasks.rows import Row
 from rmas.training.examples import Examples, Text, count_all_tokens, on_host, text_mask
 from rmas.training.objectives.base import (
@@ -36,6 +36,7 @@ from rmas.training.objectives.base import (
     latent_turn,
     prompt_positions,
     row_mean,
+    states,
     turn_data,
     turn_links,
     with_probes,
@@ -244,20 +245,8 @@ def _logits(
     L: int,
 ) -> Array:
     """Of each of the last L tokens of a prompt that ends in its text, `[B, L, V]`."""
-    model = context.spec.model(agent)
-    x_BTD = inputs(model, params, prompt, incoming)
-    pos_BT = models.positions(prompt.valid_BT, models.length(past))
-    h_BTD, _ = models.run(
-        model,
-        params,
-        x_BTD,
-        valid_BT=prompt.valid_BT,
-        pos_BT=pos_BT,
-        past=past,
-        remat=context.spec.remat,
-        left_padded=True,
-    )
-    return models.unembed(model, params, _last(h_BTD, L, 1))
+    h_BTD = states(context, agent, params, prompt, incoming, past)
+    return models.unembed(context.spec.model(agent), params, _last(h_BTD, L, 1))
 
 
 def _last(x_BT: Array, L: int, before: int) -> Array:
