@@ -4,7 +4,7 @@
   python -m experiments.ablation --workdir=runs/debate --sweeps=objectives \\
       --config=experiments/configs/tiny_debate.py --seeds=0,1
 
-A sweep varies one or two settings of the config and keeps the others. Every variant trains inner
+A sweep varies some settings of the config and keeps the others. Every variant trains inner
 and outer links and answers fresh questions by true rollouts; runs that diverge, or that make links
 worse, are rows, too. Writes `ablation.jsonl` (one line per variant and seed) and `ablation.md` in
 the workdir. Killed, it goes on where it was when the same command is given again; more sweeps and
@@ -18,13 +18,17 @@ from typing import Any
 from absl import flags
 
 from experiments import app
-from experiments.ablation_table import markdown
+from experiments.ablation_table import markdown, words_of
 from experiments.ablation_variants import SWEEPS
 from rmas import parallel
+from rmas.checksums import write_checked
 from rmas.errors import InputError
 from rmas.evaluation.json_lines import line_of, scan, whole_lines
 from rmas.experiment.ablation import Variant, digest_of, run_variant, settings_of
+from rmas.experiment.experiment import Experiment
+from rmas.experiment.methods import check_methods
 from rmas.experiment.settings import Settings
+from rmas.experiment.stored import SETTINGS
 from rmas.files import append_lines, atomic_write_text
 from rmas.options import as_dict
 from rmas.places import has_file
@@ -46,22 +50,30 @@ def main(_: list[str]) -> None:
     variants = chosen(_SWEEPS.value, _ONLY.value)
     if _LIST.value:
         for variant in variants:
-            print(f"{variant.key}: {variant.stages or 'as the config says'}")
+            print(f"{variant.key}: {words_of(variant.stages)}")
         return
     seeds = [_seed(text) for text in _SEEDS.value]
+    if not seeds:
+        raise InputError("--seeds is empty; name at least one, as --seeds=0")
     settings, workdir = app.settings_and_workdir()
-    for variant in variants:  # what makes no sense is reported before anything runs
-        settings_of(settings, variant, seeds[0], workdir)
+    if settings.evaluate.latent_lengths:
+        raise InputError("--config.evaluate.latent_lengths: use --sweeps=latent_steps")
     parallel.start()
-    open_workdir(workdir, {"base": _base(settings)})
+    for variant in variants:  # what makes no sense is reported before anything runs
+        for own in settings_of(settings, variant, seeds[0], workdir):
+            run = Experiment(own, workdir)
+            check_methods(run.settings, run.outline)
+    agents = Experiment(settings, workdir).manifest()["agents"]
+    open_workdir(workdir, {"base": _base(settings), "agents": agents})
+    write_checked(workdir / SETTINGS, settings.anchored().to_dict())
     records = read_records(workdir / RECORDS)
-    missing = _missing(records, variants, seeds)
-    for number, (variant, seed) in enumerate(missing, 1):
+    missing = _missing(records, variants, seeds, settings, workdir)
+    for number, (variant, seed, digest) in enumerate(missing, 1):
         print(f"== {number} of {len(missing)}: {variant.key}, seed {seed}", flush=True)
-        digest = digest_of(settings_of(settings, variant, seed, workdir))
-        same = next((r for r in records if r.get("digest") == digest), None)
+        same = next((r for r in records if r["digest"] == digest), None)
         if same:
-            record = {**same, "sweep": variant.sweep, "variant": variant.name}
+            own = {"sweep": variant.sweep, "variant": variant.name}
+            record = {**same, **own, "changes": [dict(changes) for changes in variant.stages]}
         else:
             record = run_variant(settings, variant, seed, workdir)
         append(workdir / RECORDS, record)
@@ -90,11 +102,15 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     def add(record: dict[str, Any], place: str) -> None:
         try:
             found[record["sweep"], record["variant"], record["seed"]] = record
+            _ = record["digest"]
         except KeyError as error:
             raise InputError(f"{place}: field {error} is missing") from None
 
     if has_file(path):
-        scan(path, add)
+        try:
+            scan(path, add)
+        except InputError as error:
+            raise InputError(f"{error}; take the line out, and its run is done again") from None
     return list(found.values())
 
 
@@ -108,12 +124,21 @@ def append(path: Path, record: dict[str, Any]) -> None:
 
 
 def _missing(
-    records: Sequence[dict[str, Any]], variants: Sequence[Variant], seeds: Sequence[int]
-) -> list[tuple[Variant, int]]:
-    """What has no record yet, seed by seed."""
-    done = {(r["sweep"], r["variant"], r["seed"]) for r in records}
-    pairs = [(variant, seed) for seed in seeds for variant in variants]
-    return [(v, seed) for v, seed in pairs if (v.sweep, v.name, seed) not in done]
+    records: Sequence[dict[str, Any]],
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    settings: Settings,
+    workdir: Path,
+) -> list[tuple[Variant, int, str]]:
+    """What has no record yet with its present settings, seed by seed, and their digests."""
+    done = {(r["sweep"], r["variant"], r["seed"], r["digest"]) for r in records}
+    found = []
+    for seed in seeds:
+        for v in variants:
+            digest = digest_of(settings_of(settings, v, seed, workdir))
+            if (v.sweep, v.name, seed, digest) not in done:
+                found.append((v, seed, digest))
+    return found
 
 
 def _write_table(workdir: Path) -> str:

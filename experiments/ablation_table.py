@@ -11,6 +11,10 @@ from rmas.evaluation.statistics import t_quantile, wilson
 from rmas.experiment.ablation import Variant
 
 Record = Mapping[str, Any]
+_LEGEND = """\
+Accuracy on fresh questions by true rollouts of r rounds, a mean over seeds with Student's 95 %
+interval (Wilson's, over questions, with one seed). Steps are those of inner and of outer training,
+seconds those of the steps of outer training."""
 
 
 def markdown(records: Sequence[Record], sweeps: Mapping[str, Sequence[Variant]]) -> str:
@@ -23,10 +27,16 @@ def markdown(records: Sequence[Record], sweeps: Mapping[str, Sequence[Variant]])
             _line([r for r in own if r["variant"] == variant.name], rounds) for variant in variants
         ]
         if own:
-            head = ["variant", *(f"r={r}" for r in rounds), "seeds", "steps", "seconds", "note"]
+            head = ["variant", *(f"r={r}" for r in rounds), "seeds", "steps", "seconds", "settings"]
             cells = [_ceiling(own, rounds), *(line for line in lines if line)]
             parts.append(f"### {sweep}\n\n{table(head, cells)}")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([_LEGEND, *parts]) + "\n"
+
+
+def words_of(stages: Sequence[Mapping[str, Any]]) -> str:
+    """What the stages of a variant change, in words."""
+    told = [", ".join(f"{k}={v}" for k, v in changes.items()) or "the config" for changes in stages]
+    return "; then ".join(told)
 
 
 def interval(values: Sequence[float], n: int) -> tuple[float, float, float]:
@@ -46,16 +56,13 @@ def _line(records: Sequence[Record], rounds: Sequence[int]) -> list[str]:
         return []
     ok = [r for r in records if r["status"] == "ok"]
     cells = [_accuracy(ok, n) for n in rounds]
-    steps = " + ".join(str(n) for n in _each(records, "inner_steps", "steps"))
+    steps = f"{records[0]['inner_steps']} + {records[0]['steps']}"
     seconds = [r["seconds"] for r in ok]
-    worst = f"{np.mean(seconds):.0f}" if seconds else ""
+    mean = f"{np.mean(seconds):.0f}" if seconds else ""
     lost = len(records) - len(ok)
-    note = f"diverged: {lost} of {len(records)}" if lost else ""
-    return [records[0]["variant"], *cells, str(len(records)), steps, worst, note]
-
-
-def _each(records: Sequence[Record], *names: str) -> list[int]:
-    return [records[0][name] for name in names]
+    notes = [f"diverged: {lost} of {len(records)}"] if lost else []
+    notes.append(words_of(records[0]["changes"]))
+    return [records[0]["variant"], *cells, str(len(records)), steps, mean, "; ".join(notes)]
 
 
 def _accuracy(records: Sequence[Record], rounds: int) -> str:

@@ -1,8 +1,10 @@
 """The variants of `experiments.ablation`, by sweep: what differs from the config."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rmas.experiment.ablation import Changes, Variant
+from rmas.experiment.recipes import recipe_values
 
 _RESIDUAL = ("mlp_res", "ln_res")
 _ALONE = {"outer.optim.steps": 0}
@@ -17,12 +19,12 @@ OBJECTIVES: Mapping[str, tuple[Changes, ...]] = {
     "align and hop": ({"objective": "align:1,hop:0.1"},),
     "align and distill": ({"objective": "align:1,distill:1"},),
     "rollout": ({"objective": "rollout", "outer.optim.lr": 1e-4},),
-    "align, then rollout": (
+    "align then rollout": (
         {},
         {"objective": "rollout", **_SHORT, "outer.validation_rows": 96, "outer.select": "best"},
     ),
     "teacher_forced": ({"objective": "teacher_forced", "outer.optim.lr": 5e-4},),
-    "teacher_forced, outer links alone": (
+    "teacher_forced of outer links alone": (
         {"objective": "teacher_forced", "outer.optim.lr": 5e-4, "outer.train": ("outer",)},
     ),
 }
@@ -35,16 +37,16 @@ def _forms() -> Iterator[Variant]:
         inits = (*inits, "head") if form in ("linear", "linear_res") else inits
         for init in inits:
             changes = {"links.form": form, "links.init": init}
-            yield Variant("forms", f"{form}, {init}", (changes,))
+            yield Variant("forms", f"{form} {init}", (changes,))
             if init == "head":
-                yield Variant("forms", f"{form}, {init}, untrained", ({**changes, **_UNTRAINED},))
+                yield Variant("forms", f"{form} {init} untrained", ({**changes, **_UNTRAINED},))
 
 
 def _starts() -> Iterator[Variant]:
     for init in ("random", "gated"):
-        for name, stages in OBJECTIVES.items():
-            own = tuple({"links.init": init, **changes} for changes in stages)
-            yield Variant("starts", f"{init}, {name}", own)
+        for name in ("none", "align", "hop", "distill", "rollout", "teacher_forced"):
+            own = tuple({"links.init": init, **changes} for changes in OBJECTIVES[name])
+            yield Variant("starts", f"{init} {name}", own)
 
 
 def _objectives() -> Iterator[Variant]:
@@ -57,16 +59,13 @@ def _rounds() -> Iterator[Variant]:
         (changes,) = OBJECTIVES[name]
         for rounds in (1, 2, 3):
             own = {**changes, "outer.rounds": rounds}
-            yield Variant("rounds", f"{name}, {rounds}", (own,))
-        yield Variant("rounds", f"{name}, 1 then 2 then 3", _curriculum(changes))
+            yield Variant("rounds", f"{name} of {rounds} rounds", (own,))
+        yield Variant("rounds", f"{name} of 1 then 2 then 3 rounds", _curriculum(changes))
 
 
 def _curriculum(changes: Changes) -> tuple[Changes, ...]:
-    """Three stages of a third of the steps each; inner links are those of three rounds."""
-    return tuple(
-        {**changes, "inner.rounds": "first", "outer.rounds": n, "outer.optim.steps": 133}
-        for n in (1, 2, 3)
-    )
+    """Three stages of a third of the steps each; inner links are those of the last one."""
+    return tuple({**changes, "outer.rounds": n, "outer.optim.steps": 133} for n in (1, 2, 3))
 
 
 def _one(sweep: str, field: str, values: tuple) -> Iterator[Variant]:
@@ -78,26 +77,34 @@ def _inner() -> Iterator[Variant]:
     for mean in ("rows", "tokens"):
         for rounds in ("all", "first"):
             changes = {"inner.mean": mean, "inner.rounds": rounds}
-            yield Variant("inner", f"mean over {mean}, rounds {rounds}", (changes,))
+            yield Variant("inner", f"mean over {mean} of {rounds} rounds", (changes,))
             alone = {**changes, **_ALONE}
-            yield Variant("inner", f"mean over {mean}, rounds {rounds}, ridge alone", (alone,))
+            yield Variant(
+                "inner", f"mean over {mean} of {rounds} rounds with ridge alone", (alone,)
+            )
     for steps in (100, 400, 1600):
         yield Variant("inner", f"{steps} steps", ({"inner.optim.steps": steps},))
 
 
 def _release() -> Iterator[Variant]:
-    """The release's recipe, with as many rows as the config's: 4,800 updates of 2 rows."""
-    inner = {"inner.mean": "tokens", "inner.rounds": "first", "inner.cut": "right"}
-    outer = {"objective": "teacher_forced", "outer.train": ("outer",), "links.init": "random"}
-    pace = {"inner.optim.lr": 5e-4, "outer.optim.lr": 5e-4, "outer.batch_size": 2}
-    pace |= {"inner.batch_size": 2, "inner.optim.steps": 6400, "outer.optim.steps": 4800}
-    yield Variant("release", "release", ({**inner, **outer, **pace},))
-    yield Variant("release", "release, rate 1e-4", ({**inner, **outer, **pace, **_RATE},))
-    aligned = {**inner, **outer, **pace, "links.init": "aligned"}
-    yield Variant("release", "release, aligned", (aligned,))
+    """The release's recipe, on as many rows as the config's: 6,400 and 4,800 updates of 2 rows."""
+    recipe = dict(_flat(recipe_values("release")))
+    recipe |= {"inner.optim.steps": 6400, "outer.optim.steps": 4800}
+    slow = {"inner.optim.lr": 1e-4, "outer.optim.lr": 1e-4}
+    yield Variant("release", "release", (recipe,))
+    yield Variant("release", "release at rate 1e-4", ({**recipe, **slow},))
+    yield Variant("release", "release from aligned", ({**recipe, "links.init": "aligned"},))
 
 
-_RATE = {"inner.optim.lr": 1e-4, "outer.optim.lr": 1e-4}
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values by dotted names."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 SWEEPS: Mapping[str, tuple[Variant, ...]] = {
     "forms": tuple(_forms()),
     "objectives": tuple(_objectives()),

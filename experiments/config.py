@@ -113,8 +113,8 @@ def define_flag(config: ConfigDict, argv: list[str]) -> list[str]:
             _check_override(config, match[1], known)
             _check_value(word, match, argv[place + 1 : place + 2], known)
             last[match[1]] = place
-    if "recipe" in last:
-        _lay(config, recipe_values(_value_at(argv, last["recipe"])))
+    if "recipe" in last and (recipe := _value_at(argv, last["recipe"])):
+        _lay(config, recipe_values(recipe))
     kept, value_of_dropped = [], False
     for place, word in enumerate(argv):
         match = _FLAG.fullmatch(word)

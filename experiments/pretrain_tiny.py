@@ -25,7 +25,7 @@ import optax
 from absl import flags, logging
 
 from experiments import app
-from experiments.tiny_recipes import RECIPES, make_tokenizer, topology_of
+from experiments.tiny_agents import RECIPES, make_tokenizer, topology_of
 from rmas import models
 from rmas.errors import InputError
 from rmas.files import replacing_folder, write_json

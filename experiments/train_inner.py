@@ -15,7 +15,9 @@ from experiments import app, plans
 from rmas.experiment import Experiment
 
 _LINKS = flags.DEFINE_string(
-    "links", None, "Folder of links to start from (default: as links.init says)."
+    "links",
+    None,
+    "Folder of links to start from, as WORKDIR/outer/links (default: as links.init says).",
 )
 _AGENTS = flags.DEFINE_list("agents", [], "Agents to train, with commas; all if not given.")
 

@@ -17,8 +17,8 @@ from rmas.experiment import Experiment
 _LINKS = flags.DEFINE_string(
     "links",
     None,
-    "Folder of links to start from: inner and outer ones, or one of both (default: inner links of "
-    "the workdir, outer ones as links.init says).",
+    "Folder of links to start from, as WORKDIR/outer/links: inner and outer ones, or one of both "
+    "(default: inner links of the workdir, outer ones as links.init says).",
 )
 
 

@@ -41,7 +41,7 @@ from rmas.evaluation.results import ResultRow
 from rmas.experiment import Experiment, derive, evaluating
 from rmas.experiment.experiment import LINKS
 from rmas.experiment.identity import identity_of
-from rmas.experiment.links import read_inner_links, read_links, write_links
+from rmas.experiment.links import fit_outer_links, read_inner_links, read_links, write_links
 from rmas.experiment.methods import methods
 from rmas.experiment.settings import Settings
 from rmas.files import atomic_write_json
@@ -49,7 +49,6 @@ from rmas.parallel import meters
 from rmas.places import has_entry
 from rmas.shapes import Params
 from rmas.system.load import System
-from rmas.training.initial import align_outer_links
 from rmas.training.loop import check_batch
 from rmas.training.objectives import OBJECTIVES, parse_objective
 from rmas.training.outer import train_system
@@ -130,16 +129,7 @@ class TrainingCost:
         folders = {a: run.workdir / "inner" / a / LINKS for a in self.system.topology.agents}
         inner = read_inner_links(folders, run.outline.link_template, manifest)
         links = {"inner": inner, "outer": run.initial_links()["outer"]}
-        if s.links.init == "aligned":
-            links = align_outer_links(
-                run.context.spec,
-                self.system.params(),
-                links,
-                examples=run.examples("outer"),
-                rows=self._source[: s.links.aligned_rows],
-                seed=s.seed,
-                ridge=s.links.ridge,
-            )
+        links = fit_outer_links(s, run.context.spec, links, run.examples("outer"), self._source)
         write_links(folder / LINKS, links, manifest)
         self.links = read_links(folder / LINKS, run.outline.link_template, manifest)
 

@@ -5,8 +5,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from rmas.errors import DivergedError
 from rmas.evaluation.results import ResultRow
 from rmas.experiment.experiment import LINKS, Experiment
 from rmas.experiment.settings import Settings
-from rmas.files import replacing_folder
-from rmas.options import as_dict, build
+from rmas.files import parse_json, read_bytes, replacing_folder
+from rmas.options import build
 from rmas.places import has_entry
+from rmas.training.metrics import TIMINGS
 
 Changes = Mapping[str, Any]
 """Values by the dotted names of fields, as in `{"outer.optim.lr": 1e-3}`."""
@@ -30,8 +30,8 @@ class Variant:
       sweep: the group of variants that it is compared in.
       name: unique within the sweep.
       stages: what each stage of outer training changes in the base settings. The first one starts
-        from inner links that are trained with its own settings, every other one from the links of
-        the one before. What changes inner training stands in all stages.
+        from inner links that are trained with the settings of the last one, every other one from
+        the links of the one before.
       method: how its questions are answered.
     """
 
@@ -70,7 +70,7 @@ def settings_of(base: Settings, variant: Variant, seed: int, workdir: Path) -> l
 
 def digest_of(stages: Sequence[Settings]) -> str:
     """What decides the record of a variant: equal for variants that say the same in other words."""
-    return _digest([stage.to_dict() for stage in stages])
+    return _digest([_without_folder(stage) for stage in stages])
 
 
 def run_variant(base: Settings, variant: Variant, seed: int, workdir: Path) -> dict[str, Any]:
@@ -80,8 +80,8 @@ def run_variant(base: Settings, variant: Variant, seed: int, workdir: Path) -> d
 
     Returns:
       A record for JSON: `sweep`, `variant`, `seed`, `digest`, `changes` by stage, `status` (`ok`,
-      or `diverged` with its `message`), `steps` and `seconds` of outer training, `inner_steps`,
-      `inner_seconds` (near zero where inner links were there), and the evaluation's `rows`.
+      or `diverged` with its `message`), `steps` and `seconds` of outer training, `inner_steps`, and
+      the evaluation's `rows`.
     """
     stages = settings_of(base, variant, seed, workdir)
     record: dict[str, Any] = {
@@ -90,28 +90,35 @@ def run_variant(base: Settings, variant: Variant, seed: int, workdir: Path) -> d
         "seed": seed,
         "digest": digest_of(stages),
         "changes": [dict(changes) for changes in variant.stages],
-        "inner_steps": stages[0].inner.optim.steps,
+        "inner_steps": stages[-1].inner.optim.steps,
         "steps": sum(own.outer.optim.steps for own in stages),
         "batch_size": stages[0].outer.batch_size,
         "status": "ok",
         "rows": [],
     }
-    began = time.perf_counter()
+    folder = workdir / "outer" / record["digest"]
     try:
-        inner = _inner_links(stages[0], workdir / "inner")
-        record["inner_seconds"] = round(time.perf_counter() - began, 1)
-        began = time.perf_counter()
-        run = _outer_links(stages, inner, workdir / "outer" / record["digest"])
-        record["seconds"] = round(time.perf_counter() - began, 1)
+        inner = _inner_links(stages[-1], workdir / "inner")
+        run = _outer_links(stages, inner, folder)
     except DivergedError as error:
         return record | {"status": "diverged", "message": str(error)}
-    rows = run.evaluate()
-    return record | {"rows": [_short(row) for row in rows]}
+    record["seconds"] = round(_seconds(folder.glob(f"*/outer/{TIMINGS}")), 1)
+    return record | {"rows": [_short(row) for row in run.evaluate()]}
+
+
+def _seconds(files: Iterable[Path]) -> float:
+    """The seconds of all steps in files of times; of a step that ran twice the later ones."""
+    total = 0.0
+    for file in files:
+        lines = [parse_json(line) for line in read_bytes(file).splitlines()]
+        total += sum({line["step"]: line["seconds"] for line in lines}.values())
+    return total
 
 
 def _inner_links(settings: Settings, folder: Path) -> Path:
     """The workdir with the inner links of some settings, trained where they are not there yet."""
-    facts = {name: as_dict(getattr(settings, name)) for name in ("inner", "links", "data", "seed")}
+    whole = _without_folder(settings)
+    facts = {name: whole[name] for name in ("inner", "links", "data", "seed")}
     facts["rounds"] = settings.outer.rounds if settings.inner.rounds == "all" else 1
     facts["latent_steps"] = settings.limits.latent_steps
     run = Experiment(settings, folder / _digest(facts))
@@ -132,6 +139,13 @@ def _outer_links(stages: Sequence[Settings], inner: Path, folder: Path) -> Exper
         run.train_outer(before)
         before = run.workdir / "outer" / LINKS
     return run
+
+
+def _without_folder(settings: Settings) -> dict[str, Any]:
+    """Settings for a digest: where generated rows lie decides nothing."""
+    values = settings.to_dict()
+    values["data"] = {**values["data"], "folder": ""}
+    return values
 
 
 def _digest(facts: Any) -> str:

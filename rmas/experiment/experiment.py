@@ -202,7 +202,9 @@ class Experiment:
         self._remember(only_once=has_entry(self.workdir / "outer" / LINKS))
         every = {agent: self.examples("inner", agent) for agent in agents}
         if not given:
-            initial = fit_inner_links(s, self.context.spec, initial, every, source)
+            inner = self.workdir / "inner"
+            new = {a: own for a, own in every.items() if not has_entry(inner / a / LINKS)}
+            initial = fit_inner_links(s, self.context.spec, initial, new, source)
         for agent, examples in every.items():
             folder = self.workdir / "inner" / agent
             own, cached = self.system.agents[agent], None

@@ -224,7 +224,7 @@ def given_links(
 
 def start_of(given: Params) -> dict[str, str]:
     """What given links add to the identity of a training."""
-    return {"start": digest_of(given)} if given else {}
+    return {"given links": digest_of(given)} if given else {}
 
 
 def digest_of(links: Params) -> str:

@@ -5,17 +5,29 @@ from typing import Any
 
 from rmas.errors import InputError
 
-_STAGE = {"optim": {"steps": 20_000, "lr": 5e-4}, "batch_size": 2}
+_OPTIM = {"steps": 20_000, "lr": 5e-4, "warmup_steps": 10, "b1": 0.9, "b2": 0.95}
+_STAGE = {
+    "optim": {**_OPTIM, "weight_decay": 0.0, "clip": 1.0},
+    "batch_size": 2,
+    "accumulate": 1,
+    "max_length": 0,
+    "select": "last",
+}
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "release": {
         "objective": "teacher_forced",
         "links": {"form": "ln_res", "init": "random"},
-        "inner": {**_STAGE, "mean": "tokens", "rounds": "first", "cut": "right"},
+        "inner": {
+            **_STAGE,
+            "mean": "tokens",
+            "rounds": "first",
+            "cut": "right",
+            "message_tokens": 0,
+        },
         "outer": {
             **_STAGE,
             "train": ("outer",),
-            "rounds": 3,
             "max_latent_tokens": 80,
             "shift": 0,
             "earlier_rounds": 0.0,
@@ -28,6 +40,6 @@ links were trained."""
 
 def recipe_values(name: str) -> Mapping[str, Any]:
     """The values of a recipe. Raises `InputError` for an unknown name."""
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         raise InputError(f"recipe {name!r} is unknown; known: {', '.join(RECIPES)}")
     return RECIPES[name]

@@ -202,7 +202,10 @@ class InnerSettings(Schedule):
         0, "longer rows are cut; 0: 2,048, or the agent's context", least=0, unit="tokens"
     )
     message_tokens: int = option(
-        0, "incoming teacher texts are cut to so many; 0: whole", unit="tokens", least=0
+        0,
+        "incoming teacher texts are cut to so many, in hop and distill, too; 0: whole",
+        unit="tokens",
+        least=0,
     )
     mean: Literal["rows", "tokens"] = option(
         "rows", "what counts alike in the loss of a batch: its rows, or all tokens (the release)"

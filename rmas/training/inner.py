@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-
 from rmas import models
 from rmas.parallel import batch_share
 from rmas.shapes import Array, Params
@@ -13,7 +11,7 @@ from rmas.tasks.rows import Row
 from rmas.training.examples import Examples, Text
 from rmas.training.hidden_state_cache import HiddenStateCache, HiddenStates, draw_rounds
 from rmas.training.loop import Schedule, TrainingTask, fit
-from rmas.training.objectives import TrainingContext, inner_distance, inner_loss
+from rmas.training.objectives import TrainingContext, inner_distance, inner_loss, inner_weight
 from rmas.training.validation import ValidationData
 
 
@@ -59,9 +57,9 @@ def train_inner(
             found = inner_loss(context, agent, frozen, tree, batch)
         return found, {f"cosine/{agent}": 1.0 - found}
 
-    def count_predicted(batch: Text | HiddenStates) -> Array:
+    def weigh(batch: Text | HiddenStates) -> Array:
         own_BT = batch.valid_BN if isinstance(batch, HiddenStates) else batch.predicted()
-        return jnp.sum(own_BT)
+        return inner_weight(context, own_BT)
 
     def own_rounds(step: int) -> list[int]:
         return draw_rounds(examples, schedule, seed, step)[own]
@@ -92,7 +90,7 @@ def train_inner(
         count_tokens=_count_tokens,
         seed=seed,
         mesh=mesh,
-        weigh=count_predicted if context.token_mean else None,
+        weigh=weigh,
         validation=ValidationData(
             _at_rounds(examples, schedule, seed, validation), prepare_validation
         ),

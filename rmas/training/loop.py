@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rmas.console import Progress
-from rmas.errors import InputError, Stopped
+from rmas.errors import DivergedError, InputError, Stopped
 from rmas.options import Options, option
 from rmas.parallel import (
     batch_multiple,
@@ -204,16 +204,19 @@ def _fit(
     def result(state: TrainState) -> Params:
         """The links of the last step, or of the best checkpoint."""
         best = checkpoints.best_step() if schedule.select == "best" else total
-        if best == total:
-            return state.links
-        try:
-            return checkpoints.restore(templates, best)[1].links
-        except InputError:
-            _log.warning(
-                "the best checkpoint, of step %d, cannot be read; the last step's links are used",
-                best,
-            )
-            return state.links
+        links = state.links
+        if best != total:
+            try:
+                links = checkpoints.restore(templates, best)[1].links
+            except InputError:
+                _log.warning(
+                    "the best checkpoint, of step %d, cannot be read; the last step's links are "
+                    "used",
+                    best,
+                )
+        if not _is_finite(links):
+            raise DivergedError(f"{label}: the links are not finite; lower the learning rate")
+        return links
 
     if start >= total:
         if is_first():
@@ -299,6 +302,11 @@ def _fit(
                 told = f"{label}: stopped after step {n + 1} of {total}, which is saved"
                 raise Stopped(told, stop.status)
     return result(state)
+
+
+@jax.jit
+def _is_finite(links: Params) -> jax.Array:
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(links)]))
 
 
 def _late(schedule: Schedule, step: int, saved_at: float) -> bool:

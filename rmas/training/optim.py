@@ -6,7 +6,7 @@ import jax
 import optax
 
 from rmas.options import Options, option
-from rmas.shapes import Params
+from rmas.shapes import Array, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,15 @@ def make(optim: Optim) -> optax.GradientTransformation:
     )
 
 
-def _matrices(links: Params) -> Params:
-    """Which parameters decay: neither biases nor scales of norms, as in the release."""
-    return jax.tree.map(lambda x: x.ndim > 1, links)
+def _matrices(params: Params) -> Params:
+    """Which parameters decay: neither biases nor scales of norms, as in the release.
+
+    By name, too: those of a model's layers are stacked.
+    """
+
+    def decays(path: tuple, x: Array) -> bool:
+        keys = [str(getattr(key, "key", key)) for key in path]
+        is_vector = any(key in ("bias", "scale") or "norm" in key for key in keys)
+        return x.ndim > 1 and not is_vector
+
+    return jax.tree_util.tree_map_with_path(decays, params)

@@ -134,7 +134,7 @@ def make_step(
         def add(total: Any, micro_batch: tuple[Array, Any, Array]) -> tuple[Any, None]:
             n, rows, share = micro_batch
             found = grad_fn(links, probes, frozen, rows, jax.random.fold_in(key, n))
-            return jax.tree.map(lambda x, y: x + share * y, total, found), None
+            return jax.tree.map(lambda x, y: x + (share * y).astype(x.dtype), total, found), None
 
         micro_batches = _cut(batch, axes, accumulate)
         first = jax.tree.map(lambda x: x[0], micro_batches)

@@ -64,7 +64,7 @@ def test_stages_go_on_from_each_other_and_share_inner_links(done):
         x, y = (np.asarray(links["outer"][name]["proj1"]["kernel"]) for links in (a, b))
         np.testing.assert_array_equal(x, y)
     config = json.loads((own / "stage2" / "outer" / "config.json").read_text())
-    assert config["start"] and "start" not in json.loads(
+    assert config["given links"] and "given links" not in json.loads(
         (own / "stage1" / "outer" / "config.json").read_text()
     )
 
@@ -74,6 +74,8 @@ def test_equal_settings_in_other_words_are_one_run(base, tmp_path):
         return digest_of(settings_of(base, Variant("s", "v", stages), seed, tmp_path))
 
     assert digest({}) == digest({"outer.optim.lr": base.outer.optim.lr})
+    elsewhere = settings_of(base, Variant("s", "v"), 0, tmp_path / "other")
+    assert digest({}) == digest_of(elsewhere)
     assert len({digest({}), digest({}, {}), digest({}, seed=1), digest({"mesh": "auto"})}) == 4
     with pytest.raises(InputError, match=r"outer\.optim\.rate: no such field"):
         digest({"outer.optim.rate": 1})
@@ -84,6 +86,7 @@ def test_all_variants_are_settings_of_the_embedded_systems(name, tmp_path):
     base = Settings.from_dict(EMBEDDED[name]())
     variants = [variant for sweep in SWEEPS.values() for variant in sweep]
     assert len({variant.key for variant in variants}) == len(variants) > 50
+    assert not any("," in variant.key for variant in variants)  # --only splits at commas
     for variant in variants:
         assert len(settings_of(base, variant, 2, tmp_path)) == len(variant.stages)
 
@@ -100,12 +103,15 @@ def test_variants_are_chosen_by_name():
 def test_records_survive_a_kill(tmp_path):
     path = tmp_path / "ablation.jsonl"
     for seed in (0, 1, 1):
-        append(path, {"sweep": "s", "variant": "v", "seed": seed, "status": "ok"})
+        append(path, {"sweep": "s", "variant": "v", "seed": seed, "digest": "d"})
     with open(path, "a") as file:
         file.write('{"sweep": "s", "var')
     assert [r["seed"] for r in read_records(path)] == [0, 1]
-    append(path, {"sweep": "s", "variant": "v", "seed": 2, "status": "ok"})
+    append(path, {"sweep": "s", "variant": "v", "seed": 2, "digest": "d"})
     assert [r["seed"] for r in read_records(path)] == [0, 1, 2]
+    path.write_text("[]\n")
+    with pytest.raises(InputError, match="line 1.*take the line out, and its run is done again"):
+        read_records(path)
 
 
 def test_the_table_has_intervals_over_seeds_and_says_what_diverged():
@@ -113,16 +119,18 @@ def test_the_table_has_intervals_over_seeds_and_says_what_diverged():
         rows = [{"rounds": 1, "n": 100, "accuracy": accuracy, "ceiling": 0.5}]
         status = {"status": "diverged", "rows": []} if accuracy is None else {"status": "ok"}
         own = {"sweep": "s", "variant": variant, "seed": seed, "steps": 3, "inner_steps": 2}
+        own["changes"] = [{}, {"outer.optim.lr": 1e-4}]
         return {**own, "seconds": 4.0, "rows": rows, **status}
 
     records = [record("a", n, x) for n, x in enumerate((0.4, 0.5, 0.6))]
     records += [record("b", 0, None), record("b", 1, 0.25)]
     text = markdown(records, {"s": (Variant("s", "a"), Variant("s", "b"), Variant("s", "c"))})
     # Student's t with two degrees of freedom: 4.303 standard errors.
+    told = "the config; then outer.optim.lr=0.0001"
     half = 4.30265 * 0.1 / 3**0.5
-    assert f"| a | 0.500 [{0.5 - half:.3f}, {0.5 + half:.3f}] | 3 | 2 + 3 | 4 |  |" in text
+    assert f"| a | 0.500 [{0.5 - half:.3f}, {0.5 + half:.3f}] | 3 | 2 + 3 | 4 | {told} |" in text
     assert "| *ceiling* | 0.500 |" in text
-    assert "| 2 | 2 + 3 | 4 | diverged: 1 of 2 |" in text
+    assert f"| 2 | 2 + 3 | 4 | diverged: 1 of 2; {told} |" in text
     assert "| c |" not in text
     assert interval([0.25], 100) == pytest.approx((0.25, 0.1755, 0.3430), abs=1e-4)
 
@@ -133,5 +141,7 @@ def test_the_command_lists_variants_and_refuses_others():
     assert len(listed.stdout.splitlines()) == len(SWEEPS["rates"])
     refused = run("ablation", "--sweeps=rates,none")
     assert refused.returncode == 2 and "--sweeps: 'none' is unknown" in refused.stderr
+    empty = run("ablation", "--seeds=")
+    assert empty.returncode == 2 and "--seeds is empty" in empty.stderr
     refused = run("ablation", "--seeds=one")
     assert refused.returncode == 2 and "--seeds: 'one' is not a whole number" in refused.stderr

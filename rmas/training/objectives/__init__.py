@@ -24,7 +24,7 @@ from rmas.training.objectives.base import (
     TrainingContext,
     make_probes,
 )
-from rmas.training.objectives.inner import inner_distance, inner_loss
+from rmas.training.objectives.inner import inner_distance, inner_loss, inner_weight
 
 __all__ = [
     "OBJECTIVES",
@@ -37,6 +37,7 @@ __all__ = [
     "batch_axes",
     "inner_distance",
     "inner_loss",
+    "inner_weight",
     "make_probes",
     "parse_objective",
     "system_loss",

@@ -18,6 +18,7 @@ import optax
 from flax import struct
 
 from rmas import models
+from rmas.errors import InputError
 from rmas.models import Segment
 from rmas.shapes import Array, Params
 from rmas.system.batch import Line, bucket, level, split, stack, stack_preambles
@@ -98,10 +99,19 @@ def _lines(
 ) -> list[list[list[Line]]]:
     """Lines by kind, round and row, in the order of `Reading`."""
     most = examples.max_length - examples.latent_steps
-    taught = [
-        [examples.filled_line(agent, row, k).cut_left(most) for row in rows]
-        for k in range(examples.rounds)
-    ]
+    if most < 1:
+        raise InputError(
+            f"max_length {examples.max_length} leaves no position for a prompt before "
+            f"{examples.latent_steps} latent steps; raise it"
+        )
+
+    def filled(row: Row, k: int) -> Line:
+        line = examples.filled_line(agent, row, k).cut_left(most)
+        positions = len(line) + examples.latent_steps
+        examples.renderer.check_context(agent, row.question, positions)
+        return line
+
+    taught = [[filled(row, k) for row in rows] for k in range(examples.rounds)]
 
     def with_texts(rounds: list[list[Line]]) -> list[list[Line]]:
         return [

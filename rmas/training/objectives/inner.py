@@ -32,11 +32,16 @@ def inner_distance(
     """The mean cosine distance of `inner(h)` to `y` over the masked positions; a scalar.
 
     With `TrainingContext.token_mean` every position of the batch counts alike (the release), else
-    every row.
+    every row that has any.
     """
     z_BTD = context.spec.links.inner(links, agent, jax.lax.stop_gradient(h_BTD))
     y_BTD = y_BTD.astype(z_BTD.dtype)
     distance_BT = 1.0 - optax.losses.cosine_similarity(z_BTD, y_BTD, epsilon=1e-8)
     if context.token_mean:
         return row_mean(distance_BT.reshape(-1), mask_BT.reshape(-1))
-    return jnp.mean(row_mean(distance_BT, mask_BT))
+    return row_mean(row_mean(distance_BT, mask_BT), jnp.any(mask_BT, axis=-1))
+
+
+def inner_weight(context: TrainingContext, mask_BT: Array) -> Array:
+    """What `inner_distance` is a mean over: the number of positions or of rows; a scalar."""
+    return jnp.sum(mask_BT if context.token_mean else jnp.any(mask_BT, axis=-1))
