@@ -53,7 +53,7 @@ from rmas.weights.links import load_links
 _AGENTS = ("embedded", "random")
 _INITS = ("random", "gated", "aligned")
 _WITH_BRANCH = ("mlp_res", "ln_res")
-_SYSTEMS = flags.DEFINE_list("systems", ["relay"], "Embedded systems: relay, debate, chain.")
+_SYSTEMS = flags.DEFINE_list("systems", ["relay"], f"Embedded systems: {', '.join(EMBEDDED)}.")
 _KINDS = flags.DEFINE_list("agents", ["embedded"], "Their weights: embedded, random.")
 _FORMS = flags.DEFINE_list("forms", list(FORMS), "Forms of links before training; may be empty.")
 _INIT = flags.DEFINE_list(

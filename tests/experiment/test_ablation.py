@@ -110,7 +110,7 @@ def test_records_survive_a_kill(tmp_path):
     append(path, {"sweep": "s", "variant": "v", "seed": 2, "digest": "d"})
     assert [r["seed"] for r in read_records(path)] == [0, 1, 2]
     path.write_text("[]\n")
-    with pytest.raises(InputError, match="line 1.*take the line out, and its run is done again"):
+    with pytest.raises(InputError, match=r"line 1.*take the line out, and its run is done again"):
         read_records(path)
 
 

@@ -113,8 +113,9 @@ def test_a_recipe_lies_under_what_is_given_beside_it(tmp_path):
     assert own.objective == "teacher_forced" and own.links.init == "random"
     assert (own.inner.mean, own.inner.rounds, own.inner.cut) == ("tokens", "first", "right")
     assert own.outer.optim.steps == 20_000 and own.outer.train == ("outer",)
-    assert own.inner.message_tokens == 8  # what the recipe does not name stays
-    assert own.system == embedded("relay").system
+    assert own.inner.message_tokens == 0
+    assert own.system == embedded("relay").system  # what the recipe does not name stays
+    assert own.limits == embedded("relay").limits
     file = tmp_path / "config.py"
     file.write_text(
         "from ml_collections import ConfigDict\n"

@@ -105,7 +105,7 @@ def test_the_command(tmp_path):
     [
         (["--rounds=1,3"], "--rounds=1: one round has no earlier one to compare with"),
         (["--rounds=x"], "--rounds=x; wanted numbers above 0"),
-        (["--systems=gone"], "--systems: 'gone' is unknown; known: relay, debate, chain"),
+        (["--systems=gone"], "--systems: 'gone' is unknown; known: relay, digits, debate, chain"),
         (["--agents="], "--agents: '' is unknown; known: embedded, random"),
         (["--forms=mlp,x"], "--forms: 'x' is unknown; known: linear, linear_res, mlp"),
         (["--init=zero"], "--init: 'zero' is unknown; known: random, gated, aligned"),
