@@ -77,18 +77,18 @@ class Small(Experiment):
     def __init__(self, settings: Settings, workdir: str | Path) -> None:
         super().__init__(small(settings), workdir)
 
-    def train_inner(self, agents: Sequence[str] = ()) -> None:
+    def train_inner(self, agents: Sequence[str] = (), links: str | None = None) -> None:
         """Trains own agents; else writes the initial inner links."""
         if self.settings.data.name not in EMBEDDED:
-            return super().train_inner(agents)
+            return super().train_inner(agents, links)
         for agent, link in self.initial_links()["inner"].items():
             folder = self.workdir / "inner" / agent / "links"
             write_links(folder, {"inner": {agent: link}}, self.manifest())
 
-    def train_outer(self) -> None:
+    def train_outer(self, links: str | None = None) -> None:
         """Trains own agents; else writes the initial links."""
         if self.settings.data.name not in EMBEDDED:
-            return super().train_outer()
+            return super().train_outer(links)
         write_links(self.workdir / "outer" / "links", self.initial_links(), self.manifest())
         atomic_write_json(self.workdir / SETTINGS, self.settings.to_dict())
 
