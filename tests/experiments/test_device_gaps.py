@@ -104,8 +104,8 @@ def test_a_real_trace(tmp_path):
     [
         (None, "holds no trace; evaluate with profile_groups writes one"),
         (b"no gzip", "is not a trace: Not a gzipped file"),
-        (gzip.compress(b"[]"), "is not a trace: list indices must be"),
-        (gzip.compress(b'{"traceEvents": [3]}'), "is not a trace: 'int' object has no"),
+        (gzip.compress(b"[]", mtime=0), "is not a trace: list indices must be"),
+        (gzip.compress(b'{"traceEvents": [3]}', mtime=0), "is not a trace: 'int' object has no"),
         (gzip.compress(json.dumps({"traceEvents": EVENTS[:2]}).encode()), "has no programs of a"),
     ],
 )
