@@ -47,9 +47,9 @@ def embedded(case, agent, ids):
     return case.params[agent]["embed"]["weight"][padded]
 
 
-def hop_loss(case, links, row, own, distill):
-    """The mean over turns that read messages; `own`: rollouts read messages, else texts."""
-    messages, losses = {}, []
+def hop_losses(case, links, row, own, distill):
+    """By round and reader, of turns that read messages; `own`: rollouts read them, else texts."""
+    messages, losses = {}, {}
     for k, agent, last in case.turns():
         read = [e for e in case.topology.incoming(agent) if e.when == "round" or k]
         if read:
@@ -66,9 +66,9 @@ def hop_loss(case, links, row, own, distill):
                     terms.append(p_V @ (jnp.log(p_V) - log_p_TV[at - 1]))
                 else:
                     terms.append(-log_p_TV[at - 1, ids_T[at]])
-            losses.append(sum(terms) / len(terms))
+            losses[k, agent] = sum(terms) / len(terms)
         if last:
-            return sum(losses) / len(losses)
+            return losses
         if own:
             constant = jax.tree.map(jax.lax.stop_gradient, messages)
             z_MD = case.thoughts(links, agent, row, k, constant)
@@ -76,6 +76,12 @@ def hop_loss(case, links, row, own, distill):
             z_MD = rolled_out(case, links, agent, filled(case, agent, row, k))
         case.send(messages, links, agent, k, z_MD, len(z_MD))
     raise AssertionError("the output agent ends the last round")
+
+
+def hop_loss(case, links, row, own, distill):
+    """Their mean, and each of them."""
+    losses = hop_losses(case, links, row, own, distill)
+    return sum(losses.values()) / len(losses), losses
 
 
 def rolled_out(case, links, agent, ids):
@@ -94,9 +100,12 @@ def value_and_gradient(name, case, rows, on_policy):
     @jax.jit
     def both(links, params):
         loss = OBJECTIVES[name].loss
-        return jax.value_and_grad(lambda links: loss(context, params, links, batch, KEY)[0])(links)
+        return jax.value_and_grad(
+            lambda links: loss(context, params, links, batch, KEY), has_aux=True
+        )(links)
 
-    return both(case.links, case.params)
+    (loss, metrics), gradient = both(case.links, case.params)
+    return (loss, gradient), metrics
 
 
 def close(a, b):
@@ -113,14 +122,20 @@ def mean(trees):
 @pytest.mark.parametrize("name", ["hop", "distill"])
 def test_values_and_gradients_are_those_of_the_definition(name, own):
     case = Case(make_examples(BEHIND, np.float64, rounds=2, message_tokens=2))
-    found = value_and_gradient(name, case, ROWS, float(own))
-    wanted = mean(
-        jax.value_and_grad(lambda x, row=row: hop_loss(case, x, row, own, name == "distill"))(
-            case.links
-        )
+    found, metrics = value_and_gradient(name, case, ROWS, float(own))
+    rows = [
+        jax.value_and_grad(
+            lambda x, row=row: hop_loss(case, x, row, own, name == "distill"), has_aux=True
+        )(case.links)
         for row in ROWS
-    )
-    close(found, wanted)
+    ]
+    close(found, mean([(loss, gradient) for (loss, _), gradient in rows]))
+    losses = mean([losses for (_, losses), _ in rows])
+    by_round = [[loss for (k, _), loss in losses.items() if k == round_] for round_ in (0, 1)]
+    close(metrics.pop(f"{name}/round"), jnp.stack([mean(own) for own in by_round]))
+    for reader, value in metrics.items():
+        close(value, mean([x for (_, a), x in losses.items() if f"{name}/{a}" == reader]))
+    assert {f"{name}/{agent}" for _, agent in losses} == set(metrics)
     for path, leaf in jax.tree_util.tree_leaves_with_path(found[1]):
         assert np.any(leaf), path
 
@@ -130,9 +145,9 @@ def test_the_key_chooses_rows(name):
     case = Case(make_examples(PAIR, np.float64, rounds=1))
     draws = jax.random.bernoulli(KEY, 0.5, (2, 1)).ravel().tolist()
     assert set(draws) == {True, False}
-    mixed = value_and_gradient(name, case, ROWS, 0.5)
+    mixed, _ = value_and_gradient(name, case, ROWS, 0.5)
     alone = [
-        value_and_gradient(name, case, [row, row], float(own))
+        value_and_gradient(name, case, [row, row], float(own))[0]
         for row, own in zip(ROWS, draws, strict=True)
     ]
     close(mixed, mean(alone))

@@ -178,11 +178,14 @@ def loss(
     batch: Batch,
     key: Array,
     probes: Probes | None = None,
+    *,
+    name: str,
 ) -> LossAndMetrics:
     """The mean over turns that read messages of their texts' losses.
 
     `key` chooses the rows whose rollouts read the links' own messages
-    (`TrainingContext.on_policy`); those of the others read the senders' texts.
+    (`TrainingContext.on_policy`); those of the others read the senders' texts. Metrics are the
+    loss by reader (`NAME/AGENT`) and by round (`NAME/round`).
     """
     topology, spec, out = context.topology, context.spec, context.topology.output
     pasts = read_all(spec, params, batch.preambles)
@@ -216,11 +219,24 @@ def loss(
     data = turn_data(context, probes, batch.readings)
     incoming, aux = recurse(topology, prompts, turn, zeros, data)
     last = jax.tree.map(lambda x: x[-1], batch.readings[out])
-    found = [value for value in aux.values() if value]
-    found.append(jax.tree.map(lambda x: x[None], read(out, last, incoming)))
-    total = sum(jnp.sum(loss_R) for loss_R, _ in found)
-    count = sum(jnp.sum(has_R) for _, has_R in found)
-    return jnp.asarray(total / jnp.maximum(count, 1)), {}
+    found = {agent: jnp.stack(value) for agent, value in aux.items() if value}
+    final_21 = jnp.stack(read(out, last, incoming))[:, None]
+    found[out] = jnp.concatenate([found[out], final_21], 1) if out in found else final_21
+    R = batch.readings[out].own.ids_BT.shape[0]
+    by_reader = {
+        agent: jnp.pad(value_2N, [(0, 0), (0, R - value_2N.shape[1])])
+        for agent, value_2N in found.items()
+    }
+    metrics = {f"{name}/{agent}": _mean(jnp.sum(v_2R, 1)) for agent, v_2R in by_reader.items()}
+    total_2R = jnp.asarray(sum(by_reader.values()))
+    metrics[f"{name}/round"] = _mean(total_2R)
+    return _mean(jnp.sum(total_2R, 1)), metrics
+
+
+def _mean(sum_and_count: Array) -> Array:
+    """Of a sum and the number of its terms; 0 without any."""
+    total, count = sum_and_count
+    return total / jnp.maximum(count, 1)
 
 
 def _text_loss(
@@ -279,7 +295,7 @@ def _objective(distill: bool) -> Objective:
     return Objective(
         prepare=functools.partial(prepare, distill=distill),
         abstract_batch=functools.partial(abstract_batch, distill=distill),
-        loss=loss,
+        loss=functools.partial(loss, name="distill" if distill else "hop"),
         count_tokens=count_tokens,
         axes=AXES,
         across=False,
