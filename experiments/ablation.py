@@ -8,22 +8,23 @@ A sweep varies some settings of the config and keeps the others. Every variant t
 and outer links and answers fresh questions by true rollouts; runs that diverge, or that make links
 worse, are rows, too. Writes `ablation.jsonl` (one line per variant and seed) and `ablation.md` in
 the workdir. Killed, it goes on where it was when the same command is given again; more sweeps and
-seeds are added to what is there. `--list` shows the variants.
+seeds are added to what is there. `--list` shows the variants; `experiments.ablation_table` joins
+the records of several workdirs, which different machines may have filled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from experiments import app
-from experiments.ablation_table import markdown, words_of
-from experiments.ablation_variants import SWEEPS
+from experiments.ablation_table import markdown, read_records, words_of
+from experiments.ablation_variants import SWEEPS, sweeps_of
 from rmas import parallel
 from rmas.checksums import write_checked
 from rmas.errors import InputError
-from rmas.evaluation.json_lines import line_of, scan, whole_lines
+from rmas.evaluation.json_lines import line_of, whole_lines
 from rmas.experiment.ablation import Variant, digest_of, run_variant, settings_of
 from rmas.experiment.experiment import Experiment
 from rmas.experiment.methods import check_methods
@@ -47,7 +48,8 @@ RECORDS, TABLE = "ablation.jsonl", "ablation.md"
 
 def main(_: list[str]) -> None:
     """Runs what is missing, and prints the table."""
-    variants = chosen(_SWEEPS.value, _ONLY.value)
+    settings, workdir = app.settings_and_workdir()
+    variants = chosen(sweeps_of(settings), _SWEEPS.value, _ONLY.value)
     if _LIST.value:
         for variant in variants:
             print(f"{variant.key}: {words_of(variant.stages)}")
@@ -55,7 +57,6 @@ def main(_: list[str]) -> None:
     seeds = [_seed(text) for text in _SEEDS.value]
     if not seeds:
         raise InputError("--seeds is empty; name at least one, as --seeds=0")
-    settings, workdir = app.settings_and_workdir()
     if settings.evaluate.latent_lengths:
         raise InputError("--config.evaluate.latent_lengths: use --sweeps=latent_steps")
     parallel.start()
@@ -66,7 +67,7 @@ def main(_: list[str]) -> None:
     agents = Experiment(settings, workdir).manifest()["agents"]
     open_workdir(workdir, {"base": _base(settings), "agents": agents})
     write_checked(workdir / SETTINGS, settings.anchored().to_dict())
-    records = read_records(workdir / RECORDS)
+    records = read_records([workdir / RECORDS])
     missing = _missing(records, variants, seeds, settings, workdir)
     for number, (variant, seed, digest) in enumerate(missing, 1):
         print(f"== {number} of {len(missing)}: {variant.key}, seed {seed}", flush=True)
@@ -82,36 +83,19 @@ def main(_: list[str]) -> None:
     print(_write_table(workdir), end="")
 
 
-def chosen(sweeps: Sequence[str], only: Sequence[str]) -> list[Variant]:
+def chosen(
+    variants: Mapping[str, Sequence[Variant]], sweeps: Sequence[str], only: Sequence[str]
+) -> list[Variant]:
     """The variants of some sweeps, or those of them that `only` names."""
     for name in sweeps:
-        if name not in SWEEPS:
-            raise InputError(f"--sweeps: {name!r} is unknown; known: {', '.join(SWEEPS)}")
-    found = [variant for name in sweeps for variant in SWEEPS[name]]
+        if name not in variants:
+            raise InputError(f"--sweeps: {name!r} is unknown; known: {', '.join(variants)}")
+    found = [variant for name in sweeps for variant in variants[name]]
     keys = [variant.key for variant in found]
     for name in only:
         if name not in keys:
             raise InputError(f"--only: {name!r} is no variant of these sweeps; see --list")
     return [variant for variant in found if not only or variant.key in only]
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, the later one of several of one variant and seed."""
-    found: dict[tuple, dict[str, Any]] = {}
-
-    def add(record: dict[str, Any], place: str) -> None:
-        try:
-            found[record["sweep"], record["variant"], record["seed"]] = record
-            _ = record["digest"]
-        except KeyError as error:
-            raise InputError(f"{place}: field {error} is missing") from None
-
-    if has_file(path):
-        try:
-            scan(path, add)
-        except InputError as error:
-            raise InputError(f"{error}; take the line out, and its run is done again") from None
-    return list(found.values())
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
@@ -142,7 +126,7 @@ def _missing(
 
 
 def _write_table(workdir: Path) -> str:
-    text = markdown(read_records(workdir / RECORDS), SWEEPS)
+    text = markdown(read_records([workdir / RECORDS]))
     atomic_write_text(workdir / TABLE, text)
     return text
 

@@ -5,30 +5,28 @@ from typing import Any
 
 from rmas.experiment.ablation import Changes, Variant
 from rmas.experiment.recipes import recipe_values
+from rmas.experiment.settings import Settings
 
 _RESIDUAL = ("mlp_res", "ln_res")
 _ALONE = {"outer.optim.steps": 0}
 _UNTRAINED = {"inner.optim.steps": 0, **_ALONE}
 _HEAD = {"links.form": "linear", "links.init": "head"}
-_SHORT = {"outer.optim.steps": 100, "outer.optim.lr": 1e-4}
-OBJECTIVES: Mapping[str, tuple[Changes, ...]] = {
-    "none": (_ALONE,),
-    "align": ({},),
-    "hop": ({"objective": "hop"},),
-    "distill": ({"objective": "distill"},),
-    "align and hop": ({"objective": "align:1,hop:0.1"},),
-    "align and distill": ({"objective": "align:1,distill:1"},),
-    "rollout": ({"objective": "rollout", "outer.optim.lr": 1e-4},),
-    "align then rollout": (
-        {},
-        {"objective": "rollout", **_SHORT, "outer.validation_rows": 96, "outer.select": "best"},
-    ),
-    "teacher_forced": ({"objective": "teacher_forced", "outer.optim.lr": 5e-4},),
-    "teacher_forced of outer links alone": (
-        {"objective": "teacher_forced", "outer.optim.lr": 5e-4, "outer.train": ("outer",)},
-    ),
+_OBJECTIVES: Mapping[str, Changes] = {
+    "none": _ALONE,
+    "align": {},
+    "hop": {"objective": "hop"},
+    "distill": {"objective": "distill"},
+    "align and hop": {"objective": "align:1,hop:0.1"},
+    "align and distill": {"objective": "align:1,distill:1"},
+    "rollout": {"objective": "rollout", "outer.optim.lr": 1e-4},
+    "teacher_forced": {"objective": "teacher_forced", "outer.optim.lr": 5e-4},
+    "teacher_forced of outer links alone": {
+        "objective": "teacher_forced",
+        "outer.optim.lr": 5e-4,
+        "outer.train": ("outer",),
+    },
 }
-"""Stages of outer training by the name of an objective; what they lack is the config's."""
+"""Outer training by the name of an objective; what it lacks is the config's."""
 
 
 def _forms() -> Iterator[Variant]:
@@ -45,27 +43,34 @@ def _forms() -> Iterator[Variant]:
 def _starts() -> Iterator[Variant]:
     for init in ("random", "gated"):
         for name in ("none", "align", "hop", "distill", "rollout", "teacher_forced"):
-            own = tuple({"links.init": init, **changes} for changes in OBJECTIVES[name])
-            yield Variant("starts", f"{init} {name}", own)
+            yield Variant("starts", f"{init} {name}", ({"links.init": init, **_OBJECTIVES[name]},))
 
 
-def _objectives() -> Iterator[Variant]:
-    for name, stages in OBJECTIVES.items():
-        yield Variant("objectives", name, stages)
+def _objectives(steps: int) -> Iterator[Variant]:
+    for name, changes in _OBJECTIVES.items():
+        yield Variant("objectives", name, (changes,))
+    short = {**_OBJECTIVES["rollout"], "outer.optim.steps": max(steps // 4, 1)}
+    best = {"outer.validation_rows": 96, "outer.select": "best"}
+    yield Variant("objectives", "align then rollout", ({}, {**short, **best}))
 
 
-def _rounds() -> Iterator[Variant]:
+def _rounds(steps: int) -> Iterator[Variant]:
+    """With a curriculum of three stages, whose inner links are those of the last one."""
+    third = max(steps // 3, 1)
     for name in ("align", "hop", "rollout"):
-        (changes,) = OBJECTIVES[name]
+        changes = _OBJECTIVES[name]
         for rounds in (1, 2, 3):
             own = {**changes, "outer.rounds": rounds}
             yield Variant("rounds", f"{name} of {rounds} rounds", (own,))
-        yield Variant("rounds", f"{name} of 1 then 2 then 3 rounds", _curriculum(changes))
+        stages = [{**changes, "outer.rounds": n, "outer.optim.steps": third} for n in (1, 2, 3)]
+        yield Variant("rounds", f"{name} of 1 then 2 then 3 rounds", tuple(stages))
 
 
-def _curriculum(changes: Changes) -> tuple[Changes, ...]:
-    """Three stages of a third of the steps each; inner links are those of the last one."""
-    return tuple({**changes, "outer.rounds": n, "outer.optim.steps": 133} for n in (1, 2, 3))
+def _on_policy() -> Iterator[Variant]:
+    for name in ("align", "hop"):
+        for share in (0.0, 0.5, 1.0):
+            changes = {**_OBJECTIVES[name], "outer.on_policy": share}
+            yield Variant("on_policy", f"{name} with on_policy {share:g}", (changes,))
 
 
 def _one(sweep: str, field: str, values: tuple) -> Iterator[Variant]:
@@ -86,10 +91,13 @@ def _inner() -> Iterator[Variant]:
         yield Variant("inner", f"{steps} steps", ({"inner.optim.steps": steps},))
 
 
-def _release() -> Iterator[Variant]:
-    """The release's recipe, on as many rows as the config's: 6,400 and 4,800 updates of 2 rows."""
+def _release(base: Settings) -> Iterator[Variant]:
+    """The release's recipe, with updates of its size on as many rows as the config's."""
     recipe = dict(_flat(recipe_values("release")))
-    recipe |= {"inner.optim.steps": 6400, "outer.optim.steps": 4800}
+    for stage in ("inner", "outer"):
+        own = getattr(base, stage)
+        rows = own.optim.steps * own.batch_size
+        recipe[f"{stage}.optim.steps"] = max(rows // recipe[f"{stage}.batch_size"], 1)
     slow = {"inner.optim.lr": 1e-4, "outer.optim.lr": 1e-4}
     yield Variant("release", "release", (recipe,))
     yield Variant("release", "release at rate 1e-4", ({**recipe, **slow},))
@@ -105,16 +113,26 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-SWEEPS: Mapping[str, tuple[Variant, ...]] = {
-    "forms": tuple(_forms()),
-    "objectives": tuple(_objectives()),
-    "starts": tuple(_starts()),
-    "rounds": tuple(_rounds()),
-    "inner": tuple(_inner()),
-    "latent_steps": tuple(_one("latent_steps", "limits.latent_steps", (4, 8, 12, 16))),
-    "rates": tuple(_one("rates", "outer.optim.lr", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2))),
-    "rows": tuple(_one("rows", "data.train", (100, 500, 2000, 8000))),
-    "release": tuple(_release()),
-    "memory": (Variant("memory", "latent memory", ({**_HEAD, **_UNTRAINED},), "latent_memory"),),
-}
-"""All variants by sweep."""
+def sweeps_of(base: Settings) -> dict[str, tuple[Variant, ...]]:
+    """All variants of a config by sweep; names are those of every config, stages may differ."""
+    steps = base.outer.optim.steps
+    return {
+        "objectives": tuple(_objectives(steps)),
+        "forms": tuple(_forms()),
+        "starts": tuple(_starts()),
+        "rounds": tuple(_rounds(steps)),
+        "on_policy": tuple(_on_policy()),
+        "inner": tuple(_inner()),
+        "latent_steps": tuple(_one("latent_steps", "limits.latent_steps", (4, 8, 12, 16))),
+        "rates": tuple(_one("rates", "outer.optim.lr", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2))),
+        "steps": tuple(_one("steps", "outer.optim.steps", (50, 100, 200, 400, 800))),
+        "rows": tuple(_one("rows", "data.train", (100, 500, 2000, 8000))),
+        "release": tuple(_release(base)),
+        "memory": (
+            Variant("memory", "latent memory", ({**_HEAD, **_UNTRAINED},), "latent_memory"),
+        ),
+    }
+
+
+SWEEPS = tuple(sweeps_of(Settings()))
+"""The names of the sweeps."""

@@ -1,6 +1,5 @@
 """Runs of one system that differ in how its links start and are trained, seed by seed."""
 
-import copy
 import dataclasses
 import hashlib
 import json
@@ -79,15 +78,17 @@ def run_variant(base: Settings, variant: Variant, seed: int, workdir: Path) -> d
     Inner links are trained once for all variants of the workdir that agree about them.
 
     Returns:
-      A record for JSON: `sweep`, `variant`, `seed`, `digest`, `changes` by stage, `status` (`ok`,
-      or `diverged` with its `message`), `steps` and `seconds` of outer training, `inner_steps`, and
-      the evaluation's `rows`.
+      A record for JSON: `sweep`, `variant`, `seed`, `base` (a digest of the settings that all
+      variants share), `digest`, `changes` by stage, `status` (`ok`, or `diverged` with its
+      `message`), `steps` and `seconds` of outer training, `inner_steps`, and the evaluation's
+      `rows`.
     """
     stages = settings_of(base, variant, seed, workdir)
     record: dict[str, Any] = {
         "sweep": variant.sweep,
         "variant": variant.name,
         "seed": seed,
+        "base": digest_of([changed(base, {"seed": 0})]),
         "digest": digest_of(stages),
         "changes": [dict(changes) for changes in variant.stages],
         "inner_steps": stages[-1].inner.optim.steps,
@@ -155,4 +156,4 @@ def _digest(facts: Any) -> str:
 def _short(row: ResultRow) -> dict[str, Any]:
     """What a record keeps of a row of the evaluation."""
     kept = ("method", "rounds", "n", "accuracy", "accuracy_low", "accuracy_high", "ceiling")
-    return copy.deepcopy({name: row[name] for name in kept})  # type: ignore[literal-required]
+    return {name: value for name, value in row.items() if name in kept}

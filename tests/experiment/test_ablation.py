@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from experiments.ablation import append, chosen, read_records
-from experiments.ablation_table import interval, markdown
-from experiments.ablation_variants import SWEEPS
+from experiments.ablation import append, chosen
+from experiments.ablation_table import interval, markdown, read_records
+from experiments.ablation_variants import SWEEPS, sweeps_of
 from rmas.errors import InputError
 from rmas.experiment import EMBEDDED, Settings
-from rmas.experiment.ablation import Variant, digest_of, run_variant, settings_of
+from rmas.experiment.ablation import Variant, changed, digest_of, run_variant, settings_of
 from rmas.weights.links import load_links
 from support import tiny_pair
 from support.commands import run
@@ -84,61 +84,104 @@ def test_equal_settings_in_other_words_are_one_run(base, tmp_path):
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_all_variants_are_settings_of_the_embedded_systems(name, tmp_path):
     base = Settings.from_dict(EMBEDDED[name]())
-    variants = [variant for sweep in SWEEPS.values() for variant in sweep]
+    sweeps = sweeps_of(base)
+    assert tuple(sweeps) == SWEEPS
+    variants = [variant for sweep in sweeps.values() for variant in sweep]
     assert len({variant.key for variant in variants}) == len(variants) > 50
     assert not any("," in variant.key for variant in variants)  # --only splits at commas
     for variant in variants:
         assert len(settings_of(base, variant, 2, tmp_path)) == len(variant.stages)
 
 
+def test_variants_follow_the_lengths_of_the_config():
+    base = changed(Settings(), {"outer.optim.steps": 120, "outer.batch_size": 12})
+    variants = {v.key: v for sweep in sweeps_of(base).values() for v in sweep}
+    curriculum = variants["rounds/hop of 1 then 2 then 3 rounds"].stages
+    assert [stage["outer.optim.steps"] for stage in curriculum] == [40, 40, 40]
+    (release,) = variants["release/release"].stages
+    assert release["outer.optim.steps"] * release["outer.batch_size"] == 120 * 12
+    assert variants["objectives/align then rollout"].stages[1]["outer.optim.steps"] == 30
+
+
 def test_variants_are_chosen_by_name():
-    assert {v.sweep for v in chosen(["forms", "rates"], [])} == {"forms", "rates"}
-    assert [v.key for v in chosen(["objectives"], ["objectives/hop"])] == ["objectives/hop"]
-    with pytest.raises(InputError, match="--sweeps: 'form' is unknown; known: forms"):
-        chosen(["form"], [])
+    sweeps = sweeps_of(Settings())
+    assert {v.sweep for v in chosen(sweeps, ["forms", "rates"], [])} == {"forms", "rates"}
+    (hop,) = chosen(sweeps, ["objectives"], ["objectives/hop"])
+    assert hop.key == "objectives/hop"
+    with pytest.raises(InputError, match="--sweeps: 'form' is unknown; known: objectives"):
+        chosen(sweeps, ["form"], [])
     with pytest.raises(InputError, match="--only: 'objectives/hop' is no variant"):
-        chosen(["forms"], ["objectives/hop"])
+        chosen(sweeps, ["forms"], ["objectives/hop"])
+
+
+def record(variant, seed, accuracy=0.5, sweep="s", base="b"):
+    rows = [{"rounds": 1, "n": 100, "accuracy": accuracy, "ceiling": 0.5}]
+    status = {"status": "diverged", "rows": []} if accuracy is None else {"status": "ok"}
+    own = {"sweep": sweep, "variant": variant, "seed": seed, "base": base, "digest": "d"}
+    own |= {"changes": [{}, {"outer.optim.lr": 1e-4}], "steps": 3, "inner_steps": 2}
+    return {**own, "seconds": 4.0, "rows": rows, **status}
 
 
 def test_records_survive_a_kill(tmp_path):
     path = tmp_path / "ablation.jsonl"
     for seed in (0, 1, 1):
-        append(path, {"sweep": "s", "variant": "v", "seed": seed, "digest": "d"})
+        append(path, record("v", seed))
     with open(path, "a") as file:
         file.write('{"sweep": "s", "var')
-    assert [r["seed"] for r in read_records(path)] == [0, 1]
-    append(path, {"sweep": "s", "variant": "v", "seed": 2, "digest": "d"})
-    assert [r["seed"] for r in read_records(path)] == [0, 1, 2]
+    assert [r["seed"] for r in read_records([path])] == [0, 1]
+    append(path, record("v", 2))
+    assert [r["seed"] for r in read_records([path])] == [0, 1, 2]
     path.write_text("[]\n")
     with pytest.raises(InputError, match=r"line 1.*take the line out, and its run is done again"):
-        read_records(path)
+        read_records([path])
+
+
+def test_records_of_several_workdirs_become_one_table(tmp_path):
+    for name, records in {
+        "a": [record("release", 0, sweep="release"), record("hop", 1, sweep="objectives")],
+        "b": [record("align", 0, sweep="objectives"), record("hop", 0, sweep="objectives")],
+        "other": [record("align", 0, sweep="objectives", base="c")],
+    }.items():
+        (tmp_path / name).mkdir()
+        for own in records:
+            append(tmp_path / name / "ablation.jsonl", own)
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- ablation relay: begin -->\n<!-- ablation relay: end -->\nafter\n")
+    joined = tmp_path / "joined.jsonl"
+    words = [str(tmp_path / "a"), str(tmp_path / "b" / "ablation.jsonl")]
+    done = run("ablation_table", *words, f"--out={joined}", f"--page={page}")
+    assert done.returncode == 0, done.stderr
+    assert [(r["variant"], r["seed"]) for r in read_records([joined])] == [
+        ("align", 0),
+        ("hop", 0),
+        ("hop", 1),
+        ("release", 0),
+    ]
+    assert done.stdout.strip() in page.read_text()
+    assert "| hop | 0.500 [0.500, 0.500] | 2 |" in done.stdout
+    refused = run("ablation_table", *words, str(tmp_path / "other"))
+    assert refused.returncode == 2 and "records of different configs" in refused.stderr
+    refused = run("ablation_table", str(tmp_path / "none"))
+    assert refused.returncode == 2 and "no such file" in refused.stderr
 
 
 def test_the_table_has_intervals_over_seeds_and_says_what_diverged():
-    def record(variant, seed, accuracy):
-        rows = [{"rounds": 1, "n": 100, "accuracy": accuracy, "ceiling": 0.5}]
-        status = {"status": "diverged", "rows": []} if accuracy is None else {"status": "ok"}
-        own = {"sweep": "s", "variant": variant, "seed": seed, "steps": 3, "inner_steps": 2}
-        own["changes"] = [{}, {"outer.optim.lr": 1e-4}]
-        return {**own, "seconds": 4.0, "rows": rows, **status}
-
     records = [record("a", n, x) for n, x in enumerate((0.4, 0.5, 0.6))]
     records += [record("b", 0, None), record("b", 1, 0.25)]
-    text = markdown(records, {"s": (Variant("s", "a"), Variant("s", "b"), Variant("s", "c"))})
+    text = markdown(records)
     # Student's t with two degrees of freedom: 4.303 standard errors.
     told = "the config; then outer.optim.lr=0.0001"
     half = 4.30265 * 0.1 / 3**0.5
     assert f"| a | 0.500 [{0.5 - half:.3f}, {0.5 + half:.3f}] | 3 | 2 + 3 | 4 | {told} |" in text
     assert "| *ceiling* | 0.500 |" in text
     assert f"| 2 | 2 + 3 | 4 | diverged: 1 of 2; {told} |" in text
-    assert "| c |" not in text
     assert interval([0.25], 100) == pytest.approx((0.25, 0.1755, 0.3430), abs=1e-4)
 
 
 def test_the_command_lists_variants_and_refuses_others():
     listed = run("ablation", "--list", "--sweeps=rates")
     assert listed.returncode == 0, listed.stderr
-    assert len(listed.stdout.splitlines()) == len(SWEEPS["rates"])
+    assert len(listed.stdout.splitlines()) == len(sweeps_of(Settings())["rates"])
     refused = run("ablation", "--sweeps=rates,none")
     assert refused.returncode == 2 and "--sweeps: 'none' is unknown" in refused.stderr
     empty = run("ablation", "--seeds=")
