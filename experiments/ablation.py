@@ -33,7 +33,7 @@ from rmas.experiment.stored import SETTINGS
 from rmas.files import append_lines, atomic_write_text
 from rmas.options import as_dict
 from rmas.places import has_file
-from rmas.training.workdir import open_workdir
+from rmas.training.workdir import open_workdir, unlocking
 
 _SWEEPS = flags.DEFINE_list(
     "sweeps",
@@ -76,7 +76,8 @@ def main(_: list[str]) -> None:
             own = {"sweep": variant.sweep, "variant": variant.name}
             record = {**same, **own, "changes": [dict(changes) for changes in variant.stages]}
         else:
-            record = run_variant(settings, variant, seed, workdir)
+            with unlocking():
+                record = run_variant(settings, variant, seed, workdir)
         append(workdir / RECORDS, record)
         records.append(record)
         _write_table(workdir)

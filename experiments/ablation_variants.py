@@ -73,6 +73,13 @@ def _on_policy() -> Iterator[Variant]:
             yield Variant("on_policy", f"{name} with on_policy {share:g}", (changes,))
 
 
+def _rates() -> Iterator[Variant]:
+    for name, rates in {"align": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), "hop": (1e-4, 3e-4, 1e-3)}.items():
+        for rate in rates:
+            changes = {**_OBJECTIVES[name], "outer.optim.lr": rate}
+            yield Variant("rates", f"{name} at rate {rate:g}", (changes,))
+
+
 def _one(sweep: str, field: str, values: tuple) -> Iterator[Variant]:
     for value in values:
         yield Variant(sweep, f"{field} {value}", ({field: value},))
@@ -124,7 +131,7 @@ def sweeps_of(base: Settings) -> dict[str, tuple[Variant, ...]]:
         "on_policy": tuple(_on_policy()),
         "inner": tuple(_inner()),
         "latent_steps": tuple(_one("latent_steps", "limits.latent_steps", (4, 8, 12, 16))),
-        "rates": tuple(_one("rates", "outer.optim.lr", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2))),
+        "rates": tuple(_rates()),
         "steps": tuple(_one("steps", "outer.optim.steps", (50, 100, 200, 400, 800))),
         "rows": tuple(_one("rows", "data.train", (100, 500, 2000, 8000))),
         "release": tuple(_release(base)),

@@ -17,6 +17,7 @@ is kept in `cells.jsonl` of the workdir, and not computed again.
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -109,6 +110,12 @@ class Subject:
     def tokens(self) -> dict[str, np.ndarray]:
         """See `shared_tokens`."""
         return shared_tokens(self.run.system)
+
+    @functools.cached_property
+    def weights(self) -> str:
+        """A digest of the agents that the system comes with."""
+        agents = json.dumps(self.run.manifest()["agents"], sort_keys=True)
+        return hashlib.sha256(agents.encode()).hexdigest()[:12]
 
     @functools.lru_cache(maxsize=16)  # noqa: B019 - it lives as long as the command
     def batch(self, rounds: int) -> Any:
@@ -252,6 +259,8 @@ def _measured(workdir: Path, ways: list[Way], depths: list[int]) -> Iterator[dic
                 "latent_steps": subject.settings.limits.latent_steps,
                 "dtype": _DTYPE.value,
             }
+            if kind == "embedded":
+                key["weights"] = subject.weights
             if way.init == "trained":
                 key["links"] = digest_of(subject.run.trained_links(_LINKS.value, 0))
             if not way.form:

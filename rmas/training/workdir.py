@@ -1,10 +1,11 @@
 """A run's folder, which records what made it, so that no run resumes another's work."""
 
 import atexit
+import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ def open_workdir(path: str | os.PathLike, identity: Mapping[str, Any]) -> Path:
     count as lists). It is written to `config.json` in the folder, at once or not at all, with its
     checksum; of the processes of a run the first one does it, and the others check.
 
-    The folder is locked until the process ends. One in which nothing else was written yet, as after
-    a command that was refused, may be opened with another identity.
+    The folder is locked until the process ends (or `unlocking` does). One in which nothing else was
+    written yet, as after a command that was refused, may be opened with another identity.
 
     Raises InputError where the folder cannot be made or written, where another identity made it,
     naming the keys that differ with both values, and where it has files but nothing says what made
@@ -44,6 +45,23 @@ def open_workdir(path: str | os.PathLike, identity: Mapping[str, Any]) -> Path:
     if not is_first():
         _open(path, identity)
     return path
+
+
+@contextlib.contextmanager
+def unlocking() -> Iterator[None]:
+    """Unlocks at its end the folders that are opened within, for processes that open very many."""
+    before = set(_held)
+    try:
+        yield
+    finally:
+        for folder in set(_held) - before:
+            os.close(_held.pop(folder))
+
+
+@atexit.register
+def _unlock_all() -> None:
+    while _held:
+        os.close(_held.popitem()[1])
 
 
 def read_identity(path: Path) -> dict[str, Any]:
@@ -124,7 +142,6 @@ def _hold(folder: Path) -> None:
         os.close(opened)
         return
     _held[folder] = opened
-    atexit.register(os.close, opened)
 
 
 def _write(path: Path, file: Path, identity: dict) -> None:

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rmas.errors import BusyError, InputError
-from rmas.training.workdir import open_workdir, read_identity
+from rmas.training.workdir import open_workdir, read_identity, unlocking
 
 ROOT = Path(__file__).parents[2]
 IDENTITY = {"optim": {"lr": 1e-4, "warmup": 10}, "agents": ("planner", "critic"), "clip": 1}
@@ -96,7 +97,7 @@ def test_folder_that_cannot_be_written():
     """In a process without root's rights, since root may write anywhere."""
     code = (
         "import os, sys\n"
-        "from rmas.training.workdir import open_workdir\n"
+        "from rmas.training.workdir import open_workdir, unlocking\n"
         "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "for path in sys.argv[1:]:\n"
         "    try: open_workdir(path, {'a': 1})\n"
@@ -130,7 +131,7 @@ def test_folder_that_cannot_be_written():
 def test_a_folder_in_use_is_refused(tmp_path):
     """By another process, until it ends: even by kill -9."""
     program = (
-        "import sys, time; from rmas.training.workdir import open_workdir\n"
+        "import sys, time; from rmas.training.workdir import open_workdir, unlocking\n"
         "open_workdir(sys.argv[1], {'seed': 1}); print('open', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
@@ -142,6 +143,30 @@ def test_a_folder_in_use_is_refused(tmp_path):
         process.kill()
     open_workdir(tmp_path, {"seed": 1})
     open_workdir(tmp_path, {"seed": 1})  # one's own, again
+
+
+def test_folders_of_many_runs_are_unlocked_when_they_end(tmp_path):
+    """Those opened within `unlocking`, also where it ends with an error; others stay locked."""
+
+    def is_locked(folder):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(opened)
+        return False
+
+    open_workdir(tmp_path / "whole", {})
+    for n in range(2):
+        with pytest.raises(ZeroDivisionError), unlocking():
+            open_workdir(tmp_path / "whole", {})
+            open_workdir(tmp_path / f"run{n}", {})
+            assert is_locked(tmp_path / f"run{n}")
+            raise ZeroDivisionError
+        assert not is_locked(tmp_path / f"run{n}")
+    assert is_locked(tmp_path / "whole")
 
 
 def test_a_folder_where_nothing_began_is_taken_over(tmp_path):
