@@ -14,8 +14,8 @@ _HEAD = {"links.form": "linear", "links.init": "head"}
 _OBJECTIVES: Mapping[str, Changes] = {
     "none": _ALONE,
     "align": {},
-    "hop": {"objective": "hop"},
-    "distill": {"objective": "distill"},
+    "hop": {"objective": "hop", "outer.optim.lr": 1e-4},
+    "distill": {"objective": "distill", "outer.optim.lr": 1e-4},
     "align and hop": {"objective": "align:1,hop:0.1"},
     "align and distill": {"objective": "align:1,distill:1"},
     "rollout": {"objective": "rollout", "outer.optim.lr": 1e-4},
