@@ -19,19 +19,17 @@ from typing import Any
 from absl import flags
 
 from experiments import app
-from experiments.ablation_table import markdown, read_records, words_of
+from experiments.ablation_table import RECORDS, markdown, read_records, words_of
 from experiments.ablation_variants import SWEEPS, sweeps_of
 from rmas import parallel
 from rmas.checksums import write_checked
 from rmas.errors import InputError
 from rmas.evaluation.json_lines import line_of, whole_lines
-from rmas.experiment.ablation import Variant, digest_of, run_variant, settings_of
+from rmas.experiment.ablation import Ablation, Variant
 from rmas.experiment.experiment import Experiment
 from rmas.experiment.methods import check_methods
-from rmas.experiment.settings import Settings
 from rmas.experiment.stored import SETTINGS
 from rmas.files import append_lines, atomic_write_text
-from rmas.options import as_dict
 from rmas.places import has_file
 from rmas.training.workdir import open_workdir, unlocking
 
@@ -43,7 +41,7 @@ _SWEEPS = flags.DEFINE_list(
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of data, links and questions.")
 _ONLY = flags.DEFINE_list("only", [], "Variants to run, as --list names them; all if not given.")
 _LIST = flags.DEFINE_boolean("list", False, "Show the variants, and do nothing.")
-RECORDS, TABLE = "ablation.jsonl", "ablation.md"
+TABLE = "ablation.md"
 
 
 def main(_: list[str]) -> None:
@@ -60,15 +58,15 @@ def main(_: list[str]) -> None:
     if settings.evaluate.latent_lengths:
         raise InputError("--config.evaluate.latent_lengths: use --sweeps=latent_steps")
     parallel.start()
+    ablation = Ablation.of(settings, workdir)
     for variant in variants:  # what makes no sense is reported before anything runs
-        for own in settings_of(settings, variant, seeds[0], workdir):
+        for own in ablation.stages(variant, seeds[0]):
             run = Experiment(own, workdir)
             check_methods(run.settings, run.outline)
-    agents = Experiment(settings, workdir).manifest()["agents"]
-    open_workdir(workdir, {"base": _base(settings), "agents": agents})
+    open_workdir(workdir, {"base": ablation.base_facts})
     write_checked(workdir / SETTINGS, settings.anchored().to_dict())
     records = read_records([workdir / RECORDS])
-    missing = _missing(records, variants, seeds, settings, workdir)
+    missing = _missing(records, variants, seeds, ablation)
     for number, (variant, seed, digest) in enumerate(missing, 1):
         print(f"== {number} of {len(missing)}: {variant.key}, seed {seed}", flush=True)
         same = next((r for r in records if r["digest"] == digest), None)
@@ -77,7 +75,7 @@ def main(_: list[str]) -> None:
             record = {**same, **own, "changes": [dict(changes) for changes in variant.stages]}
         else:
             with unlocking():
-                record = run_variant(settings, variant, seed, workdir)
+                record = ablation.run(variant, seed)
         append(workdir / RECORDS, record)
         records.append(record)
         _write_table(workdir)
@@ -112,15 +110,14 @@ def _missing(
     records: Sequence[dict[str, Any]],
     variants: Sequence[Variant],
     seeds: Sequence[int],
-    settings: Settings,
-    workdir: Path,
+    ablation: Ablation,
 ) -> list[tuple[Variant, int, str]]:
     """What has no record yet with its present settings, seed by seed, and their digests."""
     done = {(r["sweep"], r["variant"], r["seed"], r["digest"]) for r in records}
     found = []
     for seed in seeds:
         for v in variants:
-            digest = digest_of(settings_of(settings, v, seed, workdir))
+            digest = ablation.digest(v, seed)
             if (v.sweep, v.name, seed, digest) not in done:
                 found.append((v, seed, digest))
     return found
@@ -130,11 +127,6 @@ def _write_table(workdir: Path) -> str:
     text = markdown(read_records([workdir / RECORDS]))
     atomic_write_text(workdir / TABLE, text)
     return text
-
-
-def _base(settings: Settings) -> dict[str, Any]:
-    """The settings that all variants share, for JSON; seeds are varied."""
-    return {name: value for name, value in as_dict(settings).items() if name != "seed"}
 
 
 def _seed(text: str) -> int:

@@ -57,54 +57,92 @@ def changed(settings: Settings, changes: Changes) -> Settings:
     return build(Settings, values, base=settings)
 
 
-def settings_of(base: Settings, variant: Variant, seed: int, workdir: Path) -> list[Settings]:
-    """The settings of each stage of a variant."""
-    found = []
-    for changes in variant.stages:
-        own = changed(base, {**changes, "seed": seed, "evaluate.methods": (variant.method,)})
-        folder = str(workdir / "data" / f"{seed}-{own.data.train}")
-        found.append(changed(own, {} if own.data.folder else {"data.folder": folder}))
-    return found
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """Variants of one base in one workdir, where they share data and inner links.
 
-
-def digest_of(stages: Sequence[Settings]) -> str:
-    """What decides the record of a variant: equal for variants that say the same in other words."""
-    return _digest([_without_folder(stage) for stage in stages])
-
-
-def run_variant(base: Settings, variant: Variant, seed: int, workdir: Path) -> dict[str, Any]:
-    """Trains and evaluates one variant with one seed; resumes what was begun.
-
-    Inner links are trained once for all variants of the workdir that agree about them.
-
-    Returns:
-      A record for JSON: `sweep`, `variant`, `seed`, `base` (a digest of the settings that all
-      variants share), `digest`, `changes` by stage, `status` (`ok`, or `diverged` with its
-      `message`), `steps` and `seconds` of outer training, `inner_steps`, and the evaluation's
-      `rows`.
+    Attributes:
+      base: the settings that variants change.
+      workdir: the folder of all runs.
+      agents: what the agents are, for JSON, so that records do not depend on where they lie.
     """
-    stages = settings_of(base, variant, seed, workdir)
-    record: dict[str, Any] = {
-        "sweep": variant.sweep,
-        "variant": variant.name,
-        "seed": seed,
-        "base": digest_of([changed(base, {"seed": 0})]),
-        "digest": digest_of(stages),
-        "changes": [dict(changes) for changes in variant.stages],
-        "inner_steps": stages[-1].inner.optim.steps,
-        "steps": sum(own.outer.optim.steps for own in stages),
-        "batch_size": stages[0].outer.batch_size,
-        "status": "ok",
-        "rows": [],
-    }
-    folder = workdir / "outer" / record["digest"]
-    try:
-        inner = _inner_links(stages[-1], workdir / "inner")
-        run = _outer_links(stages, inner, folder)
-    except DivergedError as error:
-        return record | {"status": "diverged", "message": str(error)}
-    record["seconds"] = round(_seconds(folder.glob(f"*/outer/{TIMINGS}")), 1)
-    return record | {"rows": [_short(row) for row in run.evaluate()]}
+
+    base: Settings
+    workdir: Path
+    agents: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, base: Settings, workdir: Path) -> "Ablation":
+        """With the agents that the settings name."""
+        return cls(base, workdir, Experiment(base, workdir).manifest()["agents"])
+
+    @property
+    def base_facts(self) -> dict[str, Any]:
+        """What all variants share, for JSON; seeds are varied."""
+        return self._facts(changed(self.base, {"seed": 0}))
+
+    def stages(self, variant: Variant, seed: int) -> list[Settings]:
+        """The settings of each stage of a variant."""
+        found = []
+        for changes in variant.stages:
+            shared = {"seed": seed, "evaluate.methods": (variant.method,)}
+            own = changed(self.base, {**changes, **shared})
+            folder = str(self.workdir / "data" / f"{seed}-{own.data.train}")
+            found.append(changed(own, {} if own.data.folder else {"data.folder": folder}))
+        return found
+
+    def digest(self, variant: Variant, seed: int) -> str:
+        """What decides a record: equal for variants that say the same in other words."""
+        return _digest([self._facts(stage) for stage in self.stages(variant, seed)])
+
+    def run(self, variant: Variant, seed: int) -> dict[str, Any]:
+        """Trains and evaluates one variant with one seed; resumes what was begun.
+
+        Inner links are trained once for all variants that agree about them.
+
+        Returns:
+          A record for JSON: `sweep`, `variant`, `seed`, `base` (a digest of `base_facts`),
+          `digest`, `changes` by stage, `status` (`ok`, or `diverged` with its `message`), `steps`
+          and `seconds` of outer training, `inner_steps`, and the evaluation's `rows`.
+        """
+        stages = self.stages(variant, seed)
+        record: dict[str, Any] = {
+            "sweep": variant.sweep,
+            "variant": variant.name,
+            "seed": seed,
+            "base": _digest(self.base_facts),
+            "digest": self.digest(variant, seed),
+            "changes": [dict(changes) for changes in variant.stages],
+            "inner_steps": stages[-1].inner.optim.steps,
+            "steps": sum(own.outer.optim.steps for own in stages),
+            "batch_size": stages[0].outer.batch_size,
+            "status": "ok",
+            "rows": [],
+        }
+        folder = self.workdir / "outer" / record["digest"]
+        try:
+            run = _outer_links(stages, self._inner_links(stages[-1]), folder)
+        except DivergedError as error:
+            return record | {"status": "diverged", "message": str(error)}
+        record["seconds"] = round(_seconds(folder.glob(f"*/outer/{TIMINGS}")), 1)
+        return record | {"rows": [_short(row) for row in run.evaluate()]}
+
+    def _inner_links(self, settings: Settings) -> Path:
+        """The workdir with the inner links of some settings, trained where they lack."""
+        whole = self._facts(settings)
+        facts = {name: whole[name] for name in ("inner", "links", "data", "seed")}
+        facts["rounds"] = settings.outer.rounds if settings.inner.rounds == "all" else 1
+        facts["latent_steps"] = settings.limits.latent_steps
+        run = Experiment(settings, self.workdir / "inner" / _digest(facts))
+        run.train_inner()
+        return run.workdir
+
+    def _facts(self, settings: Settings) -> dict[str, Any]:
+        """Settings for a digest: agents by content; where generated rows lie decides nothing."""
+        values = settings.to_dict()
+        values["data"] = {**values["data"], "folder": ""}
+        values["system"] = {**values["system"], "agents": self.agents}
+        return values
 
 
 def _seconds(files: Iterable[Path]) -> float:
@@ -114,17 +152,6 @@ def _seconds(files: Iterable[Path]) -> float:
         lines = [parse_json(line) for line in read_bytes(file).splitlines()]
         total += sum({line["step"]: line["seconds"] for line in lines}.values())
     return total
-
-
-def _inner_links(settings: Settings, folder: Path) -> Path:
-    """The workdir with the inner links of some settings, trained where they are not there yet."""
-    whole = _without_folder(settings)
-    facts = {name: whole[name] for name in ("inner", "links", "data", "seed")}
-    facts["rounds"] = settings.outer.rounds if settings.inner.rounds == "all" else 1
-    facts["latent_steps"] = settings.limits.latent_steps
-    run = Experiment(settings, folder / _digest(facts))
-    run.train_inner()
-    return run.workdir
 
 
 def _outer_links(stages: Sequence[Settings], inner: Path, folder: Path) -> Experiment:
@@ -140,13 +167,6 @@ def _outer_links(stages: Sequence[Settings], inner: Path, folder: Path) -> Exper
         run.train_outer(before)
         before = run.workdir / "outer" / LINKS
     return run
-
-
-def _without_folder(settings: Settings) -> dict[str, Any]:
-    """Settings for a digest: where generated rows lie decides nothing."""
-    values = settings.to_dict()
-    values["data"] = {**values["data"], "folder": ""}
-    return values
 
 
 def _digest(facts: Any) -> str:

@@ -1,6 +1,7 @@
 """Variants of training on a tiny pair of agents: shared inner links, stages, diverged runs."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from experiments.ablation_table import interval, markdown, read_records
 from experiments.ablation_variants import SWEEPS, sweeps_of
 from rmas.errors import InputError
 from rmas.experiment import EMBEDDED, Settings
-from rmas.experiment.ablation import Variant, changed, digest_of, run_variant, settings_of
+from rmas.experiment.ablation import Ablation, Variant, changed
 from rmas.weights.links import load_links
 from support import tiny_pair
 from support.commands import run
@@ -37,7 +38,8 @@ def done(base, tmp_path_factory):
         "first": Variant("s", "first", STAGES[:1]),
         "lost": Variant("s", "lost", ({**SHORT, "outer.optim.steps": 4, "outer.optim.lr": 1e30},)),
     }
-    return folder, {name: run_variant(base, v, 1, folder) for name, v in variants.items()}
+    ablation = Ablation.of(base, folder)
+    return folder, {name: ablation.run(variant, 1) for name, variant in variants.items()}
 
 
 def test_records(done):
@@ -70,15 +72,25 @@ def test_stages_go_on_from_each_other_and_share_inner_links(done):
 
 
 def test_equal_settings_in_other_words_are_one_run(base, tmp_path):
+    ablation = Ablation.of(base, tmp_path)
+
     def digest(*stages, seed=0):
-        return digest_of(settings_of(base, Variant("s", "v", stages), seed, tmp_path))
+        return ablation.digest(Variant("s", "v", stages), seed)
 
     assert digest({}) == digest({"outer.optim.lr": base.outer.optim.lr})
-    elsewhere = settings_of(base, Variant("s", "v"), 0, tmp_path / "other")
-    assert digest({}) == digest_of(elsewhere)
     assert len({digest({}), digest({}, {}), digest({}, seed=1), digest({"mesh": "auto"})}) == 4
     with pytest.raises(InputError, match=r"outer\.optim\.rate: no such field"):
         digest({"outer.optim.rate": 1})
+
+
+def test_records_do_not_depend_on_where_agents_and_workdir_lie(base, tmp_path):
+    agents = {}
+    for agent, folder in base.system.agents.items():
+        agents[agent] = str(shutil.copytree(folder, tmp_path / agent))
+    moved = changed(base, {"system.agents": agents, "seed": 4})
+    here, there = Ablation.of(base, tmp_path / "a"), Ablation.of(moved, tmp_path / "b")
+    assert here.digest(Variant("s", "v"), 1) == there.digest(Variant("s", "v"), 1)
+    assert here.base_facts == there.base_facts
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
@@ -89,8 +101,9 @@ def test_all_variants_are_settings_of_the_embedded_systems(name, tmp_path):
     variants = [variant for sweep in sweeps.values() for variant in sweep]
     assert len({variant.key for variant in variants}) == len(variants) > 50
     assert not any("," in variant.key for variant in variants)  # --only splits at commas
+    ablation = Ablation.of(base, tmp_path)
     for variant in variants:
-        assert len(settings_of(base, variant, 2, tmp_path)) == len(variant.stages)
+        assert len(ablation.stages(variant, 2)) == len(variant.stages)
 
 
 def test_variants_follow_the_lengths_of_the_config():
