@@ -2,6 +2,8 @@
 
 import functools
 import heapq
+import itertools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from rmas.errors import InputError
 from rmas.parallel import put_whole, replicated
 from rmas.shapes import Array, Params
 from rmas.tasks.rows import Row
+from rmas.training.alignment import share_alike
 from rmas.training.examples import Examples
 from rmas.training.loop import Schedule, TrainingTask, fit
 from rmas.training.objectives import (
@@ -26,6 +29,9 @@ from rmas.training.step import Loss
 from rmas.training.trainable import Trainable, links_trainable
 from rmas.training.validation import ValidationData
 
+_log = logging.getLogger(__name__)
+_ALIKE = 0.95  # of tokens; with less than that `align` was measured to fail (docs/recipes.md)
+_READ = 64  # rows whose tokens are compared
 _TRIED = 8  # rows with the longest questions, which are made into arrays before the first step
 
 
@@ -42,6 +48,31 @@ def check_longest(
                 OBJECTIVES[part].prepare(examples, [row])
             except InputError as error:
                 raise InputError(f"{name}: row {row.id}: {error}") from None
+
+
+def unlike_tokens(
+    objective: WeightedObjectives, examples: Examples, rows: Sequence[Row]
+) -> list[str]:
+    """A line for every edge whose agents cut texts too differently for what compares tokens.
+
+    Of the first rows; empty where the objective has other parts than `align`, too.
+    """
+    if [name for name, _ in objective] != ["align"]:
+        return []
+    system, lines = examples.renderer.system, []
+    some = list(itertools.islice(rows, _READ))
+    for e in system.topology.edges:
+        source, target = (system.agents[agent].chat for agent in (e.src, e.dst))
+        rounds = range(examples.rounds)
+        texts = {row.text(system.topology.role(e.src), k) for row in some for k in rounds}
+        share = share_alike(source, target, sorted(texts), examples.latent_steps)
+        if share < _ALIKE:
+            lines.append(
+                f"{e.src}->{e.dst}: only {share:.0%} of the tokens of a message are tokens of "
+                f"{e.dst}, too, and align compares tokens; objective hop with outer.optim.lr 1e-4 "
+                "does not (docs/recipes.md)"
+            )
+    return lines
 
 
 def train_outer(
@@ -74,6 +105,8 @@ def train_outer(
     Returns:
       The whole links tree. Raises what `loop.fit` raises.
     """
+    for line in unlike_tokens(objective, examples, source):
+        _log.warning(line)
     fixed = put_whole(fixed, replicated(examples.renderer.system.mesh))
     trained = train_system(
         links_trainable(context.spec.links, params, fixed),

@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
-from rmas.training.alignment import align
-from support.tiny_training import letter_tokenizer, word_tokenizer
+from rmas.training.alignment import align, share_alike
+from rmas.training.outer import unlike_tokens
+from support.tiny_training import (
+    PAIR,
+    SELF,
+    letter_tokenizer,
+    make_examples,
+    make_rows,
+    word_tokenizer,
+)
 
 WORD, OTHER, LETTER = word_tokenizer(1), word_tokenizer(2), letter_tokenizer()
 TEXT = "ab c def"
@@ -86,3 +94,22 @@ def test_rows_name_the_senders_own_tokens_where_a_text_holds_a_control_token():
     np.testing.assert_array_equal(weights, np.eye(len(own)))
     ids, _ = align(LETTER, WORD, text, len(own))
     assert ids == WORD.text_ids(text)
+
+
+def test_the_share_of_tokens_that_are_cut_alike():
+    assert share_alike(WORD, OTHER, [TEXT, "ab"], 20) == 1
+    # Letters and words have `c` and the first closing token in common.
+    assert share_alike(WORD, LETTER, [TEXT], 20) == 2 / 4
+    assert share_alike(LETTER, WORD, [TEXT], 20) == 2 / 10
+    assert share_alike(LETTER, WORD, [TEXT], 4) == 1 / 4
+    assert share_alike(WORD, LETTER, [], 4) == 1
+
+
+def test_outer_training_warns_of_agents_that_cut_texts_differently():
+    examples = make_examples(PAIR)
+    lines = unlike_tokens((("align", 1.0),), examples, make_rows(3))
+    assert [line.partition(":")[0] for line in lines] == ["critic->solver", "solver->critic"]
+    assert "objective hop" in lines[0]
+    assert not unlike_tokens((("hop", 1.0),), examples, make_rows(3))
+    assert not unlike_tokens((("align", 1.0), ("hop", 0.1)), examples, make_rows(3))
+    assert not unlike_tokens((("align", 1.0),), make_examples(SELF), make_rows(3))
