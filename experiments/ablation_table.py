@@ -35,9 +35,9 @@ _PAGE = flags.DEFINE_string("page", "", "A page whose marked part becomes the ta
 _REGION = flags.DEFINE_string("region", "relay", "The name in the comments of that part.")
 _NEEDED = ("sweep", "variant", "seed", "base", "digest", "status", "changes", "rows")
 _LEGEND = """\
-Accuracy on fresh questions by true rollouts of r rounds, a mean over seeds with Student's 95 %
-interval (Wilson's, over questions, with one seed). Steps are those of inner and of outer training,
-seconds those of the steps of outer training."""
+Accuracy on {questions} fresh questions a seed by true rollouts of r rounds, a mean over seeds with
+Student's 95 % interval (Wilson's, over questions, with one seed). Steps are those of inner and of
+outer training, seconds those of the steps of outer training."""
 
 
 def main(argv: list[str]) -> None:
@@ -94,15 +94,16 @@ def read_records(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 def markdown(records: Sequence[Record]) -> str:
     """A section per sweep and in it a row per variant, in the order of the records."""
-    parts = []
+    counts = sorted({row["n"] for r in records for row in r["rows"]})
+    parts = [_LEGEND.format(questions=" or ".join(f"{n:,}" for n in counts) or "no")]
     for sweep in dict.fromkeys(r["sweep"] for r in records):
         own = [r for r in records if r["sweep"] == sweep]
         rounds = sorted({row["rounds"] for r in own for row in r["rows"]})
         variants = dict.fromkeys(r["variant"] for r in own)
         lines = [_line([r for r in own if r["variant"] == name], rounds) for name in variants]
         head = ["variant", *(f"r={r}" for r in rounds), "seeds", "steps", "seconds", "settings"]
-        parts.append(f"### {sweep}\n\n{table(head, [_ceiling(own, rounds), *lines])}")
-    return "\n\n".join([_LEGEND, *parts]) + "\n"
+        parts.append(f"Sweep `{sweep}`:\n\n{table(head, [_ceiling(own, rounds), *lines])}")
+    return "\n\n".join(parts) + "\n"
 
 
 def words_of(stages: Sequence[Mapping[str, Any]]) -> str:
