@@ -19,18 +19,17 @@ from typing import Any
 from absl import flags
 
 from experiments import app
-from experiments.ablation_table import RECORDS, markdown, read_records, words_of
+from experiments.ablation_records import RECORDS, append, markdown, read_records, words_of
 from experiments.ablation_variants import SWEEPS, sweeps_of
 from rmas import parallel
 from rmas.checksums import write_checked
 from rmas.errors import InputError
-from rmas.evaluation.json_lines import line_of, whole_lines
+from rmas.evaluation.json_lines import line_of
 from rmas.experiment.ablation import Ablation, Variant
 from rmas.experiment.experiment import Experiment
 from rmas.experiment.methods import check_methods
 from rmas.experiment.stored import SETTINGS
-from rmas.files import append_lines, atomic_write_text
-from rmas.places import has_file
+from rmas.files import atomic_write_text
 from rmas.training.workdir import open_workdir, unlocking
 
 _SWEEPS = flags.DEFINE_list(
@@ -41,13 +40,14 @@ _SWEEPS = flags.DEFINE_list(
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of data, links and questions.")
 _ONLY = flags.DEFINE_list("only", [], "Variants to run, as --list names them; all if not given.")
 _LIST = flags.DEFINE_boolean("list", False, "Show the variants, and do nothing.")
-TABLE = "ablation.md"
+TABLE, OUTDATED = "ablation.md", "ablation-outdated.jsonl"
 
 
 def main(_: list[str]) -> None:
     """Runs what is missing, and prints the table."""
     settings, workdir = app.settings_and_workdir()
-    variants = chosen(sweeps_of(settings), _SWEEPS.value, _ONLY.value)
+    sweeps = sweeps_of(settings)
+    variants = chosen(sweeps, _SWEEPS.value, _ONLY.value)
     if _LIST.value:
         for variant in variants:
             print(f"{variant.key}: {words_of(variant.stages)}")
@@ -65,7 +65,7 @@ def main(_: list[str]) -> None:
             check_methods(run.settings, run.outline)
     open_workdir(workdir, {"base": ablation.base_facts})
     write_checked(workdir / SETTINGS, settings.anchored().to_dict())
-    records = read_records([workdir / RECORDS])
+    records = current(workdir, ablation, sweeps)
     missing = _missing(records, variants, seeds, ablation)
     for number, (variant, seed, digest) in enumerate(missing, 1):
         print(f"== {number} of {len(missing)}: {variant.key}, seed {seed}", flush=True)
@@ -97,17 +97,27 @@ def chosen(
     return [variant for variant in found if not only or variant.key in only]
 
 
-def append(path: Path, record: dict[str, Any]) -> None:
-    """Adds a line to a file; an incomplete one at its end, which a kill left, is dropped."""
-    kept = "".join(f"{line}\n" for line in whole_lines(path))
-    if has_file(path) and path.read_bytes() != kept.encode():
-        atomic_write_text(path, kept)
-    with open(path, "a", encoding="utf-8") as file:
-        append_lines(file, [line_of(record)])
+def current(
+    workdir: Path, ablation: Ablation, sweeps: Mapping[str, Sequence[Variant]]
+) -> list[dict[str, Any]]:
+    """The records of a workdir; those of a variant that means something else now are put aside."""
+    records = read_records([workdir / RECORDS])
+    variants = {(v.sweep, v.name): v for own in sweeps.values() for v in own}
+    kept = []
+    for record in records:
+        variant = variants.get((record["sweep"], record["variant"]))
+        if variant and ablation.digest(variant, record["seed"]) == record["digest"]:
+            kept.append(record)
+        else:
+            append(workdir / OUTDATED, record)
+    if len(kept) < len(records):
+        print(f"{len(records) - len(kept)} records of other settings are now in {OUTDATED}")
+        atomic_write_text(workdir / RECORDS, "".join(f"{line_of(r)}\n" for r in kept))
+    return kept
 
 
 def _missing(
-    records: Sequence[dict[str, Any]],
+    records: Sequence[Mapping[str, Any]],
     variants: Sequence[Variant],
     seeds: Sequence[int],
     ablation: Ablation,

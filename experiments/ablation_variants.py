@@ -13,7 +13,7 @@ _UNTRAINED = {"inner.optim.steps": 0, **_ALONE}
 _HEAD = {"links.form": "linear", "links.init": "head"}
 _OBJECTIVES: Mapping[str, Changes] = {
     "none": _ALONE,
-    "align": {},
+    "align": {"objective": "align"},
     "hop": {"objective": "hop", "outer.optim.lr": 1e-4},
     "distill": {"objective": "distill", "outer.optim.lr": 1e-4},
     "align and hop": {"objective": "align:1,hop:0.1"},
@@ -49,14 +49,14 @@ def _starts() -> Iterator[Variant]:
 def _objectives(steps: int) -> Iterator[Variant]:
     for name, changes in _OBJECTIVES.items():
         yield Variant("objectives", name, (changes,))
-    short = {**_OBJECTIVES["rollout"], "outer.optim.steps": max(steps // 4, 1)}
+    short = {**_OBJECTIVES["rollout"], "outer.optim.steps": -(-steps // 4)}
     best = {"outer.validation_rows": 96, "outer.select": "best"}
-    yield Variant("objectives", "align then rollout", ({}, {**short, **best}))
+    yield Variant("objectives", "align then rollout", (_OBJECTIVES["align"], {**short, **best}))
 
 
 def _rounds(steps: int) -> Iterator[Variant]:
-    """With a curriculum of three stages, whose inner links are those of the last one."""
-    third = max(steps // 3, 1)
+    """With a curriculum of three stages, from inner links as the last stage has them."""
+    third = -(-steps // 3)
     for name in ("align", "hop", "rollout"):
         changes = _OBJECTIVES[name]
         for rounds in (1, 2, 3):
@@ -104,7 +104,7 @@ def _release(base: Settings) -> Iterator[Variant]:
     for stage in ("inner", "outer"):
         own = getattr(base, stage)
         rows = own.optim.steps * own.batch_size
-        recipe[f"{stage}.optim.steps"] = max(rows // recipe[f"{stage}.batch_size"], 1)
+        recipe[f"{stage}.optim.steps"] = -(-rows // recipe[f"{stage}.batch_size"])
     slow = {"inner.optim.lr": 1e-4, "outer.optim.lr": 1e-4}
     yield Variant("release", "release", (recipe,))
     yield Variant("release", "release at rate 1e-4", ({**recipe, **slow},))
@@ -121,7 +121,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def sweeps_of(base: Settings) -> dict[str, tuple[Variant, ...]]:
-    """All variants of a config by sweep; names are those of every config, stages may differ."""
+    """All variants of a config by sweep; names do not depend on the config, lengths do."""
     steps = base.outer.optim.steps
     return {
         "objectives": tuple(_objectives(steps)),

@@ -17,7 +17,6 @@ is kept in `cells.jsonl` of the workdir, and not computed again.
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -38,6 +37,7 @@ from rmas.errors import InputError
 from rmas.evaluation import gradient_plots
 from rmas.evaluation.json_lines import line_of, parse_line, whole_lines
 from rmas.experiment import EMBEDDED, Experiment, embedded
+from rmas.experiment.ablation import digest_of_facts
 from rmas.experiment.links import digest_of, initial_links
 from rmas.files import append_lines, atomic_write_json, atomic_write_text
 from rmas.links import FORMS, Form, parse_form
@@ -113,9 +113,8 @@ class Subject:
 
     @functools.cached_property
     def weights(self) -> str:
-        """A digest of the agents that the system comes with."""
-        agents = json.dumps(self.run.manifest()["agents"], sort_keys=True)
-        return hashlib.sha256(agents.encode()).hexdigest()[:12]
+        """A digest of the agents that the system comes with; random ones have their tokenizers."""
+        return digest_of_facts(self.run.manifest()["agents"])
 
     @functools.lru_cache(maxsize=16)  # noqa: B019 - it lives as long as the command
     def batch(self, rounds: int) -> Any:
@@ -252,6 +251,7 @@ def _measured(workdir: Path, ways: list[Way], depths: list[int]) -> Iterator[dic
             key = {
                 "system": name,
                 "agents": kind,
+                "weights": subject.weights,
                 "way": way.name,
                 "rounds": rounds,
                 "seed": seed,
@@ -259,8 +259,6 @@ def _measured(workdir: Path, ways: list[Way], depths: list[int]) -> Iterator[dic
                 "latent_steps": subject.settings.limits.latent_steps,
                 "dtype": _DTYPE.value,
             }
-            if kind == "embedded":
-                key["weights"] = subject.weights
             if way.init == "trained":
                 key["links"] = digest_of(subject.run.trained_links(_LINKS.value, 0))
             if not way.form:

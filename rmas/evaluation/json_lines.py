@@ -20,6 +20,7 @@ MAX_LINE = 64 << 20
 """The longest line that is read, in bytes."""
 
 _REPAIR = "give the command of the evaluation again, which repairs damaged files"
+_OTHER = f"name the files of an evaluation, or {_REPAIR}"
 _MAX_INTEGER = 2**53  # larger ones are not exact as floats
 _MAX_NAME = 200  # characters of a name
 
@@ -94,11 +95,12 @@ def keep_damaged(path: Path) -> Path:
     return kept
 
 
-def scan(path: Path, add: Callable[[dict[str, Any], str], None]) -> File:
+def scan(path: Path, add: Callable[[dict[str, Any], str], None], advice: str = "") -> File:
     """Calls `add(object, "FILE, line N")` for each line of a JSON-lines file, and hashes the file.
 
     An incomplete last line is left out. Raises InputError, naming the line, for one that is not a
-    JSON object, has the checksum of another, or is longer than `MAX_LINE`.
+    JSON object, has the checksum of another, or is longer than `MAX_LINE`. `advice` says what to do
+    about the first two, if the file is not one of an evaluation.
     """
     digest, lines, half = hashlib.sha256(), 0, 0
     try:
@@ -116,14 +118,13 @@ def scan(path: Path, add: Callable[[dict[str, Any], str], None]) -> File:
                     half = 1
                     break
                 if not isinstance(value, dict):
-                    raise InputError(
-                        f"{place} is not a JSON object; name the files of an evaluation, or "
-                        f"{_REPAIR}"
-                    )
+                    raise InputError(f"{place} is not a JSON object; {advice or _OTHER}")
                 try:
                     value = without_checksum(value)
                 except ValueError:
-                    raise InputError(f"{place} is not what was written; {_REPAIR}") from None
+                    raise InputError(
+                        f"{place} is not what was written; {advice or _REPAIR}"
+                    ) from None
                 add(value, place)
                 lines += 1
     except OSError as error:

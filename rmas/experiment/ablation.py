@@ -1,6 +1,7 @@
 """Runs of one system that differ in how its links start and are trained, seed by seed."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
@@ -12,11 +13,19 @@ from rmas.errors import DivergedError
 from rmas.evaluation.results import ResultRow
 from rmas.experiment.experiment import LINKS, Experiment
 from rmas.experiment.settings import Settings
-from rmas.files import parse_json, read_bytes, replacing_folder
+from rmas.files import open_file, parse_json, read_bytes, replacing_folder
 from rmas.options import build
 from rmas.places import has_entry
 from rmas.training.metrics import TIMINGS
 
+_FILES = (
+    ("data", "name"),
+    ("data", "source"),
+    ("evaluate", "data"),
+    ("evaluate", "source"),
+    ("system", "prompts"),
+    ("tools", "index"),
+)
 Changes = Mapping[str, Any]
 """Values by the dotted names of fields, as in `{"outer.optim.lr": 1e-3}`."""
 
@@ -64,7 +73,7 @@ class Ablation:
     Attributes:
       base: the settings that variants change.
       workdir: the folder of all runs.
-      agents: what the agents are, for JSON, so that records do not depend on where they lie.
+      agents: what the agents are, for JSON.
     """
 
     base: Settings
@@ -93,7 +102,7 @@ class Ablation:
 
     def digest(self, variant: Variant, seed: int) -> str:
         """What decides a record: equal for variants that say the same in other words."""
-        return _digest([self._facts(stage) for stage in self.stages(variant, seed)])
+        return digest_of_facts([self._facts(stage) for stage in self.stages(variant, seed)])
 
     def run(self, variant: Variant, seed: int) -> dict[str, Any]:
         """Trains and evaluates one variant with one seed; resumes what was begun.
@@ -110,7 +119,7 @@ class Ablation:
             "sweep": variant.sweep,
             "variant": variant.name,
             "seed": seed,
-            "base": _digest(self.base_facts),
+            "base": digest_of_facts(self.base_facts),
             "digest": self.digest(variant, seed),
             "changes": [dict(changes) for changes in variant.stages],
             "inner_steps": stages[-1].inner.optim.steps,
@@ -128,21 +137,33 @@ class Ablation:
         return record | {"rows": [_short(row) for row in run.evaluate()]}
 
     def _inner_links(self, settings: Settings) -> Path:
-        """The workdir with the inner links of some settings, trained where they lack."""
+        """The workdir with the inner links of some settings, trained where they are missing."""
         whole = self._facts(settings)
         facts = {name: whole[name] for name in ("inner", "links", "data", "seed")}
         facts["rounds"] = settings.outer.rounds if settings.inner.rounds == "all" else 1
         facts["latent_steps"] = settings.limits.latent_steps
-        run = Experiment(settings, self.workdir / "inner" / _digest(facts))
+        run = Experiment(settings, self.workdir / "inner" / digest_of_facts(facts))
         run.train_inner()
         return run.workdir
 
     def _facts(self, settings: Settings) -> dict[str, Any]:
-        """Settings for a digest: agents by content; where generated rows lie decides nothing."""
-        values = settings.to_dict()
-        values["data"] = {**values["data"], "folder": ""}
-        values["system"] = {**values["system"], "agents": self.agents}
+        """Settings for a digest: agents and files by content, wherever they lie."""
+        values = settings.anchored().to_dict()
+        values["data"]["folder"] = ""
+        values["system"]["agents"] = self.agents
+        for section, name in _FILES:
+            values[section][name] = _content(values[section][name])
         return values
+
+
+@functools.lru_cache(maxsize=256)
+def _content(name: str) -> str:
+    """What a setting names: of a file the hash of its bytes, else the name itself."""
+    path = Path(name)
+    if not (path.is_absolute() and has_entry(path) and path.is_file()):
+        return name
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _seconds(files: Iterable[Path]) -> float:
@@ -169,7 +190,8 @@ def _outer_links(stages: Sequence[Settings], inner: Path, folder: Path) -> Exper
     return run
 
 
-def _digest(facts: Any) -> str:
+def digest_of_facts(facts: Any) -> str:
+    """A short digest of JSON values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -37,9 +37,9 @@ def align(
 def share_alike(
     source: ChatTokenizer, target: ChatTokenizer, texts: Iterable[str], limit: int
 ) -> float:
-    """Of the first `limit` tokens of each text, the share with a token of the receiver alone.
+    """The share of the sender's tokens that are a token of the receiver, too.
 
-    1 where both cut the texts alike, and where there is no token.
+    Counted are the first `limit` tokens of each text; 1 where there are none.
     """
     alike = count = 0
     for text in texts:

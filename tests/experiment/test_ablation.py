@@ -1,13 +1,14 @@
 """Variants of training on a tiny pair of agents: shared inner links, stages, diverged runs."""
 
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 
-from experiments.ablation import append, chosen
-from experiments.ablation_table import interval, markdown, read_records
+from experiments.ablation import chosen, current
+from experiments.ablation_records import append, interval, markdown, read_records
 from experiments.ablation_variants import SWEEPS, sweeps_of
 from rmas.errors import InputError
 from rmas.experiment import EMBEDDED, Settings
@@ -87,10 +88,24 @@ def test_records_do_not_depend_on_where_agents_and_workdir_lie(base, tmp_path):
     agents = {}
     for agent, folder in base.system.agents.items():
         agents[agent] = str(shutil.copytree(folder, tmp_path / agent))
-    moved = changed(base, {"system.agents": agents, "seed": 4})
-    here, there = Ablation.of(base, tmp_path / "a"), Ablation.of(moved, tmp_path / "b")
-    assert here.digest(Variant("s", "v"), 1) == there.digest(Variant("s", "v"), 1)
-    assert here.base_facts == there.base_facts
+    rows = {}
+    for name, text in (("a", "1"), ("b", "1"), ("other", "2")):
+        rows[name] = tmp_path / f"{name}.jsonl"
+        rows[name].write_text(text)
+
+    def facts(workdir, **values):
+        more = {name.replace("__", "."): value for name, value in values.items()}
+        ablation = Ablation.of(changed(base, more), tmp_path / workdir)
+        return ablation.digest(Variant("s", "v"), 1), ablation.base_facts
+
+    here = facts("a", data__name=str(rows["a"]))
+    assert here == facts("b", data__name=str(rows["b"]), system__agents=agents, seed=4)
+    swapped = dict(zip(agents, reversed(agents.values()), strict=True))
+    for other in (
+        facts("a", data__name=str(rows["other"])),
+        facts("a", data__name=str(rows["a"]), system__agents=swapped),
+    ):
+        assert other[0] != here[0] and other[1] != here[1]
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
@@ -113,6 +128,11 @@ def test_variants_follow_the_lengths_of_the_config():
     assert [stage["outer.optim.steps"] for stage in curriculum] == [40, 40, 40]
     (release,) = variants["release/release"].stages
     assert release["outer.optim.steps"] * release["outer.batch_size"] == 120 * 12
+    rows = base.inner.optim.steps * base.inner.batch_size
+    assert release["inner.optim.steps"] * release["inner.batch_size"] == rows
+    none = changed(base, {"outer.optim.steps": 0, "objective": "hop"})
+    (release, align) = (sweeps_of(none)[s][n].stages[0] for s, n in (("release", 0), ("rates", 0)))
+    assert release["outer.optim.steps"] == 0 and align["objective"] == "align"
     assert variants["objectives/align then rollout"].stages[1]["outer.optim.steps"] == 30
 
 
@@ -137,22 +157,72 @@ def record(variant, seed, accuracy=0.5, sweep="s", base="b"):
 
 def test_records_survive_a_kill(tmp_path):
     path = tmp_path / "ablation.jsonl"
-    for seed in (0, 1, 1):
-        append(path, record("v", seed))
+    for seed, accuracy in ((0, 0.1), (1, 0.2), (1, 0.3)):
+        append(path, record("v", seed, accuracy))
+
+    def found():
+        return {r["seed"]: r["rows"][0]["accuracy"] for r in read_records([path])}
+
     with open(path, "a") as file:
         file.write('{"sweep": "s", "var')
-    assert [r["seed"] for r in read_records([path])] == [0, 1]
-    append(path, record("v", 2))
-    assert [r["seed"] for r in read_records([path])] == [0, 1, 2]
-    path.write_text("[]\n")
-    with pytest.raises(InputError, match=r"line 1.*take the line out, and its run is done again"):
+    assert found() == {0: 0.1, 1: 0.3}  # the later one
+    append(path, record("v", 2, 0.4))
+    os.truncate(path, path.stat().st_size - 1)  # a line that lacks its end alone
+    append(path, record("v", 3, 0.5))
+    assert found() == {0: 0.1, 1: 0.3, 2: 0.4, 3: 0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", "1"),
+        ("seed", -1),
+        ("sweep", ["x"]),
+        ("variant", 3),
+        ("base", {}),
+        ("status", "?"),
+        ("seconds", "x"),
+        ("steps", None),
+        ("changes", [1]),
+        ("rows", 3),
+        ("rows", [{}]),
+        ("rows", [{"rounds": 1, "n": 0, "accuracy": 0.5, "ceiling": None}]),
+        ("rows", [{"rounds": 1, "n": 5, "accuracy": 1.5, "ceiling": None}]),
+    ],
+)
+def test_damaged_records_are_named(name, value, tmp_path):
+    path = tmp_path / "ablation.jsonl"
+    append(path, record("v", 0) | {name: value})
+    with pytest.raises(InputError, match=r"line 1: field .*; take the line out"):
         read_records([path])
+
+
+def test_seeds_of_other_settings_are_not_averaged():
+    records = [record("v", 0), record("v", 1) | {"steps": 4}]
+    with pytest.raises(InputError, match="s/v: its seeds were run with different settings"):
+        markdown(records)
+
+
+def test_records_of_what_a_variant_meant_before_are_put_aside(base, tmp_path):
+    ablation = Ablation.of(base, tmp_path)
+    sweeps = {"s": (Variant("s", "v"),)}
+    digest = ablation.digest(sweeps["s"][0], 0)
+    append(tmp_path / "ablation.jsonl", record("v", 0) | {"digest": digest})
+    append(tmp_path / "ablation.jsonl", record("v", 1))
+    append(tmp_path / "ablation.jsonl", record("gone", 0))
+    assert [r["seed"] for r in current(tmp_path, ablation, sweeps)] == [0]
+    assert len(read_records([tmp_path / "ablation-outdated.jsonl"])) == 2
+    assert [r["seed"] for r in read_records([tmp_path / "ablation.jsonl"])] == [0]
 
 
 def test_records_of_several_workdirs_become_one_table(tmp_path):
     for name, records in {
         "a": [record("release", 0, sweep="release"), record("hop", 1, sweep="objectives")],
-        "b": [record("align", 0, sweep="objectives"), record("hop", 0, sweep="objectives")],
+        "b": [
+            record("align", 0, sweep="objectives"),
+            record("hop", 0, sweep="objectives"),
+            record("release", 0, 0.25, sweep="release"),
+        ],
         "other": [record("align", 0, sweep="objectives", base="c")],
     }.items():
         (tmp_path / name).mkdir()
@@ -171,11 +241,15 @@ def test_records_of_several_workdirs_become_one_table(tmp_path):
         ("release", 0),
     ]
     assert done.stdout.strip() in page.read_text()
+    assert "| release | 0.250 [" in done.stdout  # the later one of the same variant and seed
     assert "| hop | 0.500 [0.500, 0.500] | 2 |" in done.stdout
     refused = run("ablation_table", *words, str(tmp_path / "other"))
     assert refused.returncode == 2 and "records of different configs" in refused.stderr
     refused = run("ablation_table", str(tmp_path / "none"))
     assert refused.returncode == 2 and "no such file" in refused.stderr
+    (tmp_path / "empty.jsonl").touch()
+    refused = run("ablation_table", str(tmp_path / "empty.jsonl"), f"--page={page}")
+    assert refused.returncode == 2 and "there are no records yet" in refused.stderr
 
 
 def test_the_table_has_intervals_over_seeds_and_says_what_diverged():

@@ -134,8 +134,9 @@ def test_values_and_gradients_are_those_of_the_definition(name, own):
     by_round = [[loss for (k, _), loss in losses.items() if k == round_] for round_ in (0, 1)]
     close(metrics.pop(f"{name}/round"), jnp.stack([mean(own) for own in by_round]))
     for reader, value in metrics.items():
-        close(value, mean([x for (_, a), x in losses.items() if f"{name}/{a}" == reader]))
-    assert {f"{name}/{agent}" for _, agent in losses} == set(metrics)
+        own = [x for (_, a), x in losses.items() if f"{name}/reader/{a}" == reader]
+        close(value, mean(own))
+    assert {f"{name}/reader/{agent}" for _, agent in losses} == set(metrics)
     for path, leaf in jax.tree_util.tree_leaves_with_path(found[1]):
         assert np.any(leaf), path
 
@@ -162,3 +163,13 @@ def test_rows_that_are_nothing_but_text_are_finite():
         assert (reading.wanted_BL.sum(-1) < texts_RB).all()
     found = value_and_gradient("distill", case, ROWS, 0.5)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+
+
+def test_what_nobody_read_has_no_loss():
+    """In one round the first agent of a pair has messages by feedback alone, so none yet."""
+    case = Case(make_examples(PAIR, np.float64, rounds=1))
+    (loss, gradient), metrics = value_and_gradient("hop", case, ROWS, 0.5)
+    assert np.isnan(metrics["hop/reader/critic"])
+    close(metrics["hop/reader/solver"], loss)
+    close(metrics["hop/round"], loss[None])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))

@@ -97,7 +97,7 @@ def test_folder_that_cannot_be_written():
     """In a process without root's rights, since root may write anywhere."""
     code = (
         "import os, sys\n"
-        "from rmas.training.workdir import open_workdir, unlocking\n"
+        "from rmas.training.workdir import open_workdir\n"
         "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "for path in sys.argv[1:]:\n"
         "    try: open_workdir(path, {'a': 1})\n"
@@ -131,7 +131,7 @@ def test_folder_that_cannot_be_written():
 def test_a_folder_in_use_is_refused(tmp_path):
     """By another process, until it ends: even by kill -9."""
     program = (
-        "import sys, time; from rmas.training.workdir import open_workdir, unlocking\n"
+        "import sys, time; from rmas.training.workdir import open_workdir\n"
         "open_workdir(sys.argv[1], {'seed': 1}); print('open', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]

@@ -185,7 +185,7 @@ def loss(
 
     `key` chooses the rows whose rollouts read the links' own messages
     (`TrainingContext.on_policy`); those of the others read the senders' texts. Metrics are the
-    loss by reader (`NAME/AGENT`) and by round (`NAME/round`).
+    loss by reader (`NAME/reader/AGENT`) and by round (`NAME/round`), NaN where nothing was read.
     """
     topology, spec, out = context.topology, context.spec, context.topology.output
     pasts = read_all(spec, params, batch.preambles)
@@ -227,16 +227,19 @@ def loss(
         agent: jnp.pad(value_2N, [(0, 0), (0, R - value_2N.shape[1])])
         for agent, value_2N in found.items()
     }
-    metrics = {f"{name}/{agent}": _mean(jnp.sum(v_2R, 1)) for agent, v_2R in by_reader.items()}
+    metrics = {
+        f"{name}/reader/{agent}": _mean(jnp.sum(v_2R, 1)) for agent, v_2R in by_reader.items()
+    }
     total_2R = jnp.asarray(sum(by_reader.values()))
     metrics[f"{name}/round"] = _mean(total_2R)
-    return _mean(jnp.sum(total_2R, 1)), metrics
+    total, count = jnp.sum(total_2R, 1)
+    return total / jnp.maximum(count, 1), metrics
 
 
 def _mean(sum_and_count: Array) -> Array:
-    """Of a sum and the number of its terms; 0 without any."""
-    total, count = sum_and_count
-    return total / jnp.maximum(count, 1)
+    """Of a sum and the number of its terms; NaN without any."""
+    total, count = jax.lax.stop_gradient(sum_and_count)
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
 
 
 def _text_loss(
