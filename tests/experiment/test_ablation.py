@@ -15,7 +15,7 @@ from rmas.experiment import EMBEDDED, Settings
 from rmas.experiment.ablation import Ablation, Variant, changed
 from rmas.weights.links import load_links
 from support import tiny_pair
-from support.commands import run
+from support.commands import ROOT, run
 
 SHORT = {"outer.optim.steps": 2, "outer.batch_size": 2, "outer.optim.lr": 1e-2}
 STAGES = ({**SHORT}, {**SHORT, "objective": "hop", "outer.optim.warmup_steps": 0})
@@ -275,3 +275,9 @@ def test_the_command_lists_variants_and_refuses_others():
     assert empty.returncode == 2 and "--seeds is empty" in empty.stderr
     refused = run("ablation", "--seeds=one")
     assert refused.returncode == 2 and "--seeds: 'one' is not a whole number" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["relay", "digits"])
+def test_tables_of_the_docs_are_those_of_their_records(name):
+    records = read_records([ROOT / "docs" / "records" / f"ablation_{name}.jsonl"])
+    assert markdown(records).strip() in (ROOT / "docs" / "recipes.md").read_text()
