@@ -28,8 +28,10 @@ from rmas.evaluation.json_lines import line_of
 from rmas.experiment.ablation import Ablation, Variant
 from rmas.experiment.experiment import Experiment
 from rmas.experiment.methods import check_methods
+from rmas.experiment.settings import Settings
 from rmas.experiment.stored import SETTINGS
 from rmas.files import atomic_write_text
+from rmas.tasks.generated import PUZZLES
 from rmas.training.workdir import open_workdir, unlocking
 
 _SWEEPS = flags.DEFINE_list(
@@ -37,7 +39,7 @@ _SWEEPS = flags.DEFINE_list(
     [name for name in SWEEPS if name != "memory"],
     f"What is varied: {', '.join(SWEEPS)} (for agents of one base model).",
 )
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of data, links and questions.")
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of links, batches and generated data.")
 _ONLY = flags.DEFINE_list("only", [], "Variants to run, as --list names them; all if not given.")
 _LIST = flags.DEFINE_boolean("list", False, "Show the variants, and do nothing.")
 TABLE, OUTDATED = "ablation.md", "ablation-outdated.jsonl"
@@ -61,8 +63,7 @@ def main(_: list[str]) -> None:
     ablation = Ablation.of(settings, workdir)
     for variant in variants:  # what makes no sense is reported before anything runs
         for own in ablation.stages(variant, seeds[0]):
-            run = Experiment(own, workdir)
-            check_methods(run.settings, run.outline)
+            _check(variant, own, workdir)
     open_workdir(workdir, {"base": ablation.base_facts})
     write_checked(workdir / SETTINGS, settings.anchored().to_dict())
     records = current(workdir, ablation, sweeps)
@@ -93,8 +94,26 @@ def chosen(
     keys = [variant.key for variant in found]
     for name in only:
         if name not in keys:
-            raise InputError(f"--only: {name!r} is no variant of these sweeps; see --list")
+            raise InputError(
+                f"--only: {name!r} is no variant of these sweeps (they are named as in "
+                "objectives/hop); see --list"
+            )
     return [variant for variant in found if not only or variant.key in only]
+
+
+def _check(variant: Variant, settings: Settings, workdir: Path) -> None:
+    """Raises `InputError` for a variant that makes no sense with the config."""
+    run = Experiment(settings, workdir)
+    check_methods(run.settings, run.outline)
+    if settings.data.name in PUZZLES:
+        return
+    leave_out = f"leave {variant.key} out, by --sweeps or --only"
+    if variant.sweep == "rows":
+        raise InputError(f"data.train is of generated tasks alone; {leave_out}")
+    try:
+        run.data.rows(settings.outer, run.outline.topology, run.outline.topology.agents)
+    except InputError as error:
+        raise InputError(f"{error}; {leave_out}") from None
 
 
 def current(

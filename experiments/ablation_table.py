@@ -24,13 +24,15 @@ from rmas.places import expanded, has_file
 
 _OUT = flags.DEFINE_string("out", "", "A file for the joined records.")
 _PAGE = flags.DEFINE_string("page", "", "A page whose marked part becomes the table.")
-_REGION = flags.DEFINE_string("region", "relay", "The name in the comments of that part.")
+_REGION = flags.DEFINE_string("region", "", "The name in the comments of that part.")
 
 
 def main(argv: list[str]) -> None:
     """Joins records and prints their table."""
     if not argv[1:]:
         raise InputError("name a workdir, as in python -m experiments.ablation_table runs/ablation")
+    if bool(_PAGE.value) != bool(_REGION.value):
+        raise InputError("--page and --region belong together, as in --page=page.md --region=relay")
     page = PageRegion.of(_PAGE.value, f"ablation {_REGION.value}")
     out = output_file("out", _OUT.value)
     records = read_records([_file(expanded(word)) for word in argv[1:]])
@@ -42,12 +44,16 @@ def main(argv: list[str]) -> None:
     if page:
         page.replace(text)
     print(text, end="")
+    for written in filter(None, (out, page and page.path)):
+        print(f"written: {written}")
 
 
 def _file(path: Path) -> Path:
     found = path / RECORDS if path.is_dir() else path
     if not has_file(found):
-        raise InputError(f"{found}: no such file; name workdirs of experiments.ablation")
+        raise InputError(
+            f"{found}: no such file; name workdirs of experiments.ablation, or their records"
+        )
     return found
 
 

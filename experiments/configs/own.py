@@ -6,8 +6,8 @@
 
 A row of the file has `question`, `answer` and one text per role: `{"question": ..., "answer": ...,
 "texts": {"planner": ..., "critic": ..., "solver": ...}}`; questions to evaluate on need no texts.
-Agents with different tokenizers learn better with `--config.objective=hop` in train_outer
-(docs/recipes.md, which also has the evidence for the defaults).
+Where agents that exchange messages have different tokenizers, add `--config.objective=hop` to
+train_outer (docs/recipes.md has the evidence).
 
 Everything else has a default: `--help` lists all fields, and `--config.dry_run` of
 experiments.evaluate shows what was derived from agents and data.

@@ -239,7 +239,10 @@ class OuterSettings(Schedule):
         unit="tokens",
     )  # fmt: skip
     on_policy: float = option(
-        0.5, "of align: share of rows that read the links' own messages", least=0, most=1
+        0.5,
+        "of align, hop and distill: share of rows that read the links' own messages",
+        least=0,
+        most=1,
     )
     max_latent_tokens: int = option(
         80,

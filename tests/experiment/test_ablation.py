@@ -232,7 +232,7 @@ def test_records_of_several_workdirs_become_one_table(tmp_path):
     page.write_text("before\n<!-- ablation relay: begin -->\n<!-- ablation relay: end -->\nafter\n")
     joined = tmp_path / "joined.jsonl"
     words = [str(tmp_path / "a"), str(tmp_path / "b" / "ablation.jsonl")]
-    done = run("ablation_table", *words, f"--out={joined}", f"--page={page}")
+    done = run("ablation_table", *words, f"--out={joined}", f"--page={page}", "--region=relay")
     assert done.returncode == 0, done.stderr
     assert [(r["variant"], r["seed"]) for r in read_records([joined])] == [
         ("align", 0),
@@ -240,7 +240,9 @@ def test_records_of_several_workdirs_become_one_table(tmp_path):
         ("hop", 1),
         ("release", 0),
     ]
-    assert done.stdout.strip() in page.read_text()
+    table = markdown(read_records([joined]))
+    assert table.strip() in page.read_text()
+    assert done.stdout == f"{table}written: {joined}\nwritten: {page}\n"
     assert "| release | 0.250 [" in done.stdout  # the later one of the same variant and seed
     assert "| hop | 0.500 [0.500, 0.500] | 2 |" in done.stdout
     refused = run("ablation_table", *words, str(tmp_path / "other"))
@@ -248,8 +250,10 @@ def test_records_of_several_workdirs_become_one_table(tmp_path):
     refused = run("ablation_table", str(tmp_path / "none"))
     assert refused.returncode == 2 and "no such file" in refused.stderr
     (tmp_path / "empty.jsonl").touch()
-    refused = run("ablation_table", str(tmp_path / "empty.jsonl"), f"--page={page}")
+    refused = run("ablation_table", str(tmp_path / "empty.jsonl"))
     assert refused.returncode == 2 and "there are no records yet" in refused.stderr
+    refused = run("ablation_table", *words, f"--page={page}")
+    assert refused.returncode == 2 and "--page and --region belong together" in refused.stderr
 
 
 def test_the_table_has_intervals_over_seeds_and_says_what_diverged():
@@ -263,6 +267,21 @@ def test_the_table_has_intervals_over_seeds_and_says_what_diverged():
     assert "| *ceiling* | 0.500 |" in text
     assert f"| 2 | 2 + 3 | 4 | diverged: 1 of 2; {told} |" in text
     assert interval([0.25], 100) == pytest.approx((0.25, 0.1755, 0.3430), abs=1e-4)
+
+
+def test_variants_for_generated_tasks_are_refused_with_rows_of_ones_own(base, tmp_path):
+    rows = [{"question": "ab", "answer": "c", "texts": {"critic": "ab", "solver": "c"}}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = changed(base, {"data.name": str(tmp_path / "rows.jsonl")})
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(own.to_dict()))
+    for sweep, told in (
+        ("rows", "data.train is of generated tasks alone; leave rows/data.train 100 out"),
+        ("objectives", "no split 'validation'; it has train; leave objectives/align then rollout"),
+    ):
+        words = f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--sweeps={sweep}"
+        refused = run("ablation", *words)
+        assert refused.returncode == 2 and told in refused.stderr, refused.stderr
 
 
 def test_the_command_lists_variants_and_refuses_others():
