@@ -296,7 +296,7 @@ def test_the_command_lists_variants_and_refuses_others():
     assert refused.returncode == 2 and "--seeds: 'one' is not a whole number" in refused.stderr
 
 
-@pytest.mark.parametrize("name", ["relay", "digits"])
+@pytest.mark.parametrize("name", ["relay", "digits", "debate"])
 def test_tables_of_the_docs_are_those_of_their_records(name):
     records = read_records([ROOT / "docs" / "records" / f"ablation_{name}.jsonl"])
     assert markdown(records).strip() in (ROOT / "docs" / "recipes.md").read_text()
