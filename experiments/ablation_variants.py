@@ -49,9 +49,10 @@ def _starts() -> Iterator[Variant]:
 def _objectives(steps: int) -> Iterator[Variant]:
     for name, changes in _OBJECTIVES.items():
         yield Variant("objectives", name, (changes,))
-    short = {**_OBJECTIVES["rollout"], "outer.optim.steps": -(-steps // 4)}
-    best = {"outer.validation_rows": 96, "outer.select": "best"}
-    yield Variant("objectives", "align then rollout", (_OBJECTIVES["align"], {**short, **best}))
+    validated = {"outer.validation_rows": 96}  # in both, so that no stage trains on these rows
+    first = {**_OBJECTIVES["align"], **validated}
+    short = {**_OBJECTIVES["rollout"], "outer.optim.steps": -(-steps // 4), **validated}
+    yield Variant("objectives", "align then rollout", (first, {**short, "outer.select": "best"}))
 
 
 def _rounds(steps: int) -> Iterator[Variant]:

@@ -142,6 +142,7 @@ class Ablation:
         facts = {name: whole[name] for name in ("inner", "links", "data", "seed")}
         facts["rounds"] = settings.outer.rounds if settings.inner.rounds == "all" else 1
         facts["latent_steps"] = settings.limits.latent_steps
+        facts["held_back"] = settings.outer.validation_rows  # from rows without a validation split
         run = Experiment(settings, self.workdir / "inner" / digest_of_facts(facts))
         run.train_inner()
         return run.workdir

@@ -31,14 +31,22 @@ class Data:
 
     @functools.cached_property
     def training(self) -> dict[str, RowSource]:
-        """The training rows by split. Raises `InputError` where none are named or readable."""
-        d = self._settings.data
+        """The training rows by split. Raises `InputError` where none are named or readable.
+
+        Where they have no split `validation`, it is made of rows that no stage trains on, as many
+        as the stage that measures most asks for.
+        """
+        s, d = self._settings, self._settings.data
         if not d.name:
             raise InputError(
                 f"data.name is empty; name the training rows: a file ({', '.join(SUFFIXES)}), "
                 "a dataset of experiments.prepare_data --list, or a generated task"
             )
-        return self._load(d.name, d.source, d.field)
+        splits = self._load(d.name, d.source, d.field)
+        held_back = max(s.inner.validation_rows, s.outer.validation_rows)
+        if held_back and "train" in splits and "validation" not in splits:
+            splits["train"], splits["validation"] = splits["train"].hold_back(held_back)
+        return splits
 
     def split(self, name: str) -> RowSource:
         """One split of the training rows."""

@@ -43,7 +43,9 @@ def identity_of(
         picked["evaluate"] = {k: v for k, v in picked["evaluate"].items() if k not in left_out}
     if system.tools and "evaluate" in parts:
         picked["tools"] = settings.tools.facts()
-    data = {"version": rows.version, "split": rows.split}
+    data: dict[str, Any] = {"version": rows.version, "split": rows.split}
+    if rows.held_back:
+        data["held_back"] = rows.held_back
     return {"seed": settings.seed, "data": data, "system": facts, **picked}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from rmas.errors import InputError
 from rmas.parallel import barrier, is_first
@@ -38,24 +39,53 @@ class RowSource(Sequence[Row]):
     Attributes:
       origin: where the files of a public dataset came from: `owner/name@commit` of the Hub, or
         `local files`; empty for other datasets.
+      held_back: how many rows of the split it leaves out.
     """
 
-    def __init__(self, records: Sequence[dict[str, bytes]], name: str, origin: str = ""):
+    def __init__(
+        self,
+        records: Sequence[dict[str, bytes]],
+        name: str,
+        origin: str = "",
+        *,
+        kept: np.ndarray | None = None,
+        held_back: int = 0,
+    ):
         self._records = records
         self._name = name
         self.origin = origin
+        self.held_back = held_back
+        self._kept = np.arange(len(records)) if kept is None else kept  # positions in records
         if len(records) == 0:
             raise InputError(f"empty dataset: {name} has no rows; it needs at least one")
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._kept)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {self._name}, which has {len(self)} rows")
-        return from_record(self._records[int(index) % len(self)])
+        return from_record(self._records[int(self._kept[index])])
+
+    def hold_back(self, count: int) -> tuple["RowSource", "RowSource"]:
+        """The split without `count` rows from all over it, and these rows: always the same ones.
+
+        Raises `InputError` where no row would be left.
+        """
+        if count >= len(self):
+            raise InputError(
+                f"{self._name} has {len(self)} rows, and {count} of them cannot be held back for "
+                "validation: at least one must be left to train on; lower validation_rows"
+            )
+        order = np.random.default_rng(0).permutation(self._kept)
+        parts = (np.sort(order[count:]), count), (order[:count], 0)
+        rest, held = (
+            RowSource(self._records, self._name, self.origin, kept=kept, held_back=number)
+            for kept, number in parts
+        )
+        return rest, held
 
     @property
     def version(self) -> str:

@@ -277,7 +277,7 @@ def test_variants_for_generated_tasks_are_refused_with_rows_of_ones_own(base, tm
     config.write_text(json.dumps(own.to_dict()))
     for sweep, told in (
         ("rows", "data.train is of generated tasks alone; leave rows/data.train 100 out"),
-        ("objectives", "no split 'validation'; it has train; leave objectives/align then rollout"),
+        ("objectives", "lower validation_rows; leave objectives/align then rollout out"),
     ):
         words = f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--sweeps={sweep}"
         refused = run("ablation", *words)

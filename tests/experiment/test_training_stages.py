@@ -106,3 +106,30 @@ def test_validation_rows_are_checked_before_training(tmp_path, count, words):
     assert not (tmp_path / "inner").exists()
     with pytest.raises(InputError, match=words):
         run.data.rows(run.settings.outer, run.outline.topology, run.outline.topology.agents)
+
+
+def test_rows_of_a_file_are_held_back_from_both_stages(tmp_path):
+    """Always the same ones; what is trained with them and without them is not one run."""
+    texts = {"planner": "a", "critic": "b", "solver": "c"}
+    rows = [{"question": f"q{n}", "answer": "1", "texts": texts} for n in range(40)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+
+    def split_of(name, seed=0, inner=0, outer=0):
+        values = {"seed": seed, "data__name": str(tmp_path / "rows.json")}
+        for stage, count in (("inner", inner), ("outer", outer)):
+            values |= {f"{stage}__validation_rows": count, f"{stage}__batch_size": 8}
+        own = experiment(tmp_path, **values)
+        s, topology = own.settings, own.outline.topology
+        train, validation = own.data.rows(getattr(s, name), topology, topology.agents)
+        return [r.id for r in train], [r.id for r in validation], own._identity()["data"]
+
+    everything, none, plain = split_of("outer")
+    assert len(everything) == 40 and none == [] and "held_back" not in plain
+    train, validation, data = split_of("outer", outer=16)
+    assert len(validation) == 16 and sorted(train + validation) == everything
+    assert train == sorted(train) and sorted(validation) not in (everything[:16], everything[-16:])
+    assert data == {**plain, "held_back": 16}
+    assert split_of("inner", seed=5, outer=16) == (train, [], data)
+    assert split_of("inner", inner=8, outer=16) == (train, validation[:8], data)
+    with pytest.raises(InputError, match="has 40 rows, and 40 of them cannot be held back"):
+        split_of("inner", outer=40)
