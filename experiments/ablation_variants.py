@@ -81,6 +81,13 @@ def _rates() -> Iterator[Variant]:
             yield Variant("rates", f"{name} at rate {rate:g}", (changes,))
 
 
+def _steps() -> Iterator[Variant]:
+    for name in ("align", "hop"):
+        for steps in (50, 100, 200, 400, 800):
+            changes = {**_OBJECTIVES[name], "outer.optim.steps": steps}
+            yield Variant("steps", f"{name} for {steps} steps", (changes,))
+
+
 def _one(sweep: str, field: str, values: tuple) -> Iterator[Variant]:
     for value in values:
         yield Variant(sweep, f"{field} {value}", ({field: value},))
@@ -133,7 +140,7 @@ def sweeps_of(base: Settings) -> dict[str, tuple[Variant, ...]]:
         "inner": tuple(_inner()),
         "latent_steps": tuple(_one("latent_steps", "limits.latent_steps", (4, 8, 12, 16))),
         "rates": tuple(_rates()),
-        "steps": tuple(_one("steps", "outer.optim.steps", (50, 100, 200, 400, 800))),
+        "steps": tuple(_steps()),
         "rows": tuple(_one("rows", "data.train", (100, 500, 2000, 8000))),
         "release": tuple(_release(base)),
         "memory": (
