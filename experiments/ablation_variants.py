@@ -15,6 +15,11 @@ _OBJECTIVES: Mapping[str, Changes] = {
     "none": _ALONE,
     "align": {"objective": "align"},
     "hop": {"objective": "hop", "outer.optim.lr": 1e-4},
+    "hop of outer links alone": {
+        "objective": "hop",
+        "outer.optim.lr": 1e-4,
+        "outer.train": ("outer",),
+    },
     "distill": {"objective": "distill", "outer.optim.lr": 1e-4},
     "align and hop": {"objective": "align:1,hop:0.1"},
     "align and distill": {"objective": "align:1,distill:1"},
@@ -75,7 +80,12 @@ def _on_policy() -> Iterator[Variant]:
 
 
 def _rates() -> Iterator[Variant]:
-    for name, rates in {"align": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), "hop": (1e-4, 3e-4, 1e-3)}.items():
+    found = {
+        "align": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+        "hop": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3),
+        "hop of outer links alone": (1e-4, 3e-4, 1e-3, 3e-3),
+    }
+    for name, rates in found.items():
         for rate in rates:
             changes = {**_OBJECTIVES[name], "outer.optim.lr": rate}
             yield Variant("rates", f"{name} at rate {rate:g}", (changes,))
