@@ -98,9 +98,11 @@ def _steps() -> Iterator[Variant]:
             yield Variant("steps", f"{name} for {steps} steps", (changes,))
 
 
-def _one(sweep: str, field: str, values: tuple) -> Iterator[Variant]:
-    for value in values:
-        yield Variant(sweep, f"{field} {value}", ({field: value},))
+def _latent_steps() -> Iterator[Variant]:
+    for name in ("none", "align", "hop"):
+        for steps in (4, 8, 12, 16, 24):
+            changes = {**_OBJECTIVES[name], "limits.latent_steps": steps}
+            yield Variant("latent_steps", f"{name} with {steps} latent steps", (changes,))
 
 
 def _inner() -> Iterator[Variant]:
@@ -148,10 +150,13 @@ def sweeps_of(base: Settings) -> dict[str, tuple[Variant, ...]]:
         "rounds": tuple(_rounds(steps)),
         "on_policy": tuple(_on_policy()),
         "inner": tuple(_inner()),
-        "latent_steps": tuple(_one("latent_steps", "limits.latent_steps", (4, 8, 12, 16))),
+        "latent_steps": tuple(_latent_steps()),
         "rates": tuple(_rates()),
         "steps": tuple(_steps()),
-        "rows": tuple(_one("rows", "data.train", (100, 500, 2000, 8000))),
+        "rows": tuple(
+            Variant("rows", f"{rows} rows", ({"data.train": rows},))
+            for rows in (100, 500, 2000, 8000)
+        ),
         "release": tuple(_release(base)),
         "memory": (
             Variant("memory", "latent memory", ({**_HEAD, **_UNTRAINED},), "latent_memory"),

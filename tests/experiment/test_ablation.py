@@ -276,7 +276,7 @@ def test_variants_for_generated_tasks_are_refused_with_rows_of_ones_own(base, tm
     config = tmp_path / "config.json"
     config.write_text(json.dumps(own.to_dict()))
     for sweep, told in (
-        ("rows", "data.train is of generated tasks alone; leave rows/data.train 100 out"),
+        ("rows", "data.train is of generated tasks alone; leave rows/100 rows out"),
         ("objectives", "lower validation_rows; leave objectives/align then rollout out"),
     ):
         words = f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--sweeps={sweep}"
