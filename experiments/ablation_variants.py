@@ -55,7 +55,7 @@ def _objectives(steps: int) -> Iterator[Variant]:
     for name, changes in _OBJECTIVES.items():
         yield Variant("objectives", name, (changes,))
     best = {"outer.validation_rows": 96, "outer.select": "best", "outer.save_every": -(-steps // 8)}
-    yield Variant("objectives", "hop, best of 8", ({**_OBJECTIVES["hop"], **best},))
+    yield Variant("objectives", "hop with validation", ({**_OBJECTIVES["hop"], **best},))
     short = {**_OBJECTIVES["rollout"], "outer.optim.steps": -(-steps // 4)}
     yield Variant(
         "objectives",

@@ -45,6 +45,12 @@ class Data:
         splits = self._load(d.name, d.source, d.field)
         held_back = max(s.inner.validation_rows, s.outer.validation_rows)
         if held_back and "train" in splits and "validation" not in splits:
+            count = len(splits["train"])
+            if held_back >= count:
+                raise InputError(
+                    f"{d.name} has no split 'validation', and {held_back} of its {count} rows "
+                    "cannot be held back for it: no row would be left; lower validation_rows"
+                )
             splits["train"], splits["validation"] = splits["train"].hold_back(held_back)
         return splits
 

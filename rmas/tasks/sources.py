@@ -70,15 +70,7 @@ class RowSource(Sequence[Row]):
         return from_record(self._records[int(self._kept[index])])
 
     def hold_back(self, count: int) -> tuple["RowSource", "RowSource"]:
-        """The split without `count` rows from all over it, and these rows: always the same ones.
-
-        Raises `InputError` where no row would be left.
-        """
-        if count >= len(self):
-            raise InputError(
-                f"{self._name} has {len(self)} rows, and {count} of them cannot be held back for "
-                "validation: at least one must be left to train on; lower validation_rows"
-            )
+        """The split without `count` rows from all over it, and these rows: always the same ones."""
         order = np.random.default_rng(0).permutation(self._kept)
         parts = (np.sort(order[count:]), count), (order[:count], 0)
         rest, held = (
