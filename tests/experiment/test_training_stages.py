@@ -131,5 +131,5 @@ def test_rows_of_a_file_are_held_back_from_both_stages(tmp_path):
     assert data == {**plain, "held_back": 16}
     assert split_of("inner", seed=5, outer=16) == (train, [], data)
     assert split_of("inner", inner=8, outer=16) == (train, validation[:8], data)
-    with pytest.raises(InputError, match="rows.json has .* 40 of its 40 rows cannot be held"):
+    with pytest.raises(InputError, match=r"rows.json has .* 40 of its 40 rows cannot be held"):
         split_of("inner", outer=40)
