@@ -162,7 +162,8 @@ def _line(records: Sequence[Record], rounds: Sequence[int]) -> list[str]:
     lost = len(records) - len(ok)
     notes = [f"diverged: {lost} of {len(records)}"] if lost else []
     notes.append(words_of(records[0]["changes"]))
-    return [records[0]["variant"], *cells, str(len(records)), steps, mean, "; ".join(notes)]
+    seeds = ", ".join(str(seed) for seed in sorted(r["seed"] for r in records))
+    return [records[0]["variant"], *cells, seeds, steps, mean, "; ".join(notes)]
 
 
 def _accuracy(records: Sequence[Record], rounds: int) -> str:

@@ -7,7 +7,7 @@
 A row of the file has `question`, `answer` and one text per role: `{"question": ..., "answer": ...,
 "texts": {"planner": ..., "critic": ..., "solver": ...}}`; questions to evaluate on need no texts.
 Where agents that exchange messages have different tokenizers, add `--config.objective=hop` to
-train_outer (docs/recipes.md has the evidence).
+train_outer, and keep the best links by validation (docs/recipes.md says how, with the evidence).
 
 Everything else has a default: `--help` lists all fields, and `--config.dry_run` of
 experiments.evaluate shows what was derived from agents and data.

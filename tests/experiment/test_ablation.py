@@ -244,7 +244,7 @@ def test_records_of_several_workdirs_become_one_table(tmp_path):
     assert table.strip() in page.read_text()
     assert done.stdout == f"{table}written: {joined}\nwritten: {page}\n"
     assert "| release | 0.250 [" in done.stdout  # the later one of the same variant and seed
-    assert "| hop | 0.500 [0.500, 0.500] | 2 |" in done.stdout
+    assert "| hop | 0.500 [0.500, 0.500] | 0, 1 |" in done.stdout
     refused = run("ablation_table", *words, str(tmp_path / "other"))
     assert refused.returncode == 2 and "records of different configs" in refused.stderr
     refused = run("ablation_table", str(tmp_path / "none"))
@@ -263,9 +263,11 @@ def test_the_table_has_intervals_over_seeds_and_says_what_diverged():
     # Student's t with two degrees of freedom: 4.303 standard errors.
     told = "the config; then outer.optim.lr=0.0001"
     half = 4.30265 * 0.1 / 3**0.5
-    assert f"| a | 0.500 [{0.5 - half:.3f}, {0.5 + half:.3f}] | 3 | 2 + 3 | 4 | {told} |" in text
+    assert (
+        f"| a | 0.500 [{0.5 - half:.3f}, {0.5 + half:.3f}] | 0, 1, 2 | 2 + 3 | 4 | {told} |" in text
+    )
     assert "| *ceiling* | 0.500 |" in text
-    assert f"| 2 | 2 + 3 | 4 | diverged: 1 of 2; {told} |" in text
+    assert f"| 0, 1 | 2 + 3 | 4 | diverged: 1 of 2; {told} |" in text
     assert interval([0.25], 100) == pytest.approx((0.25, 0.1755, 0.3430), abs=1e-4)
 
 
