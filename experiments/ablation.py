@@ -61,9 +61,7 @@ def main(_: list[str]) -> None:
         raise InputError("--config.evaluate.latent_lengths: use --sweeps=latent_steps")
     parallel.start()
     ablation = Ablation.of(settings, workdir)
-    for variant in variants:  # what makes no sense is reported before anything runs
-        for own in ablation.stages(variant, seeds[0]):
-            _check(variant, own, workdir)
+    _check(ablation, variants, seeds[0], workdir)
     open_workdir(workdir, {"base": ablation.base_facts})
     write_checked(workdir / SETTINGS, settings.anchored().to_dict())
     records = current(workdir, ablation, sweeps)
@@ -101,19 +99,28 @@ def chosen(
     return [variant for variant in found if not only or variant.key in only]
 
 
-def _check(variant: Variant, settings: Settings, workdir: Path) -> None:
-    """Raises `InputError` for a variant that makes no sense with the config."""
+def _check(ablation: Ablation, variants: Sequence[Variant], seed: int, workdir: Path) -> None:
+    """Raises `InputError` that names all variants which make no sense with the config."""
+    refused = {}
+    for variant in variants:
+        try:
+            for own in ablation.stages(variant, seed):
+                _check_stage(variant, own, workdir)
+        except InputError as error:
+            refused[variant.key] = error
+    if refused:
+        first = next(iter(refused.values()))
+        raise InputError(f"{first}; leave {', '.join(refused)} out, by --sweeps or --only")
+
+
+def _check_stage(variant: Variant, settings: Settings, workdir: Path) -> None:
     run = Experiment(settings, workdir)
     check_methods(run.settings, run.outline)
     if settings.data.name in PUZZLES:
         return
-    leave_out = f"leave {variant.key} out, by --sweeps or --only"
     if variant.sweep == "rows":
-        raise InputError(f"data.train is of generated tasks alone; {leave_out}")
-    try:
-        run.data.rows(settings.outer, run.outline.topology, run.outline.topology.agents)
-    except InputError as error:
-        raise InputError(f"{error}; {leave_out}") from None
+        raise InputError("data.train is of generated tasks alone")
+    run.data.rows(settings.outer, run.outline.topology, run.outline.topology.agents)
 
 
 def current(

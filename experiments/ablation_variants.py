@@ -51,16 +51,25 @@ def _starts() -> Iterator[Variant]:
             yield Variant("starts", f"{init} {name}", ({"links.init": init, **_OBJECTIVES[name]},))
 
 
-def _objectives(steps: int) -> Iterator[Variant]:
+def _best(base: Settings, steps: int) -> Changes:
+    """The best links of eight measurements on enough rows for a batch."""
+    rows = max(96, base.outer.batch_size // base.outer.accumulate)
+    found = {"outer.validation_rows": rows, "outer.select": "best"}
+    return found | {"outer.save_every": max(1, -(-steps // 8))}
+
+
+def _objectives(base: Settings) -> Iterator[Variant]:
     for name, changes in _OBJECTIVES.items():
         yield Variant("objectives", name, (changes,))
-    best = {"outer.validation_rows": 96, "outer.select": "best", "outer.save_every": -(-steps // 8)}
-    yield Variant("objectives", "hop with validation", ({**_OBJECTIVES["hop"], **best},))
-    short = {**_OBJECTIVES["rollout"], "outer.optim.steps": -(-steps // 4)}
+    steps = base.outer.optim.steps
+    whole, short = _best(base, steps), _best(base, -(-steps // 4))
+    yield Variant("objectives", "hop with validation", ({**_OBJECTIVES["hop"], **whole},))
+    align = {**_OBJECTIVES["align"], "outer.validation_rows": whole["outer.validation_rows"]}
+    rollout = {**_OBJECTIVES["rollout"], "outer.optim.steps": -(-steps // 4), **short}
     yield Variant(
         "objectives",
-        "align then rollout",  # held-back rows are the same in both, and no stage trains on them
-        ({**_OBJECTIVES["align"], "outer.validation_rows": 96}, {**short, **best}),
+        "align then rollout",  # the same rows are held back in both, and neither trains on them
+        (align, rollout),
     )
 
 
@@ -148,7 +157,7 @@ def sweeps_of(base: Settings) -> dict[str, tuple[Variant, ...]]:
     """All variants of a config by sweep; names do not depend on the config, lengths do."""
     steps = base.outer.optim.steps
     return {
-        "objectives": tuple(_objectives(steps)),
+        "objectives": tuple(_objectives(base)),
         "forms": tuple(_forms()),
         "starts": tuple(_starts()),
         "rounds": tuple(_rounds(steps)),

@@ -16,6 +16,7 @@ from rmas.experiment.settings import Settings
 from rmas.files import open_file, parse_json, read_bytes, replacing_folder
 from rmas.options import build
 from rmas.places import has_entry
+from rmas.tasks.generated import PUZZLES
 from rmas.training.metrics import TIMINGS
 
 _FILES = (
@@ -142,7 +143,8 @@ class Ablation:
         facts = {name: whole[name] for name in ("inner", "links", "data", "seed")}
         facts["rounds"] = settings.outer.rounds if settings.inner.rounds == "all" else 1
         facts["latent_steps"] = settings.limits.latent_steps
-        facts["held_back"] = settings.outer.validation_rows  # from rows without a validation split
+        if settings.data.name not in PUZZLES and settings.outer.validation_rows:
+            facts["held_back"] = settings.outer.validation_rows
         run = Experiment(settings, self.workdir / "inner" / digest_of_facts(facts))
         run.train_inner()
         return run.workdir

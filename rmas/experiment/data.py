@@ -33,8 +33,8 @@ class Data:
     def training(self) -> dict[str, RowSource]:
         """The training rows by split. Raises `InputError` where none are named or readable.
 
-        Where they have no split `validation`, it is made of rows that no stage trains on, as many
-        as the stage that measures most asks for.
+        Where they have no split `validation`, rows of the split `train` are held back for it: the
+        larger of both stages' `validation_rows`, so that neither stage trains on them.
         """
         s, d = self._settings, self._settings.data
         if not d.name:
@@ -43,15 +43,22 @@ class Data:
                 "a dataset of experiments.prepare_data --list, or a generated task"
             )
         splits = self._load(d.name, d.source, d.field)
-        held_back = max(s.inner.validation_rows, s.outer.validation_rows)
-        if held_back and "train" in splits and "validation" not in splits:
-            count = len(splits["train"])
-            if held_back >= count:
+        count, stage = max((getattr(s, name).validation_rows, name) for name in ("inner", "outer"))
+        if count and "train" in splits and "validation" not in splits:
+            try:
+                train, validation = splits["train"].hold_back(count)
+            except InputError as error:
                 raise InputError(
-                    f"{d.name} has no split 'validation', and {held_back} of its {count} rows "
-                    "cannot be held back for it: no row would be left; lower validation_rows"
-                )
-            splits["train"], splits["validation"] = splits["train"].hold_back(held_back)
+                    f"{d.name} has no split 'validation', and {error}; lower "
+                    f"{stage}.validation_rows"
+                ) from None
+            few = len(train) < max(s.inner.batch_size, s.outer.batch_size)
+            _log.log(
+                logging.WARNING if few else logging.INFO,
+                "%s: %d rows are held back for validation, %d are left to train on",
+                *(d.name, train.held_back, len(train)),
+            )
+            splits |= {"train": train, "validation": validation}
         return splits
 
     def split(self, name: str) -> RowSource:

@@ -9,7 +9,6 @@ Every stage resumes in its own folder where it was stopped, and leaves alone wha
 """
 
 import functools
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,12 @@ from rmas.evaluation.reporting import Report, make_report
 from rmas.evaluation.results import ResultRow
 from rmas.experiment import derive, dry_run, evaluating, planning
 from rmas.experiment.data import Data
-from rmas.experiment.identity import identity_of, manifest_of
+from rmas.experiment.identity import (
+    identity_of,
+    manifest_of,
+    warn_of_questions,
+    warn_of_validation,
+)
 from rmas.experiment.links import (
     check_inner_links,
     digest_of,
@@ -58,7 +62,7 @@ from rmas.training.inner import train_inner
 from rmas.training.loop import check_batch
 from rmas.training.objectives import TrainingContext, WeightedObjectives, parse_objective
 from rmas.training.outer import check_longest, train_outer
-from rmas.training.workdir import open_workdir, read_identity
+from rmas.training.workdir import open_workdir
 
 _log = logging.getLogger(__name__)
 
@@ -240,9 +244,10 @@ class Experiment:
         s, topology = self.settings, self.outline.topology
         given = given_links(links, self.outline.link_template, self.manifest())
         folders = {agent: self.workdir / "inner" / agent / LINKS for agent in topology.agents}
+        source, validation = self.data.rows(s.outer, topology, topology.agents)
         if "inner" not in given:
             check_inner_links(folders)
-        source, validation = self.data.rows(s.outer, topology, topology.agents)
+            warn_of_validation([folder.parent for folder in folders.values()], source)
         objective = parse_objective(s.objective)
         measured = parse_objective("rollout") if s.outer.validate == "rollout" else objective
         self._check_longest(source, objective)
@@ -305,8 +310,7 @@ class Experiment:
         identity["trained_links"] = "none" if trained is None else digest_of(trained)
         open_workdir(folder, identity)
         self._remember(only_once=True)
-        if self._trained_on() == json.loads(json.dumps(identity["data"])):
-            _log.warning("the links were trained on these very questions")
+        warn_of_questions(self.workdir / "outer", identity["data"])
         place = self._placed.on_this_process if several else self._placed.for_stage
         system = place("evaluate")
         untrained = self.untrained_links() if "untrained" in settings.evaluate.methods else None
@@ -389,10 +393,6 @@ class Experiment:
         """Raises `InputError` for rows that outer training could not read."""
         examples = self.examples("outer", system=self._unloaded)
         check_longest(objective, examples, rows, self.settings.data.name)
-
-    def _trained_on(self) -> Any:
-        """The data of the outer training in the workdir; None where there was none."""
-        return read_identity(self.workdir / "outer").get("data")
 
 
 def _alone(method: str) -> None:

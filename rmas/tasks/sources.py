@@ -1,5 +1,6 @@
 """Datasets by name or path: random-access rows per split, prepared on first use."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class RowSource(Sequence[Row]):
     Attributes:
       origin: where the files of a public dataset came from: `owner/name@commit` of the Hub, or
         `local files`; empty for other datasets.
-      held_back: how many rows of the split it leaves out.
+      held_back: how many rows of the split are left out, since they are for validation.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class RowSource(Sequence[Row]):
         self.origin = origin
         self.held_back = held_back
         self._kept = np.arange(len(records)) if kept is None else kept  # positions in records
-        if len(records) == 0:
+        if len(self._kept) == 0:
             raise InputError(f"empty dataset: {name} has no rows; it needs at least one")
 
     def __len__(self) -> int:
@@ -70,14 +71,29 @@ class RowSource(Sequence[Row]):
         return from_record(self._records[int(self._kept[index])])
 
     def hold_back(self, count: int) -> tuple["RowSource", "RowSource"]:
-        """The split without `count` rows from all over it, and these rows: always the same ones."""
-        order = np.random.default_rng(0).permutation(self._kept)
-        parts = (np.sort(order[count:]), count), (order[:count], 0)
-        rest, held = (
-            RowSource(self._records, self._name, self.origin, kept=kept, held_back=number)
-            for kept, number in parts
+        """The rows to train on, and `count` other ones as the split `validation`.
+
+        Which ones depends on their questions alone; with a larger `count` they are among those
+        held back. No question is in both: other rows of a question that is held back are left out.
+
+        Raises `InputError` where no row would be left to train on.
+        """
+        questions = [row.question for row in self[:]]
+        digests = [hashlib.sha256(question.encode()).digest() for question in questions]
+        order = sorted(range(len(self)), key=lambda n: (digests[n], n))
+        asked = {questions[n] for n in order[:count]}
+        rest = [n for n in range(len(self)) if questions[n] not in asked]
+        if not rest:
+            raise InputError(
+                f"{count} rows for validation leave none of the {len(self)} rows (of "
+                f"{len(set(questions))} questions) to train on"
+            )
+        left_out, named = len(self) - len(rest), self._name.rsplit(" ", 1)[0]
+        train = RowSource(
+            self._records, self._name, self.origin, kept=self._kept[rest], held_back=left_out
         )
-        return rest, held
+        held = self._kept[order[:count]]
+        return train, RowSource(self._records, f"{named} validation", self.origin, kept=held)
 
     @property
     def version(self) -> str:

@@ -59,7 +59,7 @@ class Schedule(Options):
 
     A checkpoint is saved every `save_every` steps, and once `save_minutes` have passed since the
     last one. The loss of `validation_rows` rows of the split `validation` is measured at every
-    regular checkpoint.
+    regular checkpoint; rows without that split give up so many rows of `train` for it.
     """
 
     optim: Optim = option(factory=Optim, help="the optimizer")
@@ -69,7 +69,13 @@ class Schedule(Options):
         10.0, "after which a checkpoint is saved in any case; 0: never", unit="min", least=0
     )
     accumulate: int = option(1, "gradient accumulation: parts that a batch is cut into", least=1)
-    validation_rows: int = option(0, "rows whose loss is measured; 0: none", unit="rows", least=0)
+    validation_rows: int = option(
+        0,
+        "rows whose loss is measured; 0: none. Without a split validation, as in a file, these are "
+        "held back from the training rows of both stages",
+        unit="rows",
+        least=0,
+    )
     select: Literal["last", "best"] = option(
         "last",
         "whose links count: the last step's, or those of the checkpoint with the lowest "

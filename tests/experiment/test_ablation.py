@@ -278,8 +278,12 @@ def test_variants_for_generated_tasks_are_refused_with_rows_of_ones_own(base, tm
     config = tmp_path / "config.json"
     config.write_text(json.dumps(own.to_dict()))
     for sweep, told in (
-        ("rows", "data.train is of generated tasks alone; leave rows/100 rows out"),
-        ("objectives", "lower validation_rows; leave objectives/hop with validation out"),
+        ("rows", "data.train is of generated tasks alone; leave rows/100 rows, rows/500 rows, "),
+        (
+            "objectives",
+            "lower outer.validation_rows; leave objectives/hop with validation, "
+            "objectives/align then rollout out, by",
+        ),
     ):
         words = f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--sweeps={sweep}"
         refused = run("ablation", *words)

@@ -6,8 +6,11 @@ import pytest
 
 from rmas.errors import InputError
 from rmas.experiment.data import check_texts
+from rmas.experiment.identity import warn_of_questions, warn_of_validation
 from rmas.experiment.links import read_inner_links, write_links
 from rmas.tasks.rows import Row
+from rmas.tasks.sources import load_rows_source
+from rmas.training.workdir import open_workdir
 from support.experiments import experiment
 
 
@@ -109,7 +112,7 @@ def test_validation_rows_are_checked_before_training(tmp_path, count, words):
 
 
 def test_rows_of_a_file_are_held_back_from_both_stages(tmp_path):
-    """Always the same ones; what is trained with them and without them is not one run."""
+    """Always the same questions; what is trained with them and without them is not one run."""
     texts = {"planner": "a", "critic": "b", "solver": "c"}
     rows = [{"question": f"q{n}", "answer": "1", "texts": texts} for n in range(40)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
@@ -124,12 +127,45 @@ def test_rows_of_a_file_are_held_back_from_both_stages(tmp_path):
         return [r.id for r in train], [r.id for r in validation], own._identity()["data"]
 
     everything, none, plain = split_of("outer")
-    assert len(everything) == 40 and none == [] and "held_back" not in plain
+    assert len(everything) == 40 and none == [] and "held_back_for_validation" not in plain
     train, validation, data = split_of("outer", outer=16)
     assert len(validation) == 16 and sorted(train + validation) == everything
     assert train == sorted(train) and sorted(validation) not in (everything[:16], everything[-16:])
-    assert data == {**plain, "held_back": 16}
+    assert data == {**plain, "held_back_for_validation": 16}
     assert split_of("inner", seed=5, outer=16) == (train, [], data)
     assert split_of("inner", inner=8, outer=16) == (train, validation[:8], data)
-    with pytest.raises(InputError, match=r"rows.json has .* 40 of its 40 rows cannot be held"):
+    with pytest.raises(InputError, match=r"40 rows .* leave none of .*lower outer\.val"):
         split_of("inner", outer=40)
+
+
+def test_rows_that_training_has_seen_are_named(tmp_path, caplog):
+    """Where an evaluation asks them, and where later settings hold them back for validation."""
+    texts = {"planner": "a", "critic": "b", "solver": "c"}
+    rows = [{"question": f"q{n // 2}", "answer": "1", "texts": texts} for n in range(8)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    source = load_rows_source(tmp_path / "rows.json", data_dir=tmp_path / "data")["train"]
+    whole = {"version": source.version, "split": "train"}
+    train, validation = source.hold_back(3)
+    assert len(validation) == 3 and validation.split == "validation"
+    assert len(train) == train.held_back == 4  # the fourth has the question of one of the three
+    assert not {r.question for r in train} & {r.question for r in validation}
+    assert [r.id for r in source.hold_back(2)[1]] == [r.id for r in validation[:2]]
+
+    def warnings(warn, *args):
+        caplog.clear()
+        warn(*args)
+        return [record.getMessage() for record in caplog.records]
+
+    seen, part = tmp_path / "seen", tmp_path / "part"
+    open_workdir(seen, {"data": whole})
+    open_workdir(part, {"data": {**whole, "held_back_for_validation": 4}})
+    words = "the links were trained on these very questions"
+    assert warnings(warn_of_questions, seen, whole) == [words]
+    assert warnings(warn_of_questions, part, whole) == [
+        f"{words}, but for 4 rows held back for validation"
+    ]
+    for folder, data in ((tmp_path, whole), (seen, {**whole, "split": "test"})):
+        assert warnings(warn_of_questions, folder, data) == []
+    (found,) = warnings(warn_of_validation, [seen, part, tmp_path], train)
+    assert found.startswith(f"{seen} was trained on rows that are held back")
+    assert warnings(warn_of_validation, [seen, part], source) == []
