@@ -6,8 +6,8 @@
 
 A row of the file has `question`, `answer` and one text per role: `{"question": ..., "answer": ...,
 "texts": {"planner": ..., "critic": ..., "solver": ...}}`; questions to evaluate on need no texts.
-Where agents that exchange messages have different tokenizers, add `--config.objective=hop` to
-train_outer, and keep the best links by validation (docs/recipes.md says how, with the evidence).
+Where agents that exchange messages cut texts differently (train_outer warns), use
+`--config.objective=hop` and the best links by validation (docs/recipes.md says how, and why).
 
 Everything else has a default: `--help` lists all fields, and `--config.dry_run` of
 experiments.evaluate shows what was derived from agents and data.
