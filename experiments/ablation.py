@@ -28,7 +28,6 @@ from rmas.evaluation.json_lines import line_of
 from rmas.experiment.ablation import Ablation, Variant
 from rmas.experiment.experiment import Experiment
 from rmas.experiment.methods import check_methods
-from rmas.experiment.settings import Settings
 from rmas.experiment.stored import SETTINGS
 from rmas.files import atomic_write_text
 from rmas.tasks.generated import PUZZLES
@@ -100,27 +99,27 @@ def chosen(
 
 
 def _check(ablation: Ablation, variants: Sequence[Variant], seed: int, workdir: Path) -> None:
-    """Raises `InputError` that names all variants which make no sense with the config."""
-    refused = {}
+    """Raises `InputError` for the config, or for all variants that make no sense with it."""
+    _check_stages(ablation, Variant("", "", ({},)), seed, workdir)
+    refused: dict[str, list[str]] = {}
     for variant in variants:
         try:
-            for own in ablation.stages(variant, seed):
-                _check_stage(variant, own, workdir)
+            _check_stages(ablation, variant, seed, workdir)
         except InputError as error:
-            refused[variant.key] = error
+            refused.setdefault(str(error), []).append(variant.key)
     if refused:
-        first = next(iter(refused.values()))
-        raise InputError(f"{first}; leave {', '.join(refused)} out, by --sweeps or --only")
+        told = [f"{error}; leave {', '.join(keys)} out" for error, keys in refused.items()]
+        raise InputError(f"{'; '.join(told)}, by --sweeps or --only")
 
 
-def _check_stage(variant: Variant, settings: Settings, workdir: Path) -> None:
-    run = Experiment(settings, workdir)
-    check_methods(run.settings, run.outline)
-    if settings.data.name in PUZZLES:
-        return
-    if variant.sweep == "rows":
-        raise InputError("data.train is of generated tasks alone")
-    run.data.rows(settings.outer, run.outline.topology, run.outline.topology.agents)
+def _check_stages(ablation: Ablation, variant: Variant, seed: int, workdir: Path) -> None:
+    for settings in ablation.stages(variant, seed):
+        run = Experiment(settings, workdir)
+        check_methods(run.settings, run.outline)
+        if settings.data.name not in PUZZLES:
+            if variant.sweep == "rows":
+                raise InputError("data.train is of generated tasks alone")
+            run.data.rows(settings.outer, run.outline.topology, run.outline.topology.agents)
 
 
 def current(

@@ -18,6 +18,7 @@ from rmas.options import build
 from rmas.places import has_entry
 from rmas.tasks.generated import PUZZLES
 from rmas.training.metrics import TIMINGS
+from rmas.training.workdir import PREPARED
 
 _FILES = (
     ("data", "name"),
@@ -97,7 +98,7 @@ class Ablation:
         for changes in variant.stages:
             shared = {"seed": seed, "evaluate.methods": (variant.method,)}
             own = changed(self.base, {**changes, **shared})
-            folder = str(self.workdir / "data" / f"{seed}-{own.data.train}")
+            folder = str(self.workdir / PREPARED / f"{seed}-{own.data.train}")
             found.append(changed(own, {} if own.data.folder else {"data.folder": folder}))
         return found
 

@@ -17,6 +17,7 @@ from rmas.tasks.sources import RowSource, load_rows_source
 from rmas.tasks.tables import SUFFIXES
 from rmas.training.loop import Schedule
 from rmas.training.validation import check_count
+from rmas.training.workdir import PREPARED
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Data:
     def __init__(self, settings: Settings, workdir: Path) -> None:
         self._settings = settings
         own = settings.data.folder
-        self._folder = expanded(own) if own else workdir / "data"
+        self._folder = expanded(own) if own else workdir / PREPARED
 
     @functools.cached_property
     def training(self) -> dict[str, RowSource]:

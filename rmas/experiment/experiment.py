@@ -23,12 +23,7 @@ from rmas.evaluation.reporting import Report, make_report
 from rmas.evaluation.results import ResultRow
 from rmas.experiment import derive, dry_run, evaluating, planning
 from rmas.experiment.data import Data
-from rmas.experiment.identity import (
-    identity_of,
-    manifest_of,
-    warn_of_questions,
-    warn_of_validation,
-)
+from rmas.experiment.identity import identity_of, manifest_of
 from rmas.experiment.links import (
     check_inner_links,
     digest_of,
@@ -40,6 +35,8 @@ from rmas.experiment.links import (
     read_inner_links,
     read_links,
     start_of,
+    warn_of_questions,
+    warn_of_validation,
     write_links,
 )
 from rmas.experiment.methods import WITH_LINKS, check_methods, methods
@@ -244,9 +241,10 @@ class Experiment:
         s, topology = self.settings, self.outline.topology
         given = given_links(links, self.outline.link_template, self.manifest())
         folders = {agent: self.workdir / "inner" / agent / LINKS for agent in topology.agents}
-        source, validation = self.data.rows(s.outer, topology, topology.agents)
         if "inner" not in given:
             check_inner_links(folders)
+        source, validation = self.data.rows(s.outer, topology, topology.agents)
+        if "inner" not in given:
             warn_of_validation([folder.parent for folder in folders.values()], source)
         objective = parse_objective(s.objective)
         measured = parse_objective("rollout") if s.outer.validate == "rollout" else objective
@@ -310,7 +308,9 @@ class Experiment:
         identity["trained_links"] = "none" if trained is None else digest_of(trained)
         open_workdir(folder, identity)
         self._remember(only_once=True)
-        warn_of_questions(self.workdir / "outer", identity["data"])
+        if latent and links is None:
+            stages = ("outer", *(f"inner/{agent}" for agent in self.outline.topology.agents))
+            warn_of_questions([self.workdir / stage for stage in stages], identity["data"])
         place = self._placed.on_this_process if several else self._placed.for_stage
         system = place("evaluate")
         untrained = self.untrained_links() if "untrained" in settings.evaluate.methods else None

@@ -1,9 +1,7 @@
 """What results and links belong to: facts that decide a resume, and the manifests of links."""
 
 import dataclasses
-import logging
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from rmas import __version__
@@ -13,14 +11,14 @@ from rmas.links import Form
 from rmas.options import as_dict
 from rmas.system.load import System
 from rmas.tasks.sources import RowSource
-from rmas.training.workdir import read_identity
 
-_log = logging.getLogger(__name__)
 _PACE = ("profile_steps", "save_minutes")
 """Fields of a training stage that do not change its results."""
 _QUESTIONS = ("data", "split", "source", "field")
 _ORDER = ("group_batches", "profile_groups")
 """Fields of an evaluation that change in which order or pace answers are made, not which."""
+HELD_BACK = "held_back_for_validation"
+"""The fact that says how many rows of the split a stage of training did not read."""
 
 
 def identity_of(
@@ -47,34 +45,8 @@ def identity_of(
         picked["tools"] = settings.tools.facts()
     data: dict[str, Any] = {"version": rows.version, "split": rows.split}
     if rows.held_back:
-        data["held_back_for_validation"] = rows.held_back
+        data[HELD_BACK] = rows.held_back
     return {"seed": settings.seed, "data": data, "system": facts, **picked}
-
-
-def warn_of_questions(trained: Path, asked: Mapping[str, Any]) -> None:
-    """Warns where an evaluation asks the rows that a stage of training, in a folder, read.
-
-    `asked` names rows as the `data` of `identity_of` do.
-    """
-    data = read_identity(trained).get("data", {})
-    if all(data.get(fact) == asked[fact] for fact in ("version", "split")):
-        held_back = data.get("held_back_for_validation", 0)
-        but = f", but for {held_back} rows held back for validation" if held_back else ""
-        _log.warning("the links were trained on these very questions%s", but)
-
-
-def warn_of_validation(trained: Iterable[Path], rows: RowSource) -> None:
-    """Warns where stages of training, in folders, read rows that are held back of `rows` now."""
-    for folder in trained:
-        data = read_identity(folder).get("data", {})
-        held_back = data.get("held_back_for_validation", 0)
-        if data.get("version") == rows.version and held_back < rows.held_back:
-            _log.warning(
-                "%s was trained on rows that are held back for validation now (%d were held back "
-                "then, %d are now); to keep them apart, give both stages the same "
-                "outer.validation_rows, in a new workdir",
-                *(folder, held_back, rows.held_back),
-            )
 
 
 def manifest_of(settings: Settings, system: System, form: Form) -> dict[str, Any]:

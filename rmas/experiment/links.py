@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from rmas import models
 from rmas.errors import InputError
-from rmas.experiment.identity import plain
+from rmas.experiment.identity import HELD_BACK, plain
 from rmas.experiment.settings import Settings
 from rmas.files import report_full_disk
 from rmas.links import aligned_inner, init_links
@@ -23,9 +23,11 @@ from rmas.system.outline import Outline
 from rmas.system.topology import difference
 from rmas.system.turn import SystemSpec
 from rmas.tasks.rows import Row
+from rmas.tasks.sources import RowSource
 from rmas.training.examples import Examples
 from rmas.training.head import head_inner_link, head_outer_links, head_to_embeddings
 from rmas.training.initial import align_outer_links
+from rmas.training.workdir import read_identity
 from rmas.weights.links import load_links, save_links
 
 _log = logging.getLogger(__name__)
@@ -233,3 +235,34 @@ def digest_of(links: Params) -> str:
     for leaf in jax.tree.leaves(links):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:16]
+
+
+def warn_of_questions(trained: Iterable[Path], asked: Mapping[str, Any]) -> None:
+    """Warns where an evaluation asks rows that stages of training, in folders, have read.
+
+    `asked` names the rows as the `data` of `identity_of` do.
+    """
+    known = (read_identity(folder).get("data", {}) for folder in trained)
+    held_back = [
+        data.get(HELD_BACK, 0)
+        for data in known
+        if all(data.get(fact) == asked[fact] for fact in ("version", "split"))
+    ]
+    if held_back:
+        least = min(held_back)
+        but = f", but for {least} rows held back for validation" if least else ""
+        _log.warning("the links were trained on these very questions%s", but)
+
+
+def warn_of_validation(trained: Iterable[Path], rows: RowSource) -> None:
+    """Warns where stages of training, in folders, read rows that are held back of `rows` now."""
+    for folder in trained:
+        data = read_identity(folder).get("data", {})
+        held_back = data.get(HELD_BACK, 0)
+        if data.get("version") == rows.version and held_back < rows.held_back:
+            _log.warning(
+                "%s was trained on rows that are held back for validation now (%d were held back "
+                "then, %d are now); to keep them apart, give train_inner and train_outer the same "
+                "inner. and outer.validation_rows, in a new workdir",
+                *(folder, held_back, rows.held_back),
+            )

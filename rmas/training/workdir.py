@@ -17,6 +17,8 @@ from rmas.places import expanded, has_file
 
 CONFIG = "config.json"
 """The file that says what made a folder."""
+PREPARED = "data"
+"""The folder in a workdir with prepared rows, which are named by content and serve any run."""
 _held: dict[Path, int] = {}
 _SHOWN = 6  # differing keys that one message names
 
@@ -28,8 +30,9 @@ def open_workdir(path: str | os.PathLike, identity: Mapping[str, Any]) -> Path:
     count as lists). It is written to `config.json` in the folder, at once or not at all, with its
     checksum; of the processes of a run the first one does it, and the others check.
 
-    The folder is locked until the process ends (or `unlocking` does). One in which nothing else was
-    written yet, as after a command that was refused, may be opened with another identity.
+    The folder is locked until the process ends (or `unlocking` does). One in which nothing but
+    prepared rows was written yet, as after a command that was refused, may be opened with another
+    identity.
 
     Raises InputError where the folder cannot be made or written, where another identity made it,
     naming the keys that differ with both values, and where it has files but nothing says what made
@@ -118,8 +121,9 @@ def _open(path: Path, identity: Mapping[str, Any]) -> None:
 
 
 def _is_bare(path: Path) -> bool:
-    """Whether a folder holds no more than its identity: that run was refused, or never began."""
-    files = (file for file in path.rglob("*") if file != path / CONFIG)
+    """Whether a folder holds only its identity and rows: that run was refused, or never began."""
+    own = (entry for entry in path.iterdir() if entry.name not in (CONFIG, PREPARED))
+    files = (file for entry in own for file in (entry, *entry.rglob("*")))
     return not any(file.is_file() and file.stat().st_size for file in files)
 
 

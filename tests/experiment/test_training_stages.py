@@ -6,8 +6,12 @@ import pytest
 
 from rmas.errors import InputError
 from rmas.experiment.data import check_texts
-from rmas.experiment.identity import warn_of_questions, warn_of_validation
-from rmas.experiment.links import read_inner_links, write_links
+from rmas.experiment.links import (
+    read_inner_links,
+    warn_of_questions,
+    warn_of_validation,
+    write_links,
+)
 from rmas.tasks.rows import Row
 from rmas.tasks.sources import load_rows_source
 from rmas.training.workdir import open_workdir
@@ -160,12 +164,23 @@ def test_rows_that_training_has_seen_are_named(tmp_path, caplog):
     open_workdir(seen, {"data": whole})
     open_workdir(part, {"data": {**whole, "held_back_for_validation": 4}})
     words = "the links were trained on these very questions"
-    assert warnings(warn_of_questions, seen, whole) == [words]
-    assert warnings(warn_of_questions, part, whole) == [
+    assert warnings(warn_of_questions, [part, seen, tmp_path], whole) == [words]
+    assert warnings(warn_of_questions, [part], whole) == [
         f"{words}, but for 4 rows held back for validation"
     ]
     for folder, data in ((tmp_path, whole), (seen, {**whole, "split": "test"})):
-        assert warnings(warn_of_questions, folder, data) == []
+        assert warnings(warn_of_questions, [folder], data) == []
     (found,) = warnings(warn_of_validation, [seen, part, tmp_path], train)
     assert found.startswith(f"{seen} was trained on rows that are held back")
     assert warnings(warn_of_validation, [seen, part], source) == []
+
+
+def test_prepared_rows_do_not_make_a_folder_anothers(tmp_path):
+    """Rows that a refused command prepared serve the next one, whatever its config."""
+    experiment(tmp_path, data__train=8).data.split("train")
+    assert any(file.is_file() for file in (tmp_path / "data").rglob("*"))
+    open_workdir(tmp_path, {"base": 1})
+    open_workdir(tmp_path, {"base": 2})
+    (tmp_path / "results.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match="was made by another config: base is 2 there and 3 here"):
+        open_workdir(tmp_path, {"base": 3})
